@@ -1,0 +1,175 @@
+package io.forebay.core;
+
+/**
+ * Every native method, and nothing else. The client behind them is the Rust crate {@code shuffle-client}; how the library is found
+ * and loaded is in {@link NativeLibrary}.
+ *
+ * <p><b>Handles</b> are ids of a table on the native side, never addresses: a closed or invented one makes the call throw, not
+ * crash. Closing twice does nothing. One handle is used by one thread at a time; {@code close} may come from any thread.
+ *
+ * <p><b>Waiting.</b> A method with {@code timeoutMillis} returns after that time with its "not yet" value and is called again by
+ * the same thread, which looks at its interrupt flag in between. No native call waits longer, and native threads never call Java.
+ *
+ * <p><b>Memory.</b> The arena of a writer and the blocks of a reader belong to the native side. Java may touch an arena from
+ * {@link #writerOpen} until {@link #writerClose}, except while {@link #writerFlush} has not returned true, and a block from
+ * {@link #readerNext} until {@link #readerRelease} or {@link #readerClose}.
+ *
+ * <p><b>Errors</b> are {@link ForebayException}, which carries the kind and, where there is one, the lost output.
+ */
+final class Native {
+    private Native() {}
+
+    /** Version of the native library, compared with the jar's: {@code 0.1.0}. */
+    static native String version();
+
+    // ---- client: one per JVM ----
+
+    /**
+     * Makes a client. Does no I/O.
+     *
+     * @param settings JSON object with the fields of {@code ClientSettings} in jvm-bridge/native/src/settings.rs; an unknown field
+     *     or a bad value is an error that names it
+     */
+    static native long clientOpen(String settings);
+
+    static native void clientClose(long client);
+
+    // ---- app: on the driver ----
+
+    /**
+     * Registers the app with the servers that answer (at least one must, before the deadline) and keeps its lease until
+     * {@link #appClose} or {@link #clientClose}.
+     */
+    static native void appOpen(long client, String app, String token, long leaseMillis);
+
+    /**
+     * Chooses the candidate servers of a shuffle, in the order in which map indexes go over them. Asks no server: what is known
+     * of them is kept fresh by the lease.
+     *
+     * @return addresses, {@code host:port}
+     */
+    static native String[] appPlace(long client, String app, int shuffle, int numMaps, int numPartitions);
+
+    /** Deletes a shuffle on every server that can be reached now. The lease takes care of the others. */
+    static native void appDeleteShuffle(long client, String app, int shuffle);
+
+    /** Deletes the app on every server that can be reached now and stops renewing its lease. */
+    static native void appClose(long client, String app);
+
+    // ---- writer: one map attempt ----
+
+    /**
+     * Starts the output of a map attempt; connects in the background.
+     *
+     * <p>The arena: the caller writes records from its start upwards, back to back, and for record {@code i} the entry
+     * {@code (partition << 32) | offset} as a native-endian long at {@code address + size - 8 * (i + 1)}. A record ends where the
+     * next begins. Records and entries must not overlap.
+     *
+     * @param candidates addresses, in the order of {@link #appPlace}
+     * @param durability memory, disk, fsync, mirror or object
+     * @param compress whether blocks are compressed (LZ4)
+     * @param arenaBytes size of the arena; the native side may hand out a recycled one of exactly this size
+     */
+    static native long writerOpen(
+            long client,
+            String app,
+            String token,
+            long leaseMillis,
+            int shuffle,
+            int numMaps,
+            int numPartitions,
+            int mapIndex,
+            long attempt,
+            String durability,
+            String[] candidates,
+            boolean compress,
+            long arenaBytes);
+
+    /** Address of the writer's arena. */
+    static native long writerArena(long writer);
+
+    /**
+     * Sorts the arena's records by partition, builds blocks and hands them to the connection.
+     *
+     * @param records number of entries
+     * @param dataBytes end of the last record
+     * @return true when the arena may be used again, false to be called again with the same arguments
+     */
+    static native boolean writerFlush(long writer, int records, long dataBytes, int timeoutMillis);
+
+    /**
+     * Sends a byte string that must reach its reader in one piece: a closed serialisation stream, or a record longer than the
+     * arena. The bytes are taken before this returns, also when it returns false.
+     *
+     * @return true when the next call may follow, false to wait with {@link #writerDrain} first
+     */
+    static native boolean writerBlock(long writer, int partition, byte[] bytes, int offset, int length, int records);
+
+    /** Waits until the connection has room for more. */
+    static native boolean writerDrain(long writer, int timeoutMillis);
+
+    /**
+     * Sends what is left and commits.
+     *
+     * @return stored bytes per partition (0 only where nothing was written), or null to be called again
+     */
+    static native long[] writerCommit(long writer, int timeoutMillis);
+
+    /** Where the committed output is: {@code volume@host:port}. */
+    static native String writerLocation(long writer);
+
+    /** Counters of this writer: stored bytes, records, nanoseconds spent waiting for the servers, re-sent outputs. */
+    static native long[] writerStats(long writer);
+
+    /** Frees the writer and its arena; an output that is not committed is aborted. */
+    static native void writerClose(long writer);
+
+    // ---- reader: one reduce task ----
+
+    /**
+     * Starts to read the blocks of partitions {@code [partitionStart, partitionEnd)} of exactly the outputs named.
+     *
+     * @param mapStart first map index of the range asked for
+     * @param mapEnd end of it, exclusive; {@code Integer.MAX_VALUE} = no bound
+     * @param locations distinct {@code volume@host:port}
+     * @param outputLocation per output, index into {@code locations}
+     * @param outputMapIndex per output
+     * @param outputAttempt per output
+     * @param partitionCounts per output, how many of the partitions have data
+     * @param partitions the partitions with data, output by output, each output's ascending
+     * @param windowBytes most bytes in flight over all servers
+     */
+    static native long readerOpen(
+            long client,
+            String app,
+            String token,
+            long leaseMillis,
+            int shuffle,
+            int partitionStart,
+            int partitionEnd,
+            int mapStart,
+            int mapEnd,
+            String[] locations,
+            int[] outputLocation,
+            int[] outputMapIndex,
+            long[] outputAttempt,
+            int[] partitionCounts,
+            int[] partitions,
+            long windowBytes);
+
+    /**
+     * The next verified and decoded block.
+     *
+     * @param block filled with: 0 address, 1 length, 2 records, 3 partition, 4 map index, 5 attempt, 6 id for
+     *     {@link #readerRelease}, 7 stored bytes
+     * @return 1 with a block, 0 to be called again, -1 when everything that was asked for has been delivered and verified
+     */
+    static native int readerNext(long reader, int timeoutMillis, long[] block);
+
+    static native void readerRelease(long reader, long block);
+
+    /** Counters of this reader: stored bytes, blocks, nanoseconds spent waiting, resumed streams. */
+    static native long[] readerStats(long reader);
+
+    static native void readerClose(long reader);
+}

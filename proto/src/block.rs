@@ -1,0 +1,151 @@
+//! A block: what one attempt wrote for one partition in one go. Its header travels and is stored beside its bytes.
+//!
+//! The checksum covers the stored bytes *and* the header, so that a bit flipped in either, anywhere between the writer's memory
+//! and the reader's, is found by the reader before a byte is released (invariant: verified-before-released).
+//!
+//! | bytes of the header as checksummed | field |
+//! |---|---|
+//! | 0..4 | partition, u32 little-endian (all of them are) |
+//! | 4..8 | map index, u32 |
+//! | 8..16 | attempt, u64 |
+//! | 16..20 | seq, u32 |
+//! | 20..24 | length, u32 |
+//! | 24..28 | raw length, u32 |
+//! | 28..32 | records, u32 |
+//! | 32..36 | flags, u32 |
+
+use crate::ids::{AttemptId, MapIndex, PartitionId};
+
+/// Largest stored or raw length of one block. A longer record is split over blocks that say so in their flags.
+pub const MAX_BLOCK: u32 = 4 << 20;
+
+/// Largest payload of one message: room for one block of the largest size and a group before it.
+pub const MAX_BATCH: u32 = 8 << 20;
+
+/// Most blocks in one message.
+pub const MAX_BATCH_BLOCKS: usize = 1 << 16;
+
+/// How a block's bytes are encoded, in the low 8 bits of its flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// As they are; `raw_length == length`.
+    None,
+    /// LZ4 block format without a size prefix; the size is `raw_length`.
+    Lz4,
+}
+
+/// A block's flags, known to be valid.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Flags(u32);
+
+impl Flags {
+    const CONTINUES: u32 = 1 << 8;
+    const CONTINUED: u32 = 1 << 9;
+
+    /// `continues`: the block starts inside a record of block `seq - 1`. `continued`: it ends inside one that block `seq + 1`
+    /// goes on with.
+    pub fn new(codec: Codec, continues: bool, continued: bool) -> Self {
+        let codec = match codec {
+            Codec::None => 0,
+            Codec::Lz4 => 1,
+        };
+        Self(codec | if continues { Self::CONTINUES } else { 0 } | if continued { Self::CONTINUED } else { 0 })
+    }
+
+    /// `None` if a codec or a bit is not known.
+    pub fn try_from_bits(bits: u32) -> Option<Self> {
+        (bits & !(Self::CONTINUES | Self::CONTINUED) <= 1).then_some(Self(bits))
+    }
+
+    /// As they are sent and stored.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// How the bytes are encoded.
+    pub fn codec(self) -> Codec {
+        if self.0 & 0xff == 0 { Codec::None } else { Codec::Lz4 }
+    }
+
+    /// Starts inside a record of block `seq - 1`.
+    pub fn continues(self) -> bool {
+        self.0 & Self::CONTINUES != 0
+    }
+
+    /// Ends inside a record that block `seq + 1` goes on with.
+    pub fn continued(self) -> bool {
+        self.0 & Self::CONTINUED != 0
+    }
+}
+
+impl std::fmt::Debug for Flags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.codec())?;
+        f.write_str(if self.continues() { "+continues" } else { "" })?;
+        f.write_str(if self.continued() { "+continued" } else { "" })
+    }
+}
+
+/// All that is known of a block beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockHeader {
+    /// Reduce partition.
+    pub partition: PartitionId,
+    /// Map task that wrote it.
+    pub map_index: MapIndex,
+    /// Try that wrote it.
+    pub attempt: AttemptId,
+    /// Position among the attempt's blocks, from 0, in the order in which they were sent.
+    pub seq: u32,
+    /// Stored bytes, 1 to [`MAX_BLOCK`].
+    pub length: u32,
+    /// Bytes after decoding, 1 to [`MAX_BLOCK`].
+    pub raw_length: u32,
+    /// Records that end in this block.
+    pub records: u32,
+    /// Codec and continuation.
+    pub flags: Flags,
+    /// [`BlockHeader::checksum_of`] these fields and the stored bytes.
+    pub checksum: u32,
+}
+
+impl BlockHeader {
+    /// The checksum that this header must carry for a body whose CRC-32 state is `body`. Does not look at `self.checksum`.
+    pub fn checksum_of(&self, mut body: crc32fast::Hasher) -> u32 {
+        let mut bytes = [0; 36];
+        bytes[0..4].copy_from_slice(&self.partition.0.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.map_index.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.attempt.0.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.seq.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.length.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.raw_length.to_le_bytes());
+        bytes[28..32].copy_from_slice(&self.records.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.flags.bits().to_le_bytes());
+        body.update(&bytes);
+        body.finalize()
+    }
+
+    /// Whether the checksum fits these bytes and this header.
+    pub fn verify<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
+        let mut body = crc32fast::Hasher::new();
+        let mut length = 0u64;
+        for piece in pieces {
+            length += piece.len() as u64;
+            body.update(piece);
+        }
+        length == u64::from(self.length) && self.checksum_of(body) == self.checksum
+    }
+}
+
+/// What an attempt wrote for one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionTotal {
+    /// Reduce partition.
+    pub partition: PartitionId,
+    /// Blocks, at least 1.
+    pub blocks: u32,
+    /// Stored bytes.
+    pub bytes: u64,
+    /// Records.
+    pub records: u64,
+}

@@ -1,0 +1,124 @@
+//! The kinds of failure that cross the network, each saying what the caller should do.
+
+use std::{fmt, time::Duration};
+
+use tonic::{Code, Status, metadata::MetadataValue};
+
+/// Trailer that holds [`Kind::name`].
+pub const KIND_TRAILER: &str = "forebay-kind";
+/// Trailer that says, with [`Kind::Busy`], how long to wait.
+pub const RETRY_AFTER_TRAILER: &str = "forebay-retry-after-ms";
+
+/// What a caller should do about a failed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Nothing: the call itself is wrong, a bug.
+    Invalid,
+    /// Stop: this is no longer the caller's (attempt closed, lease over, shuffle deleted).
+    Fenced,
+    /// Back off, then the same server.
+    Busy,
+    /// Retry, on another server if there is one.
+    Unavailable,
+    /// Give up on this data: it is not here. Never an empty answer (invariant: unknown-is-never-empty).
+    Lost,
+    /// The bytes fail their checksum: ask once for another copy, then as `Lost`.
+    Corrupt,
+    /// Report it.
+    Internal,
+    /// The token does not open this app.
+    Denied,
+}
+
+impl Kind {
+    /// All of them, for tables and tests.
+    pub const ALL: [Kind; 8] = [
+        Kind::Invalid,
+        Kind::Fenced,
+        Kind::Busy,
+        Kind::Unavailable,
+        Kind::Lost,
+        Kind::Corrupt,
+        Kind::Internal,
+        Kind::Denied,
+    ];
+
+    /// As the trailer has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Invalid => "invalid",
+            Kind::Fenced => "fenced",
+            Kind::Busy => "busy",
+            Kind::Unavailable => "unavailable",
+            Kind::Lost => "lost",
+            Kind::Corrupt => "corrupt",
+            Kind::Internal => "internal",
+            Kind::Denied => "denied",
+        }
+    }
+
+    /// The gRPC status that carries this kind.
+    pub fn code(self) -> Code {
+        match self {
+            Kind::Invalid => Code::InvalidArgument,
+            Kind::Fenced => Code::FailedPrecondition,
+            Kind::Busy => Code::ResourceExhausted,
+            Kind::Unavailable => Code::Unavailable,
+            Kind::Lost => Code::NotFound,
+            Kind::Corrupt => Code::DataLoss,
+            Kind::Internal => Code::Internal,
+            Kind::Denied => Code::PermissionDenied,
+        }
+    }
+
+    /// Whether the same call may succeed later or elsewhere.
+    pub fn retryable(self) -> bool {
+        match self {
+            Kind::Busy | Kind::Unavailable => true,
+            Kind::Invalid | Kind::Fenced | Kind::Lost | Kind::Corrupt | Kind::Internal | Kind::Denied => false,
+        }
+    }
+
+    /// The kind of a status: from the trailer, or else, from a proxy or a broken connection, from its code.
+    pub fn of(status: &Status) -> Kind {
+        let named = status.metadata().get(KIND_TRAILER).and_then(|value| value.to_str().ok());
+        if let Some(kind) = Kind::ALL.into_iter().find(|kind| Some(kind.name()) == named) {
+            return kind;
+        }
+        match status.code() {
+            Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => Kind::Invalid,
+            Code::FailedPrecondition | Code::AlreadyExists => Kind::Fenced,
+            Code::ResourceExhausted => Kind::Busy,
+            Code::NotFound => Kind::Lost,
+            Code::DataLoss => Kind::Corrupt,
+            Code::PermissionDenied | Code::Unauthenticated => Kind::Denied,
+            Code::Internal => Kind::Internal,
+            Code::Ok | Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Aborted => {
+                Kind::Unavailable
+            }
+        }
+    }
+
+    /// A status of this kind. `message` is for a person; nobody branches on it.
+    pub fn status(self, message: impl fmt::Display, retry_after: Option<Duration>) -> Status {
+        let mut status = Status::new(self.code(), message.to_string());
+        status.metadata_mut().insert(KIND_TRAILER, MetadataValue::from_static(self.name()));
+        if let Some(delay) = retry_after {
+            let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            status.metadata_mut().insert(RETRY_AFTER_TRAILER, MetadataValue::from(millis));
+        }
+        status
+    }
+
+    /// How long a busy server asked to wait.
+    pub fn retry_after(status: &Status) -> Option<Duration> {
+        let millis = status.metadata().get(RETRY_AFTER_TRAILER)?.to_str().ok()?.parse().ok()?;
+        Some(Duration::from_millis(millis))
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
