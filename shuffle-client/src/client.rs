@@ -1,0 +1,196 @@
+//! The client: settings, connections, and the calls that belong to no app.
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use shuffle_proto::{
+    ids::{AppId, VolumeId},
+    v1,
+};
+use tokio::runtime::Handle;
+
+use crate::{
+    app::AppHandle,
+    error::{Error, Kind},
+    reader::{ReadSpec, Reader},
+    settings::Settings,
+    writer::{MapWriter, WriteSpec},
+};
+
+/// Connections to the servers, shared by everything in a process. Cloning is cheap.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    handle: Handle,
+}
+
+/// On whose behalf calls are made.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The application.
+    pub app: AppId,
+    /// Its token. Never logged.
+    pub token: Arc<str>,
+    /// How long its data outlives its last call; zero = the server's default.
+    pub lease: Duration,
+}
+
+/// How safe an output is before its commit is acknowledged. Every level includes those above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// In the server's memory: survives executors.
+    Memory,
+    /// In a file and the index: survives the server process.
+    Disk,
+    /// The same, synced to the device: survives the node.
+    Fsync,
+    /// On two servers: survives either of them for good.
+    Mirror,
+    /// In object storage: survives all servers.
+    Object,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Where it was asked.
+    pub address: String,
+    /// Version of its program.
+    pub version: String,
+    /// Data directories that it serves.
+    pub volumes: Vec<VolumeState>,
+    /// It takes no new outputs.
+    pub draining: bool,
+    /// Bytes of its memory budget in use.
+    pub memory_used: u64,
+    /// Its memory budget.
+    pub memory_limit: u64,
+}
+
+/// One data directory of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeState {
+    /// Its identity.
+    pub id: VolumeId,
+    /// Bytes staged on it.
+    pub bytes_used: u64,
+    /// Bytes free on its file system.
+    pub bytes_free: u64,
+    /// ok, full or failed.
+    pub state: String,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client that runs its tasks on the runtime of the calling thread. Does no I/O.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let handle = Handle::try_current()
+            .map_err(|_| Error::new(Kind::Invalid, "client made outside a tokio runtime: use Client::with_handle"))?;
+        Self::with_handle(settings, handle)
+    }
+
+    /// A client that runs its tasks on this runtime. Does no I/O.
+    pub fn with_handle(settings: Settings, handle: Handle) -> Result<Self, Error> {
+        settings.check()?;
+        Ok(Self { inner: Arc::new(Inner { settings, handle }) })
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// Registers an app with all servers that answer, at least one of which must within `retry_deadline`, and keeps its lease until
+    /// the handle is dropped.
+    pub async fn open_app(&self, caller: Caller) -> Result<AppHandle, Error> {
+        AppHandle::open(self.clone(), caller).await
+    }
+
+    /// Asks one server who it is.
+    pub async fn describe(&self, address: &str) -> Result<Description, Error> {
+        let _ = (address, &self.inner.handle);
+        Err(Error::new(Kind::Internal, "not yet"))
+    }
+
+    /// Starts the output of one map attempt. Connects in the background; a wrong spec is answered by the first call of the writer.
+    pub fn open_writer(&self, spec: WriteSpec) -> MapWriter {
+        MapWriter::open(self.clone(), spec)
+    }
+
+    /// Starts to read the outputs named in `spec`. Connects in the background; a wrong spec is answered by the first `next`.
+    pub fn open_reader(&self, spec: ReadSpec) -> Reader {
+        Reader::open(self.clone(), spec)
+    }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// As every opening message has it.
+    pub(crate) fn message(&self) -> v1::Caller {
+        v1::Caller {
+            protocol: shuffle_proto::PROTOCOL,
+            app: self.app.as_str().into(),
+            token: self.token.to_string(),
+            lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("app", &self.app).field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+// === impl Durability ===
+
+impl Durability {
+    /// All levels, weakest first.
+    pub const ALL: [Self; 5] = [Self::Memory, Self::Disk, Self::Fsync, Self::Mirror, Self::Object];
+
+    /// As settings have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Fsync => "fsync",
+            Self::Mirror => "mirror",
+            Self::Object => "object",
+        }
+    }
+
+    pub(crate) fn message(self) -> v1::Durability {
+        match self {
+            Self::Memory => v1::Durability::Memory,
+            Self::Disk => v1::Durability::Disk,
+            Self::Fsync => v1::Durability::Fsync,
+            Self::Mirror => v1::Durability::Mirror,
+            Self::Object => v1::Durability::Object,
+        }
+    }
+
+    pub(crate) fn of(message: v1::Durability) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.message() == message)
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Durability {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|level| level.name() == text).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("durability is {text:?}: write memory, disk, fsync, mirror or object"))
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! What a person tunes. Every field has a default that suits a cluster; only `servers` must be given.
+
+use std::time::Duration;
+
+use shuffle_proto::{block::MAX_BATCH, http2};
+
+use crate::error::{Error, Kind};
+
+/// Settings of a [`Client`](crate::Client).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the servers are: `host:port`, or `dns://name:port` for every address behind a name (resolved again and again, so that
+    /// servers may come and go).
+    pub servers: Vec<String>,
+    /// How long one try to connect may take. Default 3 s.
+    pub connect_timeout: Duration,
+    /// How long a server may take to answer a control call, or the first message of a stream. Default 10 s.
+    pub call_timeout: Duration,
+    /// How long a server that restarts, is busy, or keeps a stream waiting is waited for before the call fails. Default 2 min; raise
+    /// it if servers take longer to come back.
+    pub retry_deadline: Duration,
+    /// First pause between tries; it doubles up to `backoff_max`, and a random half of it is left out. Default 50 ms.
+    pub backoff_base: Duration,
+    /// Longest pause between tries. Default 3 s.
+    pub backoff_max: Duration,
+    /// An idle or silent connection is probed this often, and given up when a probe is not answered for twice as long. Default 10 s.
+    pub keep_alive: Duration,
+    /// Bytes of one reader in flight over all servers, as stored. Default 48 MiB. A reader may ask for less or more.
+    pub fetch_window: usize,
+    /// Servers that one reader reads from at a time. Default 8.
+    pub fetch_streams: usize,
+    /// Bytes of one writer that are kept until its commit, so that they can be sent again when a server fails. An output that outgrew
+    /// this fails with its server, and the task has to be run again. Default 64 MiB.
+    pub replay_buffer: usize,
+    /// Raw bytes of one block. Default 64 KiB: compresses well, and small enough that a reader's memory stays small.
+    pub block_bytes: usize,
+    /// Bytes of one message of a push. Default 1 MiB: one HTTP/2 frame.
+    pub batch_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            connect_timeout: Duration::from_secs(3),
+            call_timeout: Duration::from_secs(10),
+            retry_deadline: Duration::from_secs(120),
+            backoff_base: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(3),
+            keep_alive: Duration::from_secs(10),
+            fetch_window: 48 << 20,
+            fetch_streams: 8,
+            replay_buffer: 64 << 20,
+            block_bytes: 64 << 10,
+            batch_bytes: http2::GROUP,
+        }
+    }
+}
+
+impl Settings {
+    /// Defaults, with these servers.
+    pub fn of(servers: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { servers: servers.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// Refuses what cannot work, naming field, value and remedy.
+    pub fn check(&self) -> Result<(), Error> {
+        let refuse = |field: &str, value: String, remedy: &str| {
+            Err(Error::new(Kind::Invalid, format!("setting `{field}` is {value}: {remedy}")))
+        };
+        if self.servers.is_empty() {
+            return refuse("servers", "empty".into(), "name at least one server as host:port or dns://name:port");
+        }
+        for server in &self.servers {
+            let address = server.strip_prefix("dns://").unwrap_or(server);
+            if !is_address(address) {
+                return refuse("servers", format!("{server:?}"), "write host:port or dns://name:port");
+            }
+        }
+        for (field, value) in [
+            ("connect_timeout", self.connect_timeout),
+            ("call_timeout", self.call_timeout),
+            ("backoff_base", self.backoff_base),
+            ("keep_alive", self.keep_alive),
+        ] {
+            if value.is_zero() {
+                return refuse(field, format!("{value:?}"), "give it some time");
+            }
+        }
+        if self.backoff_max < self.backoff_base {
+            return refuse("backoff_max", format!("{:?}", self.backoff_max), "let it be at least backoff_base");
+        }
+        if self.fetch_window < 64 << 10 {
+            return refuse("fetch_window", format!("{} bytes", self.fetch_window), "give it at least 64 KiB");
+        }
+        if self.fetch_streams == 0 {
+            return refuse("fetch_streams", "0".into(), "give it at least 1");
+        }
+        if !(1 << 10..=1 << 20).contains(&self.block_bytes) {
+            return refuse("block_bytes", format!("{} bytes", self.block_bytes), "choose 1 KiB to 1 MiB");
+        }
+        if !(self.block_bytes..=MAX_BATCH as usize / 2).contains(&self.batch_bytes) {
+            return refuse("batch_bytes", format!("{} bytes", self.batch_bytes), "choose block_bytes to 4 MiB");
+        }
+        Ok(())
+    }
+}
+
+/// Whether the text is `host:port` (or `[v6]:port`) with a port that can be connected to.
+pub(crate) fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let plain = !host.is_empty() && !host.contains(['/', '@', ' ', ',', '?', '#']);
+    let v6 = host.starts_with('[') == host.ends_with(']') && (host.starts_with('[') || !host.contains(':'));
+    plain && v6 && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
