@@ -22,6 +22,9 @@ final class Native {
     /** Version of the native library, compared with the jar's: {@code 0.1.0}. */
     static native String version();
 
+    /** Panics with this message: shows, in a test, that a panic becomes an exception. */
+    static native void panic(String message);
+
     // ---- client: one per JVM ----
 
     /**
@@ -37,10 +40,12 @@ final class Native {
     // ---- app: on the driver ----
 
     /**
-     * Registers the app with the servers that answer (at least one must, before the deadline) and keeps its lease until
+     * Starts to register the app with the servers that answer (at least one must, before the deadline). Its lease is kept until
      * {@link #appClose} or {@link #clientClose}.
+     *
+     * @return call for {@link #callWait}
      */
-    static native void appOpen(long client, String app, String token, long leaseMillis);
+    static native long appOpen(long client, String app, String token, long leaseMillis);
 
     /**
      * Chooses the candidate servers of a shuffle, in the order in which map indexes go over them. Asks no server: what is known
@@ -50,11 +55,29 @@ final class Native {
      */
     static native String[] appPlace(long client, String app, int shuffle, int numMaps, int numPartitions);
 
-    /** Deletes a shuffle on every server that can be reached now. The lease takes care of the others. */
-    static native void appDeleteShuffle(long client, String app, int shuffle);
+    /**
+     * Starts to delete a shuffle on every server that can be reached now. The lease takes care of the others.
+     *
+     * @return call for {@link #callWait}
+     */
+    static native long appDeleteShuffle(long client, String app, int shuffle);
 
-    /** Deletes the app on every server that can be reached now and stops renewing its lease. */
-    static native void appClose(long client, String app);
+    /**
+     * Stops renewing the app's lease and starts to delete it on every server that can be reached now.
+     *
+     * @return call for {@link #callWait}
+     */
+    static native long appClose(long client, String app);
+
+    /**
+     * Waits for a call that was started.
+     *
+     * @return true when it has succeeded, false to be called again
+     */
+    static native boolean callWait(long call, int timeoutMillis);
+
+    /** Forgets the call; what it started goes on. */
+    static native void callClose(long call);
 
     // ---- writer: one map attempt ----
 
@@ -137,7 +160,7 @@ final class Native {
      * @param outputAttempt per output
      * @param partitionCounts per output, how many of the partitions have data
      * @param partitions the partitions with data, output by output, each output's ascending
-     * @param windowBytes most bytes in flight over all servers
+     * @param windowBytes most bytes in flight over all servers, or 0 for the client's setting
      */
     static native long readerOpen(
             long client,

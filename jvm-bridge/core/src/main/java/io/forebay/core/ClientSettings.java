@@ -1,0 +1,61 @@
+package io.forebay.core;
+
+import java.util.Collection;
+import java.util.LinkedHashMap;
+import java.util.Map;
+
+/**
+ * Settings of a {@link ForebayClient}. Only the servers must be given. The names of the others are those of {@code
+ * jvm-bridge/native/src/settings.rs}; an unknown one is refused when the client is opened.
+ */
+public final class ClientSettings {
+    private final Map<String, String> fields = new LinkedHashMap<>();
+
+    /**
+     * @param servers {@code host:port} or {@code dns://name:port}
+     */
+    public ClientSettings(Collection<String> servers) {
+        StringBuilder array = new StringBuilder("[");
+        for (String server : servers) {
+            array.append(array.length() > 1 ? "," : "");
+            quote(array, server);
+        }
+        fields.put("servers", array.append(']').toString());
+    }
+
+    /** Sets a number: milliseconds, bytes or a count, as the end of its name says. */
+    public ClientSettings set(String name, long value) {
+        fields.put(name, Long.toString(value));
+        return this;
+    }
+
+    String json() {
+        StringBuilder json = new StringBuilder("{");
+        for (Map.Entry<String, String> field : fields.entrySet()) {
+            json.append(json.length() > 1 ? "," : "");
+            quote(json, field.getKey());
+            json.append(':').append(field.getValue());
+        }
+        return json.append('}').toString();
+    }
+
+    private static void quote(StringBuilder json, String text) {
+        json.append('"');
+        for (int i = 0; i < text.length(); i++) {
+            char c = text.charAt(i);
+            if (c == '"' || c == '\\') {
+                json.append('\\').append(c);
+            } else if (c < 0x20) {
+                json.append(String.format("\\u%04x", (int) c));
+            } else {
+                json.append(c);
+            }
+        }
+        json.append('"');
+    }
+
+    @Override
+    public String toString() {
+        return json();
+    }
+}

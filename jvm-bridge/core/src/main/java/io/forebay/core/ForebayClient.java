@@ -1,0 +1,121 @@
+package io.forebay.core;
+
+import java.util.Objects;
+
+/**
+ * Connections to the servers; one per JVM is enough. Thread-safe. Closing it ends the leases that it keeps; writers and readers
+ * that are open go on until they are closed.
+ */
+public final class ForebayClient implements AutoCloseable {
+    private final long id;
+
+    private ForebayClient(long id) {
+        this.id = id;
+    }
+
+    /**
+     * Makes a client; loads the native library the first time. Does no I/O.
+     *
+     * @throws NativeLibraryException if the library cannot be loaded
+     * @throws ForebayException {@code invalid}, naming the setting that cannot be
+     */
+    public static ForebayClient open(ClientSettings settings) {
+        NativeLibrary.load();
+        return new ForebayClient(Native.clientOpen(settings.json()));
+    }
+
+    // ---- driver ----
+
+    /** Registers the app with the servers that answer, at least one of which must, and keeps its lease until it is closed. */
+    public void openApp(Caller caller, InterruptCheck interrupt) {
+        call(Native.appOpen(id, caller.app, caller.token, caller.leaseMillis), interrupt);
+    }
+
+    /** Chooses the candidate servers of a shuffle of an open app, in the order in which map indexes go over them. Asks no server. */
+    public String[] placeShuffle(String app, int shuffle, int numMaps, int numPartitions) {
+        return Native.appPlace(id, app, shuffle, numMaps, numPartitions);
+    }
+
+    /** Deletes a shuffle on every server that can be reached now; the lease takes care of the others. */
+    public void deleteShuffle(String app, int shuffle, InterruptCheck interrupt) {
+        call(Native.appDeleteShuffle(id, app, shuffle), interrupt);
+    }
+
+    /** The same without waiting for the servers' answers. */
+    public void deleteShuffleInBackground(String app, int shuffle) {
+        Native.callClose(Native.appDeleteShuffle(id, app, shuffle));
+    }
+
+    /** Deletes the app on every server that can be reached now and stops renewing its lease. */
+    public void closeApp(String app, InterruptCheck interrupt) {
+        call(Native.appClose(id, app), interrupt);
+    }
+
+    private static void call(long call, InterruptCheck interrupt) {
+        try {
+            Wait.until(interrupt, timeout -> Native.callWait(call, timeout));
+        } finally {
+            Native.callClose(call);
+        }
+    }
+
+    // ---- tasks ----
+
+    /**
+     * Starts the output of one map attempt; connects in the background.
+     *
+     * @param candidates what {@link #placeShuffle} answered
+     * @param durability {@code memory, disk, fsync, mirror} or {@code object}
+     * @param arenaBytes size of the arena, which is native memory
+     */
+    public MapOutputWriter openWriter(
+            Caller caller,
+            int shuffle,
+            int numMaps,
+            int numPartitions,
+            int mapIndex,
+            long attempt,
+            String durability,
+            String[] candidates,
+            boolean compress,
+            long arenaBytes,
+            InterruptCheck interrupt) {
+        Objects.requireNonNull(interrupt, "interrupt");
+        long writer =
+                Native.writerOpen(
+                        id,
+                        caller.app,
+                        caller.token,
+                        caller.leaseMillis,
+                        shuffle,
+                        numMaps,
+                        numPartitions,
+                        mapIndex,
+                        attempt,
+                        durability,
+                        candidates,
+                        compress,
+                        arenaBytes);
+        try {
+            return new MapOutputWriter(writer, Native.writerArena(writer), arenaBytes, interrupt);
+        } catch (RuntimeException | Error e) {
+            Native.writerClose(writer);
+            throw e;
+        }
+    }
+
+    /**
+     * Starts to read what the plan names.
+     *
+     * @param windowBytes most bytes in flight over all servers, or 0 for the client's setting
+     */
+    public BlockReader openReader(Caller caller, int shuffle, ReadPlan plan, long windowBytes, InterruptCheck interrupt) {
+        Objects.requireNonNull(interrupt, "interrupt");
+        return new BlockReader(plan.open(id, caller, shuffle, windowBytes), interrupt);
+    }
+
+    @Override
+    public void close() {
+        Native.clientClose(id);
+    }
+}

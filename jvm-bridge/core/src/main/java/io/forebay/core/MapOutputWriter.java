@@ -1,0 +1,124 @@
+package io.forebay.core;
+
+/**
+ * The output of one map attempt. Used by one thread at a time; {@link #close} frees the arena, so the thread that writes into the
+ * arena must be the one that closes.
+ *
+ * <p>The caller writes records from {@link #arenaAddress} upwards, back to back, and for record {@code i} the entry {@code
+ * (partition << 32) | offset} as a native-endian long at {@code arenaAddress + arenaBytes - 8 * (i + 1)}. A record ends where the
+ * next begins. When records and entries would meet, it calls {@link #flush} and starts again.
+ */
+public final class MapOutputWriter implements AutoCloseable {
+    private final long id;
+    private final long address;
+    private final long bytes;
+    private final InterruptCheck interrupt;
+    private boolean closed;
+    private long[] lastStats = new long[4];
+
+    MapOutputWriter(long id, long address, long bytes, InterruptCheck interrupt) {
+        this.id = id;
+        this.address = address;
+        this.bytes = bytes;
+        this.interrupt = interrupt;
+    }
+
+    public long arenaAddress() {
+        return address;
+    }
+
+    public long arenaBytes() {
+        return bytes;
+    }
+
+    /**
+     * Sorts the arena's records by partition and hands them to the connection; waits while the servers hold back. When this returns,
+     * the arena may be used again from its start. If it throws, the arena must not be used any more.
+     *
+     * @param records number of entries
+     * @param dataBytes end of the last record
+     */
+    public void flush(int records, long dataBytes) {
+        if (records > 0) {
+            Wait.until(interrupt, timeout -> Native.writerFlush(id, records, dataBytes, timeout));
+        }
+    }
+
+    /**
+     * Sends a byte string that must reach its reader in one piece: a closed serialisation stream, or a record longer than the arena.
+     * What is in the arena is not touched: the caller flushes before, if the order matters. Waits while the servers hold back; the
+     * bytes may be changed when this returns.
+     *
+     * @param records records in it
+     */
+    public void block(int partition, byte[] bytes, int offset, int length, int records) {
+        if (!Native.writerBlock(id, partition, bytes, offset, length, records)) {
+            drain();
+        }
+    }
+
+    /** Waits until the connection has room for more. */
+    public void drain() {
+        Wait.until(interrupt, timeout -> Native.writerDrain(id, timeout));
+    }
+
+    /** Sends what is left, and waits for the commit. The arena must have been flushed. */
+    public CommittedOutput commit() {
+        long[] lengths;
+        while ((lengths = Native.writerCommit(id, Wait.SLICE_MILLIS)) == null) {
+            interrupt.check();
+        }
+        return new CommittedOutput(lengths, Native.writerLocation(id));
+    }
+
+    /** Counters so far; after {@link #close}, those at its time. */
+    public Stats stats() {
+        if (!closed) {
+            lastStats = Native.writerStats(id);
+        }
+        return new Stats(lastStats);
+    }
+
+    /** Frees the writer and its arena; an output that is not committed is aborted. Closing twice does nothing. */
+    @Override
+    public void close() {
+        if (!closed) {
+            try {
+                lastStats = Native.writerStats(id);
+            } catch (ForebayException e) {
+                // The counters of a writer that panicked are not to be had; it is closed all the same.
+            } finally {
+                closed = true;
+                Native.writerClose(id);
+            }
+        }
+    }
+
+    /** Counters of a writer. */
+    public static final class Stats {
+        private final long[] values;
+
+        Stats(long[] values) {
+            this.values = values;
+        }
+
+        /** Stored bytes: after compression. */
+        public long bytes() {
+            return values[0];
+        }
+
+        public long records() {
+            return values[1];
+        }
+
+        /** Time spent waiting for servers. */
+        public long waitNanos() {
+            return values[2];
+        }
+
+        /** How often the output was sent again from its start. */
+        public long resends() {
+            return values[3];
+        }
+    }
+}
