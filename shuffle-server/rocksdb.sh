@@ -6,10 +6,16 @@
 # The archive's name carries the crate's version and the compiler's, so a new one of either builds its own.
 # Without this cache a plain `cargo build` still works; it only takes longer.
 #
-# Usage: rocksdb.sh CACHE_DIR     then: ROCKSDB_LIB_DIR=<printed dir> ROCKSDB_STATIC=1 cargo build
+# Usage: rocksdb.sh [--if-built] CACHE_DIR     then: ROCKSDB_LIB_DIR=<printed dir> ROCKSDB_STATIC=1 cargo build
+#   --if-built   builds nothing; prints nothing when the archive is not there
 set -euo pipefail
 
-cache=${1:?usage: rocksdb.sh CACHE_DIR}
+if_built=false
+if [ "${1:-}" = --if-built ]; then
+  if_built=true
+  shift
+fi
+cache=${1:?usage: rocksdb.sh [--if-built] CACHE_DIR}
 root=$(cd "$(dirname "$0")/.." && pwd)
 manifest=$(cargo metadata --manifest-path "$root/Cargo.toml" --format-version 1 --locked |
   python3 -c 'import json, sys
@@ -26,10 +32,12 @@ if [ -s "$out/librocksdb.a" ]; then
   echo "$out"
   exit 0
 fi
+$if_built && exit 0
 
 mkdir -p "$cache"
 exec 9>"$cache/.lock" # two checkouts that start together build it once
 flock 9
+rm -rf "$cache"/.build.* # what a killed run left; the lock says nobody uses it
 if [ ! -s "$out/librocksdb.a" ]; then
   units=$(mktemp -d "$cache/.build.XXXXXX")
   trap 'rm -rf "$units"' EXIT

@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Prepares a machine for building and testing Forebay, and runs a command in the prepared environment.
+#
+#   ./setup.sh                                  what a build needs
+#   ./setup.sh --spark 4.3.0 --spark 3.5.9      and these Spark lines, each in its own Python environment
+#   ./setup.sh --dist                           and the cross compiler that `make dist` uses
+#   ./setup.sh [needs…] -- COMMAND…             the same, then COMMAND with the environment set
+#   ./setup.sh --env                            installs nothing; prints the environment as shell exports
+#
+# What is missing is installed with apt-get where we are root, and otherwise named together with the command that installs it.
+# Everything else goes into one folder outside the checkout, ${FOREBAY_CACHE:-~/.cache/forebay}, and stays there for the next
+# checkout. Runs at the same time wait for each other. A second run takes a second.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")" && pwd)
+cache=${FOREBAY_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set; set FOREBAY_CACHE}/.cache}/forebay}
+build_tools=(libclang==18.1.1 pytest==9.2.0 tpchgen-cli==4.0.0)
+dist_tools=(cargo-zigbuild==0.24.0 ziglang==0.17.1)
+
+lines=()
+dist=false
+env_only=false
+command=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --spark) lines+=("${2:?--spark needs a version}"); shift ;;
+    --dist) dist=true ;;
+    --env) env_only=true ;;
+    --) shift; command=("$@"); break ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "setup.sh: unknown argument '$1' (try --help)" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+# === what the machine must have ===
+
+missing_packages=()
+missing_notes=()
+need() { missing_packages+=("$1"); missing_notes+=("$2"); }
+
+java_home() { # of a JDK 17 or newer, or nothing
+  local java
+  java=$(command -v "${JAVA_HOME:+$JAVA_HOME/bin/}javac" || command -v javac) || return 0
+  [ "$("$java" -version 2>&1 | sed 's/[^0-9]*\([0-9]*\).*/\1/')" -ge 17 ] 2>/dev/null || return 0
+  dirname "$(dirname "$(readlink -f "$java")")"
+}
+
+python_ok() { # version and a working venv module: Debian ships them apart
+  python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
+}
+
+look_for_tools() {
+  missing_packages=()
+  missing_notes=()
+  command -v make >/dev/null || need make "make"
+  command -v g++ >/dev/null || need g++ "a C++20 compiler (g++ 11 or newer), for RocksDB"
+  command -v flock >/dev/null || need util-linux "flock"
+  [ -n "$(java_home)" ] || need openjdk-17-jdk-headless "a JDK, version 17 or newer"
+  command -v mvn >/dev/null || need maven "Maven"
+  command -v python3 >/dev/null && python_ok || need "python3 python3-venv" "Python 3.10 or newer with its venv module"
+  if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+    PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+  fi
+  command -v cargo >/dev/null || need "rustup" "Rust by rustup (https://rustup.rs); the version is in rust-toolchain.toml"
+}
+
+install_tools() {
+  look_for_tools
+  [ ${#missing_packages[@]} -eq 0 ] && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing with apt-get: ${missing_packages[*]} (a minute or two)"
+    apt-get update -qq >&2
+    for packages in "${missing_packages[@]}"; do # one by one: that one is unknown here must not stop the others
+      # shellcheck disable=SC2086 # one entry may be several packages
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >&2 || true
+    done
+    look_for_tools
+  fi
+  if [ ${#missing_packages[@]} -gt 0 ]; then
+    say "this machine lacks:"
+    printf '         %s\n' "${missing_notes[@]}" >&2
+    say "on Debian or Ubuntu:  sudo apt-get install ${missing_packages[*]}"
+    exit 1
+  fi
+}
+
+check_rust() {
+  local wanted have
+  wanted=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$root/rust-toolchain.toml")
+  # With rustup the first call in the checkout installs the pinned version.
+  have=$(cd "$root" && rustc --version | cut -d' ' -f2) || { say "rustc does not run"; exit 1; }
+  if [ "$(printf '%s\n%s\n' "$wanted" "$have" | sort -V | head -n 1)" != "$wanted" ]; then
+    say "rustc is $have; $wanted or newer is needed (with rustup: rustup toolchain install $wanted)"
+    exit 1
+  fi
+}
+
+# === what we keep in the cache ===
+
+# venv DIR REQUIREMENT…: a Python environment that holds exactly what is listed; a stamp says so.
+venv() {
+  local dir=$1 stamp
+  shift
+  stamp=$dir/.holds-$(printf '%s\n' "$@" | sha256sum | cut -c1-12)
+  [ -e "$stamp" ] && [ -x "$dir/bin/python" ] && return
+  [ -x "$dir/bin/python" ] || python3 -m venv "$dir"
+  local offline=()
+  [ -d "$cache/wheels" ] && offline=(--find-links "$cache/wheels") # archives put there by hand are not downloaded again
+  "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "${offline[@]}" "$@" >&2
+  touch "$stamp"
+}
+
+prepare() {
+  mkdir -p "$cache"
+  exec 8>"$cache/.setup.lock"
+  flock 8
+  install_tools
+  check_rust
+  [ -e "$cache/python/.holds-$(printf '%s\n' "${build_tools[@]}" | sha256sum | cut -c1-12)" ] ||
+    say "Python tools: ${build_tools[*]}"
+  venv "$cache/python" "${build_tools[@]}"
+  if $dist; then
+    [ -x "$cache/dist-tools/bin/cargo-zigbuild" ] || say "cross compiler: ${dist_tools[*]} (100 MB)"
+    venv "$cache/dist-tools" "${dist_tools[@]}"
+  fi
+  local line
+  for line in "${lines[@]}"; do
+    [ -d "$cache/pyspark-$line/lib" ] || say "Spark $line from PyPI (300 to 450 MB, then one to two minutes to unpack)"
+    venv "$cache/pyspark-$line" "pyspark==$line"
+  done
+  (cd "$root" && shuffle-server/rocksdb.sh "$cache/rocksdb") >/dev/null 8>&-
+  exec 8>&-
+}
+
+print_env() {
+  look_for_tools
+  local clang rocksdb home
+  clang=$(echo "$cache"/python/lib/python3*/site-packages/clang/native)
+  home=$(java_home)
+  # The library has no C headers of its own; bindgen takes the compiler's.
+  echo "export LIBCLANG_PATH='$clang'"
+  echo "export BINDGEN_EXTRA_CLANG_ARGS='-I$(gcc -print-file-name=include)'"
+  # Asked for by name only when built: a cargo build without these two compiles RocksDB itself.
+  rocksdb=$(cd "$root" && shuffle-server/rocksdb.sh --if-built "$cache/rocksdb")
+  [ -z "$rocksdb" ] || echo "export ROCKSDB_LIB_DIR='$rocksdb' ROCKSDB_STATIC=1"
+  [ -z "$home" ] || echo "export JAVA_HOME='$home'"
+  echo "export FOREBAY_CACHE='$cache'"
+  echo "export PATH='$cache/python/bin:$PATH'"
+}
+
+if $env_only; then
+  print_env
+  exit 0
+fi
+prepare
+if [ ${#command[@]} -gt 0 ]; then
+  exports=$(print_env)
+  eval "$exports"
+  exec "${command[@]}"
+fi
+say "ready (everything it keeps is in $cache)"

@@ -1,0 +1,54 @@
+"""The last one out: waits for its parent to go, however it goes, then ends the run's processes and removes its folder.
+
+Signal handlers do not run on SIGKILL, and a Spark application is a tree of processes of which only the first is ours. So the
+parent holds one end of a pipe, and every process of the run carries the run's mark in its environment, which children inherit.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+
+
+def marked(mark: str) -> dict[int, str]:
+    """The processes that carry the mark, each with the role that follows it."""
+    wanted = f"FOREBAY_RUN={mark}/".encode()
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/environ", "rb") as environ:
+                at = next((part for part in environ.read().split(b"\0") if part.startswith(wanted)), None)
+            with open(f"/proc/{entry}/stat", "rb") as stat:
+                state = stat.read().rsplit(b")", 1)[1].split()[0]
+        except OSError:
+            continue  # gone meanwhile, or another user's
+        if at is not None and state != b"Z":
+            found[int(entry)] = at[len(wanted) :].decode()
+    return found
+
+
+def end_all(mark: str, patience: float = 10.0) -> int:
+    """Kills what carries the mark until nothing does; returns how many there were at first."""
+    deadline = time.monotonic() + patience
+    first = None
+    while True:
+        alive = marked(mark)
+        first = len(alive) if first is None else first
+        if not alive or time.monotonic() > deadline:
+            return first
+        for pid in alive:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    run_mark, folder = sys.argv[1:]
+    sys.stdin.buffer.read()  # until the parent's end of the pipe is closed
+    end_all(run_mark)
+    shutil.rmtree(folder, ignore_errors=True)

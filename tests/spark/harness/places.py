@@ -1,0 +1,63 @@
+"""Where things are: the checkout, what was built in it, the cache that `setup.sh` fills."""
+
+import os
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+ROOT = HERE.parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+CACHE = Path(
+    os.environ.get("FOREBAY_CACHE")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forebay"
+)
+SERVER = TARGET / "release" / "forebay-server"
+JAR = ROOT / "jvm-bridge" / "target" / "forebay-spark.jar"
+
+
+class Missing(Exception):
+    """Something that a command of the person who runs this would provide; the message names both."""
+
+
+class SparkLine:
+    """One installed version of Spark: its Python, its jars, and our small Java jobs compiled against them."""
+
+    def __init__(self, version: str):
+        self.version = version
+        self.python = CACHE / f"pyspark-{version}" / "bin" / "python"
+        homes = list((CACHE / f"pyspark-{version}" / "lib").glob("python3*/site-packages/pyspark"))
+        if not self.python.exists() or not homes:
+            raise Missing(f"Spark {version} is not installed: run ./setup.sh --spark {version}")
+        self.home = homes[0]
+
+    def jobs_jar(self) -> Path:
+        """The Java jobs of `jvm/`, compiled once per line and again when a source is newer."""
+        sources = sorted((HERE / "jvm").rglob("*.java"))
+        jar = TARGET / "spark-jobs" / f"jobs-{self.version}.jar"
+        if jar.exists() and jar.stat().st_mtime > max(s.stat().st_mtime for s in sources):
+            return jar
+        classes = jar.with_suffix(".classes")
+        classes.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["javac", "-nowarn", "-proc:none", "-cp", f"{self.home}/jars/*", "-d", classes, *sources],
+            check=True,
+            stderr=subprocess.PIPE,
+        )
+        fresh = jar.with_suffix(f".{os.getpid()}")
+        subprocess.run(["jar", "--create", "--file", fresh, "-C", classes, "."], check=True)
+        fresh.rename(jar)
+        return jar
+
+
+def tpch(scale: str) -> Path:
+    """TPC-H tables as Parquet, made once per checkout."""
+    folder = TARGET / "tpch" / f"sf{scale}"
+    if not folder.exists():
+        fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
+        fresh.mkdir(parents=True)
+        command = ["tpchgen-cli", "parquet", "-s", scale, "-o", str(fresh)]
+        made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if made.returncode != 0:
+            raise Missing(f"{' '.join(command)} failed: {made.stdout[-2000:]}")
+        fresh.rename(folder)
+    return folder

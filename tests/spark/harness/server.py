@@ -1,0 +1,117 @@
+"""A `forebay-server` process on loopback that can be killed, hung, and started again on its port with or without its disk."""
+
+import shutil
+import signal
+import time
+import urllib.request
+from pathlib import Path
+
+from harness.places import SERVER
+from harness.run import Run
+
+
+class Server:
+    def __init__(self, run: Run, name: str, memory: str = "512MiB", flags: tuple[str, ...] = ()):
+        self.run = run
+        self.name = name
+        self.folder = run.folder("servers", name)
+        self.data_dir = self.folder / "data"
+        self.log = self.folder / "server.log"
+        self.memory = memory
+        self.flags = flags
+        self.process = None
+        self.address = "127.0.0.1:0"
+        self.admin = "127.0.0.1:0"
+        self.volumes: list[str] = []
+
+    def start(self) -> "Server":
+        """Starts it, on the ports it had before if it had any, and waits until it is ready."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        ready = self.folder / "ready"
+        ready.unlink(missing_ok=True)
+        with open(self.log, "ab") as log:
+            self.process = self.run.spawn(
+                "server",
+                [SERVER, "--data-dir", self.data_dir, "--listen", self.address, "--admin-listen", self.admin]
+                + ["--memory", self.memory, "--ready-file", ready, *self.flags],
+                stdin=-3,  # subprocess.DEVNULL
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 30
+        while not (ready.exists() and ready.read_text().endswith("\n")):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{self.name} ended with {self.process.returncode}:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} was not ready after 30 s:\n{self.tail()}")
+            time.sleep(0.02)
+        said = dict(word.split("=", 1) for word in ready.read_text().split() if "=" in word)
+        self.address, self.admin = said["data"], said["admin"]
+        self.volumes = said["volumes"].split(",")
+        return self
+
+    def kill(self):
+        """SIGKILL, as the OOM killer or a lost node would."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self, empty: bool = False) -> "Server":
+        """Back on its port, with its disk or with an empty one."""
+        if self.process.poll() is None:
+            self.kill()
+        if empty:
+            shutil.rmtree(self.data_dir)
+        return self.start()
+
+    def hang(self):
+        """Alive, connected, and silent: what a dead disk or a stopped VM looks like from outside."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(30)
+        except Exception as slow:
+            self.kill()
+            raise RuntimeError(f"{self.name} did not end within 30 s of SIGTERM:\n{self.tail()}") from slow
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of `/metrics`, by name with labels."""
+        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (l.rpartition(" ") for l in lines if l and l[0] != "#")}
+
+    def metric(self, prefix: str) -> float:
+        """The sum of the samples whose name starts so."""
+        return sum(value for name, value in self.metrics().items() if name.startswith(prefix))
+
+    def shuffle_files(self) -> list[Path]:
+        """Files that hold rows: segments and commit logs. The index's own files are not rows."""
+        return [
+            path
+            for path in self.data_dir.rglob("*")
+            if path.suffix in (".seg", ".log") and "index" not in path.relative_to(self.data_dir).parts[:-1]
+        ]
+
+    def shuffle_bytes(self) -> int:
+        total = 0
+        for path in self.shuffle_files():
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:
+                pass  # deleted while we looked
+        return total
+
+    def errors(self) -> list[str]:
+        """ERROR lines of its log: none is expected, whatever was killed around it."""
+        return [line for line in self.log.read_text(errors="replace").splitlines() if " ERROR " in line or "panicked" in line]
+
+    def tail(self, lines: int = 30) -> str:
+        if not self.log.exists():
+            return "(no log)"
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,182 @@
+"""The jobs: each function runs inside a Spark application, gets its session, and answers with plain values."""
+
+import hashlib
+import time
+
+from worker.queries import TABLES, TPCH
+
+_held = {}  # between the two halves of a job
+
+
+def _rows(spark):
+    return spark.sparkContext._jvm.io.forebay.jobs.Rows
+
+
+def _java_context(spark):
+    return spark.sparkContext._jsc
+
+
+def tables(spark, data):
+    """Makes the TPC-H tables known and reads the largest once, so that no job pays for the first look at the files."""
+    for table in TABLES:
+        spark.read.parquet(f"{data}/{table}.parquet").createOrReplaceTempView(table)
+    return spark.sql("SELECT count(*), sum(l_quantity) FROM lineitem").collect()[0][0]
+
+
+def tpch(spark, query):
+    """A query's answer as a hash that does not depend on the order of rows that the query leaves open."""
+    start = time.monotonic()
+    rows = spark.sql(TPCH[query]).collect()
+    seconds = time.monotonic() - start
+    lines = sorted("|".join(str(value) for value in row) for row in rows)
+    return {"rows": len(rows), "hash": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16], "seconds": seconds}
+
+
+def _two_stages(spark, maps, reduces, records, kind):
+    numbers = spark.range(0, records, 1, maps)
+    if kind == "aggregation":
+        rows = numbers.selectExpr("id * 7919 % 100003 AS k", "id AS v", "xxhash64(id) AS w")
+        return rows.groupBy("k").agg({"v": "sum", "w": "max", "*": "count"})
+    if kind == "count":
+        return numbers.selectExpr("id * 7919 % 100003 AS k", "xxhash64(id) AS w").repartition(reduces, "k")
+    raise ValueError(f"no kind {kind}")
+
+
+def run_maps(spark, name, kind, maps=40, reduces=16, records=2_000_000):
+    """Runs the map stage only and keeps the rest for `run_reduces`. Returns the shuffles that it wrote."""
+    before = {line.split()[0] for line in _rows(spark).mapLocations()}
+    spark.conf.set("spark.sql.shuffle.partitions", reduces)
+    frame = _two_stages(spark, maps, reduces, records, kind)
+    _held[name] = (kind, frame, _rows(spark).runMaps(frame._jdf))
+    after = {line.split()[0] for line in _rows(spark).mapLocations()}
+    return sorted(int(shuffle) for shuffle in after - before)
+
+
+def run_reduces(spark, name):
+    """The other half; may be asked for again, and then reads the same map outputs."""
+    kind, _, rdd = _held[name]
+    if kind == "count":
+        return {"counts": list(_rows(spark).countPerPartition(rdd))}
+    return {"digest": _rows(spark).digest(rdd)}
+
+
+def map_locations(spark, shuffles):
+    """Where each map output of the shuffles is registered: {"shuffle/map": location id}."""
+    lines = (line.split() for line in _rows(spark).mapLocations())
+    return {f"{shuffle}/{map_}": where for shuffle, map_, where in lines if int(shuffle) in shuffles}
+
+
+def forget(spark, shuffle):
+    _rows(spark).forget(spark.sparkContext._jsc.sc(), shuffle)
+
+
+def pairs(spark, job, records):
+    return spark.sparkContext._jvm.io.forebay.jobs.Pairs.run(_java_context(spark), job, records)
+
+
+def straggle(spark, records, sleep_millis):
+    return spark.sparkContext._jvm.io.forebay.jobs.Pairs.straggle(_java_context(spark), records, sleep_millis)
+
+
+def python_pairs(spark, records):
+    """PySpark's own RDDs: pickled batches that cross the shuffle as byte arrays."""
+    numbers = spark.sparkContext.parallelize(range(records), 6)
+    sums = numbers.map(lambda n: (n % 101, n)).reduceByKey(lambda a, b: a + b, 5).collect()
+    ordered = numbers.map(lambda n: (-n * 31 % 1009, n)).sortByKey(numPartitions=4).keys().collect()
+    return {"sums": sorted(sums), "sorted": ordered == sorted(ordered), "count": len(ordered)}
+
+
+def digest(spark, view, conf=None):
+    """The digest of a named query with settings for this one job; also says how its plan read the shuffles."""
+    saved = {}
+    for key, value in (conf or {}).items():
+        saved[key] = spark.conf.get(key, None)
+        spark.conf.set(key, value)
+    try:
+        frame = QUERIES[view](spark)
+        answer = _rows(spark).digest(_rows(spark).runMaps(frame._jdf))
+        plan = frame._jdf.queryExecution().executedPlan().toString()
+        return {"digest": answer, "plan": plan}
+    finally:
+        for key, value in saved.items():
+            if value is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, value)
+
+
+def _giant(spark):
+    # 100 MiB that do not compress: AES over zeros, with a fixed vector so that it is the same each time. (The length depends on
+    # the row, or the optimiser would put the value itself into the plan.)
+    noise = "aes_encrypt(repeat('0', cast(id + 104857600 AS int)), '0123456789abcdef', 'CBC', 'PKCS', unhex('000102030405060708090a0b0c0d0e0f'))"
+    giant = spark.range(0, 1, 1, 1).selectExpr("7 AS k", f"{noise} AS body")
+    small = spark.range(0, 1000, 1, 2).selectExpr("cast(id % 5 AS int) AS k", "cast(cast(id AS string) AS binary) AS body")
+    both = giant.unionByName(small).repartition(4, "k")
+    return both.selectExpr("k", "length(body) AS n", "md5(body) AS sum")
+
+
+def _skew(spark):
+    # Nine tenths of the left side fall on one key.
+    left = spark.range(0, 400_000, 1, 8).selectExpr(
+        "CASE WHEN id % 10 = 0 THEN id % 1000 ELSE 1 END AS k", "id AS v", "repeat(sha1(string(id)), 3) AS pad"
+    )
+    right = spark.range(0, 1000, 1, 4).selectExpr("id AS k", "sha1(string(id)) AS w")
+    return left.join(right, "k").selectExpr("k", "v", "pad", "w")
+
+
+def _local_read(spark):
+    # The filter leaves so little that the join, planned as a sort-merge join, becomes a broadcast join after its shuffles
+    # have run: the large side is then read map by map.
+    large = spark.range(0, 200_000, 1, 6).selectExpr("id % 5000 AS k", "id AS v")
+    small = spark.range(0, 100_000, 1, 4).selectExpr("id AS k", "sha1(string(id)) AS w").where("substr(w, 1, 3) = 'abc'")
+    return large.join(small, "k").selectExpr("k", "v", "w")
+
+
+QUERIES = {
+    "groups": lambda spark: spark.range(0, 600_000, 1, 6)
+    .selectExpr("id * 31 % 150000 AS k", "id AS v")
+    .groupBy("k")
+    .agg({"v": "sum", "*": "count"}),
+    "giant": _giant,
+    "empty": lambda spark: spark.range(0, 1000, 1, 4).where("id < 0").selectExpr("id % 7 AS k").groupBy("k").count(),
+    "no_maps": lambda spark: spark.range(0, 0, 1, 1).selectExpr("id AS k").repartition(5, "k"),
+    "skew": _skew,
+    "local_read": _local_read,
+    "rebalance": lambda spark: spark.sql(
+        "SELECT /*+ REBALANCE(k) */ CASE WHEN id % 3 = 0 THEN 0 ELSE id END AS k, repeat(string(id), 5) AS v "
+        "FROM range(0, 300000, 1, 6)"
+    ),
+    "wide": lambda spark: spark.range(0, 40_000, 1, 4)
+    .selectExpr("id % 97 AS k", "repeat(sha1(string(id)), cast(id % 60 AS int)) AS v", "array(id, id + 1) AS a")
+    .repartition(11, "k"),
+}
+
+
+def slow_maps(spark, records=4_000_000):
+    """A job that shuffles for as long as it is let: for the tests that kill it."""
+    spark.sparkContext.setJobGroup("slow", "a job that will be cancelled", interruptOnCancel=True)
+    frame = spark.range(0, records, 1, 4).selectExpr("id AS k", "repeat(sha1(string(id)), 8) AS v").repartition(20, "k")
+    return {"digest": _rows(spark).digest(_rows(spark).runMaps(frame._jdf))}
+
+
+def cancel(spark):
+    spark.sparkContext.cancelJobGroup("slow")
+
+
+def active_tasks(spark):
+    tracker = spark.sparkContext._jsc.sc().statusTracker()
+    return sum(executor.numRunningTasks() for executor in tracker.getExecutorInfos())
+
+
+def executors(spark):
+    """How many executors are registered (the driver is one of the block managers)."""
+    return spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1
+
+
+def settle(spark):
+    """Everything that has happened is in the event log afterwards."""
+    spark.sparkContext._jsc.sc().listenerBus().waitUntilEmpty()
+
+
+def setting(spark, key):
+    return spark.sparkContext.getConf().get(key)
