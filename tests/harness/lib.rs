@@ -1,1 +1,47 @@
-//! (being built)
+//! What the end-to-end tests stand on: real server processes, peers that can be hostile, data that can be told apart, and a model
+//! of what must come back.
+//!
+//! - [`server`]: starts, kills, pauses and restarts `forebay-server`; fails a test when the server logged an unexpected ERROR.
+//! - [`peer`]: the *stock* generated tonic client, so that the tests share no framing code with the product and can send anything.
+//! - [`attempt`]: well-formed map attempts with deterministic bytes, and their messages, free to be spoilt by a test.
+//! - [`oracle`]: what was committed, and whether an answer is exactly that.
+//! - [`disk`]: small file systems, read-only ones, and flipped bits.
+//! - [`raw`]: bytes on a socket or in an HTTP/2 stream that no client would send.
+
+pub mod attempt;
+pub mod disk;
+pub mod oracle;
+pub mod peer;
+pub mod raw;
+pub mod server;
+
+pub use attempt::{App, Attempt, Block, Shape, random_bytes};
+pub use oracle::Oracle;
+pub use peer::{Fetched, Peer, Push};
+pub use server::{Server, Setup};
+pub use shuffle_proto::{kind::Kind, v1};
+
+use std::{future::Future, time::Duration};
+
+/// No single step of a test takes longer, also on a busy machine; a server that hangs fails the test instead of hanging it.
+pub const STEP: Duration = Duration::from_secs(60);
+
+/// Waits for one step of a test.
+pub async fn step<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(STEP, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what} took longer than {STEP:?}"),
+    }
+}
+
+/// Asks again and again until `check` answers `Ok`; fails with its last reason.
+pub async fn eventually<F: Future<Output = Result<T, String>>, T>(within: Duration, mut check: impl FnMut() -> F) -> T {
+    let start = std::time::Instant::now();
+    loop {
+        match step("a check", check()).await {
+            Ok(value) => return value,
+            Err(reason) if start.elapsed() > within => panic!("still not so after {within:?}: {reason}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Disks that are small, read-only or faulty. What needs root says so and is skipped without.
+
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A file system in memory, unmounted when dropped.
+pub struct Tmpfs {
+    path: PathBuf,
+}
+
+impl Tmpfs {
+    /// Mounts one of this many KiB; prints why and answers `None` where that is not allowed.
+    pub fn mount(path: PathBuf, kib: u64) -> Option<Self> {
+        fs::create_dir_all(&path).expect("a mount point can be made");
+        let options = format!("size={kib}k");
+        run("mount", &["-t", "tmpfs", "-o", &options, "tmpfs"], &path).then_some(Self { path })
+    }
+
+    /// Makes it read-only or writable again.
+    pub fn read_only(&self, on: bool) -> bool {
+        run("mount", &["-o", if on { "remount,ro" } else { "remount,rw" }], &self.path)
+    }
+
+    /// Changes its size.
+    pub fn resize(&self, kib: u64) -> bool {
+        run("mount", &["-o", &format!("remount,size={kib}k")], &self.path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazy: a server that is still dying keeps it for a moment.
+        run("umount", &["-l"], &self.path);
+    }
+}
+
+fn run(program: &str, args: &[&str], path: &Path) -> bool {
+    match Command::new(program).args(args).arg(path).output() {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            println!("skipped: {program} {args:?} says {}", String::from_utf8_lossy(&output.stderr).trim());
+            false
+        }
+        Err(error) => {
+            println!("skipped: {program}: {error}");
+            false
+        }
+    }
+}
+
+/// Changes one bit of a file.
+pub fn flip(path: &Path, offset: u64, bit: u8) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("a file of the server can be opened");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("the offset is inside the file");
+    byte[0] ^= 1 << (bit & 7);
+    file.write_all_at(&byte, offset).expect("a file of the server can be written");
+}
+
+/// Cuts a file off.
+pub fn truncate(path: &Path, length: u64) {
+    let file = fs::OpenOptions::new().write(true).open(path).expect("a file of the server can be opened");
+    file.set_len(length).expect("a file can be cut off");
+}
+
+/// Copies a directory with all that is in it.
+pub fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory can be made");
+    for entry in fs::read_dir(from).expect("a directory can be read") {
+        let entry = entry.expect("a directory can be read");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("an entry has a type").is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a file can be copied");
+        }
+    }
+}
