@@ -1,1 +1,6 @@
-//! (being built)
+//! Forebay's server: takes map output, stages it on local disks, serves reducers.
+//!
+//! The way of a block: [`service`] reads it off the network, [`registry`] says whether its app may, [`staging`] holds it in memory and
+//! on disk and finds it again through [`index`]. [`server`] wires the parts together; [`admin`] is what people and probes see.
+
+pub mod config;

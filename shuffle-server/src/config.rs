@@ -1,0 +1,174 @@
+//! What a person can set, and how it is read: file, then environment, then flags; the later wins.
+//!
+//! One list of keys, [`Config`], serves all three: key `drain-timeout` is `drain-timeout = "30s"` in the file,
+//! `FOREBAY_DRAIN_TIMEOUT=30s` in the environment and `--drain-timeout 30s` as a flag, with the same reader for its value. What is
+//! wrong is said with its place, the key and the value, before anything is opened.
+
+mod sources;
+pub mod units;
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+pub use sources::Error;
+pub use units::ByteSize;
+
+/// Smallest memory: two of the largest messages, or else a push could wait for ever.
+const MIN_MEMORY: u64 = 2 * shuffle_proto::block::MAX_BATCH as u64;
+const MIN_LEASE: Duration = Duration::from_millis(100);
+
+/// Settings of a server. The doc line of each is its `--help`.
+#[derive(Clone, Debug, PartialEq, Parser)]
+#[command(
+    name = "forebay-server",
+    version,
+    about = "Forebay's server: takes the shuffle output of Spark executors, stages it on local disks, serves reducers.",
+    after_help = "Every key can also be set in the file of --config (`drain-timeout = \"30s\"`) and in the environment \
+                  (FOREBAY_DRAIN_TIMEOUT=30s).\nFlags win over the environment, which wins over the file. When it serves, the server \
+                  prints one line:\n  ready data=HOST:PORT admin=HOST:PORT volumes=UUID[,UUID…]",
+    max_term_width = 120
+)]
+pub struct Config {
+    /// TOML file with any of these keys.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Prints the settings in effect, as such a file, and ends.
+    #[arg(long)]
+    pub print_config: bool,
+
+    /// Directory of one volume, best one per disk. Repeat it, or separate with commas, for several. Needed.
+    ///
+    /// The directory is made if it is not there. It belongs to one server at a time, and its data move with it to another.
+    #[arg(long, value_name = "DIR", value_delimiter = ',', action = clap::ArgAction::Append)]
+    pub data_dir: Vec<PathBuf>,
+
+    /// Address for clients (gRPC). Port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:7400")]
+    pub listen: String,
+
+    /// Address for people and probes (HTTP): /livez, /readyz, /metrics, /version, /api/v1/status. Port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:7401")]
+    pub admin_listen: String,
+
+    /// File that gets a copy of the ready line, written whole once the server serves.
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+
+    /// Memory for pushed bytes that are not on disk yet. When it is used up, senders are held back.
+    ///
+    /// More helps when many maps write to many partitions: what is flushed together is read together. The process needs some
+    /// 300 MiB more than this.
+    #[arg(long, value_name = "SIZE", default_value = "2GiB")]
+    pub memory: ByteSize,
+
+    /// How long an app's data outlive its last call, unless the app asks for another time.
+    ///
+    /// Applications renew it by themselves while they run. Raise it when drivers are cut off for longer than this.
+    #[arg(long, value_name = "TIME", default_value = "10min", value_parser = units::duration)]
+    pub lease: Duration,
+
+    /// Longest lease that an app can ask for.
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = units::duration)]
+    pub max_lease: Duration,
+
+    /// How long SIGTERM waits for running pushes and fetches before it ends them.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
+    pub drain_timeout: Duration,
+
+    /// Apps that may hold data at the same time. A new one beyond that is told to come back later.
+    #[arg(long, value_name = "COUNT", default_value_t = 4096)]
+    pub max_apps: usize,
+
+    /// Pushes and fetches that one app may run at the same time. One more is told to come back later.
+    #[arg(long, value_name = "COUNT", default_value_t = 4096)]
+    pub max_streams_per_app: usize,
+
+    /// Connections that are served at the same time. One more is closed at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 8192)]
+    pub max_connections: usize,
+
+    /// How often a silent connection is asked whether it is still there; it has as long again to answer.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = units::duration)]
+    pub keep_alive: Duration,
+
+    /// What is logged to stderr: a level, or a filter such as `info,shuffle_server::staging=debug`.
+    ///
+    /// RUST_LOG is asked when this is not set. [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// Settings that have been read, and how they look as a file.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// All keys with their values in effect, as TOML.
+    pub effective: String,
+}
+
+impl Config {
+    /// Reads flags (`args`, with the program's name first), environment and file.
+    pub fn load(
+        args: impl IntoIterator<Item = OsString>,
+        env: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Loaded, Error> {
+        let loaded = sources::load(args, env)?;
+        if !loaded.config.print_config {
+            loaded.config.check()?;
+        }
+        Ok(loaded)
+    }
+
+    /// Defaults for these data directories, on free ports of loopback: for tests and for servers inside another process.
+    pub fn local(data_dir: impl IntoIterator<Item = PathBuf>) -> Self {
+        let mut config = Self::parse_from(["forebay-server", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+        config.data_dir = data_dir.into_iter().collect();
+        config
+    }
+
+    /// What no single value shows.
+    pub fn check(&self) -> Result<(), Error> {
+        let refuse = |key: &str, value: String, remedy: String| Err(Error::Setting(format!("{key} is {value}: {remedy}")));
+        if self.data_dir.is_empty() {
+            let remedy = "name a directory: --data-dir DIR, FOREBAY_DATA_DIR=DIR, or data-dir = [\"DIR\"] in the file";
+            return refuse("data-dir", "not set".into(), remedy.into());
+        }
+        for (position, dir) in self.data_dir.iter().enumerate() {
+            if dir.as_os_str().is_empty() {
+                return refuse("data-dir", "empty".into(), "name a directory".into());
+            }
+            if self.data_dir[..position].contains(dir) {
+                return refuse("data-dir", format!("{} twice", dir.display()), "name each directory once".into());
+            }
+        }
+        if self.memory.0 < MIN_MEMORY {
+            return refuse("memory", self.memory.to_string(), format!("give at least {}", ByteSize(MIN_MEMORY)));
+        }
+        if self.lease < MIN_LEASE {
+            return refuse("lease", units::show(self.lease), format!("give at least {}", units::show(MIN_LEASE)));
+        }
+        if self.max_lease < self.lease {
+            let remedy = format!("give at least lease, which is {}", units::show(self.lease));
+            return refuse("max-lease", units::show(self.max_lease), remedy);
+        }
+        if self.keep_alive < Duration::from_secs(1) {
+            return refuse("keep-alive", units::show(self.keep_alive), "give at least 1s".into());
+        }
+        for (key, value) in [
+            ("max-apps", self.max_apps),
+            ("max-streams-per-app", self.max_streams_per_app),
+            ("max-connections", self.max_connections),
+        ] {
+            if value == 0 {
+                return refuse(key, "0".into(), "give at least 1".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
