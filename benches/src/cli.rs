@@ -1,0 +1,205 @@
+//! Flags, and what they mean to a person.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+
+use crate::size::ByteSize;
+
+/// Loads running Forebay servers, or one that it starts itself, and tells what they cost beside raw TCP.
+#[derive(Debug, Parser)]
+#[command(name = "forebay-bench", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Writes map outputs to the servers.
+    Push(Load),
+    /// Writes map outputs, reads them back, verifies every byte, then measures reading.
+    Fetch(FetchLoad),
+    /// Push and fetch, at levels memory and disk, one after the other.
+    All(FetchLoad),
+    /// The other end of raw TCP; forebay-bench starts it itself.
+    #[command(hide = true)]
+    TcpFloor,
+}
+
+/// Level that a commit reaches before it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    /// In the server's buffers.
+    Memory,
+    /// In a file and the index.
+    Disk,
+    /// The same, synced to the device.
+    Fsync,
+}
+
+impl Level {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Fsync => "fsync",
+        }
+    }
+}
+
+/// What to load, with how much, and what to do with the figures.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Load {
+    /// Servers' data addresses, host:port; their data of other apps is not touched.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        required_unless_present = "spawn",
+        conflicts_with = "spawn"
+    )]
+    pub(crate) servers: Vec<String>,
+
+    /// Servers' admin addresses, host:port: CPU and memory are read from /metrics there.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) admin: Vec<String>,
+
+    /// Process ids of servers on this machine, more exact than --admin.
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["admin", "spawn"])]
+    pub(crate) server_pid: Vec<u32>,
+
+    /// Start a server on loopback with a temporary data directory, and end it afterwards.
+    #[arg(long)]
+    pub(crate) spawn: bool,
+
+    /// The server program of --spawn [default: forebay-server beside this program].
+    #[arg(long, requires = "spawn")]
+    pub(crate) server_bin: Option<PathBuf>,
+
+    /// Where --spawn makes its temporary data directory [default: the system's].
+    #[arg(long, requires = "spawn")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Memory of the server of --spawn [default: enough for --size].
+    #[arg(long, requires = "spawn")]
+    pub(crate) memory: Option<ByteSize>,
+
+    /// Bytes of each round, before compression.
+    #[arg(long, default_value = "2GB")]
+    pub(crate) size: ByteSize,
+
+    /// Map tasks [default: as many as make one block per map and partition].
+    #[arg(long)]
+    pub(crate) maps: Option<u32>,
+
+    /// Reduce partitions.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) partitions: u32,
+
+    /// Bytes of a block before compression; several, separated by commas, are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "64KiB")]
+    pub(crate) block: Vec<ByteSize>,
+
+    /// Map tasks that write at the same time, each on its own stream.
+    #[arg(long, default_value_t = 4, value_parser = value_parser!(u32).range(1..=1024))]
+    pub(crate) streams: u32,
+
+    /// Level that commits wait for; several are measured one after the other [default: disk; of `all`: memory,disk].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) durability: Vec<Level>,
+
+    /// Let the client compress blocks (LZ4); the bytes are then rows of small numbers instead of random.
+    #[arg(long)]
+    pub(crate) compress: bool,
+
+    /// Measured rounds, after one that only warms up. Each is paired with the same bytes over raw TCP.
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+
+    /// Write the report to this file as JSON; `-` is standard output, the table then goes to standard error.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+
+    /// What the bytes are made from.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// Give up when a round takes longer than this many seconds.
+    #[arg(long, default_value_t = 300, value_parser = value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout: u64,
+}
+
+impl Load {
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+
+    /// What was asked for, or else the default of the command.
+    pub(crate) fn levels(&self, default: &[Level]) -> Vec<Level> {
+        if self.durability.is_empty() {
+            default.to_vec()
+        } else {
+            self.durability.clone()
+        }
+    }
+}
+
+/// A load that is also read.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct FetchLoad {
+    #[command(flatten)]
+    pub(crate) load: Load,
+
+    /// Reduce tasks that read at the same time [default: --streams].
+    #[arg(long, value_parser = value_parser!(u32).range(1..=1024))]
+    pub(crate) readers: Option<u32>,
+
+    /// Partitions that each reduce task reads.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
+    pub(crate) read_partitions: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_load_without_servers_or_spawn_is_refused() {
+        let error = Cli::try_parse_from(["forebay-bench", "push"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("--servers"), "{error}");
+        assert!(Cli::try_parse_from(["forebay-bench", "push", "--spawn"]).is_ok());
+        assert!(
+            Cli::try_parse_from(["forebay-bench", "push", "--spawn", "--servers", "a:1"]).is_err()
+        );
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        let cli = Cli::try_parse_from([
+            "forebay-bench",
+            "fetch",
+            "--servers",
+            "a:1,b:2",
+            "--block",
+            "4KiB,1MiB",
+            "--durability",
+            "memory,fsync",
+        ])
+        .unwrap();
+        let Command::Fetch(fetch) = cli.command else {
+            panic!("fetch is fetch")
+        };
+        assert_eq!(fetch.load.servers, ["a:1", "b:2"]);
+        assert_eq!(fetch.load.block, [ByteSize(4096), ByteSize(1 << 20)]);
+        assert_eq!(fetch.load.durability, [Level::Memory, Level::Fsync]);
+    }
+}

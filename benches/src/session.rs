@@ -1,0 +1,345 @@
+//! One use of this program: connect as an app of its own, run the asked-for loads one after the other, delete what was written.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
+use shuffle_client::{AppHandle, AppId, Caller, Client, Durability, Settings, ShuffleId};
+
+use crate::{
+    cli::{Level, Load},
+    cpu::Probe,
+    fetch::{Check, Fetch},
+    measure::Bench,
+    payload::{Payload, Texture},
+    push::{Push, Pushed, latencies},
+    report::{Latency, Run, Summary, Verified},
+    shape::Shape,
+    size::ByteSize,
+    spawn::Spawned,
+    tcp::Direction,
+};
+
+/// If this program is killed, the servers delete its data after this.
+const LEASE: Duration = Duration::from_secs(120);
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Push,
+    Fetch {
+        readers: u32,
+        partitions_per_read: u32,
+    },
+}
+
+/// See the module.
+pub(crate) struct Session {
+    load: Load,
+    servers: Vec<String>,
+    client: Client,
+    caller: Caller,
+    app: AppHandle,
+    bench: Bench,
+    shuffles: u32,
+    /// Ends after everything that talks to it.
+    _spawned: Option<Spawned>,
+}
+
+impl Session {
+    pub(crate) async fn open(load: Load) -> Result<Self> {
+        let spawned = if load.spawn {
+            Some(Spawned::start(&load)?)
+        } else {
+            None
+        };
+        let servers = spawned
+            .as_ref()
+            .map_or_else(|| load.servers.clone(), |server| vec![server.data.clone()]);
+        if let Some(server) = &spawned {
+            eprintln!("started {}", server.describe);
+        }
+        let mut probes = Vec::new();
+        for pid in spawned
+            .iter()
+            .map(|server| server.pid)
+            .chain(load.server_pid.iter().copied())
+        {
+            probes.push(Probe::local(pid)?);
+        }
+        for admin in &load.admin {
+            probes.push(Probe::metrics(admin).await?);
+        }
+        if !probes.is_empty()
+            && probes.len() != servers.len()
+            && !servers.iter().any(|server| server.starts_with("dns://"))
+        {
+            bail!(
+                "{} servers, but the cost of {} is known: give --admin or --server-pid for each",
+                servers.len(),
+                probes.len()
+            );
+        }
+        let texture = if load.compress {
+            Texture::Numbers
+        } else {
+            Texture::Random
+        };
+        let program = std::env::current_exe().context("find this program's own path")?;
+        let bench = Bench::new(
+            &program,
+            probes,
+            Payload::new(load.seed, texture),
+            load.timeout(),
+        )?;
+        let client = Client::new(Settings::of(servers.clone()))?;
+        let name = format!("forebay-bench-{:016x}", rand::random::<u64>());
+        let caller = Caller {
+            app: AppId::try_new(&name).context("make an application id")?,
+            token: format!("{:032x}", rand::random::<u128>()).into(),
+            lease: LEASE,
+        };
+        let app = client
+            .open_app(caller.clone())
+            .await
+            .with_context(|| format!("connect to {}", servers.join(", ")))?;
+        Ok(Self {
+            load,
+            servers,
+            client,
+            caller,
+            app,
+            bench,
+            shuffles: 0,
+            _spawned: spawned,
+        })
+    }
+
+    /// Deletes everything that was written.
+    pub(crate) async fn close(self) -> Result<()> {
+        self.app.close().await.context("delete the data that was written; the servers do it when the lease runs out, in 2 minutes")
+    }
+
+    /// One load at one level, in rounds.
+    pub(crate) async fn run(&mut self, kind: Kind, level: Level, shape: Shape) -> Result<Run> {
+        let bytes = shape.bytes();
+        eprintln!(
+            "{}: loads {} with {} in each of {} rounds",
+            kind.name(),
+            self.servers.join(", "),
+            ByteSize(bytes),
+            self.load.rounds + 1,
+        );
+        self.bench.start_peak();
+        let mut run = self.described(kind, level, shape);
+        match kind {
+            Kind::Push => self.push_rounds(&mut run, level, shape).await?,
+            Kind::Fetch {
+                readers,
+                partitions_per_read,
+            } => {
+                self.fetch_rounds(&mut run, level, shape, readers, partitions_per_read)
+                    .await?;
+            }
+        }
+        run.summary = Summary::of(bytes, &run.rounds);
+        let memory = self.bench.peak_memory();
+        run.server_peak_memory_bytes = memory.map(|memory| memory.bytes);
+        run.server_peak_memory_is_exact = memory.map(|memory| memory.is_peak);
+        Ok(run)
+    }
+
+    async fn push_rounds(&mut self, run: &mut Run, level: Level, shape: Shape) -> Result<()> {
+        let mut latency = latencies()?;
+        let mut stored = 0;
+        let first = self.shuffles;
+        self.shuffles += self.load.rounds + 1;
+        let Self {
+            load,
+            client,
+            caller,
+            app,
+            bench,
+            ..
+        } = self;
+        let payload = bench.payload.clone();
+        let work = async |round: u32, bar: &ProgressBar| {
+            let shuffle = ShuffleId(first + round);
+            let pushed = push(client, caller, app, &payload, load, level, shape, shuffle)
+                .run(load.streams, bar)
+                .await?;
+            stored = pushed.stored_bytes;
+            if round > 0 {
+                latency.add(&pushed.latency).context("add up latencies")?;
+            }
+            Ok(shuffle)
+        };
+        let clean = async |shuffle| {
+            app.delete_shuffle(shuffle)
+                .await
+                .context("delete the round's shuffle")
+        };
+        run.rounds = bench
+            .rounds(
+                "push",
+                load.rounds,
+                Direction::Send,
+                shape.bytes(),
+                work,
+                clean,
+            )
+            .await?;
+        run.commit_latency = Latency::of(&latency);
+        run.stored_bytes = stored;
+        Ok(())
+    }
+
+    async fn fetch_rounds(
+        &mut self,
+        run: &mut Run,
+        level: Level,
+        shape: Shape,
+        readers: u32,
+        partitions_per_read: u32,
+    ) -> Result<()> {
+        let shuffle = ShuffleId(self.shuffles);
+        self.shuffles += 1;
+        let Self {
+            load,
+            client,
+            caller,
+            app,
+            bench,
+            ..
+        } = self;
+        let hidden = ProgressBar::hidden();
+        let push = push(
+            client,
+            caller,
+            app,
+            &bench.payload,
+            load,
+            level,
+            shape,
+            shuffle,
+        );
+        let Pushed {
+            commits,
+            stored_bytes,
+            ..
+        } = push
+            .run(load.streams, &hidden)
+            .await
+            .context("write what is to be read")?;
+        run.stored_bytes = stored_bytes;
+        let fetch = Fetch {
+            client: client.clone(),
+            caller: caller.clone(),
+            payload: bench.payload.clone(),
+            shape,
+            shuffle,
+            commits: commits.into(),
+            readers,
+            partitions_per_read,
+        };
+        let start = Instant::now();
+        let verified = fetch
+            .run(Check::Bytes, &hidden)
+            .await
+            .context("verify every byte")?;
+        run.verified = Some(Verified {
+            bytes: verified.bytes,
+            blocks: verified.blocks,
+            seconds: start.elapsed().as_secs_f64(),
+        });
+        let work = async |_, bar: &ProgressBar| fetch.run(Check::Count, bar).await;
+        let clean = async |_| Ok(());
+        run.rounds = bench
+            .rounds(
+                "fetch",
+                load.rounds,
+                Direction::Receive,
+                shape.bytes(),
+                work,
+                clean,
+            )
+            .await?;
+        app.delete_shuffle(shuffle)
+            .await
+            .context("delete what was read")
+    }
+
+    fn described(&self, kind: Kind, level: Level, shape: Shape) -> Run {
+        let (streams, partitions_per_read) = match kind {
+            Kind::Push => (self.load.streams, None),
+            Kind::Fetch {
+                readers,
+                partitions_per_read,
+            } => (readers, Some(partitions_per_read)),
+        };
+        Run {
+            kind: kind.name(),
+            servers: self.servers.clone(),
+            durability: level.name(),
+            bytes: shape.bytes(),
+            stored_bytes: 0,
+            maps: shape.maps,
+            partitions: shape.partitions,
+            block_bytes: shape.block,
+            blocks: shape.bytes() / u64::from(shape.block),
+            streams,
+            partitions_per_read,
+            compressed: self.load.compress,
+            seed: self.load.seed,
+            server_cost_from: self.bench.probes.iter().map(Probe::describe).collect(),
+            server_peak_memory_bytes: None,
+            server_peak_memory_is_exact: None,
+            verified: None,
+            rounds: Vec::new(),
+            commit_latency: None,
+            summary: Summary::default(),
+        }
+    }
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Fetch { .. } => "fetch",
+        }
+    }
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "parts of one session, borrowed apart"
+)]
+fn push(
+    client: &Client,
+    caller: &Caller,
+    app: &AppHandle,
+    payload: &Payload,
+    load: &Load,
+    level: Level,
+    shape: Shape,
+    shuffle: ShuffleId,
+) -> Push {
+    Push {
+        client: client.clone(),
+        caller: caller.clone(),
+        payload: payload.clone(),
+        shape,
+        shuffle,
+        durability: match level {
+            Level::Memory => Durability::Memory,
+            Level::Disk => Durability::Disk,
+            Level::Fsync => Durability::Fsync,
+        },
+        compress: load.compress,
+        candidates: Arc::from(app.place(shuffle, shape.maps, shape.partitions)),
+    }
+}
