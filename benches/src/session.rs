@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use shuffle_client::{AppHandle, AppId, Caller, Client, Durability, Settings, ShuffleId};
+use tokio::time::timeout;
 
 use crate::{
     cli::{Level, Load},
@@ -25,6 +26,8 @@ use crate::{
 
 /// If this program is killed, the servers delete its data after this.
 const LEASE: Duration = Duration::from_secs(120);
+/// Shorter than the client's own patience, which is made for servers that restart: here a person waits.
+const CONNECT: Duration = Duration::from_secs(15);
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +105,15 @@ impl Session {
             token: format!("{:032x}", rand::random::<u128>()).into(),
             lease: LEASE,
         };
-        let app = client
-            .open_app(caller.clone())
-            .await
+        let open = timeout(CONNECT, client.open_app(caller.clone())).await;
+        let app = open
+            .with_context(|| {
+                format!(
+                    "no answer within {} s: is a server running there?",
+                    CONNECT.as_secs()
+                )
+            })
+            .and_then(|opened| opened.map_err(Into::into))
             .with_context(|| format!("connect to {}", servers.join(", ")))?;
         Ok(Self {
             load,
