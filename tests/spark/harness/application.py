@@ -167,6 +167,7 @@ class Application:
         raise TimeoutError(f"Spark did not replace executor {number} in 60 s\n{self.tail()}")
 
     def maps_rerun(self):
+        """Map tasks that have run more than once so far, with the number of runs beyond the first."""
         self.call("settle")
         return self.events.maps_rerun()
 

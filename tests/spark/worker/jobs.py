@@ -54,6 +54,7 @@ def run_maps(spark, name, kind, maps=40, reduces=16, records=2_000_000):
 
 def run_reduces(spark, name):
     """The other half; may be asked for again, and then reads the same map outputs."""
+    _cancellable(spark)
     kind, _, rdd = _held[name]
     if kind == "count":
         return {"counts": list(_rows(spark).countPerPartition(rdd))}
@@ -152,15 +153,19 @@ QUERIES = {
 }
 
 
+def _cancellable(spark):
+    spark.sparkContext.setJobGroup("cancellable", "a job that may be cancelled", interruptOnCancel=True)
+
+
 def slow_maps(spark, records=4_000_000):
     """A job that shuffles for as long as it is let: for the tests that kill it."""
-    spark.sparkContext.setJobGroup("slow", "a job that will be cancelled", interruptOnCancel=True)
+    _cancellable(spark)
     frame = spark.range(0, records, 1, 4).selectExpr("id AS k", "repeat(sha1(string(id)), 8) AS v").repartition(20, "k")
     return {"digest": _rows(spark).digest(_rows(spark).runMaps(frame._jdf))}
 
 
 def cancel(spark):
-    spark.sparkContext.cancelJobGroup("slow")
+    spark.sparkContext.cancelJobGroup("cancellable")
 
 
 def active_tasks(spark):

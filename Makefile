@@ -1,0 +1,42 @@
+# Thin targets: each is plain commands, run by setup.sh in the environment that it prepares. `make help` lists them.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check rust jvm spark build bench dist
+
+IN := ./setup.sh --
+MVN := mvn --batch-mode --no-transfer-progress --quiet -f jvm-bridge/pom.xml
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+
+demo: build ## the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between
+	@./setup.sh --spark 4.3.0 -- python tests/spark/demo.py
+
+test: check rust jvm spark ## every test, exactly as CI runs them
+	@echo "make test: formatting, lints, Rust, JVM and Spark tests all passed"
+
+check: ## formatting and lints
+	$(IN) cargo fmt --all --check
+	$(IN) cargo clippy --workspace --all-targets --release --quiet -- -D warnings
+
+rust: ## unit, property, conformance and gRPC tests, with real server processes
+	$(IN) cargo build --workspace --release
+	$(IN) cargo test --workspace --release
+
+jvm: ## the Spark plugin: its jar, and its own tests
+	$(IN) cargo build --release --package shuffle-jni
+	$(IN) $(MVN) package
+
+spark: build ## real Spark 3.5.9 and 4.3.0 on real servers
+	@./setup.sh --spark 3.5.9 --spark 4.3.0 -- pytest tests/spark
+
+build: ## the server, the load tool, the native library and the jar with it
+	@test -e target/release/forebay-server || echo "first build: about 6 minutes on 2 cores, once RocksDB is there"
+	@$(IN) cargo build --release --package shuffle-server --package shuffle-benches --package shuffle-jni
+	@$(IN) $(MVN) package -DskipTests
+
+bench: build ## forebay-bench: one server, push and fetch, beside the same bytes over raw TCP
+	@$(IN) benches/run.sh
+
+dist: ## dist/: server and tools optimised further, and the jar with native libraries for x86_64 and aarch64 (glibc 2.17)
+	@./setup.sh --dist -- ./dist.sh

@@ -1,0 +1,104 @@
+"""Servers and applications that the tests of one Spark line share: starting them costs more than most tests.
+
+FOREBAY_SPARK_LINES names the lines, by default the oldest and the newest that are supported. A line that is not installed is
+skipped with the command that installs it; a server or a jar that is not built is an error.
+"""
+
+import os
+
+import pytest
+
+from harness import places
+from harness.application import Application
+from harness.places import Missing, SparkLine
+from harness.run import Run, raise_on_signals
+from harness.server import Server
+
+LINES = os.environ.get("FOREBAY_SPARK_LINES", "3.5.9,4.3.0").split(",")
+SHARED = {
+    "spark.sql.autoBroadcastJoinThreshold": "-1",  # every join shuffles
+    "spark.sql.shuffle.partitions": "16",
+}
+EXECUTOR_MIB = 1536  # a record of 100 MiB is in memory several times over
+
+
+@pytest.fixture(scope="session")
+def run():
+    for built in (places.SERVER, places.JAR):
+        if not built.exists():
+            pytest.fail(f"{built} is not built: run make build", pytrace=False)
+    raise_on_signals()
+    with Run("test") as run:
+        yield run
+
+
+@pytest.fixture(scope="session", params=LINES)
+def line(request) -> SparkLine:
+    try:
+        return SparkLine(request.param)
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def servers(run, line):
+    """Two servers for all tests of a line; a test that kills one starts it again."""
+    both = [Server(run, f"{line.version}-{number}").start() for number in (1, 2)]
+    yield both
+    assert [server.stop() for server in both] == [0, 0]
+
+
+@pytest.fixture(autouse=True)
+def quiet_servers(request):
+    """Whatever a test does to a server, the server's log holds no error."""
+    yield
+    if "servers" in request.fixturenames:
+        errors = [error for server in request.getfixturevalue("servers") for error in server.errors()]
+        assert errors == []
+
+
+@pytest.fixture(scope="session")
+def vanilla(run, line):
+    app = Application(run, line, f"vanilla-{line.version}", None, SHARED, EXECUTOR_MIB)
+    yield app
+    app.stop()
+
+
+@pytest.fixture(scope="session")
+def forebay(run, line, servers):
+    app = Application(run, line, f"forebay-{line.version}", servers, SHARED, EXECUTOR_MIB)
+    yield app
+    app.stop()
+
+
+@pytest.fixture(scope="session")
+def own_answer(vanilla):
+    """The answer of Spark's own shuffle to a call; asked once per line."""
+    known = {}
+
+    def answer(name, **args):
+        key = name, repr(args)
+        if key not in known:
+            known[key] = vanilla.call(name, **args)
+        return known[key]
+
+    return answer
+
+
+@pytest.fixture
+def same(own_answer, forebay, servers):
+    """Makes a call on both and compares; returns Forebay's answer. `moves` says that rows must have crossed the servers."""
+
+    def compare(name, moves=True, part=None, **args):
+        theirs = own_answer(name, **args)
+        before = sum(server.bytes_in() for server in servers)
+        ours = forebay.call(name, **args)
+        if part:
+            assert ours[part] == theirs[part]
+        else:
+            assert ours == theirs
+        moved = sum(server.bytes_in() for server in servers) - before
+        assert (moved > 0) == moves, f"{moved} bytes reached the servers"
+        return ours
+
+    return compare

@@ -1,0 +1,281 @@
+"""`make demo`: the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between.
+
+Everything is real and on this machine: two `forebay-server` processes with disks of their own, a Spark cluster of two executor
+processes, TPC-H data. Ends with a table, target/demo/report.json, and exit code 0 only if every promise held.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+from harness import places
+from harness.application import Application, CallFailed
+from harness.places import Missing, SparkLine
+from harness.progress import Progress
+from harness.report import human_bytes, table
+from harness.run import Run, raise_on_signals
+from harness.server import Server
+
+QUERIES = ("q5", "q9", "q18", "q21")
+KINDS = {"aggregation": "aggregation", "count": "count per partition"}
+MAPS = 40
+SHARED = {
+    "spark.sql.shuffle.partitions": "200",
+    "spark.sql.autoBroadcastJoinThreshold": "1m",  # so that the joins shuffle, as they would at larger scale
+}
+
+
+class Cost:
+    """Wall and CPU seconds of what both shuffles do, and of nothing in between."""
+
+    def __init__(self, run: Run, role: str):
+        self.run, self.role = run, role
+        self.seconds = self.cpu = self.server_cpu = 0.0
+
+    def _now(self):
+        return time.monotonic(), self.run.cpu_seconds(self.role), self.run.cpu_seconds("server")
+
+    @contextmanager
+    def counted(self):
+        before = self._now()
+        yield
+        after = self._now()
+        seconds, spark, server = (b - a for a, b in zip(before, after, strict=True))
+        self.seconds += seconds
+        self.cpu += spark + server
+        self.server_cpu += server
+
+
+class Jobs:
+    """Runs jobs on one application and keeps what they took."""
+
+    def __init__(self, run: Run, app: Application, progress: Progress):
+        self.run, self.app, self.progress = run, app, progress
+        self.cost = Cost(run, app.role)
+        self.done: list[dict] = []
+
+    def query(self, query: str):
+        with self.progress.step(f"TPC-H {query}") as step:
+            with self.cost.counted():
+                answer = self.app.call("tpch", query=query)
+            step.said = f"{answer['rows']} rows in {answer['seconds']:.1f} s, answer {answer['hash']}"
+        self.done.append({"name": f"TPC-H {query}", "answer": answer["hash"], "seconds": round(answer["seconds"], 2)})
+
+    def two_stages(self, kind: str, text: str, between, cost: Cost) -> dict:
+        """Map stage, `between()`, reduce stage. What happens in between is on nobody's account."""
+        with self.progress.step(text) as step:
+            before = self.app.maps_rerun().total()
+            spent = cost.seconds
+            with cost.counted():
+                self.app.call("run_maps", name=text, kind=kind, maps=MAPS)
+            between()
+            with cost.counted():
+                answer = self.app.call("run_reduces", name=text)
+            seconds = cost.seconds - spent
+            again = self.app.maps_rerun().total() - before
+            step.said = f"{seconds:.1f} s, {again} of {MAPS} map tasks ran again"
+        return {"name": text, "answer": answer, "seconds": round(seconds, 2), "maps_rerun": again}
+
+    def killed_executor(self):
+        for kind, what in KINDS.items():
+            text = f"{what}, executor killed after the maps"
+            self.done.append(self.two_stages(kind, text, self.app.kill_executor, self.cost))
+
+    def killed_server(self, restart) -> list[dict]:
+        apart = Cost(self.run, self.app.role)  # Spark's own shuffle has no such job to compare with
+        return [
+            self.two_stages(kind, f"{what}, server killed and restarted", restart, apart) for kind, what in KINDS.items()
+        ]
+
+    def summary(self) -> dict:
+        return {
+            "seconds": round(self.cost.seconds, 2),
+            "cpu_seconds": round(self.cost.cpu, 2),
+            "maps_rerun": sum(job.get("maps_rerun", 0) for job in self.done),
+            "jobs": self.done,
+        }
+
+
+class Traffic:
+    """Bytes in and out of the servers: their counters begin again when a server does."""
+
+    def __init__(self, servers):
+        self.servers, self.before = servers, {"in": 0, "out": 0}
+
+    def now(self) -> dict:
+        return {
+            "in": int(self.before["in"] + sum(server.bytes_in() for server in self.servers)),
+            "out": int(self.before["out"] + sum(server.bytes_out() for server in self.servers)),
+        }
+
+    def forget(self, server):
+        self.before["in"] += server.bytes_in()
+        self.before["out"] += server.bytes_out()
+
+
+def demo(options, progress: Progress, run: Run) -> dict:
+    line = SparkLine(options.spark)
+    progress.title(f"Preparing (Spark {line.version}, TPC-H at scale {options.scale})")
+    with progress.step("TPC-H tables, kept in target/tpch") as step:
+        data = places.tpch(options.scale)
+        step.said = human_bytes(sum(f.stat().st_size for f in data.rglob("*.parquet")))
+    with progress.step("two servers on loopback, each with a temporary disk") as step:
+        servers = [Server(run, f"server-{n}").start() for n in (1, 2)]
+        step.said = " and ".join(server.address for server in servers)
+    traffic = Traffic(servers)
+
+    def application(name, with_servers):
+        with progress.step("a Spark cluster of two executors, one core each"):
+            app = Application(run, line, name, with_servers, SHARED, executor_memory_mib=2048)
+            app.call("tables", data=str(data))
+        return app, Jobs(run, app, progress)
+
+    progress.title("Spark's own shuffle")
+    app, spark = application("spark", None)
+    for query in QUERIES:
+        spark.query(query)
+    spark.killed_executor()
+    app.stop()
+
+    progress.title("Forebay")
+    app, forebay = application("forebay", servers)
+    for query in QUERIES:
+        forebay.query(query)
+    forebay.killed_executor()
+
+    def restart():
+        traffic.forget(servers[0])
+        servers[0].restart()
+
+    answers = {job["name"].split(",")[0]: job["answer"] for job in spark.done}
+    restarts = [{**job, "expected": answers[job["name"].split(",")[0]]} for job in forebay.killed_server(restart)]
+
+    progress.title("Cleaning up")
+    moved = traffic.now()
+    with progress.step("the application ends; the servers forget its data") as step:
+        app.stop()
+        deadline = time.monotonic() + 10
+        while any(server.shuffle_files() for server in servers) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        left = [path for server in servers for path in server.shuffle_files()]
+        step.said = f"{len(left)} files left on them"
+    with progress.step("the servers end") as step:
+        codes = [server.stop() for server in servers]
+        step.said = "exit codes " + ", ".join(map(str, codes))
+        left += [path for path in run.folder("tmp").rglob("*") if path.is_file()]
+        alive = run.processes()
+
+    return {
+        "results_equal": all(a["answer"] == b["answer"] for a, b in zip(spark.done, forebay.done, strict=True))
+        and all(job["answer"] == job["expected"] for job in restarts),
+        "spark": spark.summary(),
+        "forebay": {
+            **forebay.summary(),
+            "server_cpu_seconds": round(forebay.cost.server_cpu, 2),
+            "maps_rerun_after_server_restart": sum(job["maps_rerun"] for job in restarts),
+            "restart_jobs": restarts,
+        },
+        "bytes_through_servers": {**moved, "total": moved["in"] + moved["out"]},
+        "left_files": len(left),
+        "left_file_names": [str(path.relative_to(run.dir)) for path in left],
+        "left_processes": len(alive),
+        "server_exit_codes": codes,
+        "server_errors": [error for server in servers for error in server.errors()],
+        "two_stage_maps": MAPS,
+        "machine": {
+            "spark": line.version,
+            "tpch_scale": options.scale,
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "commit": commit(),
+        },
+    }
+
+
+def commit() -> str:
+    said = subprocess.run(["git", "-C", places.ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return said.stdout.strip()
+
+
+def broken_promises(report: dict) -> list[str]:
+    """What was promised and did not hold, each as a sentence."""
+    forebay = report["forebay"]
+    checks = {
+        "an answer differs from Spark's own": not report["results_equal"],
+        f"{forebay['maps_rerun']} map tasks ran again after an executor was killed": forebay["maps_rerun"] > 0,
+        f"{forebay['maps_rerun_after_server_restart']} map tasks ran again after a server was restarted on its disk": forebay[
+            "maps_rerun_after_server_restart"
+        ]
+        > 0,
+        "killing an executor cost Spark's own shuffle nothing, so this run shows nothing": report["spark"]["maps_rerun"] == 0,
+        "no bytes went through the servers": report["bytes_through_servers"]["in"] == 0,
+        f"{report['left_files']} files were left behind": report["left_files"] > 0,
+        f"{report['left_processes']} processes were left behind": report["left_processes"] > 0,
+        f"a server ended with exit codes {report['server_exit_codes']}": any(report["server_exit_codes"]),
+        f"a server logged an error: {report['server_errors'][:1]}": bool(report["server_errors"]),
+    }
+    return [text for text, is_broken in checks.items() if is_broken]
+
+
+def keep_logs(run: Run):
+    """After a failure, what was said is worth more than a clean folder."""
+    kept = places.TARGET / "demo" / "logs"
+    shutil.rmtree(kept, ignore_errors=True)
+    for path in run.dir.rglob("*"):
+        if path.suffix == ".log" and "data" not in path.parts or path.name in ("stderr", "stdout"):
+            to = kept / path.relative_to(run.dir)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to)
+    print(f"logs are kept in {kept}", file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--spark", default="4.3.0", help="Spark line, installed by setup.sh (default %(default)s)")
+    parser.add_argument("--scale", default="1", help="TPC-H scale factor (default %(default)s)")
+    options = parser.parse_args()
+    for built in (places.SERVER, places.JAR):
+        if not built.exists():
+            raise Missing(f"{built} is not built: run make build")
+    raise_on_signals()
+    progress = Progress()
+    run = Run("demo")
+    try:
+        report = demo(options, progress, run)
+    except BaseException:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not stop the clean-up
+        if sys.exc_info()[0] is not KeyboardInterrupt:
+            keep_logs(run)
+        raise
+    finally:
+        run.close()
+    report["left_files"] += run.dir.exists()
+    broken = broken_promises(report)
+    report["passed"] = not broken
+    folder = places.TARGET / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\n{table(report)}\n")
+    for text in broken:
+        print(f"  BROKEN: {text}")
+    if not broken:
+        print("  Every answer is Spark's own, and nothing was computed twice. Details: target/demo/report.json")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt as stopped:
+        print(f"\nstopped ({stopped or 'Ctrl-C'}); nothing is left running", file=sys.stderr)
+        sys.exit(130)
+    except (Missing, CallFailed, RuntimeError, TimeoutError) as failure:
+        print(f"\ndemo failed: {failure}", file=sys.stderr)
+        sys.exit(1)

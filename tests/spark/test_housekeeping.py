@@ -1,0 +1,94 @@
+"""What is no longer needed goes away, and what hangs can be left."""
+
+import time
+
+import pytest
+
+from harness.application import Application, CallFailed
+from harness.server import Server
+
+
+def wait_until(what, seconds: float, message: str):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"{message} within {seconds:.0f} s"
+        time.sleep(0.05)
+
+
+def held(servers) -> int:
+    return sum(server.shuffle_bytes() for server in servers)
+
+
+def test_shuffle_that_spark_forgets_frees_its_bytes(forebay, servers):
+    before = held(servers)
+    shuffles = forebay.call("run_maps", name="forgotten", kind="count")
+    wait_until(lambda: held(servers) > before + 1_000_000, 30, "no rows reached the disks")
+    for shuffle in shuffles:
+        forebay.call("forget", shuffle=shuffle)
+    wait_until(lambda: held(servers) <= before, 10, "its bytes are not freed")
+
+
+def test_application_that_ends_leaves_no_bytes(run, line):
+    server = Server(run, f"{line.version}-ends").start()
+    app = Application(run, line, f"ends-{line.version}", [server])
+    app.call("run_maps", name="left", kind="count")
+    assert server.shuffle_bytes() > 0
+    app.stop()
+    wait_until(lambda: server.shuffle_files() == [], 10, "its files are not deleted")
+    assert server.stop() == 0
+
+
+def test_killed_driver_leaves_no_bytes_when_its_lease_is_over(run, line):
+    server = Server(run, f"{line.version}-lease").start()
+    app = Application(run, line, f"killed-{line.version}", [server], {"spark.forebay.lease": "10s"})
+    app.call("run_maps", name="left", kind="count")
+    time.sleep(12)  # longer than the lease: a live driver keeps its data
+    assert app.call("run_reduces", name="left")["counts"]
+    app.kill_driver()
+    assert server.shuffle_bytes() > 0
+    wait_until(lambda: server.shuffle_files() == [], 30, "its files are not deleted")
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def hanging(servers):
+    """Both servers stop answering when called, and go on after the test."""
+
+    def hang():
+        for server in servers:
+            server.hang()
+
+    yield hang
+    for server in servers:
+        server.resume()
+
+
+def cancelled(app, call) -> float:
+    """Cancels the job that the call waits for; seconds until no task of it runs any more."""
+    start = time.monotonic()
+    app.call("cancel")
+    with pytest.raises(CallFailed, match="(?i)cancel"):
+        call.result(timeout=60)
+    wait_until(lambda: app.call("active_tasks") == 0, 60, "tasks are still running")
+    return time.monotonic() - start
+
+
+def test_cancelled_maps_end_promptly_though_the_servers_hang(forebay, servers, hanging):
+    call = forebay.start_call("slow_maps")
+    wait_until(lambda: forebay.call("active_tasks") == 2, 30, "the job has not started")
+    time.sleep(1.5)
+    hanging()
+    time.sleep(1)
+    assert cancelled(forebay, call) < 5
+
+
+def test_cancelled_reduces_end_promptly_though_the_servers_hang(forebay, servers, hanging):
+    forebay.call("run_maps", name="hanging", kind="aggregation")
+    hanging()
+    call = forebay.start_call("run_reduces", name="hanging")
+    wait_until(lambda: forebay.call("active_tasks") == 2, 30, "the job has not started")
+    time.sleep(1)
+    assert cancelled(forebay, call) < 5
+    for server in servers:
+        server.resume()
+    assert forebay.call("run_reduces", name="hanging")["digest"].startswith("100003 rows")

@@ -1,0 +1,100 @@
+"""Something is killed between the map stage and the reduce stage: what is right, and what runs again.
+
+Both halves of a job are separate calls, so the kill is between them and not merely likely to be. The kinds are an aggregation
+(rows that never arrive make it smaller, not wrong to look at) and a count per partition.
+"""
+
+import pytest
+
+KINDS = ["aggregation", "count"]
+MAPS = 40
+
+
+@pytest.fixture
+def job(request, forebay, own_answer):
+    """A job of that kind with its map stage done. `finish()` runs the rest and returns the maps that ran again for it."""
+    kind = request.param
+
+    class Job:
+        shuffles = forebay.call("run_maps", name="job", kind=kind, maps=MAPS)
+        before = forebay.maps_rerun()
+
+        @property
+        def locations(self) -> dict[int, str]:
+            where = forebay.call("map_locations", shuffles=self.shuffles)
+            return {int(output.split("/")[1]): location for output, location in where.items()}
+
+        def maps_on(self, server) -> set[int]:
+            """By what Spark was told: the volume is the last part of the location's id."""
+            return {
+                number
+                for number, location in self.locations.items()
+                if any(plain(location).endswith(plain(volume)) for volume in server.volumes)
+            }
+
+        def finish(self) -> set[int]:
+            answer = forebay.call("run_reduces", name="job")
+            assert answer == own_reduces(own_answer, kind)
+            again = forebay.maps_rerun() - self.before
+            assert all(runs == 1 for runs in again.values()), f"maps ran more than once again: {again}"
+            return {number for _, number in again}
+
+    return Job()
+
+
+def own_reduces(own_answer, kind):
+    own_answer("run_maps", name=kind, kind=kind, maps=MAPS)
+    return own_answer("run_reduces", name=kind)
+
+
+def plain(uuid: str) -> str:
+    return uuid.replace("-", "").lower()
+
+
+of_each_kind = pytest.mark.parametrize("job", KINDS, indirect=True)
+
+
+@of_each_kind
+def test_maps_are_spread_evenly_and_registered_under_their_volumes(job, servers):
+    assert [len(job.maps_on(server)) for server in servers] == [MAPS // 2, MAPS // 2]
+    assert job.finish() == set()
+
+
+@of_each_kind
+def test_executor_killed_costs_no_map(job, forebay):
+    forebay.kill_executor()
+    assert job.finish() == set()
+
+
+@of_each_kind
+def test_server_killed_and_restarted_on_its_disk_costs_no_map(job, servers):
+    volumes = servers[0].volumes
+    servers[0].restart()
+    assert servers[0].volumes == volumes
+    assert job.finish() == set()
+
+
+@of_each_kind
+def test_server_restarted_with_an_empty_disk_costs_exactly_its_maps(job, servers):
+    """The case in which a peer's job succeeds with 0 rows: same address, other data."""
+    lost = job.maps_on(servers[0])
+    servers[0].restart(empty=True)
+    assert job.finish() == lost != set()
+
+
+@of_each_kind
+def test_server_that_returns_while_reducers_wait_costs_no_map(job, forebay, servers):
+    servers[1].kill()
+    waiting = forebay.start_call("run_reduces", name="job")
+    with pytest.raises(TimeoutError):
+        waiting.result(timeout=2)
+    servers[1].restart()
+    assert job.finish() == set()
+
+
+@of_each_kind
+def test_executor_and_server_killed_together_cost_no_map(job, forebay, servers):
+    servers[0].kill()
+    forebay.kill_executor()
+    servers[0].restart()
+    assert job.finish() == set()
