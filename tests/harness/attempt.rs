@@ -52,7 +52,11 @@ pub struct App {
 impl App {
     /// An app with a token of its own.
     pub fn new(id: &str) -> Self {
-        Self { id: id.to_owned(), token: format!("token-of-{id}"), lease_ms: 0 }
+        Self {
+            id: id.to_owned(),
+            token: format!("token-of-{id}"),
+            lease_ms: 0,
+        }
     }
 
     /// With a lease of its own.
@@ -63,7 +67,12 @@ impl App {
 
     /// As it stands in messages.
     pub fn caller(&self) -> v1::Caller {
-        v1::Caller { protocol: 1, app: self.id.clone(), token: self.token.clone(), lease_ms: self.lease_ms }
+        v1::Caller {
+            protocol: 1,
+            app: self.id.clone(),
+            token: self.token.clone(),
+            lease_ms: self.lease_ms,
+        }
     }
 }
 
@@ -94,7 +103,12 @@ pub struct Shape {
 impl Shape {
     /// A small shuffle: one round of blocks of up to 4 KiB.
     pub fn small(maps: u32, partitions: u32) -> Self {
-        Self { maps, partitions, rounds: 1, block: 4096 }
+        Self {
+            maps,
+            partitions,
+            rounds: 1,
+            block: 4096,
+        }
     }
 
     /// With this many rounds.
@@ -149,7 +163,12 @@ impl Attempt {
     /// With blocks of random length in about seven of eight partitions; the same for the same ids.
     pub fn generate(app: &App, shuffle: u32, shape: Shape, map_index: u32, attempt: u64) -> Self {
         let mut made = Self::empty(app, shuffle, shape, map_index, attempt);
-        let seed = app.id.bytes().fold(u64::from(shuffle) << 32 | u64::from(map_index), |s, b| s.rotate_left(7) ^ u64::from(b));
+        let seed = app
+            .id
+            .bytes()
+            .fold(u64::from(shuffle) << 32 | u64::from(map_index), |s, b| {
+                s.rotate_left(7) ^ u64::from(b)
+            });
         let mut random = Random(seed ^ attempt.rotate_left(17));
         for _ in 0..shape.rounds {
             for partition in 0..shape.partitions {
@@ -167,7 +186,11 @@ impl Attempt {
     pub fn with_block(mut self, partition: u32, data: impl Into<Bytes>) -> Self {
         let data = data.into();
         let records = 1 + data.len() as u32 / 100;
-        self.blocks.push(Block { partition, records, data });
+        self.blocks.push(Block {
+            partition,
+            records,
+            data,
+        });
         self
     }
 
@@ -179,12 +202,18 @@ impl Attempt {
 
     /// Bytes of all blocks.
     pub fn bytes(&self) -> u64 {
-        self.blocks.iter().map(|block| block.data.len() as u64).sum()
+        self.blocks
+            .iter()
+            .map(|block| block.data.len() as u64)
+            .sum()
     }
 
     /// Records of all blocks.
     pub fn records(&self) -> u64 {
-        self.blocks.iter().map(|block| u64::from(block.records)).sum()
+        self.blocks
+            .iter()
+            .map(|block| u64::from(block.records))
+            .sum()
     }
 
     /// The checksum that the protocol wants for a block: its bytes, then its header.
@@ -194,7 +223,13 @@ impl Attempt {
             &block.data,
             [block.partition, self.map_index],
             self.attempt,
-            [seq as u32, block.data.len() as u32, block.data.len() as u32, block.records, 0],
+            [
+                seq as u32,
+                block.data.len() as u32,
+                block.data.len() as u32,
+                block.records,
+                0,
+            ],
         )
     }
 
@@ -217,9 +252,17 @@ impl Attempt {
         let mut table = v1::BlockTable::default();
         let mut payload = Vec::new();
         for (seq, block) in self.blocks.iter().enumerate().skip(from) {
-            let out_of_order = table.partition.last().is_some_and(|&last| last > block.partition);
-            if !table.partition.is_empty() && (out_of_order || payload.len() + block.data.len() > limit) {
-                batches.push(batch(std::mem::take(&mut table), std::mem::take(&mut payload)));
+            let out_of_order = table
+                .partition
+                .last()
+                .is_some_and(|&last| last > block.partition);
+            if !table.partition.is_empty()
+                && (out_of_order || payload.len() + block.data.len() > limit)
+            {
+                batches.push(batch(
+                    std::mem::take(&mut table),
+                    std::mem::take(&mut payload),
+                ));
             }
             table.partition.push(block.partition);
             table.seq.push(seq as u32);
@@ -246,7 +289,11 @@ impl Attempt {
         let mut sums = BTreeMap::<u32, (u32, u64, u64)>::new();
         for block in &self.blocks {
             let sum = sums.entry(block.partition).or_default();
-            *sum = (sum.0 + 1, sum.1 + block.data.len() as u64, sum.2 + u64::from(block.records));
+            *sum = (
+                sum.0 + 1,
+                sum.1 + block.data.len() as u64,
+                sum.2 + u64::from(block.records),
+            );
         }
         v1::PartitionTotals {
             partition: sums.keys().copied().collect(),
@@ -260,16 +307,27 @@ impl Attempt {
 /// A message with blocks.
 pub fn batch(table: v1::BlockTable, payload: Vec<u8>) -> v1::PushRequest {
     let step = v1::push_request::Step::Batch(v1::Batch { table: Some(table) });
-    v1::PushRequest { step: Some(step), payload: payload.into() }
+    v1::PushRequest {
+        step: Some(step),
+        payload: payload.into(),
+    }
 }
 
 /// CRC-32 of the bytes and then of the header as the table in the protocol's documentation lays it out. Written again here: a test
 /// that used the product's function would agree with it whatever it computed.
-pub fn header_checksum(data: &[u8], partition_and_map: [u32; 2], attempt: u64, rest: [u32; 5]) -> u32 {
+pub fn header_checksum(
+    data: &[u8],
+    partition_and_map: [u32; 2],
+    attempt: u64,
+    rest: [u32; 5],
+) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(data);
-    partition_and_map.iter().for_each(|field| crc.update(&field.to_le_bytes()));
+    partition_and_map
+        .iter()
+        .for_each(|field| crc.update(&field.to_le_bytes()));
     crc.update(&attempt.to_le_bytes());
-    rest.iter().for_each(|field| crc.update(&field.to_le_bytes()));
+    rest.iter()
+        .for_each(|field| crc.update(&field.to_le_bytes()));
     crc.finalize()
 }

@@ -22,12 +22,20 @@ impl Tmpfs {
 
     /// Makes it read-only or writable again.
     pub fn read_only(&self, on: bool) -> bool {
-        run("mount", &["-o", if on { "remount,ro" } else { "remount,rw" }], &self.path)
+        run(
+            "mount",
+            &["-o", if on { "remount,ro" } else { "remount,rw" }],
+            &self.path,
+        )
     }
 
     /// Changes its size.
     pub fn resize(&self, kib: u64) -> bool {
-        run("mount", &["-o", &format!("remount,size={kib}k")], &self.path)
+        run(
+            "mount",
+            &["-o", &format!("remount,size={kib}k")],
+            &self.path,
+        )
     }
 
     /// Where it is.
@@ -47,7 +55,10 @@ fn run(program: &str, args: &[&str], path: &Path) -> bool {
     match Command::new(program).args(args).arg(path).output() {
         Ok(output) if output.status.success() => true,
         Ok(output) => {
-            println!("skipped: {program} {args:?} says {}", String::from_utf8_lossy(&output.stderr).trim());
+            println!(
+                "skipped: {program} {args:?} says {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
             false
         }
         Err(error) => {
@@ -59,16 +70,25 @@ fn run(program: &str, args: &[&str], path: &Path) -> bool {
 
 /// Changes one bit of a file.
 pub fn flip(path: &Path, offset: u64, bit: u8) {
-    let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("a file of the server can be opened");
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("a file of the server can be opened");
     let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).expect("the offset is inside the file");
+    file.read_exact_at(&mut byte, offset)
+        .expect("the offset is inside the file");
     byte[0] ^= 1 << (bit & 7);
-    file.write_all_at(&byte, offset).expect("a file of the server can be written");
+    file.write_all_at(&byte, offset)
+        .expect("a file of the server can be written");
 }
 
 /// Cuts a file off.
 pub fn truncate(path: &Path, length: u64) {
-    let file = fs::OpenOptions::new().write(true).open(path).expect("a file of the server can be opened");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .expect("a file of the server can be opened");
     file.set_len(length).expect("a file can be cut off");
 }
 

@@ -35,12 +35,17 @@ pub async fn step<F: Future>(what: &str, future: F) -> F::Output {
 }
 
 /// Asks again and again until `check` answers `Ok`; fails with its last reason.
-pub async fn eventually<F: Future<Output = Result<T, String>>, T>(within: Duration, mut check: impl FnMut() -> F) -> T {
+pub async fn eventually<F: Future<Output = Result<T, String>>, T>(
+    within: Duration,
+    mut check: impl FnMut() -> F,
+) -> T {
     let start = std::time::Instant::now();
     loop {
         match step("a check", check()).await {
             Ok(value) => return value,
-            Err(reason) if start.elapsed() > within => panic!("still not so after {within:?}: {reason}"),
+            Err(reason) if start.elapsed() > within => {
+                panic!("still not so after {within:?}: {reason}")
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }

@@ -9,29 +9,42 @@ use crate::{
     peer::{Fetched, FetchedBlock, Peer, fetch_range},
 };
 
+/// App, shuffle, map index, attempt.
+type Key = (String, u32, u32, u64);
+
 /// The committed attempts by app, shuffle, map index and attempt, with the volume that holds each.
 #[derive(Clone, Default)]
 pub struct Oracle {
-    attempts: BTreeMap<(String, u32, u32, u64), (Attempt, Vec<u8>)>,
+    attempts: BTreeMap<Key, (Attempt, Vec<u8>)>,
 }
 
 impl Oracle {
     /// Pushes an attempt, which must succeed, and remembers it.
     pub async fn push(&mut self, peer: &Peer, attempt: &Attempt) -> v1::Committed {
-        let committed = peer.push(attempt).await.expect("a well-formed attempt is taken");
+        let committed = peer
+            .push(attempt)
+            .await
+            .expect("a well-formed attempt is taken");
         self.committed(attempt, &committed);
         committed
     }
 
     /// Remembers a committed attempt.
     pub fn committed(&mut self, attempt: &Attempt, receipt: &v1::Committed) {
-        let key = (attempt.app.id.clone(), attempt.shuffle, attempt.map_index, attempt.attempt);
-        self.attempts.insert(key, (attempt.clone(), receipt.volume.to_vec()));
+        let key = (
+            attempt.app.id.clone(),
+            attempt.shuffle,
+            attempt.map_index,
+            attempt.attempt,
+        );
+        self.attempts
+            .insert(key, (attempt.clone(), receipt.volume.to_vec()));
     }
 
     /// Forgets a shuffle.
     pub fn delete_shuffle(&mut self, app: &App, shuffle: u32) {
-        self.attempts.retain(|key, _| (&key.0, key.1) != (&app.id, shuffle));
+        self.attempts
+            .retain(|key, _| (&key.0, key.1) != (&app.id, shuffle));
     }
 
     /// Forgets an app.
@@ -51,7 +64,10 @@ impl Oracle {
 
     /// The volumes that hold a shuffle.
     pub fn volumes(&self, app: &App, shuffle: u32) -> Vec<Vec<u8>> {
-        let mut volumes: Vec<_> = self.of(app, shuffle).map(|(_, volume)| volume.clone()).collect();
+        let mut volumes: Vec<_> = self
+            .of(app, shuffle)
+            .map(|(_, volume)| volume.clone())
+            .collect();
         volumes.sort();
         volumes.dedup();
         volumes
@@ -59,46 +75,97 @@ impl Oracle {
 
     /// Bytes of a shuffle.
     pub fn bytes(&self, app: &App, shuffle: u32) -> u64 {
-        self.of(app, shuffle).map(|(attempt, _)| attempt.bytes()).sum()
+        self.of(app, shuffle)
+            .map(|(attempt, _)| attempt.bytes())
+            .sum()
     }
 
-    fn of<'a>(&'a self, app: &'a App, shuffle: u32) -> impl Iterator<Item = &'a (Attempt, Vec<u8>)> {
-        self.attempts.iter().filter(move |(key, _)| key.0 == app.id && key.1 == shuffle).map(|(_, value)| value)
+    fn of<'a>(
+        &'a self,
+        app: &'a App,
+        shuffle: u32,
+    ) -> impl Iterator<Item = &'a (Attempt, Vec<u8>)> {
+        self.attempts
+            .iter()
+            .filter(move |(key, _)| key.0 == app.id && key.1 == shuffle)
+            .map(|(_, value)| value)
     }
 
     /// Fetches a whole shuffle from all volumes that hold it and compares.
     pub async fn check(&self, peer: &Peer, app: &App, shuffle: u32) {
-        self.check_range(peer, app, shuffle, 0..u32::MAX, 0..u32::MAX).await;
+        self.check_range(peer, app, shuffle, 0..u32::MAX, 0..u32::MAX)
+            .await;
     }
 
     /// Fetches a range and compares.
-    pub async fn check_range(&self, peer: &Peer, app: &App, shuffle: u32, partitions: Range<u32>, maps: Range<u32>) {
+    pub async fn check_range(
+        &self,
+        peer: &Peer,
+        app: &App,
+        shuffle: u32,
+        partitions: Range<u32>,
+        maps: Range<u32>,
+    ) {
         let volumes = self.volumes(app, shuffle);
         let partitions = partitions.start..partitions.end.min(self.partitions(app, shuffle));
         let request = fetch_range(app, shuffle, volumes, partitions.clone(), maps.clone());
-        let fetched = peer.fetch(request).await.expect("a shuffle that was committed is served");
+        let fetched = peer
+            .fetch(request)
+            .await
+            .expect("a shuffle that was committed is served");
         self.compare(&fetched, app, shuffle, partitions, maps);
     }
 
     /// Partitions of a shuffle.
     pub fn partitions(&self, app: &App, shuffle: u32) -> u32 {
-        self.of(app, shuffle).map(|(attempt, _)| attempt.num_partitions).max().expect("something is committed")
+        self.of(app, shuffle)
+            .map(|(attempt, _)| attempt.num_partitions)
+            .max()
+            .expect("something is committed")
     }
 
     /// Whether an answer holds every block of the range once, unchanged, in order, and nothing else; and its summary says so.
-    pub fn compare(&self, fetched: &Fetched, app: &App, shuffle: u32, partitions: Range<u32>, maps: Range<u32>) {
+    pub fn compare(
+        &self,
+        fetched: &Fetched,
+        app: &App,
+        shuffle: u32,
+        partitions: Range<u32>,
+        maps: Range<u32>,
+    ) {
         let got = keyed(&fetched.blocks);
         let mut expected_blocks = 0;
         let mut columns = BTreeMap::new();
-        for (attempt, _) in self.of(app, shuffle).filter(|(attempt, _)| maps.contains(&attempt.map_index)) {
+        for (attempt, _) in self
+            .of(app, shuffle)
+            .filter(|(attempt, _)| maps.contains(&attempt.map_index))
+        {
             let mut sums = (0u32, 0u64, 0u64);
-            for (seq, block) in attempt.blocks.iter().enumerate().filter(|(_, block)| partitions.contains(&block.partition)) {
-                let name = format!("block {seq} of attempt {} in partition {}", attempt.attempt, block.partition);
-                let found = got.get(&(attempt.map_index, attempt.attempt, seq as u32)).unwrap_or_else(|| panic!("no {name}"));
+            for (seq, block) in attempt
+                .blocks
+                .iter()
+                .enumerate()
+                .filter(|(_, block)| partitions.contains(&block.partition))
+            {
+                let name = format!(
+                    "block {seq} of attempt {} in partition {}",
+                    attempt.attempt, block.partition
+                );
+                let found = got
+                    .get(&(attempt.map_index, attempt.attempt, seq as u32))
+                    .unwrap_or_else(|| panic!("no {name}"));
                 assert_eq!(found.data, block.data, "bytes of {name}");
-                assert_eq!((found.partition, found.records), (block.partition, block.records), "{name}");
+                assert_eq!(
+                    (found.partition, found.records),
+                    (block.partition, block.records),
+                    "{name}"
+                );
                 assert_eq!(found.checksum, attempt.checksum(seq), "{name}");
-                sums = (sums.0 + 1, sums.1 + block.data.len() as u64, sums.2 + u64::from(block.records));
+                sums = (
+                    sums.0 + 1,
+                    sums.1 + block.data.len() as u64,
+                    sums.2 + u64::from(block.records),
+                );
                 expected_blocks += 1;
             }
             columns.insert((attempt.map_index, attempt.attempt), sums);
@@ -114,13 +181,22 @@ impl Oracle {
 /// The summary by (map index, attempt).
 pub fn summary_columns(summary: &v1::Summary) -> BTreeMap<(u32, u64), (u32, u64, u64)> {
     let count = summary.attempt.len();
-    let lengths = [summary.map_index.len(), summary.blocks.len(), summary.bytes.len(), summary.records.len()];
+    let lengths = [
+        summary.map_index.len(),
+        summary.blocks.len(),
+        summary.bytes.len(),
+        summary.records.len(),
+    ];
     assert_eq!(lengths, [count; 4], "columns of the summary differ");
     let mut columns = BTreeMap::new();
     for i in 0..count {
         let sums = (summary.blocks[i], summary.bytes[i], summary.records[i]);
         let twice = columns.insert((summary.map_index[i], summary.attempt[i]), sums);
-        assert!(twice.is_none(), "attempt {} is twice in the summary", summary.attempt[i]);
+        assert!(
+            twice.is_none(),
+            "attempt {} is twice in the summary",
+            summary.attempt[i]
+        );
     }
     columns
 }
@@ -129,7 +205,12 @@ fn keyed(blocks: &[FetchedBlock]) -> BTreeMap<(u32, u64, u32), &FetchedBlock> {
     let mut keyed = BTreeMap::new();
     for block in blocks {
         let twice = keyed.insert((block.map_index, block.attempt, block.seq), block);
-        assert!(twice.is_none(), "block {} of attempt {} came twice", block.seq, block.attempt);
+        assert!(
+            twice.is_none(),
+            "block {} of attempt {} came twice",
+            block.seq,
+            block.attempt
+        );
     }
     keyed
 }
@@ -139,6 +220,10 @@ fn in_order(blocks: &[FetchedBlock]) {
     let mut last = BTreeMap::new();
     for block in blocks {
         let before = last.insert((block.attempt, block.partition), block.seq);
-        assert!(before.is_none_or(|seq| seq < block.seq), "blocks of attempt {} are out of order", block.attempt);
+        assert!(
+            before.is_none_or(|seq| seq < block.seq),
+            "blocks of attempt {} are out of order",
+            block.attempt
+        );
     }
 }

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use shuffle_proto::{
     kind::Kind,
-    v1::{self, control_client::ControlClient, data_client::DataClient, push_request, push_response},
+    v1::{
+        self, control_client::ControlClient, data_client::DataClient, push_request, push_response,
+    },
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,8 +35,13 @@ pub struct Peer {
 impl Peer {
     /// Connects; the server must be there.
     pub async fn connect(addr: SocketAddr) -> Self {
-        let endpoint = Endpoint::from_shared(format!("http://{addr}")).expect("an address is a URI");
-        let channel = endpoint.connect_timeout(Duration::from_secs(10)).connect().await.expect("the server takes connections");
+        let endpoint =
+            Endpoint::from_shared(format!("http://{addr}")).expect("an address is a URI");
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(10))
+            .connect()
+            .await
+            .expect("the server takes connections");
         Self {
             data: DataClient::new(channel.clone()).max_decoding_message_size(16 << 20),
             control: ControlClient::new(channel.clone()),
@@ -57,7 +64,11 @@ impl Peer {
     /// Opens a push and sends all batches of an attempt.
     pub async fn send(&self, attempt: &Attempt) -> Result<Push, Status> {
         let (mut push, opened) = self.open(attempt.open()).await?;
-        assert!(!opened.committed, "attempt {} is committed already", attempt.attempt);
+        assert!(
+            !opened.committed,
+            "attempt {} is committed already",
+            attempt.attempt
+        );
         push.batches(attempt.batches()).await;
         Ok(push)
     }
@@ -66,8 +77,15 @@ impl Peer {
     pub async fn push(&self, attempt: &Attempt) -> Result<v1::Committed, Status> {
         let push = self.send(attempt).await?;
         let committed = push.commit(attempt.totals()).await?;
-        assert_eq!((committed.bytes, committed.records), (attempt.bytes(), attempt.records()), "the receipt's sums");
-        assert!(committed.durability >= attempt.durability as i32, "the level reached is below the one asked for");
+        assert_eq!(
+            (committed.bytes, committed.records),
+            (attempt.bytes(), attempt.records()),
+            "the receipt's sums"
+        );
+        assert!(
+            committed.durability >= attempt.durability as i32,
+            "the level reached is below the one asked for"
+        );
         Ok(committed)
     }
 
@@ -77,7 +95,12 @@ impl Peer {
     pub async fn fetch(&self, request: v1::FetchRequest) -> Result<Fetched, Status> {
         let fetched = self.fetch_unchecked(request).await?;
         for block in &fetched.blocks {
-            assert!(block.intact(), "block {} of attempt {} fails its checksum", block.seq, block.attempt);
+            assert!(
+                block.intact(),
+                "block {} of attempt {} fails its checksum",
+                block.seq,
+                block.attempt
+            );
         }
         Ok(fetched)
     }
@@ -92,7 +115,8 @@ impl Peer {
                 assert!(summary.is_none(), "a message after the summary");
                 summary = fetched.take(message);
             }
-            fetched.summary = summary.expect("the last message of a fetch that succeeds is its summary");
+            fetched.summary =
+                summary.expect("the last message of a fetch that succeeds is its summary");
             Ok(fetched)
         })
         .await
@@ -102,32 +126,66 @@ impl Peer {
 
     /// Describe.
     pub async fn describe(&self) -> v1::DescribeResponse {
-        let answer = step("describe", self.control.clone().describe(v1::DescribeRequest { protocol: 1 })).await;
+        let answer = step(
+            "describe",
+            self.control
+                .clone()
+                .describe(v1::DescribeRequest { protocol: 1 }),
+        )
+        .await;
         answer.expect("describe needs nothing").into_inner()
     }
 
     /// RenewLease.
     pub async fn renew(&self, app: &App) -> Result<u64, Status> {
-        let request = v1::RenewLeaseRequest { caller: Some(app.caller()) };
-        Ok(step("renew", self.control.clone().renew_lease(request)).await?.into_inner().lease_ms)
+        let request = v1::RenewLeaseRequest {
+            caller: Some(app.caller()),
+        };
+        Ok(step("renew", self.control.clone().renew_lease(request))
+            .await?
+            .into_inner()
+            .lease_ms)
     }
 
     /// DeleteShuffle.
     pub async fn delete_shuffle(&self, app: &App, shuffle: u32) -> Result<u64, Status> {
-        let request = v1::DeleteShuffleRequest { caller: Some(app.caller()), shuffle };
-        Ok(step("delete shuffle", self.control.clone().delete_shuffle(request)).await?.into_inner().bytes)
+        let request = v1::DeleteShuffleRequest {
+            caller: Some(app.caller()),
+            shuffle,
+        };
+        Ok(step(
+            "delete shuffle",
+            self.control.clone().delete_shuffle(request),
+        )
+        .await?
+        .into_inner()
+        .bytes)
     }
 
     /// DeleteApp.
     pub async fn delete_app(&self, app: &App) -> Result<u64, Status> {
-        let request = v1::DeleteAppRequest { caller: Some(app.caller()) };
-        Ok(step("delete app", self.control.clone().delete_app(request)).await?.into_inner().bytes)
+        let request = v1::DeleteAppRequest {
+            caller: Some(app.caller()),
+        };
+        Ok(step("delete app", self.control.clone().delete_app(request))
+            .await?
+            .into_inner()
+            .bytes)
     }
 
     /// Usage.
-    pub async fn usage(&self, app: &App, shuffle: Option<u32>) -> Result<v1::UsageResponse, Status> {
-        let request = v1::UsageRequest { caller: Some(app.caller()), shuffle };
-        Ok(step("usage", self.control.clone().usage(request)).await?.into_inner())
+    pub async fn usage(
+        &self,
+        app: &App,
+        shuffle: Option<u32>,
+    ) -> Result<v1::UsageResponse, Status> {
+        let request = v1::UsageRequest {
+            caller: Some(app.caller()),
+            shuffle,
+        };
+        Ok(step("usage", self.control.clone().usage(request))
+            .await?
+            .into_inner())
     }
 }
 
@@ -178,13 +236,26 @@ impl Push {
         let (steps, requests) = mpsc::channel(4);
         let mut client = peer.data.clone();
         // In its own task: the server may answer the headers only after it has seen a message.
-        let call = async move { client.push(ReceiverStream::new(requests)).await.map(tonic::Response::into_inner) };
-        Self { steps: Some(steps), answers: Answers::Waiting(tokio::spawn(call)), acked: 0 }
+        let call = async move {
+            client
+                .push(ReceiverStream::new(requests))
+                .await
+                .map(tonic::Response::into_inner)
+        };
+        Self {
+            steps: Some(steps),
+            answers: Answers::Waiting(tokio::spawn(call)),
+            acked: 0,
+        }
     }
 
     /// Sends a step without payload. A stream that the server has ended takes it and forgets it: the answer tells why.
     pub async fn send(&mut self, it: push_request::Step) {
-        self.send_message(v1::PushRequest { step: Some(it), payload: Bytes::new() }).await;
+        self.send_message(v1::PushRequest {
+            step: Some(it),
+            payload: Bytes::new(),
+        })
+        .await;
     }
 
     /// Sends any message.
@@ -221,7 +292,9 @@ impl Push {
     /// The next answer.
     pub async fn any_answer(&mut self) -> Result<Option<push_response::Step>, Status> {
         if let Answers::Waiting(call) = &mut self.answers {
-            let stream = step("the start of a push", call).await.expect("the call does not panic");
+            let stream = step("the start of a push", call)
+                .await
+                .expect("the call does not panic");
             self.answers = match stream {
                 Ok(stream) => Answers::Open(Box::new(stream)),
                 Err(status) => {
@@ -252,7 +325,10 @@ impl Push {
 
     /// Commits, and reads the receipt and the stream's end.
     pub async fn commit(mut self, totals: v1::PartitionTotals) -> Result<v1::Committed, Status> {
-        self.send(push_request::Step::Commit(v1::Commit { totals: Some(totals) })).await;
+        self.send(push_request::Step::Commit(v1::Commit {
+            totals: Some(totals),
+        }))
+        .await;
         self.finish();
         self.receipt().await
     }
@@ -280,7 +356,10 @@ impl Push {
 
     /// Aborts.
     pub async fn abort(mut self) {
-        self.send(push_request::Step::Abort(v1::Abort { reason: "the test says so".into() })).await;
+        self.send(push_request::Step::Abort(v1::Abort {
+            reason: "the test says so".into(),
+        }))
+        .await;
         self.finish();
         while let Ok(Some(_)) = self.answer().await {}
     }
@@ -314,8 +393,19 @@ pub struct FetchedBlock {
 impl FetchedBlock {
     /// Whether the checksum fits.
     pub fn intact(&self) -> bool {
-        let rest = [self.seq, self.data.len() as u32, self.raw_length, self.records, self.flags];
-        header_checksum(&self.data, [self.partition, self.map_index], self.attempt, rest) == self.checksum
+        let rest = [
+            self.seq,
+            self.data.len() as u32,
+            self.raw_length,
+            self.records,
+            self.flags,
+        ];
+        header_checksum(
+            &self.data,
+            [self.partition, self.map_index],
+            self.attempt,
+            rest,
+        ) == self.checksum
     }
 }
 
@@ -336,10 +426,25 @@ impl Fetched {
         let mut payload = message.payload;
         if let Some(table) = message.table {
             let count = table.partition.len();
-            let columns = [&table.seq, &table.length, &table.raw_length, &table.records, &table.flags, &table.checksum, &table.map_index];
-            assert!(columns.iter().all(|column| column.len() == count) && table.attempt.len() == count, "columns differ");
+            let columns = [
+                &table.seq,
+                &table.length,
+                &table.raw_length,
+                &table.records,
+                &table.flags,
+                &table.checksum,
+                &table.map_index,
+            ];
+            assert!(
+                columns.iter().all(|column| column.len() == count) && table.attempt.len() == count,
+                "columns differ"
+            );
             let total: u64 = table.length.iter().map(|&length| u64::from(length)).sum();
-            assert_eq!(total, payload.len() as u64, "the payload is what the table says");
+            assert_eq!(
+                total,
+                payload.len() as u64,
+                "the payload is what the table says"
+            );
             for i in 0..count {
                 self.blocks.push(FetchedBlock {
                     partition: table.partition[i],
@@ -355,7 +460,11 @@ impl Fetched {
             }
         }
         assert!(payload.is_empty(), "payload without a table");
-        assert!(message.cursor.len() <= 64, "a cursor of {} bytes", message.cursor.len());
+        assert!(
+            message.cursor.len() <= 64,
+            "a cursor of {} bytes",
+            message.cursor.len()
+        );
         if !message.cursor.is_empty() {
             self.cursors.push((self.blocks.len(), message.cursor));
         }
@@ -366,12 +475,26 @@ impl Fetched {
 /// Checks that a refusal is of this kind, by trailer and by code, and says something to a person: all of `words`.
 #[track_caller]
 pub fn assert_refused(status: &Status, kind: Kind, words: &[&str]) {
-    assert_eq!((Kind::of(status), status.code()), (kind, kind.code()), "{status:?}");
-    let named = status.metadata().get("forebay-kind").map(|value| value.to_str().expect("the trailer is text").to_owned());
-    assert_eq!(named.as_deref(), Some(kind.name()), "the trailer forebay-kind of {status:?}");
+    assert_eq!(
+        (Kind::of(status), status.code()),
+        (kind, kind.code()),
+        "{status:?}"
+    );
+    let named = status
+        .metadata()
+        .get("forebay-kind")
+        .map(|value| value.to_str().expect("the trailer is text").to_owned());
+    assert_eq!(
+        named.as_deref(),
+        Some(kind.name()),
+        "the trailer forebay-kind of {status:?}"
+    );
     let message = status.message();
     assert!(!message.is_empty(), "a refusal says why: {status:?}");
     for word in words {
-        assert!(message.contains(word), "the message {message:?} does not name {word:?}");
+        assert!(
+            message.contains(word),
+            "the message {message:?} does not name {word:?}"
+        );
     }
 }

@@ -36,9 +36,10 @@ pub async fn call(peer: &Peer, path: &str, pieces: Vec<Bytes>, end: bool) -> Raw
             sender.closed().await;
         }
     });
-    let frames = tokio_stream::StreamExt::map(tokio_stream::wrappers::ReceiverStream::new(receiver), |piece| {
-        Ok::<_, Infallible>(http_body::Frame::data(piece))
-    });
+    let frames = tokio_stream::StreamExt::map(
+        tokio_stream::wrappers::ReceiverStream::new(receiver),
+        |piece| Ok::<_, Infallible>(http_body::Frame::data(piece)),
+    );
     let request = http::Request::post(path)
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -46,10 +47,18 @@ pub async fn call(peer: &Peer, path: &str, pieces: Vec<Bytes>, end: bool) -> Raw
         .expect("a request can be made");
     let answer = step("a raw call", async {
         let mut channel = peer.channel.clone();
-        std::future::poll_fn(|cx| GrpcService::<Body>::poll_ready(&mut channel, cx)).await.expect("the connection stands");
+        std::future::poll_fn(|cx| GrpcService::<Body>::poll_ready(&mut channel, cx))
+            .await
+            .expect("the connection stands");
         let response = match GrpcService::call(&mut channel, request).await {
             Ok(response) => response,
-            Err(error) => return RawAnswer { http: 0, status: Some(Status::from_error(Box::new(error))), body: Bytes::new() },
+            Err(error) => {
+                return RawAnswer {
+                    http: 0,
+                    status: Some(Status::from_error(Box::new(error))),
+                    body: Bytes::new(),
+                };
+            }
         };
         let (head, body) = response.into_parts();
         let mut status = Status::from_header_map(&head.headers);
@@ -63,7 +72,11 @@ pub async fn call(peer: &Peer, path: &str, pieces: Vec<Bytes>, end: bool) -> Raw
                 Bytes::new()
             }
         };
-        RawAnswer { http: head.status.as_u16(), status, body }
+        RawAnswer {
+            http: head.status.as_u16(),
+            status,
+            body,
+        }
     })
     .await;
     feed.abort();
@@ -80,7 +93,9 @@ pub fn grpc_frame(message: &[u8]) -> Bytes {
 
 /// Writes bytes on a new connection, and reads what comes until the server closes it or a moment has passed.
 pub async fn socket(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(addr).await.expect("the server takes connections");
+    let mut stream = TcpStream::connect(addr)
+        .await
+        .expect("the server takes connections");
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(Duration::from_millis(500), stream.read_to_end(&mut answer)).await;
@@ -90,14 +105,26 @@ pub async fn socket(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 /// GET over HTTP/1.1: status and body.
 pub async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     step("an HTTP call", async {
-        let mut stream = TcpStream::connect(addr).await.expect("the admin port takes connections");
+        let mut stream = TcpStream::connect(addr)
+            .await
+            .expect("the admin port takes connections");
         let request = format!("GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("a request can be sent");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("a request can be sent");
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.expect("an answer can be read");
+        stream
+            .read_to_end(&mut answer)
+            .await
+            .expect("an answer can be read");
         let text = String::from_utf8_lossy(&answer).into_owned();
         let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
-        let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        let status = head
+            .split_whitespace()
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .expect("a status");
         (status, body.to_owned())
     })
     .await
@@ -107,11 +134,17 @@ pub async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
 pub fn metric(text: &str, name: &str) -> Option<f64> {
     let mut sum = None;
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let Some(rest) = line.strip_prefix(name) else { continue };
+        let Some(rest) = line.strip_prefix(name) else {
+            continue;
+        };
         if !rest.starts_with([' ', '{']) {
             continue;
         }
-        if let Some(value) = rest.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()) {
+        if let Some(value) = rest
+            .rsplit(' ')
+            .next()
+            .and_then(|value| value.parse::<f64>().ok())
+        {
             sum = Some(sum.unwrap_or(0.0) + value);
         }
     }

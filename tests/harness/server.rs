@@ -76,8 +76,16 @@ pub fn binary() -> PathBuf {
         return path.into();
     }
     let test = std::env::current_exe().expect("a test has a path");
-    let path = test.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps").join("forebay-server");
-    assert!(path.exists(), "no {}: run `cargo build --release -p shuffle-server` first", path.display());
+    let path = test
+        .ancestors()
+        .nth(2)
+        .expect("tests lie in <target>/<profile>/deps")
+        .join("forebay-server");
+    assert!(
+        path.exists(),
+        "no {}: run `cargo build --release -p shuffle-server` first",
+        path.display()
+    );
     path
 }
 
@@ -96,11 +104,19 @@ impl Server {
 
     /// Makes the directories and starts nothing.
     pub fn prepare(mut setup: Setup) -> Self {
-        let root = tempfile::Builder::new().prefix("forebay-test-").tempdir().expect("a temporary directory can be made");
+        let root = tempfile::Builder::new()
+            .prefix("forebay-test-")
+            .tempdir()
+            .expect("a temporary directory can be made");
         let mut dirs = std::mem::take(&mut setup.dirs);
-        let new = if dirs.is_empty() { setup.new_dirs.max(1) } else { setup.new_dirs };
+        let new = if dirs.is_empty() {
+            setup.new_dirs.max(1)
+        } else {
+            setup.new_dirs
+        };
         dirs.extend((0..new).map(|i| root.path().join(format!("data{i}"))));
-        dirs.iter().for_each(|dir| fs::create_dir_all(dir).expect("a data directory can be made"));
+        dirs.iter()
+            .for_each(|dir| fs::create_dir_all(dir).expect("a data directory can be made"));
         Self {
             setup,
             dirs,
@@ -117,7 +133,10 @@ impl Server {
     /// Starts the process (again) on the same addresses and directories, and waits until it says that it is ready.
     pub async fn restart(&mut self) {
         if let Err(status) = self.try_start().await {
-            panic!("the server ended before it was ready: {status}\n{}", self.log());
+            panic!(
+                "the server ended before it was ready: {status}\n{}",
+                self.log()
+            );
         }
     }
 
@@ -127,7 +146,9 @@ impl Server {
         self.starts += 1;
         let ready = self.root.path().join(format!("ready{}", self.starts));
         let log = fs::File::create(self.log_path()).expect("a log file can be made");
-        let address = |known: Option<SocketAddr>| known.map_or("127.0.0.1:0".to_owned(), |addr| addr.to_string());
+        let address = |known: Option<SocketAddr>| {
+            known.map_or_else(|| "127.0.0.1:0".to_owned(), |addr| addr.to_string())
+        };
         // The kernel kills the server when the thread that started it ends, however it ends.
         let mut command = if Path::new("/usr/bin/setpriv").exists() {
             let mut command = Command::new("/usr/bin/setpriv");
@@ -145,7 +166,13 @@ impl Server {
             command.arg("--data-dir").arg(dir);
         }
         command
-            .args(["--listen", &address(self.data), "--admin-listen", &address(self.admin), "--ready-file"])
+            .args([
+                "--listen",
+                &address(self.data),
+                "--admin-listen",
+                &address(self.admin),
+                "--ready-file",
+            ])
             .arg(&ready)
             .args(&self.setup.args)
             .envs(self.setup.env.iter().map(|(name, value)| (name, value)))
@@ -165,19 +192,33 @@ impl Server {
                 }
                 _ => {}
             }
-            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().expect("a child can be waited for")) {
+            if let Some(status) = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().expect("a child can be waited for"))
+            {
                 self.child = None;
                 return Err(status);
             }
-            assert!(start.elapsed() < START, "the server is not ready after {START:?}\n{}", self.log());
+            assert!(
+                start.elapsed() < START,
+                "the server is not ready after {START:?}\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// Starts the process, which must refuse; answers what it said.
     pub async fn refused(&mut self) -> String {
-        let status = self.try_start().await.expect_err("the server starts although it must refuse");
-        assert!(!status.success(), "a refusal is a failure for whoever started the server");
+        let status = self
+            .try_start()
+            .await
+            .expect_err("the server starts although it must refuse");
+        assert!(
+            !status.success(),
+            "a refusal is a failure for whoever started the server"
+        );
         let log = self.log();
         self.allowed.push(String::new()); // a refusal may well be logged as an error
         log
@@ -185,19 +226,34 @@ impl Server {
 
     fn read_ready(&mut self, line: &str) {
         let field = |name: &str| {
-            let found = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            let found = line
+                .split_whitespace()
+                .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
             found.unwrap_or_else(|| panic!("no {name} in {line:?}"))
         };
         assert!(line.starts_with("ready "), "{line:?}");
         let address = |name| field(name).parse::<SocketAddr>().expect("an address");
         let (data, admin) = (address("data"), address("admin"));
         if let (Some(old), Some(old_admin)) = (self.data, self.admin) {
-            assert_eq!((old, old_admin), (data, admin), "the server came back on other ports");
+            assert_eq!(
+                (old, old_admin),
+                (data, admin),
+                "the server came back on other ports"
+            );
         }
         (self.data, self.admin) = (Some(data), Some(admin));
-        let volume = |text| uuid::Uuid::parse_str(text).expect("a volume is a UUID").as_bytes().to_vec();
+        let volume = |text| {
+            uuid::Uuid::parse_str(text)
+                .expect("a volume is a UUID")
+                .as_bytes()
+                .to_vec()
+        };
         self.volumes = field("volumes").split(',').map(volume).collect();
-        assert_eq!(self.volumes.len(), self.dirs.len(), "one volume per data directory");
+        assert_eq!(
+            self.volumes.len(),
+            self.dirs.len(),
+            "one volume per data directory"
+        );
     }
 
     // === what it is ===
@@ -240,6 +296,11 @@ impl Server {
         self.root.path().join(name)
     }
 
+    /// Will start on the addresses of another server.
+    pub fn listen_like(&mut self, other: &Server) {
+        (self.data, self.admin) = (other.data, other.admin);
+    }
+
     /// Changes the flags for the next start.
     pub fn reconfigure(&mut self, change: impl FnOnce(Setup) -> Setup) {
         self.setup = change(std::mem::take(&mut self.setup));
@@ -256,21 +317,36 @@ impl Server {
 
     /// Files of bulk data (segments and commit logs), all volumes.
     pub fn data_files(&self) -> Vec<PathBuf> {
-        let of = |extension: &str| self.files().into_iter().filter(move |path| path.extension().is_some_and(|e| e == extension)).collect();
+        let of = |extension: &str| {
+            self.files()
+                .into_iter()
+                .filter(move |path| path.extension().is_some_and(|e| e == extension))
+                .collect()
+        };
         let (mut segments, logs): (Vec<_>, Vec<_>) = (of("seg"), of("log"));
         // RocksDB names its write-ahead logs *.log too.
-        segments.extend(logs.into_iter().filter(|path| !path.components().any(|c| c.as_os_str() == "index")));
+        segments.extend(
+            logs.into_iter()
+                .filter(|path| !path.components().any(|c| c.as_os_str() == "index")),
+        );
         segments
     }
 
     /// Bytes in [`data_files`](Self::data_files).
     pub fn data_bytes(&self) -> u64 {
-        self.data_files().iter().filter_map(|path| fs::metadata(path).ok()).map(|meta| meta.len()).sum()
+        self.data_files()
+            .iter()
+            .filter_map(|path| fs::metadata(path).ok())
+            .map(|meta| meta.len())
+            .sum()
     }
 
     /// Files of the index, all volumes.
     pub fn index_files(&self) -> Vec<PathBuf> {
-        self.files().into_iter().filter(|path| path.components().any(|c| c.as_os_str() == "index")).collect()
+        self.files()
+            .into_iter()
+            .filter(|path| path.components().any(|c| c.as_os_str() == "index"))
+            .collect()
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -303,7 +379,9 @@ impl Server {
 
     /// SIGKILL: no chance to say goodbye.
     pub fn kill(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
         let _ = kill_process_group(pid(&child), Signal::KILL);
         let _ = child.wait();
         self.check_log();
@@ -334,7 +412,11 @@ impl Server {
                 self.check_log();
                 return status;
             }
-            assert!(start.elapsed() < crate::STEP, "the server does not end\n{}", self.log());
+            assert!(
+                start.elapsed() < crate::STEP,
+                "the server does not end\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -343,12 +425,18 @@ impl Server {
     pub async fn stop(&mut self) {
         self.terminate();
         let status = self.ended().await;
-        assert!(status.success(), "the server ended with {status}\n{}", self.log());
+        assert!(
+            status.success(),
+            "the server ended with {status}\n{}",
+            self.log()
+        );
     }
 
     /// Whether the process is there.
     pub fn running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.child
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Its process id.
@@ -357,7 +445,11 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(pid(self.child.as_ref().expect("the server is running")), signal).expect("a child can be signalled");
+        kill_process(
+            pid(self.child.as_ref().expect("the server is running")),
+            signal,
+        )
+        .expect("a child can be signalled");
     }
 
     /// An ERROR that no test expects is a bug, whatever the test was looking at.
@@ -366,9 +458,16 @@ impl Server {
             return;
         }
         for line in self.log().lines() {
-            let serious = line.contains(" ERROR ") || line.starts_with("ERROR") || line.contains("panicked at");
-            let allowed = self.allowed.iter().any(|text| line.contains(text.as_str())) && !line.contains("panicked at");
-            assert!(!serious || allowed, "unexpected in the server's log: {line}\n{}", self.log());
+            let serious = line.contains(" ERROR ")
+                || line.starts_with("ERROR")
+                || line.contains("panicked at");
+            let allowed = self.allowed.iter().any(|text| line.contains(text.as_str()))
+                && !line.contains("panicked at");
+            assert!(
+                !serious || allowed,
+                "unexpected in the server's log: {line}\n{}",
+                self.log()
+            );
         }
     }
 }
@@ -381,7 +480,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for start in 1..=self.starts {
-                let log = fs::read_to_string(self.root.path().join(format!("log{start}"))).unwrap_or_default();
+                let log = fs::read_to_string(self.root.path().join(format!("log{start}")))
+                    .unwrap_or_default();
                 let tail: Vec<_> = log.lines().rev().take(40).collect();
                 eprintln!("--- the server's log, start {start} of {}", self.starts);
                 tail.iter().rev().for_each(|line| eprintln!("{line}"));

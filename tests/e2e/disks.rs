@@ -1,0 +1,336 @@
+//! Data directories that are in use, read-only, full or not ours. What needs to mount is skipped, with the reason, without root.
+
+use shuffle_tests::{
+    App, Attempt, Kind, Oracle, Server, Setup, Shape,
+    disk::Tmpfs,
+    eventually,
+    peer::{assert_refused, fetch_first},
+    random_bytes,
+};
+use std::{fs, time::Duration};
+
+const SHAPE: Shape = Shape {
+    maps: 1000,
+    partitions: 8,
+    rounds: 1,
+    block: 8000,
+};
+
+/// An attempt of 2 MiB.
+fn large(app: &App, shuffle: u32, map: u32) -> Attempt {
+    let id = u64::from(shuffle) << 32 | u64::from(map);
+    let mut attempt = Attempt::empty(app, shuffle, SHAPE, map, id);
+    for partition in 0..8 {
+        attempt = attempt.with_block(
+            partition,
+            random_bytes(id * 8 + u64::from(partition), 256 << 10),
+        );
+    }
+    attempt
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_in_use_is_refused_and_its_user_unharmed() {
+    let mut one = Server::start().await;
+    let peer = one.peer().await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    oracle
+        .push(&peer, &Attempt::generate(&app, 0, SHAPE, 0, 1))
+        .await;
+    let dir = one.dirs()[0].clone();
+    let mut two = Server::prepare(Setup::new().dir(dir.clone()));
+    let said = two.refused().await;
+    assert!(
+        said.contains(dir.to_str().unwrap()),
+        "the directory is not named: {said}"
+    );
+    assert!(
+        said.contains("use") || said.contains("lock"),
+        "the reason is not named: {said}"
+    );
+    oracle.check(&peer, &app, 0).await;
+    oracle
+        .push(&peer, &Attempt::generate(&app, 0, SHAPE, 1, 2))
+        .await;
+    one.kill();
+    one.restart().await;
+    oracle.check(&one.peer().await, &app, 0).await;
+    // A dead owner leaves no lock behind.
+    one.kill();
+    two.restart().await;
+    oracle.check(&two.peer().await, &app, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_directory_twice_is_refused() {
+    let server = Server::prepare(Setup::new());
+    let dir = server.dirs()[0].clone();
+    let mut twice = Server::prepare(
+        Setup::new()
+            .dir(dir.clone())
+            .dir(dir.join("..").join(dir.file_name().unwrap())),
+    );
+    let said = twice.refused().await;
+    assert!(
+        said.contains(dir.to_str().unwrap()),
+        "the directory is not named: {said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_is_none_is_refused() {
+    let server = Server::prepare(Setup::new());
+    let file = server.scratch("file");
+    let mut wrong = Server::prepare(Setup::new().dir(server.dirs()[0].join("wrong")));
+    fs::write(&file, "not a directory").unwrap();
+    wrong.replace_dir(server.dirs()[0].clone());
+    fs::remove_dir(&server.dirs()[0]).unwrap();
+    fs::write(&server.dirs()[0], "not a directory").unwrap();
+    let said = wrong.refused().await;
+    assert!(
+        said.contains(server.dirs()[0].to_str().unwrap()),
+        "the path is not named: {said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_with_other_files_is_not_taken_over() {
+    let mut server = Server::prepare(Setup::new());
+    let file = server.dirs()[0].join("thesis.txt");
+    fs::write(&file, "years of work").unwrap();
+    // Refused or used beside it: what is not ours is never removed.
+    if server.try_start().await.is_ok() {
+        server.stop().await;
+    } else {
+        server.allow_errors("");
+    }
+    assert_eq!(fs::read_to_string(file).unwrap(), "years of work");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoilt_volume_file_is_refused_clearly() {
+    let mut server = Server::start().await;
+    let peer = server.peer().await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    oracle
+        .push(&peer, &Attempt::generate(&app, 0, SHAPE, 0, 1))
+        .await;
+    server.stop().await;
+    let path = server.dirs()[0].join("volume");
+    let good = fs::read(&path).unwrap();
+    let mut other = good.clone();
+    other[0] ^= 0x40;
+    for spoilt in [
+        vec![],
+        b"hello".to_vec(),
+        good[..good.len() / 2].to_vec(),
+        vec![0xff; good.len()],
+        other,
+    ] {
+        fs::write(&path, &spoilt).unwrap();
+        let said = server.refused().await;
+        assert!(
+            said.contains("volume"),
+            "the file is not named for {spoilt:?}: {said}"
+        );
+    }
+    // Without its name the data is somebody's, not nobody's: it must not be swept away under a new id.
+    fs::remove_file(&path).unwrap();
+    if server.try_start().await.is_ok() {
+        server.kill();
+        assert!(
+            server.data_bytes() >= oracle.bytes(&app, 0),
+            "data of a volume without its name was removed"
+        );
+    }
+    fs::write(&path, &good).unwrap();
+    server.restart().await;
+    oracle.check(&server.peer().await, &app, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_data_directory_is_refused_by_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(disk) = Tmpfs::mount(scratch.path().join("disk"), 32 << 10) else {
+        return;
+    };
+    let mut server = Server::with(Setup::new().dir(disk.path())).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    oracle
+        .push(
+            &server.peer().await,
+            &Attempt::generate(&app, 0, SHAPE, 0, 1),
+        )
+        .await;
+    server.stop().await;
+    assert!(disk.read_only(true));
+    let said = server.refused().await;
+    assert!(
+        said.contains(disk.path().to_str().unwrap()),
+        "the directory is not named: {said}"
+    );
+    assert!(
+        said.to_lowercase().contains("read-only"),
+        "the reason is not named: {said}"
+    );
+    assert!(disk.read_only(false));
+    server.restart().await;
+    oracle.check(&server.peer().await, &app, 0).await;
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_pushes_and_loses_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(disk) = Tmpfs::mount(scratch.path().join("disk"), 64 << 10) else {
+        return;
+    };
+    let mut server = Server::with(Setup::new().dir(disk.path()).flag("--memory", "16MiB")).await;
+    server.allow_errors("full");
+    server.allow_errors("No space");
+    let peer = server.peer().await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    let mut refusals = 0;
+    for map in 0..80 {
+        let attempt = large(&app, map % 4, map);
+        match peer.push(&attempt).await {
+            Ok(receipt) => oracle.committed(&attempt, &receipt),
+            Err(status) => {
+                assert!(
+                    matches!(Kind::of(&status), Kind::Busy | Kind::Unavailable),
+                    "{status:?}"
+                );
+                assert!(
+                    status.message().contains("full") || status.message().contains("space"),
+                    "{status:?}"
+                );
+                refusals += 1;
+                if refusals == 3 {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(refusals > 0, "80 attempts of 2 MiB fit on 64 MiB");
+    let kept = oracle.attempts().count();
+    assert!(kept >= 8, "{kept} attempts of 2 MiB on 64 MiB");
+    let state = peer.describe().await.volumes[0].state.clone();
+    assert_eq!(state, "full");
+    for shuffle in 0..4 {
+        oracle.check(&peer, &app, shuffle).await;
+    }
+    server.kill();
+    server.restart().await;
+    let peer = server.peer().await;
+    for shuffle in 0..4 {
+        oracle.check(&peer, &app, shuffle).await;
+    }
+    // Space comes back with a deletion, and the disk is used again.
+    peer.delete_shuffle(&app, 0).await.unwrap();
+    oracle.delete_shuffle(&app, 0);
+    let attempt = large(&app, 5, 500);
+    let receipt = eventually(Duration::from_secs(20), || async {
+        peer.push(&attempt).await.map_err(|s| s.to_string())
+    })
+    .await;
+    oracle.committed(&attempt, &receipt);
+    for shuffle in [1, 2, 3, 5] {
+        oracle.check(&peer, &app, shuffle).await;
+    }
+    eventually(Duration::from_secs(10), || async {
+        let state = peer.describe().await.volumes[0].state.clone();
+        if state == "ok" { Ok(()) } else { Err(state) }
+    })
+    .await;
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_two_leaves_the_work_to_the_other() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(disk) = Tmpfs::mount(scratch.path().join("disk"), 48 << 10) else {
+        return;
+    };
+    let mut server = Server::with(Setup::new().dir(disk.path()).volumes(1)).await;
+    server.allow_errors("full");
+    server.allow_errors("No space");
+    let peer = server.peer().await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    for map in 0..60 {
+        let attempt = large(&app, 0, map);
+        // A push that had begun on the disk that became full may be told to come again.
+        let mut receipt = peer.push(&attempt).await;
+        for _ in 0..5 {
+            if let Err(status) = &receipt {
+                assert!(
+                    matches!(Kind::of(status), Kind::Busy | Kind::Unavailable),
+                    "{status:?}"
+                );
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                receipt = peer.push(&attempt).await;
+            }
+        }
+        oracle.committed(&attempt, &receipt.expect("the other disk has room"));
+    }
+    oracle.check(&peer, &app, 0).await;
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_turns_read_only_still_serves_and_takes_nothing_in_vain() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(disk) = Tmpfs::mount(scratch.path().join("disk"), 64 << 10) else {
+        return;
+    };
+    let mut server = Server::with(Setup::new().dir(disk.path())).await;
+    server.allow_errors("");
+    let peer = server.peer().await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    for map in 0..4 {
+        oracle.push(&peer, &large(&app, 0, map)).await;
+    }
+    // Files that are open for writing keep a file system writable; a stopped server's are closed.
+    if !disk.read_only(true) {
+        return;
+    }
+    let refusal = peer.push(&large(&app, 0, 9)).await.unwrap_err();
+    assert!(
+        matches!(Kind::of(&refusal), Kind::Busy | Kind::Unavailable),
+        "{refusal:?}"
+    );
+    oracle.check(&peer, &app, 0).await;
+    assert!(server.running());
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_gone_loses_its_attempts_and_no_others() {
+    let mut server = Server::start().await;
+    let peer = server.peer().await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    oracle.push(&peer, &large(&app, 0, 0)).await;
+    let first = server.data_files();
+    oracle.push(&peer, &large(&app, 1, 1)).await;
+    server.kill();
+    assert!(!first.is_empty());
+    for path in &first {
+        fs::remove_file(path).unwrap();
+    }
+    server.allow_errors("");
+    server.restart().await;
+    let peer = server.peer().await;
+    oracle.check(&peer, &app, 1).await;
+    match peer.fetch(fetch_first(&app, 0, server.volumes())).await {
+        Err(status) => assert_refused(&status, Kind::Lost, &[]),
+        Ok(fetched) => {
+            assert!(fetched.blocks.is_empty());
+            assert_eq!(
+                (fetched.summary.lost.len(), fetched.summary.attempt.len()),
+                (1, 0),
+                "{:?}",
+                fetched.summary
+            );
+            assert!(!fetched.summary.lost[0].reason.is_empty());
+        }
+    }
+}

@@ -1,0 +1,610 @@
+//! Wrong, missing and hostile ids, sizes, counts, tokens and versions: each a clear refusal that names the field, and nothing lost.
+
+use bytes::Bytes;
+use shuffle_proto::{
+    block::{MAX_BATCH, MAX_BATCH_BLOCKS, MAX_BLOCK},
+    v1::{self, Durability, push_request::Step},
+};
+use shuffle_tests::{
+    App, Attempt, Kind, Oracle, Peer, Server, Shape,
+    attempt::batch,
+    peer::{assert_refused, fetch_first, fetch_range},
+};
+use tonic::Status;
+
+const SHAPE: Shape = Shape {
+    maps: 4,
+    partitions: 10,
+    rounds: 1,
+    block: 5000,
+};
+
+struct Stage {
+    server: Server,
+    peer: Peer,
+    app: App,
+    oracle: Oracle,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let server = Server::start().await;
+        let peer = server.peer().await;
+        let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+        oracle
+            .push(&peer, &Attempt::generate(&app, 0, SHAPE, 0, 1))
+            .await;
+        Self {
+            server,
+            peer,
+            app,
+            oracle,
+        }
+    }
+
+    /// The refusal of a changed open.
+    async fn open(&self, change: impl FnOnce(&mut v1::Open)) -> Status {
+        let mut open = Attempt::empty(&self.app, 0, SHAPE, 1, 2).open();
+        change(&mut open);
+        match self.peer.open(open.clone()).await {
+            Err(status) => status,
+            Ok(_) => panic!("taken: {open:?}"),
+        }
+    }
+
+    /// The refusal of a changed batch of three blocks of 100 bytes.
+    async fn batch(&self, change: impl FnOnce(&mut v1::BlockTable, &mut Vec<u8>)) -> Status {
+        let mut attempt = Attempt::empty(&self.app, 0, SHAPE, 1, 2);
+        for partition in [2, 3, 5] {
+            attempt = attempt.with_block(partition, vec![partition as u8; 100]);
+        }
+        let message = attempt.batches().remove(0);
+        let Some(Step::Batch(v1::Batch {
+            table: Some(mut table),
+        })) = message.step
+        else {
+            unreachable!()
+        };
+        let mut payload = message.payload.to_vec();
+        change(&mut table, &mut payload);
+        let (mut push, _) = self.peer.open(attempt.open()).await.unwrap();
+        push.send_message(batch(table, payload)).await;
+        push.send(Step::Commit(v1::Commit {
+            totals: Some(attempt.totals()),
+        }))
+        .await;
+        push.refusal().await
+    }
+
+    async fn fetch(&self, change: impl FnOnce(&mut v1::FetchRequest)) -> Status {
+        let mut request = fetch_first(&self.app, 0, self.server.volumes());
+        change(&mut request);
+        match self.peer.fetch(request.clone()).await {
+            Err(status) => status,
+            Ok(_) => panic!("taken: {request:?}"),
+        }
+    }
+
+    /// Nothing was lost and the connection still works.
+    async fn check(mut self) {
+        self.oracle.check(&self.peer, &self.app, 0).await;
+        self.oracle
+            .push(&self.peer, &Attempt::generate(&self.app, 0, SHAPE, 1, 2))
+            .await;
+        self.oracle.check(&self.peer, &self.app, 0).await;
+        self.server.kill();
+        self.server.restart().await;
+        self.oracle
+            .check(&self.server.peer().await, &self.app, 0)
+            .await;
+    }
+}
+
+fn invalid(status: &Status, words: &[&str]) {
+    assert_refused(status, Kind::Invalid, words);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_that_cannot_be_is_refused_by_field() {
+    let stage = Stage::new().await;
+    invalid(
+        &stage.open(|o| o.map_index = SHAPE.maps).await,
+        &["map_index", "4"],
+    );
+    invalid(
+        &stage.open(|o| o.map_index = u32::MAX).await,
+        &["map_index"],
+    );
+    invalid(
+        &stage.open(|o| (o.shuffle, o.num_maps) = (1, 0)).await,
+        &["num_maps", "0"],
+    );
+    invalid(
+        &stage
+            .open(|o| (o.shuffle, o.num_maps) = (1, u32::MAX))
+            .await,
+        &["num_maps"],
+    );
+    invalid(
+        &stage.open(|o| (o.shuffle, o.num_partitions) = (1, 0)).await,
+        &["num_partitions"],
+    );
+    invalid(
+        &stage
+            .open(|o| (o.shuffle, o.num_partitions) = (1, (1 << 24) + 1))
+            .await,
+        &["num_partitions"],
+    );
+    for level in [0, 6, -1, i32::MAX] {
+        invalid(&stage.open(|o| o.durability = level).await, &["durability"]);
+    }
+    // Known to the protocol, not yet to the server: said clearly, and not silently lowered.
+    for level in [Durability::Mirror, Durability::Object] {
+        let refusal = stage.open(|o| o.durability = level as i32).await;
+        assert_refused(&refusal, Kind::Invalid, &["durability"]);
+    }
+    invalid(&stage.open(|o| o.caller = None).await, &["caller"]);
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_cannot_be_are_refused_in_every_call() {
+    let stage = Stage::new().await;
+    let long = "a".repeat(129);
+    let ids = [
+        "",
+        ".",
+        "..",
+        "../../etc/passwd",
+        "a/b",
+        "a b",
+        "ä",
+        "a\0b",
+        "a\nb",
+        long.as_str(),
+    ];
+    let mut callers: Vec<(v1::Caller, &str)> = ids
+        .iter()
+        .map(|id| {
+            (
+                v1::Caller {
+                    app: (*id).to_owned(),
+                    ..stage.app.caller()
+                },
+                "app",
+            )
+        })
+        .collect();
+    callers.push((
+        v1::Caller {
+            protocol: 0,
+            ..stage.app.caller()
+        },
+        "protocol",
+    ));
+    callers.push((
+        v1::Caller {
+            token: "t".repeat(4097),
+            ..stage.app.caller()
+        },
+        "token",
+    ));
+    for (caller, field) in callers {
+        let mut control = stage.peer.control.clone();
+        let some = Some(caller.clone());
+        let refusals = [
+            stage.open(|o| o.caller = Some(caller.clone())).await,
+            stage.fetch(|f| f.caller = Some(caller.clone())).await,
+            control
+                .renew_lease(v1::RenewLeaseRequest {
+                    caller: some.clone(),
+                })
+                .await
+                .unwrap_err(),
+            control
+                .delete_shuffle(v1::DeleteShuffleRequest {
+                    caller: some.clone(),
+                    shuffle: 0,
+                })
+                .await
+                .unwrap_err(),
+            control
+                .delete_app(v1::DeleteAppRequest {
+                    caller: some.clone(),
+                })
+                .await
+                .unwrap_err(),
+            control
+                .usage(v1::UsageRequest {
+                    caller: some,
+                    shuffle: None,
+                })
+                .await
+                .unwrap_err(),
+        ];
+        for refusal in &refusals {
+            // A token that is too long may as well be called a wrong one.
+            if field == "token" && Kind::of(refusal) == Kind::Denied {
+                continue;
+            }
+            invalid(refusal, &[field]);
+            assert!(
+                refusal.message().len() < 1000,
+                "a message of {} bytes",
+                refusal.message().len()
+            );
+            assert!(
+                !refusal.message().contains(&stage.app.token),
+                "the secret is in {:?}",
+                refusal.message()
+            );
+        }
+    }
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn newer_callers_are_answered_in_our_version() {
+    let stage = Stage::new().await;
+    let mut open = Attempt::empty(&stage.app, 0, SHAPE, 1, 2).open();
+    open.caller.as_mut().unwrap().protocol = 1000;
+    let (push, opened) = stage.peer.open(open).await.unwrap();
+    assert_eq!(opened.protocol, 1);
+    push.abort().await;
+    let described = stage
+        .peer
+        .control
+        .clone()
+        .describe(v1::DescribeRequest { protocol: 1000 })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((described.protocol_min, described.protocol_max), (1, 1));
+    assert!(!described.version.is_empty());
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_opens_nothing() {
+    let stage = Stage::new().await;
+    let long = "x".repeat(4096);
+    for token in [
+        "",
+        "wrong",
+        "token-of-app-2",
+        "token-of-app-1 ",
+        "TOKEN-OF-APP-1",
+        long.as_str(),
+    ] {
+        let thief = App {
+            token: token.to_owned(),
+            ..stage.app.clone()
+        };
+        let refusals = [
+            stage.open(|o| o.caller = Some(thief.caller())).await,
+            stage.fetch(|f| f.caller = Some(thief.caller())).await,
+            stage.peer.renew(&thief).await.unwrap_err(),
+            stage.peer.delete_shuffle(&thief, 0).await.unwrap_err(),
+            stage.peer.delete_app(&thief).await.unwrap_err(),
+            stage.peer.usage(&thief, None).await.unwrap_err(),
+        ];
+        for refusal in &refusals {
+            assert_refused(refusal, Kind::Denied, &["token"]);
+            assert!(
+                !refusal.message().contains("token-of-app-1"),
+                "the secret is in {:?}",
+                refusal.message()
+            );
+        }
+    }
+    let log = stage.server.log();
+    assert!(
+        !log.contains("token-of-app-1") && !log.contains("token-of-app-2"),
+        "a secret is in the log"
+    );
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_app_cannot_see_or_delete_what_is_anothers() {
+    let mut stage = Stage::new().await;
+    let other = App::new("app-2");
+    assert_refused(
+        &stage
+            .peer
+            .fetch(fetch_first(&other, 0, stage.server.volumes()))
+            .await
+            .unwrap_err(),
+        Kind::Lost,
+        &[],
+    );
+    stage
+        .oracle
+        .push(&stage.peer, &Attempt::generate(&other, 0, SHAPE, 0, 1))
+        .await;
+    stage.oracle.check(&stage.peer, &other, 0).await;
+    stage.oracle.check(&stage.peer, &stage.app, 0).await;
+    stage.peer.delete_shuffle(&other, 0).await.unwrap();
+    stage.oracle.check(&stage.peer, &stage.app, 0).await;
+    stage.peer.delete_app(&other).await.unwrap();
+    // Ids that begin like another's.
+    for id in ["app-", "app-11", "app-1.", "APP-1"] {
+        let near = App::new(id);
+        stage
+            .oracle
+            .push(&stage.peer, &Attempt::generate(&near, 0, SHAPE, 0, 1))
+            .await;
+        stage.oracle.check(&stage.peer, &near, 0).await;
+        stage.peer.delete_app(&near).await.unwrap();
+    }
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_stays_bound_over_a_restart() {
+    let mut stage = Stage::new().await;
+    stage.server.kill();
+    stage.server.restart().await;
+    stage.peer = stage.server.peer().await;
+    let thief = App {
+        token: "first come".into(),
+        ..stage.app.clone()
+    };
+    assert_refused(
+        &stage.peer.delete_app(&thief).await.unwrap_err(),
+        Kind::Denied,
+        &[],
+    );
+    assert_refused(
+        &stage.peer.renew(&thief).await.unwrap_err(),
+        Kind::Denied,
+        &[],
+    );
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_cannot_be_is_refused_by_field() {
+    let stage = Stage::new().await;
+    type Spoil = (&'static str, fn(&mut v1::BlockTable, &mut Vec<u8>));
+    let spoils: [Spoil; 22] = [
+        ("partition", |t, _| t.partition[2] = SHAPE.partitions),
+        ("partition", |t, _| t.partition[2] = u32::MAX),
+        ("partition", |t, _| t.partition.swap(0, 2)),
+        ("seq", |t, _| t.seq[0] = 1),
+        ("seq", |t, _| t.seq[1] = 2),
+        ("seq", |t, _| t.seq = vec![0, 0, 0]),
+        ("seq", |t, _| t.seq = vec![u32::MAX, 0, 1]),
+        ("bytes", |t, _| t.length[1] = 0),
+        ("bytes", |t, _| t.length[1] = u32::MAX),
+        ("bytes", |t, _| t.length[1] = MAX_BLOCK + 1),
+        ("raw", |t, _| t.raw_length[1] = 0),
+        ("raw", |t, _| t.raw_length[1] = u32::MAX),
+        ("raw", |t, _| t.raw_length[1] = 101),
+        ("flags", |t, _| t.flags[1] = 2),
+        ("flags", |t, _| t.flags[1] = 1 << 10),
+        ("flags", |t, _| t.flags[1] = u32::MAX),
+        ("columns", |t, _| t.checksum.clear()),
+        ("columns", |t, _| t.records.push(1)),
+        ("payload", |_, p| p.push(0)),
+        ("payload", |_, p| p.clear()),
+        ("payload", |t, _| {
+            (t.length[0], t.raw_length[0]) = (101, 101)
+        }),
+        ("attempt", |t, _| t.attempt = vec![2, 2, 2]),
+    ];
+    for (i, (word, spoil)) in spoils.into_iter().enumerate() {
+        let refusal = stage.batch(spoil).await;
+        assert_eq!(Kind::of(&refusal), Kind::Invalid, "case {i}: {refusal:?}");
+        assert!(
+            refusal.message().contains(word),
+            "case {i}: {word:?} is not in {:?}",
+            refusal.message()
+        );
+    }
+    invalid(
+        &stage
+            .batch(|t, p| (*t, *p) = (v1::BlockTable::default(), Vec::new()))
+            .await,
+        &["blocks"],
+    );
+    // Lengths whose 32-bit sum is the payload's.
+    let wrap = |t: &mut v1::BlockTable, _: &mut Vec<u8>| t.length = vec![300, 1 << 31, 1 << 31];
+    invalid(&stage.batch(wrap).await, &[]);
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn huge_columns_and_payloads_are_refused() {
+    let stage = Stage::new().await;
+    let many = |t: &mut v1::BlockTable, p: &mut Vec<u8>| {
+        let count = MAX_BATCH_BLOCKS + 1;
+        t.partition = vec![2; count];
+        t.seq = (0..count as u32).collect();
+        (t.length, t.raw_length, t.records) = (vec![1; count], vec![1; count], vec![1; count]);
+        (t.flags, t.checksum) = (vec![0; count], vec![0; count]);
+        *p = vec![0; count];
+    };
+    invalid(&stage.batch(many).await, &["blocks"]);
+    let huge = |t: &mut v1::BlockTable, p: &mut Vec<u8>| {
+        t.length = vec![MAX_BLOCK; 3];
+        t.raw_length = t.length.clone();
+        *p = vec![0; 3 * MAX_BLOCK as usize];
+        assert!(p.len() > MAX_BATCH as usize);
+    };
+    invalid(&stage.batch(huge).await, &["payload"]);
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn totals_that_cannot_be_are_refused_by_field() {
+    let stage = Stage::new().await;
+    type Spoil = (&'static str, fn(&mut v1::PartitionTotals));
+    let spoils: [Spoil; 6] = [
+        ("totals", |t| t.blocks.clear()),
+        ("totals", |t| t.records.push(0)),
+        ("partition", |t| t.partition.swap(0, 1)),
+        ("partition", |t| t.partition[1] = t.partition[0]),
+        ("partition", |t| t.partition[1] = u32::MAX),
+        ("blocks", |t| t.blocks[1] = 0),
+    ];
+    let attempt = Attempt::empty(&stage.app, 0, SHAPE, 1, 2)
+        .with_block(1, vec![1; 9])
+        .with_block(2, vec![2; 9]);
+    for (word, spoil) in spoils {
+        let push = stage.peer.send(&attempt).await.unwrap();
+        let mut totals = attempt.totals();
+        spoil(&mut totals);
+        invalid(&push.commit(totals).await.unwrap_err(), &[word]);
+    }
+    let mut push = stage.peer.send(&attempt).await.unwrap();
+    push.send(Step::Commit(v1::Commit { totals: None })).await;
+    invalid(&push.refusal().await, &[]);
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_that_cannot_be_is_refused_by_field() {
+    let stage = Stage::new().await;
+    invalid(&stage.fetch(|f| f.caller = None).await, &["caller"]);
+    invalid(&stage.fetch(|f| f.volumes.clear()).await, &["volume"]);
+    invalid(
+        &stage.fetch(|f| f.volumes = vec![Bytes::new()]).await,
+        &["volume"],
+    );
+    invalid(
+        &stage.fetch(|f| f.volumes = vec![vec![1; 17].into()]).await,
+        &["volume"],
+    );
+    invalid(
+        &stage
+            .fetch(|f| (f.partition_start, f.partition_end) = (3, 3))
+            .await,
+        &["partition"],
+    );
+    invalid(
+        &stage
+            .fetch(|f| (f.partition_start, f.partition_end) = (5, 3))
+            .await,
+        &["partition"],
+    );
+    invalid(
+        &stage.fetch(|f| (f.map_start, f.map_end) = (2, 2)).await,
+        &["map"],
+    );
+    invalid(
+        &stage
+            .fetch(|f| (f.map_start, f.map_end) = (u32::MAX, 0))
+            .await,
+        &["map"],
+    );
+    // Beyond the shuffle: not an empty answer.
+    let beyond = stage
+        .peer
+        .fetch(fetch_range(
+            &stage.app,
+            0,
+            stage.server.volumes(),
+            10..11,
+            0..1,
+        ))
+        .await;
+    invalid(&beyond.unwrap_err(), &["partition"]);
+    let many = vec![Bytes::from(stage.server.volumes()[0].clone()); 100_000];
+    // The same volume again and again is the same volume, or refused: never 100 000 answers.
+    let request = v1::FetchRequest {
+        volumes: many,
+        ..fetch_first(&stage.app, 0, stage.server.volumes())
+    };
+    match stage.peer.fetch(request).await {
+        Ok(fetched) => stage
+            .oracle
+            .compare(&fetched, &stage.app, 0, 0..1, 0..u32::MAX),
+        Err(status) => assert!(
+            matches!(Kind::of(&status), Kind::Invalid | Kind::Busy),
+            "{status:?}"
+        ),
+    }
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_named_twice_is_served_once() {
+    let stage = Stage::new().await;
+    let volumes = [stage.server.volumes(), stage.server.volumes()].concat();
+    match stage
+        .peer
+        .fetch(fetch_range(&stage.app, 0, volumes, 0..10, 0..u32::MAX))
+        .await
+    {
+        Ok(fetched) => stage
+            .oracle
+            .compare(&fetched, &stage.app, 0, 0..10, 0..u32::MAX),
+        Err(status) => invalid(&status, &["volume"]),
+    }
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_cursors_never_give_a_wrong_answer() {
+    let stage = Stage::new().await;
+    let whole = stage
+        .peer
+        .fetch(fetch_range(
+            &stage.app,
+            0,
+            stage.server.volumes(),
+            0..10,
+            0..u32::MAX,
+        ))
+        .await
+        .unwrap();
+    let mut cursors: Vec<Vec<u8>> = vec![
+        vec![0],
+        vec![255; 8],
+        vec![255; 16],
+        vec![255; 64],
+        vec![0; 64],
+        vec![7; 65],
+        vec![1; 100_000],
+    ];
+    if let Some((_, cursor)) = whole.cursors.last() {
+        for i in 0..cursor.len() {
+            for change in [0x01, 0x80, 0xff] {
+                let mut spoilt = cursor.to_vec();
+                spoilt[i] ^= change;
+                cursors.push(spoilt);
+            }
+            cursors.push(cursor[..i].to_vec());
+        }
+    }
+    for cursor in cursors {
+        let mut request = fetch_range(&stage.app, 0, stage.server.volumes(), 0..10, 0..u32::MAX);
+        request.cursor = cursor.clone().into();
+        match stage.peer.fetch(request).await {
+            Err(status) => assert!(
+                matches!(Kind::of(&status), Kind::Invalid | Kind::Lost),
+                "{status:?} for {cursor:?}"
+            ),
+            // What a wrong cursor skips, the summary still counts: the reader finds out.
+            Ok(fetched) => assert_eq!(fetched.summary, whole.summary, "for {cursor:?}"),
+        }
+    }
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_of_any_length_are_taken_within_bounds() {
+    let stage = Stage::new().await;
+    for (i, lease) in [1, 1000, u64::from(u32::MAX), u64::MAX / 1000, u64::MAX]
+        .into_iter()
+        .enumerate()
+    {
+        let app = App::new(&format!("lease-{i}")).lease_ms(lease);
+        match stage.peer.renew(&app).await {
+            Ok(granted) => assert!(granted > 0),
+            Err(status) => invalid(&status, &["lease"]),
+        }
+    }
+    stage.check().await;
+}

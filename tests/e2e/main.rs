@@ -1,0 +1,17 @@
+//! The server as a process, seen by a stock gRPC peer: what it must keep, what it must refuse, and what it survives.
+
+// A failed unwrap is a failed test; clippy's own exemption for tests does not reach their helper functions.
+#![allow(clippy::unwrap_used)]
+
+mod corruption;
+mod disks;
+mod durability;
+mod hostile;
+mod leases;
+mod lifecycle;
+mod lost;
+mod memory;
+mod push;
+mod random;
+mod round_trip;
+mod wire;
