@@ -4,13 +4,15 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use shuffle_proto::{
     ids::{AppId, VolumeId},
-    v1,
+    v1, wire,
 };
 use tokio::runtime::Handle;
 
 use crate::{
     app::AppHandle,
+    channel::{Connections, Failure},
     error::{Error, Kind},
+    pool::BufferPool,
     reader::{ReadSpec, Reader},
     settings::Settings,
     writer::{MapWriter, WriteSpec},
@@ -25,7 +27,15 @@ pub struct Client {
 struct Inner {
     settings: Settings,
     handle: Handle,
+    connections: Connections,
+    batches: Arc<BufferPool>,
+    blocks: Arc<BufferPool>,
 }
+
+/// Unused payload buffers of writers that are kept, in bytes: what a handful of tasks have in flight.
+const KEPT_BATCHES: usize = 64 << 20;
+/// The same for decoded blocks of readers.
+const KEPT_BLOCKS: usize = 16 << 20;
 
 /// On whose behalf calls are made.
 #[derive(Clone, PartialEq, Eq)]
@@ -96,7 +106,9 @@ impl Client {
     /// A client that runs its tasks on this runtime. Does no I/O.
     pub fn with_handle(settings: Settings, handle: Handle) -> Result<Self, Error> {
         settings.check()?;
-        Ok(Self { inner: Arc::new(Inner { settings, handle }) })
+        let connections = Connections::new(settings.clone(), handle.clone());
+        let (batches, blocks) = (BufferPool::new(KEPT_BATCHES), BufferPool::new(KEPT_BLOCKS));
+        Ok(Self { inner: Arc::new(Inner { settings, handle, connections, batches, blocks }) })
     }
 
     /// The settings it was made with.
@@ -112,8 +124,14 @@ impl Client {
 
     /// Asks one server who it is.
     pub async fn describe(&self, address: &str) -> Result<Description, Error> {
-        let _ = (address, &self.inner.handle);
-        Err(Error::new(Kind::Internal, "not yet"))
+        self.try_describe(address)
+            .await
+            .map_err(|failure| Error::new(failure.kind, format!("cannot ask {address} who it is: {}", failure.message)))
+    }
+
+    /// The addresses of all servers of the settings, with the names in them resolved now.
+    pub async fn addresses(&self) -> Vec<String> {
+        self.inner.connections.addresses().await
     }
 
     /// Starts the output of one map attempt. Connects in the background; a wrong spec is answered by the first call of the writer.
@@ -124,6 +142,54 @@ impl Client {
     /// Starts to read the outputs named in `spec`. Connects in the background; a wrong spec is answered by the first `next`.
     pub fn open_reader(&self, spec: ReadSpec) -> Reader {
         Reader::open(self.clone(), spec)
+    }
+
+    pub(crate) async fn try_describe(&self, address: &str) -> Result<Description, Failure> {
+        let request = v1::DescribeRequest { protocol: shuffle_proto::PROTOCOL };
+        let answer = self.connections().control(address)?.describe(request).await?.into_inner();
+        if answer.protocol_min > shuffle_proto::PROTOCOL {
+            let message = format!(
+                "{address} (version {}) speaks protocol {} to {} and this client {}: upgrade the client",
+                answer.version,
+                answer.protocol_min,
+                answer.protocol_max,
+                shuffle_proto::PROTOCOL,
+            );
+            return Err(Failure::new(Kind::Invalid, message));
+        }
+        let mut volumes = Vec::with_capacity(answer.volumes.len());
+        for volume in answer.volumes {
+            let id = wire::volume("describe.volumes.id", &volume.id)
+                .map_err(|error| Failure::new(Kind::Internal, format!("{address} describes itself wrongly: {error}")))?;
+            let (bytes_used, bytes_free) = (volume.bytes_used, volume.bytes_free);
+            volumes.push(VolumeState { id, bytes_used, bytes_free, state: volume.state });
+        }
+        Ok(Description {
+            address: address.to_string(),
+            version: answer.version,
+            volumes,
+            draining: answer.draining,
+            memory_used: answer.memory_used,
+            memory_limit: answer.memory_limit,
+        })
+    }
+
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.inner.connections
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.inner.handle
+    }
+
+    /// Buffers for the payloads that writers build.
+    pub(crate) fn batch_pool(&self) -> &Arc<BufferPool> {
+        &self.inner.batches
+    }
+
+    /// Buffers for the blocks that readers decode.
+    pub(crate) fn block_pool(&self) -> &Arc<BufferPool> {
+        &self.inner.blocks
     }
 }
 

@@ -10,9 +10,12 @@
 #![warn(missing_docs)]
 
 mod app;
+mod backoff;
+mod channel;
 mod client;
 mod error;
 pub mod placement;
+mod pool;
 mod reader;
 mod settings;
 mod writer;

@@ -14,7 +14,7 @@ pub struct Settings {
     pub servers: Vec<String>,
     /// How long one try to connect may take. Default 3 s.
     pub connect_timeout: Duration,
-    /// How long a server may take to answer a control call, or the first message of a stream. Default 10 s.
+    /// How long a server may take to answer a control call, to open a stream, or to send the next message of a fetch. Default 30 s.
     pub call_timeout: Duration,
     /// How long a server that restarts, is busy, or keeps a stream waiting is waited for before the call fails. Default 2 min; raise
     /// it if servers take longer to come back.
@@ -43,7 +43,7 @@ impl Default for Settings {
         Self {
             servers: Vec::new(),
             connect_timeout: Duration::from_secs(3),
-            call_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(30),
             retry_deadline: Duration::from_secs(120),
             backoff_base: Duration::from_millis(50),
             backoff_max: Duration::from_secs(3),

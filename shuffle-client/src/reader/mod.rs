@@ -1,12 +1,39 @@
 //! The input of one reduce task.
+//!
+//! - `plan.rs`: what must be seen, grouped by server. `verify.rs`: what has been seen of it, block by block, and the comparison at
+//!   the end. `stream.rs`: one task per server that fetches, resumes, and looks for volumes that moved.
+//! - Here: the window, the queue of verified blocks, and what happens on the caller's thread: putting long records together and
+//!   decoding, so that decoded bytes never wait in memory.
+//!
+//! **Window.** A stream takes permits for a message before it reads the message's payload, and gives them back when the caller has
+//! taken its last block. A message larger than the window takes the whole window. A record longer than the window is put together
+//! block by block as messages come, so it passes too. A caller that does not ask stops the streams.
 
-use std::{ops::Range, time::Duration};
+mod plan;
+mod stream;
+mod verify;
 
-use shuffle_proto::ids::{AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId};
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use shuffle_proto::{
+    block::{BlockHeader, Codec},
+    ids::{AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     client::{Caller, Client},
-    error::{Error, Kind},
+    error::{Error, Kind, LostOutput},
+    pool::{BufferPool, Pooled},
+    writer::MAX_LONG,
 };
 
 /// What is read.
@@ -61,16 +88,16 @@ pub struct Block {
 
 /// Contiguous bytes that do not move until they are dropped.
 #[derive(Debug)]
-pub struct Buffer {
-    bytes: Vec<u8>,
-}
+pub struct Buffer(Storage);
 
-impl std::ops::Deref for Buffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
+#[derive(Debug)]
+enum Storage {
+    /// Decoded into a buffer that goes back to its pool.
+    Pooled(Pooled),
+    /// As they were received, not copied.
+    Received(Bytes),
+    /// Put together from several blocks.
+    Joined(Vec<u8>),
 }
 
 /// What a reader did so far.
@@ -89,23 +116,307 @@ pub struct ReaderStats {
 /// Reads the blocks of some outputs, from all their servers at once, in no particular order; the blocks of one output and partition
 /// come in the order in which they were written.
 pub struct Reader {
-    _client: Client,
-    _spec: ReadSpec,
+    queue: mpsc::UnboundedReceiver<Event>,
+    shared: Arc<Shared>,
+    tasks: Vec<AbortOnDropHandle<()>>,
+    done: usize,
+    finished: bool,
+    failed: Option<Error>,
+    /// Of the message that is being released.
+    blocks: VecDeque<(BlockHeader, Bytes)>,
+    _permit: Option<OwnedSemaphorePermit>,
+    /// Records that are not whole yet: at most one per attempt and partition.
+    open: HashMap<(AttemptId, PartitionId), Record>,
+    pool: Arc<BufferPool>,
+    stats: ReaderStats,
+}
+
+/// What the streams of a reader share with it.
+struct Shared {
+    client: Client,
+    spec: ReadSpec,
+    window: Arc<Semaphore>,
+    window_bytes: usize,
+    /// Streams that may run at a time.
+    streams: Semaphore,
+    /// The first failure: seen by the caller before blocks that wait.
+    failed: Mutex<Option<Error>>,
+    resumes: std::sync::atomic::AtomicU64,
+}
+
+/// What a stream tells the reader.
+enum Event {
+    /// Verified blocks of expected outputs, none of them released before.
+    Blocks(VecDeque<(BlockHeader, Bytes)>, OwnedSemaphorePermit),
+    /// One server's part is complete and compared.
+    Done,
+    /// Look at `Shared::failed`.
+    Failed,
+}
+
+/// A record that is being put together.
+struct Record {
+    next_seq: u32,
+    records: u32,
+    stored_bytes: u64,
+    data: Vec<u8>,
 }
 
 impl Reader {
     pub(crate) fn open(client: Client, spec: ReadSpec) -> Self {
-        Self { _client: client, _spec: spec }
+        let settings = client.settings();
+        let window_bytes = spec.window.unwrap_or(settings.fetch_window).clamp(1, u32::MAX as usize);
+        let (events, queue) = mpsc::unbounded_channel();
+        let pool = client.block_pool().clone();
+        let groups = plan::groups(&spec);
+        let shared = Arc::new(Shared {
+            window: Arc::new(Semaphore::new(window_bytes)),
+            window_bytes,
+            streams: Semaphore::new(settings.fetch_streams),
+            failed: Mutex::default(),
+            resumes: Default::default(),
+            client,
+            spec,
+        });
+        let mut tasks = Vec::new();
+        match groups {
+            Err(error) => shared.fail(error),
+            Ok(groups) => {
+                for group in groups {
+                    let task = stream::run(shared.clone(), group, events.clone());
+                    tasks.push(AbortOnDropHandle::new(shared.client.handle().spawn(task)));
+                }
+            }
+        }
+        Self {
+            queue,
+            shared,
+            tasks,
+            done: 0,
+            finished: false,
+            failed: None,
+            blocks: VecDeque::new(),
+            _permit: None,
+            open: HashMap::new(),
+            pool,
+            stats: ReaderStats::default(),
+        }
     }
 
     /// The next block; `None` when everything that was asked for has been released and compared with the commits. May be dropped
     /// while it waits and called again. After an error it answers the same error for ever.
     pub async fn next(&mut self) -> Result<Option<Block>, Error> {
-        Err(Error::new(Kind::Internal, "not yet"))
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = self.try_next().await;
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+            self.tasks.clear();
+            self.blocks.clear();
+            self.open.clear();
+            self._permit = None;
+        }
+        result
     }
 
     /// Counters so far.
     pub fn stats(&self) -> ReaderStats {
-        ReaderStats::default()
+        ReaderStats { resumes: self.shared.resumes.load(std::sync::atomic::Ordering::Relaxed), ..self.stats }
+    }
+
+    async fn try_next(&mut self) -> Result<Option<Block>, Error> {
+        while !self.finished {
+            if let Some(error) = &*self.shared.failed.lock() {
+                return Err(error.clone());
+            }
+            while let Some((header, bytes)) = self.blocks.pop_front() {
+                if let Some(block) = self.release(&header, bytes)? {
+                    return Ok(Some(block));
+                }
+            }
+            self._permit = None;
+            if self.done == self.tasks.len() {
+                self.finish()?;
+                break;
+            }
+            let event = match self.queue.try_recv() {
+                Ok(event) => Some(event),
+                Err(_) => {
+                    let _timer = Timer { started: Instant::now(), sum: &mut self.stats.waited };
+                    self.queue.recv().await
+                }
+            };
+            match event {
+                Some(Event::Blocks(blocks, permit)) => {
+                    self.blocks = blocks;
+                    self._permit = Some(permit);
+                }
+                Some(Event::Done) => self.done += 1,
+                Some(Event::Failed) => {}
+                None => {
+                    let message = format!("the runtime of the client was shut down while {} was read", self.shared.name());
+                    return Err(Error::new(Kind::Unavailable, message));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every stream has ended and agrees with its servers' summaries.
+    fn finish(&mut self) -> Result<(), Error> {
+        if let Some(&(attempt, partition)) = self.open.keys().next() {
+            let message = format!("attempt {attempt} ends inside a record of partition {partition}: {}", self.shared.name());
+            return Err(self.broken(attempt, message));
+        }
+        self.finished = true;
+        Ok(())
+    }
+
+    /// Decodes one verified block; `None` while the record that it belongs to is not whole.
+    fn release(&mut self, header: &BlockHeader, bytes: Bytes) -> Result<Option<Block>, Error> {
+        self.stats.blocks += 1;
+        self.stats.bytes += u64::from(header.length);
+        let flags = header.flags;
+        if !flags.continues() && !flags.continued() {
+            let data = match flags.codec() {
+                Codec::None => Storage::Received(bytes),
+                Codec::Lz4 => {
+                    let mut buffer = self.pool.take(header.raw_length as usize);
+                    self.decode(header, &bytes, buffer.as_mut())?;
+                    Storage::Pooled(buffer)
+                }
+            };
+            return Ok(Some(Block {
+                partition: header.partition,
+                map_index: header.map_index,
+                attempt: header.attempt,
+                records: header.records,
+                stored_bytes: u64::from(header.length),
+                data: Buffer(data),
+            }));
+        }
+        let key = (header.attempt, header.partition);
+        let mut record = match (flags.continues(), self.open.remove(&key)) {
+            (false, None) => Record { next_seq: header.seq, records: 0, stored_bytes: 0, data: Vec::new() },
+            (true, Some(record)) if record.next_seq == header.seq => record,
+            (_, before) => {
+                let before = before.map_or("none".to_string(), |record| format!("one up to block {}", record.next_seq));
+                let message = format!(
+                    "block {} of attempt {} says {flags:?}, and the record before it is {before}: {}",
+                    header.seq,
+                    header.attempt,
+                    self.shared.name()
+                );
+                return Err(self.broken(header.attempt, message));
+            }
+        };
+        let start = record.data.len();
+        let end = start + header.raw_length as usize;
+        if end > MAX_LONG {
+            let message = format!("record of attempt {} is longer than {MAX_LONG} bytes: {}", header.attempt, self.shared.name());
+            return Err(self.broken(header.attempt, message));
+        }
+        record.data.resize(end, 0);
+        match flags.codec() {
+            Codec::None => record.data[start..].copy_from_slice(&bytes),
+            Codec::Lz4 => self.decode(header, &bytes, &mut record.data[start..])?,
+        }
+        record.next_seq = header.seq.wrapping_add(1);
+        record.records += header.records;
+        record.stored_bytes += u64::from(header.length);
+        if flags.continued() {
+            self.open.insert(key, record);
+            return Ok(None);
+        }
+        Ok(Some(Block {
+            partition: header.partition,
+            map_index: header.map_index,
+            attempt: header.attempt,
+            records: record.records,
+            stored_bytes: record.stored_bytes,
+            data: Buffer(Storage::Joined(record.data)),
+        }))
+    }
+
+    /// The checksum was right, so what cannot be decoded was written so: no other copy would help.
+    fn decode(&self, header: &BlockHeader, bytes: &[u8], space: &mut [u8]) -> Result<(), Error> {
+        let why = match lz4_flex::block::decompress_into(bytes, space) {
+            Ok(length) if length == space.len() => return Ok(()),
+            Ok(length) => format!("{length} bytes instead of {}", space.len()),
+            Err(error) => error.to_string(),
+        };
+        let message = format!(
+            "block {} of attempt {} (partition {}) passes its checksum and cannot be decoded ({why}): {}",
+            header.seq,
+            header.attempt,
+            header.partition,
+            self.shared.name()
+        );
+        Err(self.broken(header.attempt, message))
+    }
+
+    fn broken(&self, attempt: AttemptId, message: String) -> Error {
+        let error = Error::new(Kind::Corrupt, message);
+        match self.shared.spec.outputs.iter().find(|output| output.attempt == attempt) {
+            Some(output) => error.with_output(output.lost()),
+            None => error,
+        }
+    }
+}
+
+// === impl Output ===
+
+impl Output {
+    fn lost(&self) -> LostOutput {
+        LostOutput { volume: self.volume, map_index: self.map_index, attempt: self.attempt }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// The subject of every message about a read.
+    fn name(&self) -> String {
+        let spec = &self.spec;
+        let Range { start, end } = spec.partitions;
+        format!("partitions {start}..{end} of shuffle {}, app {}", spec.shuffle, spec.caller.app)
+    }
+
+    /// The first failure counts.
+    fn fail(&self, error: Error) {
+        self.failed.lock().get_or_insert(error);
+    }
+}
+
+// === impl Buffer ===
+
+impl std::ops::Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Storage::Pooled(bytes) => bytes.as_ref(),
+            Storage::Received(bytes) => bytes,
+            Storage::Joined(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+/// Adds the time it lived to a sum, also when the future that holds it is dropped.
+struct Timer<'a> {
+    started: Instant,
+    sum: &'a mut Duration,
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        *self.sum += self.started.elapsed();
     }
 }

@@ -1,13 +1,38 @@
 //! The output of one map attempt.
+//!
+//! Two parts that share a [`State`](state::State): the [`MapWriter`] in the hands of the task, which costs CPU only
+//! (`build.rs`), and a task of the runtime (`push.rs`) that brings finished messages to a server and starts over at another
+//! server when it must. Messages are kept until the commit, as far as `replay_buffer` reaches.
 
-use std::{sync::Arc, time::Duration};
+mod build;
+mod push;
+mod state;
 
-use shuffle_proto::ids::{AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use shuffle_proto::{
+    block::MAX_BLOCK,
+    ids::{AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
+    wire,
+};
+
+use self::{
+    build::{Builder, Message},
+    state::Shared,
+};
 use crate::{
     client::{Caller, Client, Durability},
     error::{Error, Kind},
 };
+
+/// Longest byte string of [`MapWriter::add_long`]: what fits an array of any engine.
+pub(crate) const MAX_LONG: usize = i32::MAX as usize;
+
+/// Finished messages that may wait for the connection before [`MapWriter::ready`] holds the caller back.
+const AHEAD: usize = 4;
 
 /// What is written, and where to.
 #[derive(Clone, Debug)]
@@ -64,13 +89,39 @@ pub struct WriterStats {
 
 /// Writes the output of one map attempt. Dropping it before a commit aborts the output.
 pub struct MapWriter {
-    _client: Client,
-    _spec: WriteSpec,
+    spec: Arc<WriteSpec>,
+    shared: Arc<Shared>,
+    builder: Builder,
+    ahead_bytes: usize,
+    waited: Duration,
+    committing: bool,
+    committed: Option<Commit>,
 }
 
 impl MapWriter {
     pub(crate) fn open(client: Client, spec: WriteSpec) -> Self {
-        Self { _client: client, _spec: spec }
+        let settings = client.settings();
+        let shared = Arc::new(Shared::new(settings.replay_buffer));
+        // A spec that is refused builds nothing, so the size of its tables is of no account.
+        let checked = check(&spec);
+        let num_partitions = if checked.is_ok() { spec.num_partitions } else { 1 };
+        let builder = Builder::new(
+            (spec.map_index, spec.attempt),
+            num_partitions,
+            spec.compress,
+            (settings.block_bytes, settings.batch_bytes),
+            client.batch_pool().clone(),
+        );
+        let ahead_bytes = AHEAD * settings.batch_bytes;
+        let spec = Arc::new(spec);
+        match checked {
+            Ok(()) => {
+                let handle = client.handle().clone();
+                handle.spawn(push::Push::new(client, spec.clone(), shared.clone()).run());
+            }
+            Err(error) => shared.finish(Err(error)),
+        }
+        Self { spec, shared, builder, ahead_bytes, waited: Duration::ZERO, committing: false, committed: None }
     }
 
     /// Adds one block: the pieces, back to back, hold `records` whole records of `partition`; together at least 1 byte and at most
@@ -80,35 +131,134 @@ impl MapWriter {
     ///
     /// Answers early with the writer's failure if there is one.
     pub fn add_block(&mut self, partition: PartitionId, raw: &[&[u8]], records: u32) -> Result<(), Error> {
-        let _ = (partition, raw, records);
-        Err(Error::new(Kind::Internal, "not yet"))
+        let raw_len = raw.iter().map(|piece| piece.len()).sum();
+        self.check_block(partition, raw_len, MAX_BLOCK as usize)?;
+        let finished = self.builder.add(partition, raw, raw_len, records, (false, false));
+        self.hand_over(finished);
+        Ok(())
     }
 
-    /// Adds a byte string of any length that must reach its reader in one piece: a record longer than a block, or a closed
-    /// serialisation stream. What is longer than a block is split over blocks that the reader puts together again.
+    /// Adds a byte string of any length up to 2 GiB that must reach its reader in one piece: a record longer than a block, or a
+    /// closed serialisation stream. What is longer than a block is split over blocks that the reader puts together again.
     pub fn add_long(&mut self, partition: PartitionId, raw: &[u8], records: u32) -> Result<(), Error> {
-        let _ = (partition, raw, records);
-        Err(Error::new(Kind::Internal, "not yet"))
+        self.check_block(partition, raw.len(), MAX_LONG)?;
+        let count = raw.len().div_ceil(self.builder.block_bytes());
+        for (position, piece) in raw.chunks(self.builder.block_bytes()).enumerate() {
+            let last = position + 1 == count;
+            let records = if last { records } else { 0 };
+            let finished = self.builder.add(partition, &[piece], piece.len(), records, (position > 0, !last));
+            self.hand_over(finished);
+        }
+        Ok(())
     }
 
     /// Waits until no more than a few messages are still to be handed to the connection. At once if that is so already.
     pub async fn ready(&mut self) -> Result<(), Error> {
-        Err(Error::new(Kind::Internal, "not yet"))
+        if self.committed.is_some() {
+            return Ok(());
+        }
+        if self.shared.check()? <= self.ahead_bytes {
+            return Ok(());
+        }
+        let _timer = Timer { started: Instant::now(), sum: &mut self.waited };
+        self.shared.drained_to(self.ahead_bytes).await
     }
 
     /// Sends what is left and commits. May be dropped while it waits and called again; nothing may be added after the first call.
     /// Called again after success it answers the same.
     pub async fn commit(&mut self) -> Result<Commit, Error> {
-        Err(Error::new(Kind::Internal, "not yet"))
+        if let Some(commit) = &self.committed {
+            return Ok(commit.clone());
+        }
+        self.shared.check()?;
+        if !self.committing {
+            let finished = self.builder.finish();
+            self.hand_over(finished);
+            let totals = self.builder.totals();
+            self.shared.commit(totals.message(), (totals.bytes, totals.records));
+            self.committing = true;
+        }
+        let receipt = {
+            let _timer = Timer { started: Instant::now(), sum: &mut self.waited };
+            self.shared.result().await?
+        };
+        let totals = self.builder.totals();
+        let commit = Commit {
+            volume: receipt.volume,
+            address: receipt.address,
+            durability: receipt.durability,
+            partition_lengths: totals.partition_lengths(),
+            bytes: totals.bytes,
+            records: totals.records,
+        };
+        self.committed = Some(commit.clone());
+        Ok(commit)
     }
 
     /// Drops the output, telling the server why.
     pub fn abort(self, reason: &str) {
-        let _ = reason;
+        self.shared.abort(reason);
     }
 
     /// Counters so far.
     pub fn stats(&self) -> WriterStats {
-        WriterStats::default()
+        let totals = self.builder.totals();
+        WriterStats {
+            bytes: totals.bytes,
+            records: totals.records,
+            waited: self.waited,
+            resends: self.shared.resends(),
+        }
     }
+
+    fn check_block(&self, partition: PartitionId, raw_len: usize, most: usize) -> Result<(), Error> {
+        let what = if partition.0 >= self.spec.num_partitions {
+            format!("partition is {partition}: send one below {}", self.spec.num_partitions)
+        } else if !(1..=most).contains(&raw_len) {
+            format!("block of {raw_len} bytes: send 1 to {most}, and longer records with add_long")
+        } else if self.committing {
+            "block added after commit: add all blocks first".to_string()
+        } else {
+            return self.shared.check().map(drop);
+        };
+        Err(Error::new(Kind::Invalid, format!("{}: {what}", push::name(&self.spec))))
+    }
+
+    fn hand_over(&self, message: Option<Message>) {
+        if let Some(message) = message {
+            self.shared.push(message);
+        }
+    }
+}
+
+impl Drop for MapWriter {
+    fn drop(&mut self) {
+        self.shared.abort("the writer was dropped before its commit");
+    }
+}
+
+/// Adds the time it lived to a sum, also when the future that holds it is dropped.
+struct Timer<'a> {
+    started: Instant,
+    sum: &'a mut Duration,
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        *self.sum += self.started.elapsed();
+    }
+}
+
+fn check(spec: &WriteSpec) -> Result<(), Error> {
+    let checked = wire::count("num_maps", spec.num_maps)
+        .and_then(|_| wire::count("num_partitions", spec.num_partitions))
+        .and_then(|_| wire::index("map_index", spec.map_index.0, spec.num_maps));
+    if let Err(invalid) = checked {
+        return Err(Error::new(Kind::Invalid, format!("{}: {invalid}", push::name(spec))));
+    }
+    if spec.candidates.is_empty() {
+        let message = format!("{}: no candidate servers: pass what AppHandle::place gave", push::name(spec));
+        return Err(Error::new(Kind::Invalid, message));
+    }
+    Ok(())
 }

@@ -1,0 +1,303 @@
+//! One task per server: fetches its part, takes broken streams up again, waits for a server that restarts, and looks for volumes
+//! that are served elsewhere now.
+//!
+//! What is tried before a part is given up:
+//!
+//! | answer | then |
+//! |---|---|
+//! | broken stream, `Unavailable`, `Busy` | the same server from the last verified message, with pauses, until `retry_deadline` passed without a new block; meanwhile once, and again at the end, the volumes are looked for at the other servers |
+//! | `Lost` | each volume by itself: if another server has it, there; if this one has it, once more; else it is lost |
+//! | a checksum fails, `Corrupt` | once more from the last verified message: the bits may have flipped on the way |
+//! | an attempt is missing, or counts differ | once more from the start |
+//! | anything else | at once |
+
+use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{future::join_all, stream};
+use shuffle_proto::{
+    frame::{self, Rope},
+    ids::VolumeId,
+    v1, wire,
+};
+use tokio::sync::mpsc;
+
+use super::{
+    Event, Shared,
+    plan::Group,
+    verify::{self, Fault},
+};
+use crate::{
+    backoff::Backoff,
+    channel::{Bulk, Failure, ended},
+    error::{Error, Kind},
+};
+
+/// Failures in a row after which the volumes are looked for elsewhere.
+const SEARCH_AFTER: u32 = 4;
+/// How often a volume is followed from server to server.
+const MAX_MOVES: u32 = 4;
+/// Longest cursor of the protocol.
+const MAX_CURSOR: usize = 64;
+
+/// Runs until the group's outputs are all released and compared, or one of them cannot be had.
+pub(super) async fn run(shared: Arc<Shared>, group: Group, events: mpsc::UnboundedSender<Event>) {
+    let mut groups = VecDeque::from([group]);
+    while let Some(group) = groups.pop_front() {
+        let fetch = Fetch::new(&shared, group, &events);
+        match fetch.run().await {
+            Ok(more) => groups.extend(more),
+            Err(error) => {
+                tracing::debug!(app = %shared.spec.caller.app, kind = %error.kind, "{error}");
+                shared.fail(error);
+                let _ = events.send(Event::Failed);
+                // The sender stays until the reader is dropped: an end of all senders means that the runtime is gone.
+                return std::future::pending().await;
+            }
+        }
+    }
+    let _ = events.send(Event::Done);
+}
+
+/// The fetch of one group.
+struct Fetch<'a> {
+    shared: &'a Shared,
+    group: Group,
+    events: &'a mpsc::UnboundedSender<Event>,
+    cursor: Bytes,
+    backoff: Backoff,
+    /// Asked once more already, with no new block since.
+    asked_again: bool,
+}
+
+/// Why a stream ended early.
+enum Trouble {
+    /// The call or the stream failed.
+    Failed(Failure),
+    /// What came cannot be believed. `from_start`: it takes the whole answer to repair.
+    Wrong { fault: Fault, from_start: bool },
+}
+
+impl<'a> Fetch<'a> {
+    fn new(shared: &'a Shared, group: Group, events: &'a mpsc::UnboundedSender<Event>) -> Self {
+        let backoff = Backoff::new(shared.client.settings());
+        Self { shared, group, events, cursor: Bytes::new(), backoff, asked_again: false }
+    }
+
+    /// Fetches the group; what has to be fetched elsewhere comes back as groups of their own.
+    async fn run(mut self) -> Result<Vec<Group>, Error> {
+        let mut more = Vec::new();
+        let mut first = true;
+        while !self.group.volumes.is_empty() {
+            if !std::mem::take(&mut first) {
+                self.shared.resumes.fetch_add(1, Ordering::Relaxed);
+            }
+            let trouble = {
+                let _stream = self.shared.streams.acquire().await;
+                match self.stream().await {
+                    Ok(()) => return Ok(more),
+                    Err(trouble) => trouble,
+                }
+            };
+            let address = &self.group.address;
+            match trouble {
+                Trouble::Wrong { fault, from_start } => {
+                    if std::mem::replace(&mut self.asked_again, true) {
+                        return Err(self.wrong(&fault));
+                    }
+                    tracing::debug!(server = address, error = fault.message, "answer is wrong, asking once more");
+                    if from_start {
+                        self.cursor = Bytes::new();
+                    }
+                }
+                Trouble::Failed(failure) => match failure.kind {
+                    Kind::Busy | Kind::Unavailable => {
+                        let pause = self.backoff.failed(failure.retry_after);
+                        if self.backoff.tries() == SEARCH_AFTER || pause.is_none() {
+                            more.extend(self.move_volumes(self.group.volumes.clone()).await);
+                        }
+                        let Some(pause) = pause else {
+                            if self.group.volumes.is_empty() {
+                                break;
+                            }
+                            return Err(self.unavailable(&failure));
+                        };
+                        tracing::debug!(server = self.group.address, error = failure.message, "fetch broke; next try in {pause:?}");
+                        tokio::time::sleep(pause).await;
+                    }
+                    Kind::Lost => more.extend(self.lost(failure).await?),
+                    Kind::Corrupt if !std::mem::replace(&mut self.asked_again, true) => {}
+                    Kind::Corrupt => {
+                        let message = format!("{address} cannot serve {}: {}", self.shared.name(), failure.message);
+                        return Err(self.name_one(Error::new(Kind::Corrupt, message), None));
+                    }
+                    Kind::Invalid | Kind::Fenced | Kind::Internal | Kind::Denied => {
+                        let message = format!("{address} refuses to serve {}: {}", self.shared.name(), failure.message);
+                        return Err(Error::new(failure.kind, message));
+                    }
+                },
+            }
+        }
+        Ok(more)
+    }
+
+    /// One stream, from the cursor to the summary.
+    async fn stream(&mut self) -> Result<(), Trouble> {
+        let settings = self.shared.client.settings();
+        let spec = &self.shared.spec;
+        let request = v1::FetchRequest {
+            caller: Some(spec.caller.message()),
+            shuffle: spec.shuffle.0,
+            volumes: self.group.volumes.iter().map(|volume| Bytes::copy_from_slice(volume.0.as_bytes())).collect(),
+            partition_start: spec.partitions.start,
+            partition_end: spec.partitions.end,
+            map_start: spec.maps.start,
+            map_end: spec.maps.end,
+            cursor: self.cursor.clone(),
+        };
+        let mut rope = Rope::default();
+        frame::encode(&request, [], &mut rope);
+        let address = self.group.address.clone();
+        let late = |what: &str| {
+            let message = format!("{address} did not send {what} within {:?}", settings.call_timeout);
+            Trouble::Failed(Failure::new(Kind::Unavailable, message))
+        };
+        let mut lane = self.shared.client.connections().lane(&address, Bulk::Fetch).await?;
+        let call = lane.call(Box::pin(stream::iter([Ok(rope)])));
+        let mut answers = tokio::time::timeout(settings.call_timeout, call).await.map_err(|_| late("an answer"))??;
+        loop {
+            let next = tokio::time::timeout(settings.call_timeout, answers.head::<v1::FetchResponse>()).await;
+            let Some((message, length)) = next.map_err(|_| late("more"))?? else {
+                return Err(Trouble::Failed(ended(&answers, "its summary")));
+            };
+            if length > 0 {
+                // The wait for the caller is not the server's fault: no deadline.
+                let size = u32::try_from(length.min(self.shared.window_bytes)).expect("the window is clamped to u32");
+                let Ok(permit) = self.shared.window.clone().acquire_many_owned(size).await else {
+                    unreachable!("the window is never closed");
+                };
+                let mut pieces = Vec::with_capacity(4);
+                let payload = answers.payload(|piece| pieces.push(piece));
+                tokio::time::timeout(settings.call_timeout, payload).await.map_err(|_| late("a whole message"))??;
+                let headers = wire::fetched_blocks(&message.table.unwrap_or_default(), length).map_err(|invalid| {
+                    Failure::new(Kind::Internal, format!("{address} answers wrongly: {invalid}"))
+                })?;
+                let wrong = |fault| Trouble::Wrong { fault, from_start: false };
+                let blocks = verify::cut(headers, pieces).map_err(wrong)?;
+                let blocks = verify::admit(&mut self.group.expected, blocks).map_err(wrong)?;
+                if !blocks.is_empty() {
+                    self.backoff.succeeded();
+                    self.asked_again = false;
+                    if self.events.send(Event::Blocks(blocks, permit)).is_err() {
+                        return std::future::pending().await; // the reader is being dropped
+                    }
+                }
+            }
+            if !message.cursor.is_empty() && message.cursor.len() <= MAX_CURSOR {
+                self.cursor = message.cursor;
+            }
+            if let Some(summary) = message.summary {
+                let wrong = |fault| Trouble::Wrong { fault, from_start: true };
+                return verify::compare(&self.group.expected, &summary).map_err(wrong);
+            }
+        }
+    }
+
+    /// The server does not have one of the volumes, or not the shuffle on them. What can be had is asked for volume by volume.
+    async fn lost(&mut self, failure: Failure) -> Result<Vec<Group>, Error> {
+        let address = self.group.address.clone();
+        self.cursor = Bytes::new();
+        let served: Vec<VolumeId> = match self.shared.client.try_describe(&address).await {
+            Ok(description) => description.volumes.into_iter().map(|volume| volume.id).collect(),
+            Err(_) => self.group.volumes.clone(), // it went away in between: the next try will tell
+        };
+        let gone: Vec<_> = self.group.volumes.iter().copied().filter(|volume| !served.contains(volume)).collect();
+        let mut more = Vec::new();
+        if !gone.is_empty() {
+            more = self.move_volumes(gone.clone()).await;
+            if let Some(volume) = self.group.volumes.iter().find(|volume| gone.contains(volume)) {
+                let message = format!(
+                    "volume {volume} is not served at {address} any more, nor by any of the servers {} that answer: its disk or \
+                     server is gone with what it held of {}",
+                    self.shared.client.settings().servers.join(", "),
+                    self.shared.name(),
+                );
+                return Err(self.name_one(Error::new(Kind::Lost, message), Some(*volume)));
+            }
+        } else if self.group.volumes.len() > 1 {
+            // Which of them it is shows when each is asked for by itself.
+            for volume in self.group.volumes.clone() {
+                more.push(self.group.split_off(volume, address.clone()));
+            }
+        } else if std::mem::replace(&mut self.asked_again, true) {
+            let message = format!("{address} has lost its part of {}: {}", self.shared.name(), failure.message);
+            return Err(self.name_one(Error::new(Kind::Lost, message), None));
+        }
+        Ok(more)
+    }
+
+    /// Looks for volumes at all servers of the settings and takes those that another one serves out of the group.
+    async fn move_volumes(&mut self, volumes: Vec<VolumeId>) -> Vec<Group> {
+        if self.group.moves == MAX_MOVES {
+            return Vec::new();
+        }
+        let client = &self.shared.client;
+        let addresses = client.addresses().await;
+        let others = addresses.iter().filter(|address| **address != self.group.address);
+        let limit = client.settings().call_timeout;
+        let answers = join_all(others.map(|address| tokio::time::timeout(limit, client.try_describe(address)))).await;
+        let mut more = Vec::new();
+        for description in answers.into_iter().filter_map(|answer| answer.ok()?.ok()) {
+            for found in &description.volumes {
+                if volumes.contains(&found.id) && self.group.volumes.contains(&found.id) {
+                    tracing::info!(volume = %found.id, from = self.group.address, to = description.address, "volume has moved");
+                    more.push(self.group.split_off(found.id, description.address.clone()));
+                }
+            }
+        }
+        more
+    }
+
+    fn wrong(&self, fault: &Fault) -> Error {
+        let (kind, verb) = if fault.missing { (Kind::Lost, "has lost a part") } else { (Kind::Corrupt, "answers wrongly") };
+        let message = format!("{} {verb} of {}, asked twice: {}", self.group.address, self.shared.name(), fault.message);
+        let error = Error::new(kind, message);
+        match fault.attempt.and_then(|attempt| self.group.expected.get(&attempt)) {
+            Some(progress) => error.with_output(progress.output.lost()),
+            None => self.name_one(error, None),
+        }
+    }
+
+    fn unavailable(&self, failure: &Failure) -> Error {
+        let tried_for: Duration = self.backoff.failing_for();
+        let message = format!(
+            "{} did not serve {} within {tried_for:.0?} and {} tries, and no other server has its volumes: {}. Start it again with \
+             its disk, or raise retry_deadline",
+            self.group.address,
+            self.shared.name(),
+            self.backoff.tries(),
+            failure.message,
+        );
+        self.name_one(Error::new(Kind::Unavailable, message), None)
+    }
+
+    /// Names one expected output of this volume, or of any volume of the group.
+    fn name_one(&self, mut error: Error, volume: Option<VolumeId>) -> Error {
+        let mut outputs = self.group.expected.values().map(|progress| &progress.output);
+        let Some(output) = outputs.find(|output| volume.is_none_or(|volume| volume == output.volume)) else { return error };
+        error.message = format!("{} (map {}, attempt {})", error.message, output.map_index, output.attempt);
+        error.with_output(output.lost())
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<frame::FrameError> for Trouble {
+    fn from(error: frame::FrameError) -> Self {
+        Self::Failed(error.into())
+    }
+}

@@ -1,0 +1,159 @@
+//! What has been seen of an output: every block is checked before it is released, and the sum is compared with the commit.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use shuffle_proto::{
+    block::BlockHeader,
+    ids::AttemptId,
+    v1,
+};
+
+use super::Output;
+
+/// One expected output, and how much of it was received.
+pub(super) struct Progress {
+    pub(super) output: Output,
+    /// Per partition of `output.partitions`: seq of the last block, plus one.
+    seen: Vec<u32>,
+    blocks: u32,
+    bytes: u64,
+    records: u64,
+}
+
+/// Why a message or a whole answer cannot be believed.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// The output that shows it, where one is known.
+    pub(super) attempt: Option<AttemptId>,
+    /// The attempt is not there, as opposed to wrong.
+    pub(super) missing: bool,
+    pub(super) message: String,
+}
+
+impl Progress {
+    pub(super) fn new(output: &Output) -> Self {
+        Self { seen: vec![0; output.partitions.len()], output: output.clone(), blocks: 0, bytes: 0, records: 0 }
+    }
+
+    /// Where in `seen` a block counts, if it may.
+    fn position(&self, block: &BlockHeader) -> Result<usize, Fault> {
+        let fault = |message| Fault { attempt: Some(block.attempt), missing: false, message };
+        if block.map_index != self.output.map_index {
+            let message = format!("attempt {} is of map {}, not of {}", block.attempt, block.map_index, self.output.map_index);
+            return Err(fault(message));
+        }
+        self.output.partitions.binary_search(&block.partition.0).map_err(|_| {
+            fault(format!(
+                "attempt {} has bytes for partition {}, where the engine knows of none",
+                block.attempt, block.partition
+            ))
+        })
+    }
+
+    /// Counts a verified block; false if it was counted before.
+    fn count(&mut self, position: usize, block: &BlockHeader) -> bool {
+        // The blocks of one attempt and partition come in the order of their seq, also when a server starts over.
+        if block.seq < self.seen[position] {
+            return false;
+        }
+        self.seen[position] = block.seq.saturating_add(1);
+        self.blocks += 1;
+        self.bytes += u64::from(block.length);
+        self.records += u64::from(block.records);
+        true
+    }
+}
+
+/// Cuts the payload into blocks and checks every one of them, also those that nobody asked for: a flipped bit may be what makes it
+/// look so. Nothing is released unless all are good (invariant: verified-before-released).
+pub(super) fn cut(headers: Vec<BlockHeader>, pieces: Vec<Bytes>) -> Result<Vec<(BlockHeader, Bytes)>, Fault> {
+    let mut pieces = pieces.into_iter();
+    let mut piece = Bytes::new();
+    let mut blocks = Vec::with_capacity(headers.len());
+    for header in headers {
+        let length = header.length as usize;
+        if piece.is_empty() {
+            piece = pieces.next().unwrap_or_default();
+        }
+        let bytes = if piece.len() >= length {
+            piece.split_to(length)
+        } else {
+            // Lies across the border of two received buffers: the one case that costs a copy.
+            let mut joined = BytesMut::with_capacity(length);
+            joined.extend_from_slice(&piece);
+            piece = Bytes::new();
+            while joined.len() < length {
+                let Some(mut next) = pieces.next() else { break };
+                joined.extend_from_slice(&next.split_to(next.len().min(length - joined.len())));
+                piece = next;
+            }
+            joined.freeze()
+        };
+        if !header.verify([&bytes[..]]) {
+            let message = format!(
+                "block {} of attempt {} (map {}, partition {}, {length} bytes) fails its checksum",
+                header.seq, header.attempt, header.map_index, header.partition
+            );
+            return Err(Fault { attempt: Some(header.attempt), missing: false, message });
+        }
+        blocks.push((header, bytes));
+    }
+    Ok(blocks)
+}
+
+/// Keeps the blocks of expected attempts that were not seen before, and counts them: all of a message, or none.
+pub(super) fn admit(
+    expected: &mut HashMap<AttemptId, Progress>,
+    blocks: Vec<(BlockHeader, Bytes)>,
+) -> Result<VecDeque<(BlockHeader, Bytes)>, Fault> {
+    let mut positions = Vec::with_capacity(blocks.len());
+    for (header, _) in &blocks {
+        // An attempt that nobody names lost to another one (speculation, a retry): it is committed and never read.
+        positions.push(expected.get(&header.attempt).map(|progress| progress.position(header)).transpose()?);
+    }
+    // From here on nothing fails: a block that is counted is released.
+    let mut admitted = VecDeque::with_capacity(blocks.len());
+    for ((header, bytes), position) in blocks.into_iter().zip(positions) {
+        if let Some(position) = position
+            && let Some(progress) = expected.get_mut(&header.attempt)
+            && progress.count(position, &header)
+        {
+            admitted.push_back((header, bytes));
+        }
+    }
+    Ok(admitted)
+}
+
+/// Compares what was received with what the server says was committed and with what the engine says has data.
+pub(super) fn compare(expected: &HashMap<AttemptId, Progress>, summary: &v1::Summary) -> Result<(), Fault> {
+    let count = summary.attempt.len();
+    if [summary.map_index.len(), summary.blocks.len(), summary.bytes.len(), summary.records.len()] != [count; 4] {
+        let message = "summary has columns of different length".to_string();
+        return Err(Fault { attempt: None, missing: false, message });
+    }
+    let rows: HashMap<u64, usize> = summary.attempt.iter().enumerate().map(|(row, attempt)| (*attempt, row)).collect();
+    for (attempt, progress) in expected {
+        let fault = |missing, message| Fault { attempt: Some(*attempt), missing, message };
+        let Some(&row) = rows.get(&attempt.0) else {
+            let lost = summary.lost.iter().find(|lost| lost.attempt == attempt.0);
+            let why = lost.map_or("the server does not know it".to_string(), |lost| lost.reason.clone());
+            let message = format!("attempt {attempt} of map {} is missing: {why}", progress.output.map_index);
+            return Err(fault(true, message));
+        };
+        let committed = (summary.map_index[row], summary.blocks[row], summary.bytes[row], summary.records[row]);
+        let received = (progress.output.map_index.0, progress.blocks, progress.bytes, progress.records);
+        if committed != received {
+            let message = format!(
+                "attempt {attempt} was committed with (map, blocks, bytes, records) {committed:?}, received were {received:?}"
+            );
+            return Err(fault(false, message));
+        }
+        if let Some(position) = progress.seen.iter().position(|next| *next == 0) {
+            let partition = progress.output.partitions[position];
+            let message = format!("attempt {attempt} has no bytes for partition {partition}, where the engine knows of some");
+            return Err(fault(false, message));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! From records to messages: gathers, compresses, checksums and frames, and counts what it built.
+//!
+//! CPU only, and nothing is allocated per block: a block is compressed straight into the payload of its message, whose buffer comes
+//! from a pool and goes back when the message is sent and committed.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+use shuffle_proto::{
+    block::{BlockHeader, Codec, Flags, MAX_BATCH_BLOCKS, PartitionTotal},
+    frame::{self, Rope},
+    ids::{AttemptId, MapIndex, PartitionId},
+    v1, wire,
+};
+
+use crate::pool::{BufferPool, Pooled};
+
+/// Bytes of a block's entry in its table, at most or nearly so: a message with its table must fit one HTTP/2 frame.
+const ENTRY: usize = 28;
+
+/// A finished message, ready to be sent any number of times.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    head: Bytes,
+    payload: Bytes,
+}
+
+/// Builds the messages of one attempt.
+pub(crate) struct Builder {
+    map_index: MapIndex,
+    attempt: AttemptId,
+    compress: bool,
+    batch_bytes: usize,
+    block_bytes: usize,
+    pool: Arc<BufferPool>,
+    lz4: CompressTable,
+    /// Where pieces come together before they are compressed.
+    gathered: Vec<u8>,
+    table: v1::BlockTable,
+    payload: Option<Pooled>,
+    /// Bytes of `payload` that hold blocks.
+    filled: usize,
+    seq: u32,
+    totals: Totals,
+}
+
+/// What was built so far, per partition and together. Computed here, where the blocks are made, so that the commit compares two
+/// independent counts.
+pub(crate) struct Totals {
+    blocks: Vec<u32>,
+    partition_bytes: Vec<u64>,
+    partition_records: Vec<u64>,
+    pub(crate) bytes: u64,
+    pub(crate) records: u64,
+}
+
+// === impl Builder ===
+
+impl Builder {
+    pub(crate) fn new(
+        (map_index, attempt): (MapIndex, AttemptId),
+        num_partitions: u32,
+        compress: bool,
+        (block_bytes, batch_bytes): (usize, usize),
+        pool: Arc<BufferPool>,
+    ) -> Self {
+        let partitions = num_partitions as usize;
+        Self {
+            map_index,
+            attempt,
+            compress,
+            batch_bytes,
+            block_bytes,
+            pool,
+            lz4: CompressTable::large(),
+            gathered: Vec::new(),
+            table: v1::BlockTable::default(),
+            payload: None,
+            filled: 0,
+            seq: 0,
+            totals: Totals {
+                blocks: vec![0; partitions],
+                partition_bytes: vec![0; partitions],
+                partition_records: vec![0; partitions],
+                bytes: 0,
+                records: 0,
+            },
+        }
+    }
+
+    /// Appends one block whose raw bytes are `pieces` (`raw_len` together, 1 to `MAX_BLOCK`); the partition is in range. Gives back
+    /// the message that had to be finished first.
+    pub(crate) fn add(
+        &mut self,
+        partition: PartitionId,
+        pieces: &[&[u8]],
+        raw_len: usize,
+        records: u32,
+        (continues, continued): (bool, bool),
+    ) -> Option<Message> {
+        let last = self.table.partition.last();
+        let restarts = last.is_some_and(|&last| last > partition.0);
+        let count = self.table.partition.len();
+        let full = self.filled + raw_len + ENTRY * (count + 1) > self.batch_bytes || count == MAX_BATCH_BLOCKS;
+        let finished = if count > 0 && (restarts || full) { self.finish() } else { None };
+
+        let worst = if self.compress { get_maximum_output_size(raw_len) } else { raw_len };
+        let usual = self.batch_bytes + get_maximum_output_size(self.block_bytes);
+        let payload = self.payload.get_or_insert_with(|| self.pool.take(usual));
+        let start = self.filled;
+        if payload.as_ref().len() < start + worst {
+            payload.set_len(start + worst);
+        }
+        let space = &mut payload.as_mut()[start..];
+        let (codec, length) = store(&mut self.lz4, &mut self.gathered, self.compress, pieces, raw_len, space);
+        let mut header = BlockHeader {
+            partition,
+            map_index: self.map_index,
+            attempt: self.attempt,
+            seq: self.seq,
+            length: u32::try_from(length).expect("a stored block is at most MAX_BLOCK"),
+            raw_length: u32::try_from(raw_len).expect("a raw block is at most MAX_BLOCK"),
+            records,
+            flags: Flags::new(codec, continues, continued),
+            checksum: 0,
+        };
+        let mut body = crc32fast::Hasher::new();
+        body.update(&space[..length]);
+        header.checksum = header.checksum_of(body);
+        wire::put_block(&mut self.table, &header, false);
+        self.filled += length;
+        self.seq += 1;
+        self.totals.add(&header);
+        finished
+    }
+
+    /// Finishes the message that is being built, if there is one.
+    pub(crate) fn finish(&mut self) -> Option<Message> {
+        let mut payload = self.payload.take()?;
+        payload.set_len(self.filled);
+        self.filled = 0;
+        let message = v1::PushRequest {
+            step: Some(v1::push_request::Step::Batch(v1::Batch { table: Some(std::mem::take(&mut self.table)) })),
+            payload: Bytes::new(),
+        };
+        let payload = Bytes::from_owner(payload);
+        let mut rope = Rope::default();
+        frame::encode(&message, [payload.clone()], &mut rope);
+        let head = rope.copy_to_bytes(rope.len() - payload.len());
+        if let Some(v1::push_request::Step::Batch(v1::Batch { table: Some(mut table) })) = message.step {
+            clear(&mut table);
+            self.table = table;
+        }
+        Some(Message { head, payload })
+    }
+
+    /// Raw bytes of one block of a long byte string.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.block_bytes
+    }
+
+    pub(crate) fn totals(&self) -> &Totals {
+        &self.totals
+    }
+}
+
+/// Stores one block at the start of `space`, compressed if that makes it smaller.
+fn store(
+    lz4: &mut CompressTable,
+    gathered: &mut Vec<u8>,
+    compress: bool,
+    pieces: &[&[u8]],
+    raw_len: usize,
+    space: &mut [u8],
+) -> (Codec, usize) {
+    if compress {
+        let raw: &[u8] = match pieces {
+            [piece] => piece,
+            _ => {
+                gathered.clear();
+                pieces.iter().for_each(|piece| gathered.extend_from_slice(piece));
+                gathered
+            }
+        };
+        if let Ok(length) = compress_into_with_table(raw, space, lz4)
+            && length < raw_len
+        {
+            return (Codec::Lz4, length);
+        }
+        space[..raw_len].copy_from_slice(raw);
+    } else {
+        let mut start = 0;
+        for piece in pieces {
+            space[start..start + piece.len()].copy_from_slice(piece);
+            start += piece.len();
+        }
+    }
+    (Codec::None, raw_len)
+}
+
+/// Empties a table and keeps its memory.
+fn clear(table: &mut v1::BlockTable) {
+    table.partition.clear();
+    table.seq.clear();
+    table.length.clear();
+    table.raw_length.clear();
+    table.records.clear();
+    table.flags.clear();
+    table.checksum.clear();
+}
+
+// === impl Message ===
+
+impl Message {
+    /// Bytes of the message, framed.
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    /// Bytes of its blocks.
+    pub(crate) fn payload_len(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// Appends it to what is sent, without a copy.
+    pub(crate) fn append_to(&self, rope: &mut Rope) {
+        rope.push(self.head.clone());
+        rope.push(self.payload.clone());
+    }
+}
+
+// === impl Totals ===
+
+impl Totals {
+    fn add(&mut self, block: &BlockHeader) {
+        let partition = block.partition.0 as usize;
+        self.blocks[partition] += 1;
+        self.partition_bytes[partition] += u64::from(block.length);
+        self.partition_records[partition] += u64::from(block.records);
+        self.bytes += u64::from(block.length);
+        self.records += u64::from(block.records);
+    }
+
+    /// As `Commit` has them: partitions with a block, ascending.
+    pub(crate) fn message(&self) -> v1::PartitionTotals {
+        let written = self.blocks.iter().enumerate().filter(|(_, blocks)| **blocks > 0);
+        let totals: Vec<_> = written
+            .map(|(partition, &blocks)| PartitionTotal {
+                partition: PartitionId(u32::try_from(partition).expect("partitions are counted in u32")),
+                blocks,
+                bytes: self.partition_bytes[partition],
+                records: self.partition_records[partition],
+            })
+            .collect();
+        wire::totals_message(&totals)
+    }
+
+    /// Stored bytes of every partition.
+    pub(crate) fn partition_lengths(&self) -> Vec<u64> {
+        self.partition_bytes.clone()
+    }
+}

@@ -1,0 +1,389 @@
+//! The task that brings one output to a server: opens the stream, feeds it, reads the answers, and starts over when it must.
+//!
+//! **Which server.** The candidate of the map index; after a failure once more the same, because most streams break for reasons that
+//! are over at once; then the stand-ins in order; then the servers of the settings that are no candidates (they joined later); then
+//! around again, with growing pauses, until `retry_deadline`. So a server that restarts is waited for, and not longer than needed.
+//!
+//! **Lost acknowledgement.** If the stream breaks after Commit was sent, the same server is asked first: it answers `committed` to
+//! Open, and Commit alone brings the receipt. If it stays away, another server gets the whole output: two servers may then hold the
+//! attempt, and only the one named to the engine is ever read.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use shuffle_proto::{
+    frame::{self, Rope},
+    v1, wire,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{
+    WriteSpec,
+    state::{Receipt, Shared, Step},
+};
+use crate::{
+    backoff::Backoff,
+    channel::{Bulk, Failure, Outgoing, ended},
+    client::{Client, Durability},
+    error::{Error, Kind},
+    placement,
+};
+
+/// How long the word that an output is given up may take to leave. The server finds out anyway when the stream ends.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+pub(super) struct Push {
+    client: Client,
+    spec: Arc<WriteSpec>,
+    shared: Arc<Shared>,
+    backoff: Backoff,
+    /// Per server: failures and the last one's reason, for the message to a person.
+    failures: BTreeMap<String, (u32, String)>,
+}
+
+/// How one stream ended.
+enum End {
+    Committed(Receipt),
+    Aborted,
+    Failed(Failure),
+}
+
+/// `map 3 (attempt 17) of shuffle 2, app x`: the subject of every message about an output.
+pub(super) fn name(spec: &WriteSpec) -> String {
+    format!(
+        "output of map {} (attempt {}) of shuffle {}, app {}",
+        spec.map_index, spec.attempt, spec.shuffle, spec.caller.app
+    )
+}
+
+// === impl Push ===
+
+impl Push {
+    pub(super) fn new(client: Client, spec: Arc<WriteSpec>, shared: Arc<Shared>) -> Self {
+        let backoff = Backoff::new(client.settings());
+        Self { client, spec, shared, backoff, failures: BTreeMap::new() }
+    }
+
+    /// Runs until the output is committed, given up or failed; the shared state has the result then, whatever happens.
+    pub(super) async fn run(mut self) {
+        struct Abandoned(Arc<Shared>);
+        impl Drop for Abandoned {
+            fn drop(&mut self) {
+                self.0.abandoned();
+            }
+        }
+        let guard = Abandoned(self.shared.clone());
+        let result = self.deliver().await;
+        if let Err(error) = &result {
+            tracing::debug!(app = %self.spec.caller.app, kind = %error.kind, "{error}");
+        }
+        guard.0.finish(result);
+    }
+
+    async fn deliver(&mut self) -> Result<Receipt, Error> {
+        let mut route: Vec<String> =
+            placement::route(&self.spec.candidates, self.spec.map_index).cloned().collect();
+        let mut position = 0;
+        let mut again = false; // the server at `position` had its second chance
+        let mut started = false;
+        loop {
+            if self.shared.aborted().is_cancelled() {
+                return Err(self.given_up());
+            }
+            let address = route[position % route.len()].clone();
+            self.shared.restart(started);
+            let opened = tokio::time::Instant::now();
+            let failure = match self.stream(&address, !started).await {
+                End::Committed(receipt) => return Ok(receipt),
+                End::Aborted => return Err(self.given_up()),
+                End::Failed(failure) => failure,
+            };
+            started = true;
+            let stream = self.shared.stream();
+            if stream.opened && opened.elapsed() > self.client.settings().retry_deadline / 4 {
+                // It was up for long: this is a new trouble, not the old one.
+                self.backoff.succeeded();
+                again = false;
+            }
+            let tries = self.failures.entry(address.clone()).or_default();
+            *tries = (tries.0 + 1, failure.message.clone());
+            if stops(failure.kind) {
+                return Err(Error::new(failure.kind, format!("{address} refuses the {}: {}", name(&self.spec), failure.message)));
+            }
+            // Without its messages only an output whose commit is on its way can still be had, and only from this server.
+            let replayable = self.shared.replayable();
+            let sticky = !replayable && stream.commit_sent;
+            if !replayable && !sticky {
+                return Err(self.outgrown(&address, &failure));
+            }
+            let Some(mut pause) = self.backoff.failed(failure.retry_after) else {
+                return Err(self.exhausted());
+            };
+            if !sticky {
+                if !again {
+                    again = true;
+                } else {
+                    again = false;
+                    position += 1;
+                    if position == route.len() {
+                        self.add_newcomers(&mut route).await;
+                    }
+                    if position < route.len() {
+                        pause = Duration::ZERO; // a server that was not asked yet need not be waited for
+                    } else {
+                        again = true; // from the second round on, one try each
+                    }
+                }
+            }
+            tracing::debug!(
+                app = %self.spec.caller.app, shuffle = %self.spec.shuffle, map = %self.spec.map_index, attempt = %self.spec.attempt,
+                server = address, error = failure.message, "push broke; next try in {pause:?}",
+            );
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.shared.aborted().cancelled() => {}
+            }
+        }
+    }
+
+    /// Appends the servers of the settings that are no candidates.
+    async fn add_newcomers(&self, route: &mut Vec<String>) {
+        for address in self.client.addresses().await {
+            if !route.contains(&address) {
+                route.push(address);
+            }
+        }
+    }
+
+    /// One stream, from Open to its end. `eager`: batches are sent before the server has answered Open, which saves a round trip;
+    /// not when the server may have the commit already.
+    async fn stream(&self, address: &str, eager: bool) -> End {
+        let (sender, receiver) = mpsc::channel(1);
+        let body: Outgoing = Box::pin(ReceiverStream::new(receiver));
+        let farewell = sender.downgrade();
+        let run = async {
+            tokio::select! {
+                failure = self.watch(address) => Err(failure),
+                failure = self.feed(sender, eager) => Err(failure),
+                receipt = self.listen(address, body) => receipt,
+            }
+        };
+        tokio::pin!(run);
+        let aborted = self.shared.aborted();
+        tokio::select! {
+            biased;
+            () = aborted.cancelled() => {
+                let step = v1::push_request::Step::Abort(v1::Abort { reason: self.shared.reason() });
+                if let Some(sender) = farewell.upgrade() {
+                    // The stream must go on for a moment, or the word would not leave; the server ends it when it has read it.
+                    let word = async {
+                        if sender.send(Ok(rope(step))).await.is_ok() {
+                            std::future::pending::<()>().await;
+                        }
+                    };
+                    let farewell = async {
+                        tokio::select! {
+                            () = word => {}
+                            _ = &mut run => {}
+                        }
+                    };
+                    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+                }
+                End::Aborted
+            }
+            result = &mut run => match result {
+                Ok(receipt) => End::Committed(receipt),
+                Err(failure) => End::Failed(failure),
+            }
+        }
+    }
+
+    /// Sends what there is to send, and after the commit the end of the stream. Does not end itself: how it went is in the answers.
+    async fn feed(&self, sender: mpsc::Sender<Result<Rope, Status>>, eager: bool) -> Failure {
+        let spec = &self.spec;
+        let open = v1::push_request::Step::Open(v1::Open {
+            caller: Some(spec.caller.message()),
+            shuffle: spec.shuffle.0,
+            num_maps: spec.num_maps,
+            num_partitions: spec.num_partitions,
+            map_index: spec.map_index.0,
+            attempt: spec.attempt.0,
+            durability: spec.durability.message().into(),
+        });
+        if sender.send(Ok(rope(open))).await.is_err() {
+            return std::future::pending().await;
+        }
+        'stream: loop {
+            // Room first, then the bytes: what is taken here counts as handed over.
+            let Ok(room) = sender.reserve().await else { return std::future::pending().await };
+            loop {
+                if !eager && !self.shared.stream().opened {
+                    self.shared.work().await;
+                    continue;
+                }
+                match self.shared.step() {
+                    Step::Send(rope) => {
+                        room.send(Ok(rope));
+                        break;
+                    }
+                    Step::Commit(totals) => {
+                        room.send(Ok(rope(v1::push_request::Step::Commit(v1::Commit { totals: Some(totals) }))));
+                        break 'stream;
+                    }
+                    Step::Wait => self.shared.work().await,
+                }
+            }
+        }
+        drop(sender);
+        std::future::pending().await
+    }
+
+    /// Opens the stream and reads the answers up to the receipt.
+    async fn listen(&self, address: &str, body: Outgoing) -> Result<Receipt, Failure> {
+        let mut lane = self.client.connections().lane(address, Bulk::Push).await?;
+        let mut answers = lane.call(body).await?;
+        while let Some((answer, _)) = answers.head::<v1::PushResponse>().await? {
+            match answer.step {
+                Some(v1::push_response::Step::Opened(opened)) => {
+                    self.opened(address, &opened)?;
+                }
+                Some(v1::push_response::Step::Ack(_)) => self.shared.progressed(),
+                Some(v1::push_response::Step::Committed(committed)) => {
+                    let receipt = self.receipt(address, committed)?;
+                    // Reads to the end in peace: a stream that is dropped before is reset.
+                    self.client.handle().spawn(async move {
+                        let rest = async { while let Ok(Some(_)) = answers.head::<v1::PushResponse>().await {} };
+                        let _ = tokio::time::timeout(FAREWELL, rest).await;
+                        drop(lane);
+                    });
+                    return Ok(receipt);
+                }
+                None => {} // a step of a later version
+            }
+        }
+        Err(ended(&answers, "a receipt"))
+    }
+
+    fn opened(&self, address: &str, opened: &v1::Opened) -> Result<(), Failure> {
+        wire::volume("opened.volume", &opened.volume).map_err(|error| internal(address, &error))?;
+        let (largest, most) = (self.shared.largest_payload(), opened.max_batch as usize);
+        if most > 0 && largest > most {
+            let message = format!("messages of {largest} bytes, and {address} takes {most}: lower batch_bytes or block_bytes");
+            return Err(Failure::new(Kind::Invalid, message));
+        }
+        self.shared.opened(opened.committed);
+        Ok(())
+    }
+
+    /// Checks what the server says it holds against what was written.
+    fn receipt(&self, address: &str, committed: v1::Committed) -> Result<Receipt, Failure> {
+        let volume = wire::volume("committed.volume", &committed.volume).map_err(|error| internal(address, &error))?;
+        let durability = Durability::of(committed.durability());
+        let totals = self.shared.totals();
+        let wrote = totals.map(|totals| (totals.bytes, totals.records));
+        // invariant: whole-attempt-or-none
+        if wrote != Some((committed.bytes, committed.records)) {
+            let message = format!(
+                "{address} committed {} bytes and {} records, written were {wrote:?}: report it",
+                committed.bytes, committed.records
+            );
+            return Err(Failure::new(Kind::Internal, message));
+        }
+        match durability {
+            Some(durability) if durability >= self.spec.durability => {
+                Ok(Receipt { volume, address: address.to_string(), durability })
+            }
+            _ => {
+                let message = format!(
+                    "{address} reached {} where {} was asked: report it",
+                    durability.map_or("no level", Durability::name),
+                    self.spec.durability
+                );
+                Err(Failure::new(Kind::Internal, message))
+            }
+        }
+    }
+
+    /// Fails when the server owes something for too long. A peer that is gone is found by the connection's own probes; this is for
+    /// one that answers those and does not go on.
+    async fn watch(&self, address: &str) -> Failure {
+        let settings = self.client.settings();
+        loop {
+            let stream = self.shared.stream();
+            // Back-pressure may last: a server that is short of memory is as alive as one that restarts.
+            let limit = if stream.opened {
+                settings.retry_deadline
+            } else {
+                settings.call_timeout.saturating_add(settings.connect_timeout)
+            };
+            let idle = stream.progress.elapsed();
+            if !self.shared.waiting() {
+                tokio::time::sleep(limit.min(settings.call_timeout)).await;
+            } else if idle < limit {
+                tokio::time::sleep((limit - idle).max(Duration::from_millis(1))).await;
+            } else {
+                let doing = match (stream.opened, stream.commit_sent) {
+                    (false, _) => "opening the stream",
+                    (true, false) => "taking batches",
+                    (true, true) => "committing",
+                };
+                return Failure::new(Kind::Unavailable, format!("{address} did not go on {doing} for {idle:.0?}"));
+            }
+        }
+    }
+
+    fn given_up(&self) -> Error {
+        Error::new(Kind::Fenced, format!("{} was given up: {}", name(&self.spec), self.shared.reason()))
+    }
+
+    fn outgrown(&self, address: &str, failure: &Failure) -> Error {
+        let message = format!(
+            "{address} failed while it took the {}: {}. The output cannot be sent to another server: its {} bytes have outgrown \
+             replay_buffer ({} bytes). Run the task again, or raise replay_buffer",
+            name(&self.spec),
+            failure.message,
+            self.shared.built_bytes(),
+            self.client.settings().replay_buffer,
+        );
+        Error::new(Kind::Unavailable, message)
+    }
+
+    fn exhausted(&self) -> Error {
+        let mut message = format!(
+            "no server took the {} within {:.0?} and {} tries:",
+            name(&self.spec),
+            self.backoff.failing_for(),
+            self.backoff.tries()
+        );
+        for (address, (count, reason)) in &self.failures {
+            let _ = write!(message, " {address} ({count} times): {reason};");
+        }
+        message.push_str(" start the servers, or raise retry_deadline");
+        Error::new(Kind::Unavailable, message)
+    }
+}
+
+/// Kinds after which no other try can succeed.
+fn stops(kind: Kind) -> bool {
+    match kind {
+        Kind::Invalid | Kind::Fenced | Kind::Denied | Kind::Internal => true,
+        // Lost and corrupt on a push: the server does not have what it should, or got other bytes than were sent.
+        Kind::Busy | Kind::Unavailable | Kind::Lost | Kind::Corrupt => false,
+    }
+}
+
+fn internal(address: &str, error: &wire::Invalid) -> Failure {
+    Failure::new(Kind::Internal, format!("{address} answers wrongly: {error}"))
+}
+
+fn rope(step: v1::push_request::Step) -> Rope {
+    let mut rope = Rope::default();
+    frame::encode(&v1::PushRequest { step: Some(step), payload: bytes::Bytes::new() }, [], &mut rope);
+    rope
+}

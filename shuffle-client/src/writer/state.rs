@@ -1,0 +1,317 @@
+//! What a [`MapWriter`](super::MapWriter) and its push task share: the messages that are kept, how far they are sent, the result.
+//!
+//! A message is kept until the commit, so that the output can be sent again from the start, unless the output has outgrown the
+//! replay buffer: then a message goes when it is handed to the connection, and a stream that breaks is the end of the attempt.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use shuffle_proto::{frame::Rope, http2, ids::VolumeId, v1};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::build::Message;
+use crate::{
+    client::Durability,
+    error::{Error, Kind},
+};
+
+/// What a server said to the commit.
+#[derive(Clone, Debug)]
+pub(super) struct Receipt {
+    pub(super) volume: VolumeId,
+    pub(super) address: String,
+    pub(super) durability: Durability,
+}
+
+/// Everything that the commit message says, and what the receipt is compared with.
+#[derive(Clone, Debug)]
+pub(super) struct Totals {
+    pub(super) message: v1::PartitionTotals,
+    pub(super) bytes: u64,
+    pub(super) records: u64,
+}
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// The push task may have something to do.
+    work: Notify,
+    /// The writer may have something to see.
+    news: Notify,
+    aborted: CancellationToken,
+    replay_buffer: usize,
+}
+
+pub(super) struct State {
+    messages: VecDeque<Message>,
+    /// Messages before the first in `messages`: gone, because the output outgrew the replay buffer.
+    gone: usize,
+    /// Of `messages`, how many were handed to the current stream.
+    handed: usize,
+    kept_bytes: usize,
+    unsent_bytes: usize,
+    built_bytes: usize,
+    outgrown: bool,
+    totals: Option<Totals>,
+    reason: Option<String>,
+    result: Option<Result<Receipt, Error>>,
+    resends: u64,
+    stream: Stream,
+}
+
+/// How far the current stream is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stream {
+    pub(super) opened: bool,
+    /// The server has the commit already: nothing but Commit is to be sent.
+    pub(super) committed: bool,
+    pub(super) commit_sent: bool,
+    /// When the stream last went on.
+    pub(super) progress: Instant,
+}
+
+/// What the push task does next.
+pub(super) enum Step {
+    Send(Rope),
+    Commit(v1::PartitionTotals),
+    Wait,
+}
+
+impl Shared {
+    pub(super) fn new(replay_buffer: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                messages: VecDeque::new(),
+                gone: 0,
+                handed: 0,
+                kept_bytes: 0,
+                unsent_bytes: 0,
+                built_bytes: 0,
+                outgrown: false,
+                totals: None,
+                reason: None,
+                result: None,
+                resends: 0,
+                stream: Stream::new(),
+            }),
+            work: Notify::new(),
+            news: Notify::new(),
+            aborted: CancellationToken::new(),
+            replay_buffer,
+        }
+    }
+
+    // --- the writer's side ---
+
+    /// The failure, if there is one; else the bytes that are still to be handed to a connection.
+    pub(super) fn check(&self) -> Result<usize, Error> {
+        let state = self.state.lock();
+        match &state.result {
+            Some(Err(error)) => Err(error.clone()),
+            Some(Ok(_)) | None => Ok(state.unsent_bytes),
+        }
+    }
+
+    pub(super) fn push(&self, message: Message) {
+        let mut state = self.state.lock();
+        if state.result.is_some() {
+            return;
+        }
+        if state.unsent_bytes == 0 {
+            state.stream.progress = Instant::now();
+        }
+        state.kept_bytes += message.len();
+        state.unsent_bytes += message.len();
+        state.built_bytes += message.len();
+        state.messages.push_back(message);
+        state.outgrown |= state.kept_bytes > self.replay_buffer;
+        state.let_go();
+        drop(state);
+        self.work.notify_one();
+    }
+
+    pub(super) fn commit(&self, message: v1::PartitionTotals, (bytes, records): (u64, u64)) {
+        let mut state = self.state.lock();
+        state.totals = Some(Totals { message, bytes, records });
+        state.stream.progress = Instant::now();
+        drop(state);
+        self.work.notify_one();
+    }
+
+    pub(super) fn abort(&self, reason: &str) {
+        let mut state = self.state.lock();
+        if state.result.is_none() && state.reason.is_none() {
+            state.reason = Some(reason.to_string());
+        }
+        state.messages.clear();
+        state.handed = 0;
+        state.unsent_bytes = 0;
+        drop(state);
+        self.aborted.cancel();
+    }
+
+    pub(super) async fn drained_to(&self, bytes: usize) -> Result<(), Error> {
+        loop {
+            if self.check()? <= bytes {
+                return Ok(());
+            }
+            self.news.notified().await;
+        }
+    }
+
+    pub(super) async fn result(&self) -> Result<Receipt, Error> {
+        loop {
+            if let Some(result) = &self.state.lock().result {
+                return result.clone();
+            }
+            self.news.notified().await;
+        }
+    }
+
+    pub(super) fn resends(&self) -> u64 {
+        self.state.lock().resends
+    }
+
+    // --- the push task's side ---
+
+    /// The first result stays.
+    pub(super) fn finish(&self, result: Result<Receipt, Error>) {
+        let mut state = self.state.lock();
+        if state.result.is_none() {
+            state.result = Some(result);
+        }
+        state.messages.clear();
+        state.handed = 0;
+        state.unsent_bytes = 0;
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Waits until [`step`](Self::step) may answer otherwise.
+    pub(super) async fn work(&self) {
+        self.work.notified().await;
+    }
+
+    pub(super) fn aborted(&self) -> &CancellationToken {
+        &self.aborted
+    }
+
+    pub(super) fn reason(&self) -> String {
+        self.state.lock().reason.clone().unwrap_or_default()
+    }
+
+    /// Starts over on a new stream.
+    pub(super) fn restart(&self, again: bool) {
+        let mut state = self.state.lock();
+        state.handed = 0;
+        state.unsent_bytes = state.messages.iter().map(Message::len).sum();
+        state.stream = Stream::new();
+        state.resends += u64::from(again);
+    }
+
+    /// Whether all that was built is still here.
+    pub(super) fn replayable(&self) -> bool {
+        self.state.lock().gone == 0
+    }
+
+    pub(super) fn built_bytes(&self) -> usize {
+        self.state.lock().built_bytes
+    }
+
+    pub(super) fn totals(&self) -> Option<Totals> {
+        self.state.lock().totals.clone()
+    }
+
+    pub(super) fn stream(&self) -> Stream {
+        self.state.lock().stream
+    }
+
+    /// Whether the server owes an answer, or room for more.
+    pub(super) fn waiting(&self) -> bool {
+        let state = self.state.lock();
+        !state.stream.opened || state.unsent_bytes > 0 || state.totals.is_some()
+    }
+
+    pub(super) fn opened(&self, committed: bool) {
+        let mut state = self.state.lock();
+        state.stream.opened = true;
+        state.stream.committed = committed;
+        state.stream.progress = Instant::now();
+        drop(state);
+        self.work.notify_one();
+    }
+
+    pub(super) fn progressed(&self) {
+        self.state.lock().stream.progress = Instant::now();
+    }
+
+    /// Largest payload among the messages that are here.
+    pub(super) fn largest_payload(&self) -> usize {
+        self.state.lock().messages.iter().map(Message::payload_len).max().unwrap_or(0)
+    }
+
+    /// What to send now: messages that fit one HTTP/2 frame together, or the commit.
+    pub(super) fn step(&self) -> Step {
+        let mut state = self.state.lock();
+        if state.reason.is_some() {
+            return Step::Wait;
+        }
+        if state.stream.committed {
+            state.handed = state.messages.len();
+            state.unsent_bytes = 0;
+        }
+        let mut rope = Rope::default();
+        let mut handed = state.handed;
+        while let Some(message) = state.messages.get(handed) {
+            if !rope.is_empty() && rope.len() + message.len() > http2::GROUP {
+                break;
+            }
+            message.append_to(&mut rope);
+            handed += 1;
+        }
+        if !rope.is_empty() {
+            state.handed = handed;
+            state.unsent_bytes -= rope.len();
+            state.stream.progress = Instant::now();
+            state.let_go();
+            drop(state);
+            self.news.notify_one();
+            return Step::Send(rope);
+        }
+        match &state.totals {
+            Some(totals) if !state.stream.commit_sent => {
+                let message = totals.message.clone();
+                state.stream.commit_sent = true;
+                state.stream.progress = Instant::now();
+                Step::Commit(message)
+            }
+            _ => Step::Wait,
+        }
+    }
+}
+
+impl State {
+    /// Lets go of what was handed over, once the output has outgrown the replay buffer.
+    fn let_go(&mut self) {
+        if self.outgrown {
+            for message in self.messages.drain(..self.handed) {
+                self.kept_bytes -= message.len();
+                self.gone += 1;
+            }
+            self.handed = 0;
+        }
+    }
+}
+
+impl Stream {
+    fn new() -> Self {
+        Self { opened: false, committed: false, commit_sent: false, progress: Instant::now() }
+    }
+}
+
+impl Shared {
+    /// What the task leaves behind if the runtime goes away under it.
+    pub(super) fn abandoned(&self) {
+        self.finish(Err(Error::new(Kind::Unavailable, "the runtime of the client was shut down while a map output was written")));
+    }
+}
