@@ -4,3 +4,7 @@
 //! on disk and finds it again through [`index`]. [`server`] wires the parts together; [`admin`] is what people and probes see.
 
 pub mod config;
+pub mod budget;
+pub mod clock;
+pub mod index;
+pub mod staging;
