@@ -3,12 +3,13 @@ package io.forebay.core;
 import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.OutputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
-import java.nio.file.StandardCopyOption;
 import java.nio.file.attribute.FileAttribute;
 import java.nio.file.attribute.PosixFilePermissions;
+import java.util.Locale;
 
 /**
  * Loads the native library, once per JVM and only when something needs it.
@@ -105,7 +106,12 @@ public final class NativeLibrary {
             // Nobody but us may change the file between copy and load.
             FileAttribute<?> ours = PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------"));
             copy = Files.createTempFile(parent, "forebay-", ".so", ours);
-            Files.copy(in, copy, StandardCopyOption.REPLACE_EXISTING);
+            try (OutputStream out = Files.newOutputStream(copy)) {
+                byte[] buffer = new byte[1 << 16];
+                for (int n; (n = in.read(buffer)) > 0; ) {
+                    out.write(buffer, 0, n);
+                }
+            }
             return copy;
         } catch (IOException | UnsupportedOperationException e) {
             if (copy != null) {
@@ -166,7 +172,7 @@ public final class NativeLibrary {
 
     /** Where the jar has the library for a platform. */
     static String resource(String os, String arch) {
-        String family = os.toLowerCase(java.util.Locale.ROOT).startsWith("linux") ? "linux" : os.replaceAll("\\W+", "").toLowerCase(java.util.Locale.ROOT);
+        String family = os.replaceAll("\\W+", "").toLowerCase(Locale.ROOT);
         String machine = arch;
         if (arch.equals("amd64") || arch.equals("x86-64") || arch.equals("x86_64")) {
             machine = "x86_64";

@@ -1,0 +1,90 @@
+//! The threads that do I/O, and how a Java thread waits for them.
+//!
+//! One runtime per loaded library, started by the first call that needs it and never stopped: its threads are unknown to the JVM, so
+//! they keep no JVM from exiting, and stopping it would need a last user that nobody knows. They never call Java.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::OnceLock,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use shuffle_client::{Error, Kind};
+use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
+
+/// Fewest and most threads. Two let a slow decode go on beside the sockets; more than eight have nothing to do, because Java threads
+/// sort, compress and frame by themselves.
+const THREADS: (usize, usize) = (2, 8);
+
+/// Environment variable: what is logged to standard error, in the syntax of `tracing_subscriber::EnvFilter`. Default `warn`.
+const LOG: &str = "FOREBAY_LOG";
+
+/// The runtime; starts it the first time.
+pub(crate) fn get() -> Result<&'static Runtime, Error> {
+    static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
+    RUNTIME.get_or_init(|| start().map_err(|error| error.to_string())).as_ref().map_err(|error| {
+        Error::new(Kind::Internal, format!("cannot start the I/O threads: {error}; raise the limit of threads (ulimit -u)"))
+    })
+}
+
+fn start() -> std::io::Result<Runtime> {
+    let filter = EnvFilter::try_from_env(LOG).unwrap_or_else(|_| EnvFilter::new("warn"));
+    // An embedder that has set a subscriber keeps it.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let cores = std::thread::available_parallelism().map_or(THREADS.0, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads(cores.clamp(THREADS.0, THREADS.1))
+        .max_blocking_threads(4)
+        .thread_name("forebay-io")
+        .enable_all()
+        .build()
+}
+
+/// Waits for the future, at most this long; `None` = not yet. The future is dropped then, so it must be one that can be taken up
+/// again by making a new one, as all of the client's can.
+pub(crate) fn wait<F: Future>(timeout: Duration, future: F) -> Result<Option<F::Output>, Error> {
+    let runtime = get()?;
+    let _context = runtime.enter();
+    let mut future = pin!(future);
+    // Most waits are for what is there already, and need no timer.
+    if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return Ok(Some(output));
+    }
+    if timeout.is_zero() {
+        return Ok(None);
+    }
+    Ok(runtime.block_on(async { tokio::time::timeout(timeout, future).await.ok() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_its_time_out() {
+        let start = Instant::now();
+        let answer = wait(Duration::from_millis(20), std::future::pending::<()>()).expect("a runtime");
+        assert!(answer.is_none());
+        let waited = start.elapsed();
+        assert!(waited >= Duration::from_millis(20) && waited < Duration::from_secs(2), "{waited:?}");
+    }
+
+    #[test]
+    fn what_is_there_already_is_answered_without_waiting() {
+        assert_eq!(wait(Duration::ZERO, std::future::ready(7)).expect("a runtime"), Some(7));
+    }
+
+    #[test]
+    fn a_wait_ends_when_a_task_of_the_runtime_is_done() {
+        let task = get().expect("a runtime").spawn(async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            5
+        });
+        assert_eq!(wait(Duration::from_secs(10), task).expect("a runtime").map(Result::ok), Some(Some(5)));
+    }
+}

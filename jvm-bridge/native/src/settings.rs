@@ -1,0 +1,103 @@
+//! The JSON of a client's settings. What is left out has the client's default; an unknown field is refused.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use shuffle_client::{Error, Settings};
+
+use crate::error::invalid;
+
+/// As `io.forebay.core.ClientSettings` writes it. For meaning and default of each see [`Settings`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClientSettings {
+    servers: Vec<String>,
+    connect_timeout_ms: Option<u64>,
+    call_timeout_ms: Option<u64>,
+    retry_deadline_ms: Option<u64>,
+    backoff_base_ms: Option<u64>,
+    backoff_max_ms: Option<u64>,
+    keep_alive_ms: Option<u64>,
+    fetch_window_bytes: Option<usize>,
+    fetch_streams: Option<usize>,
+    replay_buffer_bytes: Option<usize>,
+    block_bytes: Option<usize>,
+    batch_bytes: Option<usize>,
+}
+
+/// Reads the settings and checks them, naming what cannot be.
+pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
+    let given: ClientSettings =
+        serde_json::from_str(json).map_err(|error| invalid(format!("client settings are not right: {error}")))?;
+    let mut settings = Settings::of(given.servers);
+    for (given, setting) in [
+        (given.connect_timeout_ms, &mut settings.connect_timeout),
+        (given.call_timeout_ms, &mut settings.call_timeout),
+        (given.retry_deadline_ms, &mut settings.retry_deadline),
+        (given.backoff_base_ms, &mut settings.backoff_base),
+        (given.backoff_max_ms, &mut settings.backoff_max),
+        (given.keep_alive_ms, &mut settings.keep_alive),
+    ] {
+        if let Some(millis) = given {
+            *setting = Duration::from_millis(millis);
+        }
+    }
+    for (given, setting) in [
+        (given.fetch_window_bytes, &mut settings.fetch_window),
+        (given.fetch_streams, &mut settings.fetch_streams),
+        (given.replay_buffer_bytes, &mut settings.replay_buffer),
+        (given.block_bytes, &mut settings.block_bytes),
+        (given.batch_bytes, &mut settings.batch_bytes),
+    ] {
+        if let Some(value) = given {
+            *setting = value;
+        }
+    }
+    settings.check()?;
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_servers_must_be_given() {
+        let settings = parse(r#"{"servers":["a:7400","dns://b:7400"]}"#).expect("valid");
+        assert_eq!(settings, Settings::of(["a:7400", "dns://b:7400"]));
+        assert!(parse("{}").expect_err("no servers").message.contains("servers"));
+    }
+
+    #[test]
+    fn every_field_reaches_its_setting() {
+        let settings = parse(
+            r#"{"servers":["a:1"],"connect_timeout_ms":1,"call_timeout_ms":2,"retry_deadline_ms":3,"backoff_base_ms":4,
+                "backoff_max_ms":5,"keep_alive_ms":6,"fetch_window_bytes":70000,"fetch_streams":8,"replay_buffer_bytes":9,
+                "block_bytes":2000,"batch_bytes":3000}"#,
+        )
+        .expect("valid");
+        let expected = Settings {
+            servers: vec!["a:1".into()],
+            connect_timeout: Duration::from_millis(1),
+            call_timeout: Duration::from_millis(2),
+            retry_deadline: Duration::from_millis(3),
+            backoff_base: Duration::from_millis(4),
+            backoff_max: Duration::from_millis(5),
+            keep_alive: Duration::from_millis(6),
+            fetch_window: 70000,
+            fetch_streams: 8,
+            replay_buffer: 9,
+            block_bytes: 2000,
+            batch_bytes: 3000,
+        };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn an_unknown_field_and_a_bad_value_are_named() {
+        let unknown = parse(r#"{"servers":["a:1"],"colour":1}"#).expect_err("unknown");
+        assert!(unknown.message.contains("colour"), "{unknown}");
+        let bad = parse(r#"{"servers":["a:1"],"fetch_streams":0}"#).expect_err("bad");
+        assert!(bad.message.contains("fetch_streams"), "{bad}");
+    }
+}
