@@ -6,7 +6,7 @@ use shuffle_proto::{
     v1::{self, Durability, push_request::Step},
 };
 use shuffle_tests::{
-    App, Attempt, Kind, Oracle, Peer, Server, Shape,
+    App, Attempt, Kind, Oracle, Peer, Server, Setup, Shape,
     attempt::batch,
     peer::{assert_refused, fetch_first, fetch_range},
 };
@@ -607,4 +607,35 @@ async fn leases_of_any_length_are_taken_within_bounds() {
         }
     }
     stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_too_many_is_told_to_come_back_later() {
+    let setup = Setup::new()
+        .flag("--max-apps", 2)
+        .flag("--max-streams-per-app", 3);
+    let server = Server::with(setup).await;
+    let peer = server.peer().await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    let mut running = Vec::new();
+    for map in 0..3 {
+        let attempt = Attempt::generate(&app, 0, SHAPE, map, u64::from(map));
+        running.push((peer.send(&attempt).await.unwrap(), attempt));
+    }
+    let fourth = Attempt::generate(&app, 0, SHAPE, 3, 3);
+    assert_refused(&peer.send(&fourth).await.err().unwrap(), Kind::Busy, &[]);
+    for (push, attempt) in running {
+        let receipt = push.commit(attempt.totals()).await.unwrap();
+        oracle.committed(&attempt, &receipt);
+    }
+    oracle.push(&peer, &fourth).await;
+    peer.renew(&App::new("app-2")).await.unwrap();
+    assert_refused(
+        &peer.renew(&App::new("app-3")).await.unwrap_err(),
+        Kind::Busy,
+        &[],
+    );
+    peer.delete_app(&App::new("app-2")).await.unwrap();
+    peer.renew(&App::new("app-3")).await.unwrap();
+    oracle.check(&peer, &app, 0).await;
 }

@@ -48,7 +48,7 @@ async fn sigterm_ends_cleanly_and_running_pushes_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_is_not_held_up_for_ever_by_a_stalled_push() {
-    let mut server = Server::start().await;
+    let mut server = Server::with(Setup::new().flag("--drain-timeout", "1500ms")).await;
     let peer = server.peer().await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     oracle

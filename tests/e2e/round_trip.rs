@@ -190,6 +190,37 @@ async fn ids_at_their_upper_ends_do_not_wrap() {
         .await;
 }
 
+/// More blocks than fit in one message, and a commit of several hundred KiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_with_two_hundred_thousand_partitions_is_kept() {
+    let mut server = Server::start().await;
+    let peer = server.peer().await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    let shape = Shape::small(2, 200_000);
+    for map in 0..2 {
+        let mut attempt = Attempt::empty(&app, 0, shape, map, u64::from(map));
+        let bytes = random_bytes(u64::from(map), 200_000 + 8);
+        for partition in 0..200_000 {
+            let at = partition as usize;
+            attempt = attempt.with_block(partition, bytes.slice(at..at + 8));
+        }
+        let (mut push, _) = peer.open(attempt.open()).await.unwrap();
+        // A message may hold 65 536 blocks.
+        push.batches(attempt.batches_from(0, 8 * 65_536)).await;
+        let receipt = push.commit(attempt.totals()).await.unwrap();
+        oracle.committed(&attempt, &receipt);
+    }
+    for _ in 0..2 {
+        let peer = server.peer().await;
+        oracle.check(&peer, &app, 0).await;
+        oracle
+            .check_range(&peer, &app, 0, 131_072..131_073, 1..2)
+            .await;
+        server.kill();
+        server.restart().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_resumes_at_any_cursor() {
     let mut server = Server::start().await;

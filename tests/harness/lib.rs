@@ -6,12 +6,14 @@
 //! - [`attempt`]: well-formed map attempts with deterministic bytes, and their messages, free to be spoilt by a test.
 //! - [`oracle`]: what was committed, and whether an answer is exactly that.
 //! - [`disk`]: small file systems, read-only ones, and flipped bits.
+//! - [`proxy`]: a connection that is cut, stalls, or flips a bit.
 //! - [`raw`]: bytes on a socket or in an HTTP/2 stream that no client would send.
 
 pub mod attempt;
 pub mod disk;
 pub mod oracle;
 pub mod peer;
+pub mod proxy;
 pub mod raw;
 pub mod server;
 
