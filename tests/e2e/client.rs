@@ -79,7 +79,7 @@ impl Driver {
             attempt: AttemptId(attempt),
             durability: Durability::Disk,
             candidates: self.app.place(ShuffleId(shuffle), maps, PARTITIONS).into(),
-            compress: map % 2 == 0,
+            compress: map.is_multiple_of(2),
         }
     }
 
