@@ -26,6 +26,9 @@ from harness.server import Server
 QUERIES = ("q5", "q9", "q18", "q21")
 KINDS = {"aggregation": "aggregation", "count": "count per partition"}
 MAPS = 40
+# Copies of native code that Spark's own codecs unpack; a JVM that gets SIGKILL cannot take its copies along. They end with
+# the run's folder. Forebay's library is not among them: its copy is unlinked as soon as it is loaded.
+CODECS = ("liblz4-java-", "snappy-", "libzstd-jni")
 SHARED = {
     "spark.sql.shuffle.partitions": "200",
     "spark.sql.autoBroadcastJoinThreshold": "1m",  # so that the joins shuffle, as they would at larger scale
@@ -169,7 +172,7 @@ def demo(options, progress: Progress, run: Run) -> dict:
     with progress.step("the servers end") as step:
         codes = [server.stop() for server in servers]
         step.said = "exit codes " + ", ".join(map(str, codes))
-        left += [path for path in run.folder("tmp").rglob("*") if path.is_file()]
+        left += [path for path in run.folder("tmp").rglob("*") if path.is_file() and not path.name.startswith(CODECS)]
         alive = run.processes()
 
     return {

@@ -41,17 +41,17 @@ class Cluster:
             self._said(f"worker-{host}", r"Successfully registered with master")
 
     def _start(self, name, host, main, *options):
-        java = ["java", "-Xmx256m", "-XX:-UsePerfData", f"-Djava.io.tmpdir={self.run.folder('tmp')}"]
-        opened = (  # what spark-class passes on Java 17
-            "java.lang java.lang.invoke java.lang.reflect java.io java.net java.nio java.util java.util.concurrent "
-            "java.util.concurrent.atomic sun.nio.ch sun.nio.cs sun.security.action sun.util.calendar"
-        )
-        opens = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in opened.split()]
-        env = os.environ | {"SPARK_HOME": str(self.line.home), "SPARK_LOCAL_IP": host}
+        env = os.environ | {
+            "SPARK_HOME": str(self.line.home),
+            "SPARK_LOCAL_IP": host,
+            "SPARK_DAEMON_MEMORY": "256m",
+            "SPARK_DAEMON_JAVA_OPTS": f"-XX:-UsePerfData -Djava.io.tmpdir={self.run.folder('tmp')}",
+            "SPARK_LOCAL_DIRS": str(self.run.folder("tmp")),
+        }
         with open(self.folder / f"{name}.log", "ab") as log:
             return self.run.spawn(
                 "cluster",
-                [*java, *opens, "-cp", f"{self.line.home}/jars/*", main, "--host", host, *options],
+                ["bash", self.line.home / "bin" / "spark-class", main, "--host", host, *options],
                 env=env,
                 cwd=self.folder,
                 stdin=-3,

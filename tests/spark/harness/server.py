@@ -90,6 +90,13 @@ class Server:
         """The sum of the samples whose name starts so."""
         return sum(value for name, value in self.metrics().items() if name.startswith(prefix))
 
+    def bytes_in(self) -> int:
+        """Payload taken from clients since this process started."""
+        return int(self.metric("shuffle_server_pushed_bytes_total"))
+
+    def bytes_out(self) -> int:
+        return int(self.metric("shuffle_server_fetched_bytes_total"))
+
     def shuffle_files(self) -> list[Path]:
         """Files that hold rows: segments and commit logs. The index's own files are not rows."""
         return [
