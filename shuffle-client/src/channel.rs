@@ -69,9 +69,12 @@ pub(crate) enum Bulk {
 pub(crate) struct Connections {
     settings: Settings,
     handle: Handle,
-    bulk: Mutex<HashMap<(String, Bulk), Arc<tokio::sync::Mutex<Slot>>>>,
+    bulk: Mutex<HashMap<(String, Bulk), SharedSlot>>,
     control: Mutex<HashMap<String, Channel>>,
 }
+
+/// Locked while one caller connects, so that a hundred tasks make one connection.
+type SharedSlot = Arc<tokio::sync::Mutex<Slot>>;
 
 /// Bulk connections to one server in one direction.
 #[derive(Default)]

@@ -14,6 +14,8 @@ mod backoff;
 mod channel;
 mod client;
 mod error;
+#[cfg(feature = "test-util")]
+pub mod fake;
 pub mod placement;
 mod pool;
 mod reader;

@@ -301,7 +301,7 @@ impl Reader {
             (false, None) => Record { next_seq: header.seq, records: 0, stored_bytes: 0, data: Vec::new() },
             (true, Some(record)) if record.next_seq == header.seq => record,
             (_, before) => {
-                let before = before.map_or("none".to_string(), |record| format!("one up to block {}", record.next_seq));
+                let before = before.map_or_else(|| "none".to_string(), |record| format!("one up to block {}", record.next_seq));
                 let message = format!(
                     "block {} of attempt {} says {flags:?}, and the record before it is {before}: {}",
                     header.seq,

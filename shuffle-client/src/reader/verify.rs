@@ -137,7 +137,7 @@ pub(super) fn compare(expected: &HashMap<AttemptId, Progress>, summary: &v1::Sum
         let fault = |missing, message| Fault { attempt: Some(*attempt), missing, message };
         let Some(&row) = rows.get(&attempt.0) else {
             let lost = summary.lost.iter().find(|lost| lost.attempt == attempt.0);
-            let why = lost.map_or("the server does not know it".to_string(), |lost| lost.reason.clone());
+            let why = lost.map_or_else(|| "the server does not know it".to_string(), |lost| lost.reason.clone());
             let message = format!("attempt {attempt} of map {} is missing: {why}", progress.output.map_index);
             return Err(fault(true, message));
         };

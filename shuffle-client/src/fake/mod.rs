@@ -1,0 +1,231 @@
+//! A server in memory that speaks the real protocol on loopback and fails on demand, for tests of what uses this crate.
+//!
+//! What it is told comes over the wire like at a real server, checked by the same code (`shuffle_proto::wire`); what it does not do
+//! is staging, budgets and tokens. [`Faults`] are switched on and off at any time.
+
+mod service;
+mod store;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use hyper::{body::Incoming, server::conn::http2::Builder, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::{Mutex, MutexGuard};
+use shuffle_proto::{
+    http2,
+    ids::{AttemptId, ShuffleId, VolumeId},
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use self::store::Store;
+
+/// What goes wrong from now on. All off at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Cuts the connection of a push once this many payload bytes of it were taken. Once.
+    pub break_push_after: Option<u64>,
+    /// Cuts the connection of a fetch once this many payload bytes of it were sent. Once.
+    pub break_fetch_after: Option<u64>,
+    /// So many pushes and fetches are answered Busy, asking for a pause of 10 ms.
+    pub busy: u32,
+    /// So many pushes and fetches are answered Unavailable.
+    pub unavailable: u32,
+    /// So many pushes are answered Fenced.
+    pub fenced: u32,
+    /// So many blocks are sent with a flipped bit.
+    pub flip: u32,
+    /// Blocks that are sent unharmed before `flip` counts.
+    pub flip_after: u32,
+    /// Fetches and summaries leave this attempt out, as if it had never been committed.
+    pub omit: Option<AttemptId>,
+    /// The summary says that this attempt is lost.
+    pub lost: Option<AttemptId>,
+    /// So many commits are made and then not acknowledged: the connection is cut.
+    pub drop_acks: u32,
+    /// Calls are taken and never answered, while the connection stays alive.
+    pub hang: bool,
+    /// Batches are not read: the server holds back.
+    pub hold: bool,
+    /// Describe says so, and new attempts are refused.
+    pub draining: bool,
+    /// A cursor is ignored: every fetch starts over.
+    pub forget_cursors: bool,
+}
+
+/// What was asked of the server since it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Open messages.
+    pub opens: u64,
+    /// Batch messages.
+    pub batches: u64,
+    /// Commits that made an attempt visible.
+    pub commits: u64,
+    /// Reasons of Abort messages.
+    pub aborts: Vec<String>,
+    /// Fetch calls.
+    pub fetches: u64,
+    /// Payload bytes sent to fetches.
+    pub fetched_bytes: u64,
+    /// Connections accepted.
+    pub connections: u64,
+    /// RenewLease calls.
+    pub renewals: u64,
+    /// DeleteShuffle calls.
+    pub deleted_shuffles: u64,
+    /// DeleteApp calls.
+    pub deleted_apps: u64,
+}
+
+/// The server. Dropping it stops it.
+pub struct Fake {
+    address: SocketAddr,
+    inner: Arc<Inner>,
+    task: Option<AbortOnDropHandle<()>>,
+    stop: CancellationToken,
+}
+
+struct Inner {
+    store: Mutex<Store>,
+    faults: Mutex<Faults>,
+    counters: Mutex<Counters>,
+    /// Payload of one message of a fetch, about.
+    message_bytes: Mutex<usize>,
+}
+
+impl Fake {
+    /// Starts a server with one volume on a free port of loopback.
+    pub async fn start() -> Self {
+        Self::start_with(1).await
+    }
+
+    /// Starts a server with this many volumes; attempts go to them in turn.
+    pub async fn start_with(volumes: usize) -> Self {
+        let inner = Arc::new(Inner {
+            store: Mutex::new(Store::new(volumes)),
+            faults: Mutex::default(),
+            counters: Mutex::default(),
+            message_bytes: Mutex::new(http2::GROUP),
+        });
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut fake = Self { address, inner, task: None, stop: CancellationToken::new() };
+        fake.listen().await;
+        fake
+    }
+
+    /// `127.0.0.1:port`; stays the same over restarts.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Its first volume.
+    pub fn volume(&self) -> VolumeId {
+        self.volumes()[0]
+    }
+
+    /// All its volumes.
+    pub fn volumes(&self) -> Vec<VolumeId> {
+        self.inner.store.lock().volumes()
+    }
+
+    /// The switches. Do not hold the guard while waiting.
+    pub fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.inner.faults.lock()
+    }
+
+    /// What was asked so far.
+    pub fn counters(&self) -> Counters {
+        self.inner.counters.lock().clone()
+    }
+
+    /// Committed attempts of a shuffle, all apps and volumes.
+    pub fn attempts(&self, shuffle: ShuffleId) -> Vec<AttemptId> {
+        self.inner.store.lock().attempts(shuffle)
+    }
+
+    /// Fetches are cut into messages of about so many bytes.
+    pub fn set_message_bytes(&self, bytes: usize) {
+        *self.inner.message_bytes.lock() = bytes;
+    }
+
+    /// Stops listening and cuts all connections; what was committed stays, what was not is dropped.
+    pub async fn stop(&mut self) {
+        self.stop.cancel();
+        if let Some(task) = self.task.take() {
+            let _ = task.await;
+        }
+        self.inner.store.lock().crash();
+    }
+
+    /// Listens again, on the same port.
+    pub async fn restart(&mut self) {
+        if self.task.is_none() {
+            self.listen().await;
+        }
+    }
+
+    /// Replaces the volumes by one new and empty one, as a pod that comes back on an empty disk.
+    pub fn lose_disk(&self) {
+        *self.inner.store.lock() = Store::new(1);
+    }
+
+    /// Hands all volumes with their data to another server, as a disk that is attached elsewhere.
+    pub fn give_volumes_to(&self, other: &Fake) {
+        let volumes = std::mem::replace(&mut *self.inner.store.lock(), Store::new(1));
+        other.inner.store.lock().adopt(volumes);
+    }
+
+    async fn listen(&mut self) {
+        self.stop = CancellationToken::new();
+        let listener = bind(self.address).await;
+        self.address = listener.local_addr().expect("a bound listener has an address");
+        let (inner, stop) = (self.inner.clone(), self.stop.clone());
+        self.task = Some(AbortOnDropHandle::new(tokio::spawn(accept(inner, listener, stop))));
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Old connections may hold the port for a moment after a stop.
+async fn bind(address: SocketAddr) -> TcpListener {
+    for _ in 0..100 {
+        if let Ok(listener) = TcpListener::bind(address).await {
+            return listener;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("cannot listen on {address}");
+}
+
+async fn accept(inner: Arc<Inner>, listener: TcpListener, stop: CancellationToken) {
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(_) => continue,
+            },
+        };
+        inner.counters.lock().connections += 1;
+        let _ = stream.set_nodelay(true);
+        let (inner, cut) = (inner.clone(), stop.child_token());
+        tokio::spawn(async move {
+            let service = service_fn(|request: http::Request<Incoming>| service::answer(inner.clone(), request, cut.clone()));
+            let connection = Builder::new(TokioExecutor::new())
+                .max_frame_size(http2::MAX_FRAME)
+                .initial_stream_window_size(http2::WINDOW)
+                .initial_connection_window_size(http2::WINDOW)
+                .max_send_buf_size(http2::MAX_SEND_BUFFER)
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                _ = connection => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+}
