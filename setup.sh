@@ -39,7 +39,10 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 
 missing_packages=()
 missing_notes=()
-need() { missing_packages+=("$1"); missing_notes+=("$2"); }
+need() { # PACKAGES (or nothing where Debian has none) WHAT
+  [ -z "$1" ] || missing_packages+=("$1")
+  missing_notes+=("$2")
+}
 
 java_home() { # of a JDK 17 or newer, or nothing
   local java
@@ -64,13 +67,14 @@ look_for_tools() {
   if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
     PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
   fi
-  command -v cargo >/dev/null || need "rustup" "Rust by rustup (https://rustup.rs); the version is in rust-toolchain.toml"
+  command -v cargo >/dev/null || need "$(apt-cache show rustup >/dev/null 2>&1 && echo rustup)" \
+    "Rust by rustup (https://rustup.rs); rust-toolchain.toml names the version, which rustup then fetches itself"
 }
 
 install_tools() {
   look_for_tools
-  [ ${#missing_packages[@]} -eq 0 ] && return
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  [ ${#missing_notes[@]} -eq 0 ] && return
+  if [ ${#missing_packages[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing with apt-get: ${missing_packages[*]} (a minute or two)"
     apt-get update -qq >&2
     for packages in "${missing_packages[@]}"; do # one by one: that one is unknown here must not stop the others
@@ -79,10 +83,10 @@ install_tools() {
     done
     look_for_tools
   fi
-  if [ ${#missing_packages[@]} -gt 0 ]; then
+  if [ ${#missing_notes[@]} -gt 0 ]; then
     say "this machine lacks:"
     printf '         %s\n' "${missing_notes[@]}" >&2
-    say "on Debian or Ubuntu:  sudo apt-get install ${missing_packages[*]}"
+    [ ${#missing_packages[@]} -eq 0 ] || say "on Debian or Ubuntu:  sudo apt-get install ${missing_packages[*]}"
     exit 1
   fi
 }
