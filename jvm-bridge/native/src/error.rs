@@ -52,9 +52,8 @@ impl<T: Default> ErrorPolicy<T, Failure> for Throw {
         payload: Box<dyn Any + Send>,
     ) -> JniResult<T> {
         let message = format!("panic in native code: {}", panic_message(payload.as_ref()));
-        // Dropping a payload may panic, and this is the last frame before the JVM.
+        // Dropping a payload may panic, and this is the last frame before the JVM. The panic hook has logged the place.
         std::mem::forget(payload);
-        tracing::error!(message, "panic in a native method");
         throw(env, &Error::new(Kind::Internal, format!("{message}; this is a bug, please report it")));
         Ok(T::default())
     }
