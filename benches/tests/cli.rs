@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use shuffle_client::fake::Fake;
+
 fn bench(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_forebay-bench"))
         .args(arguments)
@@ -95,4 +97,104 @@ fn the_other_end_of_raw_tcp_ends_with_its_parent() {
     drop(child.stdin.take());
     stdout.read_to_string(&mut address).unwrap();
     assert!(child.wait().unwrap().success());
+}
+
+/// Small enough to run in a blink.
+const SMALL: [&str; 8] = [
+    "--size",
+    "4MB",
+    "--partitions",
+    "7",
+    "--block",
+    "16KiB",
+    "--rounds",
+    "2",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn push_and_fetch_report_what_they_did_and_leave_nothing() {
+    let fake = Fake::start().await;
+    let address = fake.address();
+    let pid = std::process::id().to_string();
+    let arguments = [
+        "all",
+        "--servers",
+        &address,
+        "--server-pid",
+        &pid,
+        "--durability",
+        "disk",
+        "--json",
+        "-",
+    ];
+    let arguments = [&arguments[..], &SMALL].concat();
+    let output = tokio::task::block_in_place(|| bench(&arguments));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    for word in [
+        "CPU s/GB, both",
+        "commit latency",
+        "every byte verified",
+        "server memory: peak",
+    ] {
+        assert!(text.contains(word), "{word:?} is missing: {text}");
+    }
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["format"], 1);
+    let runs = report["runs"].as_array().unwrap();
+    assert_eq!(
+        (&runs[0]["kind"], &runs[1]["kind"]),
+        (&"push".into(), &"fetch".into())
+    );
+    for run in runs {
+        assert_eq!(run["rounds"].as_array().unwrap().len(), 2);
+        assert_eq!(run["bytes"], run["stored_bytes"]);
+        assert!(run["summary"]["cpu_ratio_to_tcp"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(runs[1]["verified"]["bytes"], runs[1]["bytes"]);
+    assert_eq!(fake.counters().deleted_apps, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_blocks_are_verified_as_they_were_before() {
+    let fake = Fake::start().await;
+    let address = fake.address();
+    let arguments = [
+        &[
+            "fetch",
+            "--compress",
+            "--read-partitions",
+            "3",
+            "--servers",
+            &address,
+            "--json",
+            "-",
+        ][..],
+        &SMALL,
+    ]
+    .concat();
+    let output = tokio::task::block_in_place(|| bench(&arguments));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let run = &report["runs"][0];
+    assert!(run["stored_bytes"].as_u64() < run["bytes"].as_u64());
+    assert_eq!(run["verified"]["bytes"], run["bytes"]);
+    assert!(
+        run["summary"]["cpu_ratio_to_tcp"].is_null(),
+        "the server's cost is not known"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_is_missing_is_an_error_that_names_the_partitions() {
+    let fake = Fake::start().await;
+    fake.faults().omit = Some(shuffle_client::AttemptId(3));
+    let address = fake.address();
+    let arguments = [&["fetch", "--servers", &address][..], &SMALL].concat();
+    tokio::task::block_in_place(|| refused(&arguments, &["verify every byte", "read partitions"]));
+    assert_eq!(fake.counters().deleted_apps, 1);
 }
