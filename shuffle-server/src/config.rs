@@ -14,6 +14,8 @@ use clap::Parser;
 pub use sources::Error;
 pub use units::ByteSize;
 
+use crate::staging::{DirectIo, Options};
+
 /// Smallest memory: two of the largest messages, or else a push could wait for ever.
 const MIN_MEMORY: u64 = 2 * shuffle_proto::block::MAX_BATCH as u64;
 const MIN_LEASE: Duration = Duration::from_millis(100);
@@ -93,6 +95,12 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = units::duration)]
     pub keep_alive: Duration,
 
+    /// Whether segments are written past the page cache: auto, on or off.
+    ///
+    /// `auto` does it once a volume holds more than the page cache can keep for readers.
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub direct_io: DirectIo,
+
     /// What is logged to stderr: a level, or a filter such as `info,shuffle_server::staging=debug`.
     ///
     /// RUST_LOG is asked when this is not set. [default: info]
@@ -127,6 +135,11 @@ impl Config {
         let mut config = Self::parse_from(["forebay-server", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
         config.data_dir = data_dir.into_iter().collect();
         config
+    }
+
+    /// What volumes are told.
+    pub(crate) fn staging(&self) -> Options {
+        Options { direct_io: self.direct_io, ..Options::default() }
     }
 
     /// What no single value shows.

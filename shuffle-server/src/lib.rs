@@ -1,10 +1,16 @@
 //! Forebay's server: takes map output, stages it on local disks, serves reducers.
 //!
-//! The way of a block: [`service`] reads it off the network, [`registry`] says whether its app may, [`staging`] holds it in memory and
+//! The way of a block: `service` reads it off the network, [`registry`] says whether its app may, [`staging`] holds it in memory and
 //! on disk and finds it again through [`index`]. [`server`] wires the parts together; [`admin`] is what people and probes see.
 
-pub mod config;
+pub mod admin;
 pub mod budget;
 pub mod clock;
+pub mod config;
+pub mod error;
 pub mod index;
+pub mod metrics;
+pub mod registry;
+pub mod server;
+mod service;
 pub mod staging;

@@ -1,2 +1,99 @@
-//! (being built)
-fn main() {}
+//! `forebay-server`: settings, log, signals; everything else is the library's.
+
+use std::{io::IsTerminal, io::Write, process::ExitCode};
+
+use anyhow::Context;
+use shuffle_server::{
+    config::{self, Config},
+    error::Error,
+    server::Server,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// One buffer per received batch, a MiB or more each, at the rate of the network: see `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// What a shell says of a program that a signal ended.
+const KILLED_BY_SIGNAL: i32 = 128;
+
+fn main() -> ExitCode {
+    let loaded = match Config::load(std::env::args_os(), std::env::vars_os()) {
+        Ok(loaded) => loaded,
+        Err(config::Error::Usage(error)) => error.exit(),
+        Err(error) => return fail(&error.into()),
+    };
+    if loaded.config.print_config {
+        print!("{}", loaded.effective);
+        return ExitCode::SUCCESS;
+    }
+    match run(loaded.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    log(config.log.as_deref())?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("forebay").build().context("start threads")?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let server = Server::build(config).await?;
+    server.write_ready_file()?;
+    let mut stdout = std::io::stdout();
+    // Whoever started the server may have closed its end already.
+    drop(writeln!(stdout, "{}", server.ready_line()).and_then(|()| stdout.flush()));
+    let shutdown = async {
+        let (name, _) = either(&mut terminate, &mut interrupt).await;
+        tracing::info!(signal = name, "a second signal ends the server at once");
+        tokio::spawn(async move {
+            let (name, number) = either(&mut terminate, &mut interrupt).await;
+            tracing::warn!(signal = name, "ended at once");
+            std::process::exit(KILLED_BY_SIGNAL + number);
+        });
+    };
+    server.run(shutdown).await.map_err(|error: Error| error.into())
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, i32) {
+    tokio::select! {
+        _ = terminate.recv() => ("SIGTERM", 15),
+        _ = interrupt.recv() => ("SIGINT", 2),
+    }
+}
+
+fn log(filter: Option<&str>) -> anyhow::Result<()> {
+    let variable = std::env::var("RUST_LOG").ok();
+    let (key, value) = match (filter, &variable) {
+        (Some(filter), _) => ("log", filter),
+        (None, Some(filter)) => ("RUST_LOG", filter.as_str()),
+        (None, None) => ("log", "info"),
+    };
+    let filter = EnvFilter::try_new(value).map_err(|error| {
+        anyhow::anyhow!("{key} is {value:?}: {error}: write a level, or a filter such as info,shuffle_server=debug")
+    })?;
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    Ok(())
+}
+
+/// Segments, index files and connections are files; the soft limit of most systems is meant for smaller programs.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}

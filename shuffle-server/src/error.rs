@@ -1,0 +1,107 @@
+//! Why a server cannot start, and why a call is refused.
+
+use std::{fmt, io, path::PathBuf, time::Duration};
+
+use shuffle_proto::{frame::FrameError, kind::Kind, wire::Invalid};
+use tonic::Status;
+
+use crate::{config, registry, staging};
+
+/// Why the server cannot start or go on. Each says which setting, its value, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// A data directory cannot be used.
+    #[error("data-dir is {}: {source}", dir.display())]
+    Volume {
+        /// As configured.
+        dir: PathBuf,
+        /// Why.
+        source: staging::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("{key} is {value}: {source}: name a free address of this machine")]
+    Listen {
+        /// The setting.
+        key: &'static str,
+        /// As configured.
+        value: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The ready file cannot be written.
+    #[error("ready-file is {}: {source}: name a file in a writable directory", path.display())]
+    ReadyFile {
+        /// As configured.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process itself.
+    #[error("{0}")]
+    Process(String),
+}
+
+/// Why a call is refused: what the caller should do, and a text for people.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What the caller should do.
+    pub kind: Kind,
+    /// Field, value, remedy.
+    pub message: String,
+    /// With `Busy`.
+    pub retry_after: Option<Duration>,
+}
+
+/// How long a caller that is told to come back should wait.
+const COME_BACK: Duration = Duration::from_millis(500);
+
+impl Refusal {
+    /// Of this kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let retry_after = (kind == Kind::Busy).then_some(COME_BACK);
+        Self { kind, message: message.into(), retry_after }
+    }
+
+    /// As gRPC says it.
+    pub fn status(&self) -> Status {
+        self.kind.status(&self.message, self.retry_after)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
+        Self::new(Kind::Invalid, invalid.to_string())
+    }
+}
+
+impl From<registry::Error> for Refusal {
+    fn from(error: registry::Error) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+impl From<staging::Error> for Refusal {
+    fn from(error: staging::Error) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+impl From<FrameError> for Refusal {
+    fn from(error: FrameError) -> Self {
+        let kind = match error {
+            FrameError::Malformed(_) | FrameError::TooLarge { .. } => Kind::Invalid,
+            // The peer is gone or its connection broke: whoever still hears this may try again.
+            FrameError::Truncated | FrameError::Transport(_) => Kind::Unavailable,
+        };
+        Self::new(kind, error.to_string())
+    }
+}

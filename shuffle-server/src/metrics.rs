@@ -1,0 +1,152 @@
+//! What the server counts. One struct of handles, made once and passed to whoever counts; names are
+//! `shuffle_server_<thing>_<unit>[_total]`.
+//!
+//! Labels are closed sets: a kind of failure, a data directory, a state. Never an id from the network. What is a state elsewhere
+//! (memory, volumes, apps) is not copied here but read when Prometheus asks: [`scrape`].
+
+pub(crate) mod scrape;
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use shuffle_proto::kind::Kind;
+
+use crate::staging::Observer;
+
+const PREFIX: &str = "shuffle_server";
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OpLabel {
+    op: &'static str,
+}
+
+/// See the module.
+pub struct Metrics {
+    registry: Registry,
+    /// Connections that are open.
+    pub connections: Gauge,
+    /// Connections over the limit.
+    pub connections_refused: Counter,
+    streams: Family<OpLabel, Gauge>,
+    /// Bytes of payload taken.
+    pub pushed: Counter,
+    /// Bytes of payload sent.
+    pub fetched: Counter,
+    /// Blocks taken.
+    pub blocks_pushed: Counter,
+    /// Blocks sent.
+    pub blocks_fetched: Counter,
+    /// Attempts that were committed, each counted once.
+    pub commits: Counter,
+    /// Pushes that ended without a commit.
+    pub aborts: Counter,
+    /// From Commit to its answer.
+    pub commit_latency: Histogram,
+    /// How long batches waited for memory, those that did.
+    pub permit_wait: Histogram,
+    flush_latency: Histogram,
+    refusals: Family<KindLabel, Counter>,
+    /// Leases that ran out.
+    pub leases_expired: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let r = &mut registry;
+        // 0.25 ms to 33 s.
+        let latency = || Histogram::new(exponential_buckets(0.000_25, 2.0, 18));
+        let metrics = Self {
+            connections: add(r, "connections", "Open connections of clients", Gauge::default()),
+            connections_refused: add(r, "connections_refused", "Connections over max-connections", Counter::default()),
+            streams: add(r, "streams", "Running pushes and fetches", Family::default()),
+            pushed: add_unit(r, "pushed", "Payload taken from clients", Unit::Bytes, Counter::default()),
+            fetched: add_unit(r, "fetched", "Payload sent to clients", Unit::Bytes, Counter::default()),
+            blocks_pushed: add(r, "pushed_blocks", "Blocks taken from clients", Counter::default()),
+            blocks_fetched: add(r, "fetched_blocks", "Blocks sent to clients", Counter::default()),
+            commits: add(r, "commits", "Attempts committed, each counted once", Counter::default()),
+            aborts: add(r, "aborts", "Pushes that ended without a commit", Counter::default()),
+            commit_latency: add_unit(r, "commit_latency", "Time from a commit to its answer", Unit::Seconds, latency()),
+            permit_wait: add_unit(r, "permit_wait", "Time that batches waited for memory", Unit::Seconds, latency()),
+            flush_latency: add_unit(r, "flush_latency", "Time to write a run", Unit::Seconds, latency()),
+            refusals: add(r, "refusals", "Calls refused, by the kind of the refusal", Family::default()),
+            leases_expired: add(r, "leases_expired", "Apps deleted because their lease ran out", Counter::default()),
+            registry,
+        };
+        // All labels are there from the start, so that a rate over them is right from the first event on.
+        for kind in Kind::ALL {
+            metrics.refusals.get_or_create_owned(&KindLabel { kind: kind.name() });
+        }
+        for op in ["push", "fetch"] {
+            metrics.streams.get_or_create_owned(&OpLabel { op });
+        }
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Counts a refusal.
+    pub fn refused(&self, kind: Kind) {
+        self.refusals.get_or_create_owned(&KindLabel { kind: kind.name() }).inc();
+    }
+
+    /// Counts a running stream ("push" or "fetch") for as long as the answer lives.
+    pub fn stream(&self, op: &'static str) -> Running {
+        Running::new(self.streams.get_or_create_owned(&OpLabel { op }))
+    }
+
+    /// Running streams.
+    pub fn streams(&self, op: &'static str) -> i64 {
+        self.streams.get_or_create_owned(&OpLabel { op }).get()
+    }
+}
+
+impl Observer for Metrics {
+    fn flushed(&self, _bytes: u64, took: Duration) {
+        self.flush_latency.observe(took.as_secs_f64());
+    }
+}
+
+/// Counts one as long as it lives.
+pub struct Running(Gauge);
+
+impl Running {
+    /// In this gauge.
+    pub fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn add<M: prometheus_client::registry::Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn add_unit<M>(registry: &mut Registry, name: &str, help: &str, unit: Unit, metric: M) -> M
+where
+    M: prometheus_client::registry::Metric + Clone,
+{
+    registry.register_with_unit(name, help, unit, metric.clone());
+    metric
+}

@@ -1,0 +1,202 @@
+//! One app's entry. Everything that a call touches is an atomic; what follows each other (write down, delete, come back) goes
+//! through `lifecycle`.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use shuffle_proto::ids::AppId;
+
+/// A deadline that says: gone. All else are milliseconds of the clock.
+const GONE: u64 = u64::MAX;
+
+/// Why an app is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It asked for it.
+    Deleted,
+    /// Nobody renewed its lease.
+    Expired,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            End::Deleted => "deletion was asked for",
+            End::Expired => "lease ran out",
+        })
+    }
+}
+
+/// See the module.
+pub struct App {
+    /// Its name.
+    pub id: AppId,
+    pub(super) token: [u8; 32],
+    lease: AtomicU64,
+    deadline: AtomicU64,
+    gone_since: AtomicU64,
+    expired: AtomicBool,
+    /// Something of it may be on a volume.
+    pub(super) dirty: AtomicBool,
+    /// The volumes know it, with the lease it has now.
+    pub(super) written: AtomicBool,
+    /// It is no longer in the table: look again.
+    pub(super) forgotten: AtomicBool,
+    pub(super) lifecycle: tokio::sync::Mutex<()>,
+    streams: AtomicUsize,
+    pub(super) refusals: LogLimit,
+}
+
+impl App {
+    pub(super) fn new(id: AppId, token: [u8; 32], lease: Duration, now: u64) -> Self {
+        Self {
+            id,
+            token,
+            lease: AtomicU64::new(millis(lease)),
+            deadline: AtomicU64::new(now + millis(lease)),
+            gone_since: AtomicU64::new(0),
+            expired: AtomicBool::new(false),
+            dirty: AtomicBool::new(true),
+            written: AtomicBool::new(false),
+            forgotten: AtomicBool::new(false),
+            lifecycle: tokio::sync::Mutex::new(()),
+            streams: AtomicUsize::new(0),
+            refusals: LogLimit::default(),
+        }
+    }
+
+    /// How long its data outlive its last call.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_lease(&self, lease: Duration) {
+        if self.lease.swap(millis(lease), Ordering::AcqRel) != millis(lease) {
+            self.written.store(false, Ordering::Release);
+        }
+    }
+
+    /// Notes that the volumes know it with `lease`, unless that has changed meanwhile.
+    pub(super) fn written_down(&self, lease: Duration) {
+        self.written.store(true, Ordering::Release);
+        if self.lease() != lease {
+            self.written.store(false, Ordering::Release);
+        }
+    }
+
+    /// Renews the lease; false if the app is gone.
+    pub(super) fn touch(&self, now: u64) -> bool {
+        let deadline = now + self.lease.load(Ordering::Relaxed);
+        self.deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| (old != GONE).then_some(deadline)).is_ok()
+    }
+
+    /// Ends it for the janitor, if its deadline is over at this very moment.
+    pub(super) fn expire(&self, now: u64) -> bool {
+        let old = self.deadline.load(Ordering::Acquire);
+        // A call that renews between the two lines changes the deadline, and the exchange fails.
+        let over = old != GONE
+            && old <= now
+            && self.deadline.compare_exchange(old, GONE, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if over {
+            self.note_end(End::Expired, now);
+        }
+        over
+    }
+
+    pub(super) fn end(&self, why: End, now: u64) {
+        if self.deadline.swap(GONE, Ordering::AcqRel) != GONE {
+            self.note_end(why, now);
+        }
+    }
+
+    fn note_end(&self, why: End, now: u64) {
+        self.expired.store(why == End::Expired, Ordering::Release);
+        self.gone_since.store(now, Ordering::Release);
+        self.written.store(false, Ordering::Release);
+    }
+
+    pub(super) fn revive(&self, now: u64) {
+        self.dirty.store(true, Ordering::Release);
+        self.deadline.store(now + self.lease.load(Ordering::Relaxed), Ordering::Release);
+    }
+
+    pub(super) fn cleaned(&self, now: u64) {
+        self.gone_since.store(now, Ordering::Release);
+        self.written.store(false, Ordering::Release);
+        self.dirty.store(false, Ordering::Release);
+    }
+
+    /// Whether its data are deleted or about to be.
+    pub fn is_gone(&self) -> bool {
+        self.deadline.load(Ordering::Acquire) == GONE
+    }
+
+    pub(super) fn why_gone(&self) -> End {
+        if self.expired.load(Ordering::Acquire) { End::Expired } else { End::Deleted }
+    }
+
+    pub(super) fn gone_since(&self) -> u64 {
+        self.gone_since.load(Ordering::Acquire)
+    }
+
+    /// For the owner of the table: true if the entry is of no use any more. Nobody can use it from then on.
+    pub(super) fn try_forget(&self) -> bool {
+        if !self.is_gone() || self.dirty.load(Ordering::Acquire) {
+            return false;
+        }
+        let Ok(_alone) = self.lifecycle.try_lock() else { return false };
+        let useless = self.is_gone() && !self.dirty.load(Ordering::Acquire);
+        self.forgotten.store(useless, Ordering::Release);
+        useless
+    }
+}
+
+/// A running push or fetch of an app.
+pub struct StreamPermit {
+    app: Arc<App>,
+}
+
+impl StreamPermit {
+    pub(super) fn try_take(app: &Arc<App>, limit: usize) -> Option<Self> {
+        let one_more = |running: usize| (running < limit).then_some(running + 1);
+        app.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(Self { app: app.clone() })
+    }
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.app.streams.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// At most a few lines of log in ten seconds.
+#[derive(Debug, Default)]
+pub(super) struct LogLimit {
+    window: AtomicU64,
+    lines: AtomicU32,
+}
+
+impl LogLimit {
+    const WINDOW: u64 = 10_000;
+    const LINES: u32 = 10;
+
+    /// Whether one more line is all right now.
+    pub(super) fn allow(&self, now: u64) -> bool {
+        let window = now / Self::WINDOW + 1;
+        if self.window.swap(window, Ordering::AcqRel) != window {
+            self.lines.store(0, Ordering::Release);
+        }
+        self.lines.fetch_add(1, Ordering::AcqRel) < Self::LINES
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4)
+}

@@ -1,0 +1,297 @@
+//! Apps: who may, and until when.
+//!
+//! Owns the table of apps in memory: the hash of each app's token, its lease and its deadline. What survives a crash is the
+//! [`AppRecord`] that a [`Ledger`] (the volumes) keeps of each app; after a restart every app has its full lease again, because nobody
+//! could renew it meanwhile. Does not own the data: it only says to the ledger when an app's are to go.
+//!
+//! Any call of an app renews its lease, at the price of one atomic store. Data are deleted because an app asked for it or because
+//! its lease ran out, and for no other reason (invariant: delete-by-lease). An app that is gone stays known for a while, so that a
+//! late task of it is refused and does not bring it back; only its driver, with [`Registry::renew`], can do that.
+
+mod app;
+mod sweep;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use shuffle_proto::{ids::AppId, kind::Kind};
+
+pub use app::{App, End, StreamPermit};
+
+use crate::{clock::Clock, metrics::Metrics, staging::AppRecord};
+
+/// Where apps are written down, and where their data are. Calls may block.
+pub trait Ledger: Send + Sync + 'static {
+    /// Writes the app down, on as many volumes as take it; an error if none did.
+    fn put(&self, record: &AppRecord) -> Result<(), String>;
+    /// Deletes all data of the app and forgets it; answers the bytes that were freed. Deleting what is not there is no error.
+    fn delete(&self, app: &AppId) -> Result<u64, String>;
+}
+
+/// Bounds of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Apps that may hold data.
+    pub apps: usize,
+    /// Pushes and fetches of one app.
+    pub streams: usize,
+    /// Lease of an app that does not ask for one.
+    pub lease: Duration,
+    /// Longest lease.
+    pub max_lease: Duration,
+}
+
+/// SHA-256 of an app's token: the token itself is nowhere kept.
+#[derive(Clone, Copy)]
+pub struct TokenHash(pub [u8; 32]);
+
+impl TokenHash {
+    /// Of this token.
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// Compares in a time that does not depend on where they differ.
+    fn opens(self, other: [u8; 32]) -> bool {
+        let difference = self.0.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b));
+        std::hint::black_box(difference) == 0
+    }
+}
+
+/// Who calls, checked as far as it can be without the table.
+#[derive(Clone)]
+pub struct Caller {
+    /// The app.
+    pub app: AppId,
+    /// Of the token that came with the call.
+    pub token: TokenHash,
+    /// The lease it asks for; `None` leaves that to the server, or as it is.
+    pub lease: Option<Duration>,
+}
+
+/// Why a call is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Another token is bound.
+    #[error("caller.token does not open app {0}: send the token with which the app was registered")]
+    Denied(AppId),
+    /// Nothing is known of the app.
+    #[error("caller.app is {0}: this server has nothing of it; ask the servers that took its output")]
+    Unknown(AppId),
+    /// It is gone: nothing may be added to it.
+    #[error("caller.app is {0}: its {1}, and its data were deleted; register it again with RenewLease to go on")]
+    Gone(AppId, End),
+    /// It is gone: there is nothing to be asked for.
+    #[error("caller.app is {0}: its {1}, and its data were deleted; compute them again")]
+    Deleted(AppId, End),
+    /// The table is full.
+    #[error("caller.app is {0}: {1} apps hold data here already; come back later or raise max-apps")]
+    TooManyApps(AppId, usize),
+    /// The app's streams are used up.
+    #[error("app {0} runs {1} pushes and fetches here already: come back later or raise max-streams-per-app")]
+    TooManyStreams(AppId, usize),
+    /// No volume wrote it down, or not all deleted it.
+    #[error("app {0}: {1}")]
+    Ledger(AppId, String),
+}
+
+impl Error {
+    /// What the caller should do.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Denied(_) => Kind::Denied,
+            Self::Unknown(_) | Self::Deleted(..) => Kind::Lost,
+            Self::Gone(..) => Kind::Fenced,
+            Self::TooManyApps(..) | Self::TooManyStreams(..) => Kind::Busy,
+            Self::Ledger(..) => Kind::Unavailable,
+        }
+    }
+}
+
+/// See the module.
+pub struct Registry {
+    ledger: Arc<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    start: Instant,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    apps: Mutex<HashMap<AppId, Arc<App>>>,
+    /// For refusals of apps that are not in the table.
+    strangers: app::LogLimit,
+}
+
+impl Registry {
+    /// `recovered`: what the volumes have written down, the same app once or more often.
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        recovered: impl IntoIterator<Item = AppRecord>,
+    ) -> Self {
+        let start = clock.now();
+        let registry = Self { ledger, clock, start, limits, metrics, apps: Mutex::default(), strangers: app::LogLimit::default() };
+        let now = registry.now();
+        let mut apps = registry.apps.lock();
+        for record in recovered {
+            let lease = registry.granted(Some(record.lease));
+            let app = apps.entry(record.app.clone()).or_insert_with(|| Arc::new(App::new(record.app, record.token_hash, lease, now)));
+            if !TokenHash(app.token).opens(record.token_hash) {
+                tracing::warn!(app = %app.id, "volumes hold different tokens of this app; the first one counts");
+            }
+        }
+        drop(apps);
+        registry
+    }
+
+    /// The driver's call: makes the app known, or renews its lease. An app that is gone and left nothing starts anew, also under
+    /// another token. Answers the lease.
+    pub async fn renew(&self, caller: &Caller) -> Result<Duration, Error> {
+        self.forget_if_useless(&caller.app);
+        loop {
+            let app = self.find_or_bind(caller)?;
+            if let Some(asked) = caller.lease {
+                app.set_lease(self.granted(Some(asked)));
+            }
+            if !app.touch(self.now()) {
+                // One at a time with the deletion of what the app had before.
+                let _alone = app.lifecycle.lock().await;
+                if app.forgotten.load(Ordering::Acquire) {
+                    continue; // it has just left the table: a new entry takes its place
+                }
+                self.delete_leftovers(&app).await?;
+                app.revive(self.now());
+            }
+            self.write_down(&app).await?;
+            return Ok(app.lease());
+        }
+    }
+
+    /// A call that brings something: makes the app known if need be. An app that is gone stays gone.
+    pub async fn write(&self, caller: &Caller) -> Result<Arc<App>, Error> {
+        let app = self.find_or_bind(caller)?;
+        self.alive(&app)?;
+        self.write_down(&app).await?;
+        Ok(app)
+    }
+
+    /// A call that only asks: the app must be known.
+    pub fn read(&self, caller: &Caller) -> Result<Arc<App>, Error> {
+        let app = self.find(caller)?.ok_or_else(|| Error::Unknown(caller.app.clone()))?;
+        if app.touch(self.now()) { Ok(app) } else { Err(Error::Deleted(app.id.clone(), app.why_gone())) }
+    }
+
+    /// Deletes an app; answers the bytes that were freed. When a volume fails at it, the janitor tries again.
+    pub async fn delete(&self, caller: &Caller) -> Result<u64, Error> {
+        let Some(app) = self.find(caller)? else { return Ok(0) };
+        app.end(End::Deleted, self.now());
+        let _alone = app.lifecycle.lock().await;
+        self.delete_leftovers(&app).await
+    }
+
+    /// Renews the lease of an app that is in the middle of a call; refuses if it is gone.
+    pub fn alive(&self, app: &App) -> Result<(), Error> {
+        if app.touch(self.now()) { Ok(()) } else { Err(Error::Gone(app.id.clone(), app.why_gone())) }
+    }
+
+    /// A share of the app's streams.
+    pub fn stream(&self, app: &Arc<App>) -> Result<StreamPermit, Error> {
+        StreamPermit::try_take(app, self.limits.streams)
+            .ok_or_else(|| Error::TooManyStreams(app.id.clone(), self.limits.streams))
+    }
+
+    /// Whether this refusal of an app may be logged: a caller that repeats itself must not fill the log.
+    pub fn may_log(&self, app: Option<&AppId>) -> bool {
+        match app.and_then(|app| self.apps.lock().get(app).cloned()) {
+            Some(app) => app.refusals.allow(self.now()),
+            None => self.strangers.allow(self.now()),
+        }
+    }
+
+    /// Apps that may hold data.
+    pub fn live(&self) -> usize {
+        self.apps.lock().values().filter(|app| !app.is_gone()).count()
+    }
+
+    fn forget_if_useless(&self, app: &AppId) {
+        let mut apps = self.apps.lock();
+        if apps.get(app).is_some_and(|app| app.try_forget()) {
+            apps.remove(app);
+        }
+    }
+
+    fn find(&self, caller: &Caller) -> Result<Option<Arc<App>>, Error> {
+        let found = self.apps.lock().get(&caller.app).cloned();
+        match found {
+            Some(app) if !caller.token.opens(app.token) => Err(Error::Denied(caller.app.clone())),
+            found => Ok(found),
+        }
+    }
+
+    fn find_or_bind(&self, caller: &Caller) -> Result<Arc<App>, Error> {
+        let mut apps = self.apps.lock();
+        if let Some(app) = apps.get(&caller.app) {
+            return if caller.token.opens(app.token) { Ok(app.clone()) } else { Err(Error::Denied(caller.app.clone())) };
+        }
+        if apps.len() >= self.limits.apps {
+            // Those that are gone and clean only wait to be forgotten.
+            apps.retain(|_, app| !app.try_forget());
+            if apps.len() >= self.limits.apps {
+                return Err(Error::TooManyApps(caller.app.clone(), self.limits.apps));
+            }
+        }
+        let app = Arc::new(App::new(caller.app.clone(), caller.token.0, self.granted(caller.lease), self.now()));
+        apps.insert(caller.app.clone(), app.clone());
+        tracing::info!(app = %app.id, lease = ?app.lease(), "app registered");
+        Ok(app)
+    }
+
+    /// Sees to it that the volumes know the app before anything of it is stored.
+    async fn write_down(&self, app: &Arc<App>) -> Result<(), Error> {
+        if app.written.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _alone = app.lifecycle.lock().await;
+        if app.written.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if app.is_gone() {
+            return Err(Error::Gone(app.id.clone(), app.why_gone()));
+        }
+        let lease = app.lease();
+        let record = AppRecord { app: app.id.clone(), token_hash: app.token, lease };
+        let ledger = self.ledger.clone();
+        blocking(move || ledger.put(&record)).await.map_err(|error| Error::Ledger(app.id.clone(), error))?;
+        app.written_down(lease);
+        Ok(())
+    }
+
+    /// Deletes what an app that is gone has left, if that is not done yet. The caller holds `lifecycle`.
+    async fn delete_leftovers(&self, app: &Arc<App>) -> Result<u64, Error> {
+        if !app.is_gone() || !app.dirty.load(Ordering::Acquire) {
+            return Ok(0);
+        }
+        let (ledger, id) = (self.ledger.clone(), app.id.clone());
+        // invariant: delete-by-lease. `App::end` was called: by the app's own wish, or by the sweep after its deadline.
+        let bytes = blocking(move || ledger.delete(&id)).await.map_err(|error| Error::Ledger(app.id.clone(), error))?;
+        app.cleaned(self.now());
+        tracing::info!(app = %app.id, bytes, why = %app.why_gone(), "app deleted");
+        Ok(bytes)
+    }
+
+    fn granted(&self, asked: Option<Duration>) -> Duration {
+        asked.unwrap_or(self.limits.lease).clamp(Duration::from_millis(100), self.limits.max_lease)
+    }
+}
+
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(call).await.unwrap_or_else(|panic| Err(format!("the storage panicked: {panic}")))
+}
+
+#[cfg(test)]
+mod tests;

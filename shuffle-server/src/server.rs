@@ -1,0 +1,234 @@
+//! The only place where parts are wired together: settings → [`Server::build`] → [`Server::run`] until told to end.
+//!
+//! The end goes in steps, each bounded by `drain-timeout` as a whole: new attempts are refused and probes say so; running pushes
+//! commit; connections finish what runs on them; volumes put on disk what only memory holds.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use shuffle_proto::ids::VolumeId;
+use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin,
+    budget::Budget,
+    clock::{Clock, SystemClock},
+    config::Config,
+    error::Error,
+    metrics::Metrics,
+    registry::{Limits, Registry},
+    service::{Core, End, Listener, Volumes, generated, not_serving},
+    staging::{Components, Faults, Volume},
+};
+
+/// What ends a call that does not end by itself gets to finish.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
+
+/// A server that listens but does not serve yet.
+pub struct Server {
+    config: Config,
+    core: Arc<Core>,
+    data: TcpListener,
+    admin: TcpListener,
+    data_addr: SocketAddr,
+    admin_addr: SocketAddr,
+}
+
+/// Builds a server from parts that tests exchange.
+pub struct Builder {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    faults: Option<Arc<dyn Faults>>,
+}
+
+// === impl Builder ===
+
+impl Builder {
+    /// Another clock, for leases.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Disks that fail when told to.
+    pub fn faults(mut self, faults: Arc<dyn Faults>) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// Binds the addresses, opens and recovers the volumes.
+    pub async fn build(self) -> Result<Server, Error> {
+        let Self { config, clock, faults } = self;
+        config.check()?;
+        if let Some(path) = &config.ready_file {
+            // One of an earlier process would be believed.
+            match fs::remove_file(path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::ReadyFile { path: path.clone(), source });
+                }
+                _ => {}
+            }
+        }
+        let (data, data_addr) = listen("listen", &config.listen).await?;
+        let (admin, admin_addr) = listen("admin-listen", &config.admin_listen).await?;
+
+        let metrics = Arc::new(Metrics::default());
+        let budget = Budget::new(config.memory.0);
+        let components =
+            Components { budget: budget.clone(), clock: clock.clone(), observer: metrics.clone(), faults };
+        let volumes = Volumes::new(open_volumes(&config, &components).await?);
+        let limits = Limits {
+            apps: config.max_apps,
+            streams: config.max_streams_per_app,
+            lease: config.lease,
+            max_lease: config.max_lease,
+        };
+        let recovered: Vec<_> = volumes.iter().flat_map(Volume::apps).collect();
+        let ledger = Arc::new(volumes.clone());
+        let registry = Arc::new(Registry::new(ledger, clock, limits, metrics.clone(), recovered));
+        let core = Arc::new(Core::new(volumes, registry, budget, metrics));
+        Ok(Server { config, core, data, admin, data_addr, admin_addr })
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    /// With these settings and the real parts.
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, clock: Arc::new(SystemClock), faults: None }
+    }
+
+    /// [`Builder::build`] with the real parts.
+    pub async fn build(config: Config) -> Result<Server, Error> {
+        Self::builder(config).build().await
+    }
+
+    /// Where clients connect.
+    pub fn data_addr(&self) -> SocketAddr {
+        self.data_addr
+    }
+
+    /// Where people and probes connect.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// In the order of the data directories.
+    pub fn volumes(&self) -> Vec<VolumeId> {
+        self.core.volumes.iter().map(Volume::id).collect()
+    }
+
+    /// The line that says that the server serves.
+    pub fn ready_line(&self) -> String {
+        let volumes: Vec<_> = self.volumes().iter().map(ToString::to_string).collect();
+        format!("ready data={} admin={} volumes={}", self.data_addr, self.admin_addr, volumes.join(","))
+    }
+
+    /// Writes the ready line to the file that the settings name, whole or not at all.
+    pub fn write_ready_file(&self) -> Result<(), Error> {
+        let Some(path) = &self.config.ready_file else { return Ok(()) };
+        write_whole(path, &(self.ready_line() + "\n")).map_err(|source| Error::ReadyFile { path: path.clone(), source })
+    }
+
+    /// Serves until `shutdown`, then ends in order.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let Self { config, core, data, admin, .. } = self;
+        let (routes, health) = generated(core.clone()).await;
+        let (tasks, end, background) = (TaskTracker::new(), End::default(), CancellationToken::new());
+        let mut parts = JoinSet::new();
+        parts.spawn(core.registry.clone().run(background.clone()));
+        parts.spawn({
+            let (core, background) = (core.clone(), background.clone());
+            async move {
+                if let Err(error) = admin::serve(admin, core, background).await {
+                    tracing::error!(%error, "the admin port ended");
+                }
+            }
+        });
+        let listener = Listener {
+            core: core.clone(),
+            routes,
+            max_connections: config.max_connections,
+            keep_alive: config.keep_alive,
+            tasks: tasks.clone(),
+            end: end.clone(),
+        };
+        parts.spawn(listener.run(data));
+
+        let failed = tokio::select! {
+            () = shutdown => None,
+            // None of them ends by itself, unless it panicked.
+            ended = parts.join_next() => ended.map(|ended| format!("a part of the server ended: {ended:?}")),
+        };
+        if let Some(failed) = &failed {
+            tracing::error!(failed, "the server drains because a part of it failed");
+        }
+
+        let deadline = Instant::now() + config.drain_timeout;
+        tracing::info!(timeout = ?config.drain_timeout, pushes = core.metrics.streams("push"), "draining");
+        core.drain();
+        not_serving(&health).await;
+        if tokio::time::timeout_at(deadline, core.pushes.wait()).await.is_err() {
+            tracing::warn!(pushes = core.metrics.streams("push"), "drain-timeout is over: the pushes that still run are ended");
+        }
+        end.graceful.cancel();
+        tasks.close();
+        if tokio::time::timeout_at(deadline, tasks.wait()).await.is_err() {
+            tracing::info!(fetches = core.metrics.streams("fetch"), "drain-timeout is over: calls that still run are ended");
+            end.now.cancel();
+            if tokio::time::timeout(LAST_MOMENT, tasks.wait()).await.is_err() {
+                tracing::warn!("calls that do not end are left behind");
+            }
+        }
+        for volume in core.volumes.iter() {
+            volume.close().await;
+        }
+        background.cancel();
+        while tokio::time::timeout(LAST_MOMENT, parts.join_next()).await.is_ok_and(|part| part.is_some()) {}
+        tracing::info!("ended");
+        failed.map_or(Ok(()), |failed| Err(Error::Process(failed)))
+    }
+}
+
+async fn listen(key: &'static str, value: &str) -> Result<(TcpListener, SocketAddr), Error> {
+    let error = |source| Error::Listen { key, value: value.to_owned(), source };
+    let listener = TcpListener::bind(value).await.map_err(error)?;
+    let addr = listener.local_addr().map_err(error)?;
+    Ok((listener, addr))
+}
+
+/// All at the same time: recovery reads each disk by itself.
+async fn open_volumes(config: &Config, components: &Components) -> Result<Vec<Volume>, Error> {
+    let opening: Vec<_> = config
+        .data_dir
+        .iter()
+        .map(|dir| {
+            let (dir, options, components) = (dir.clone(), config.staging(), components.clone());
+            tokio::task::spawn_blocking(move || {
+                Volume::open(&dir, options, components).map_err(|source| Error::Volume { dir, source })
+            })
+        })
+        .collect();
+    let mut volumes = Vec::with_capacity(opening.len());
+    for volume in opening {
+        let volume = volume.await.map_err(|panic| Error::Process(format!("open a data directory: {panic}")))??;
+        tracing::info!(volume = %volume.id(), dir = %volume.dir().display(), bytes = volume.bytes_used(), "volume opened");
+        volumes.push(volume);
+    }
+    Ok(volumes)
+}
+
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    fs::write(&beside, text)?;
+    fs::rename(&beside, path)
+}

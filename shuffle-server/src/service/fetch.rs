@@ -1,0 +1,216 @@
+//! Fetch: serves blocks of committed attempts, volume by volume, and at the end the summary.
+//!
+//! All volumes' reads begin before the first byte is sent, so that what they cover is one moment. One part of about a MiB is read
+//! ahead while the one before it is sent; the sender's pace is the reader's, by HTTP/2's flow control.
+//!
+//! | bytes of a cursor | meaning |
+//! |---|---|
+//! | 0 | version, 1 |
+//! | 1..17 | volume; those with a smaller id are done |
+//! | 17.. | position in that volume, as its `staging::Cursor` says |
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use hyper::body::Incoming;
+use prost::Message;
+use shuffle_proto::{
+    frame::{self, MAX_HEAD, MessageReader, Rope},
+    ids::{AppId, VolumeId},
+    v1,
+    wire::{self, Invalid},
+};
+use tonic::Status;
+
+use super::{Core, caller};
+use crate::{
+    error::Refusal,
+    metrics::Running,
+    registry::{App, StreamPermit},
+    staging::{Cursor, Fetch, FetchPart, Summary},
+};
+
+const CURSOR_VERSION: u8 = 1;
+const MAX_CURSOR: usize = 64;
+
+/// Answers a fetch.
+pub(super) fn serve(
+    core: Arc<Core>,
+    peer: SocketAddr,
+    body: Incoming,
+) -> impl Stream<Item = Result<Rope, Status>> + Send + Unpin {
+    let running = core.metrics.stream("fetch");
+    let start = async move {
+        let mut named = None;
+        match start(&core, body, &mut named).await {
+            Ok(fetching) => fetching.answer(core, peer, running).left_stream(),
+            Err(refusal) => {
+                let status = core.refuse("Fetch", Some(peer), named.as_ref(), &refusal);
+                stream::once(async { Err(status) }).right_stream()
+            }
+        }
+    };
+    Box::pin(ReadAhead { stream: Box::pin(start.flatten_stream()), ahead: None })
+}
+
+/// What one fetch reads.
+struct Fetching {
+    app: Arc<App>,
+    /// Ascending by id; those before `current` are done.
+    reads: Vec<(VolumeId, Fetch)>,
+    current: usize,
+    summarised: bool,
+    _stream: StreamPermit,
+}
+
+async fn start(core: &Core, body: Incoming, named: &mut Option<AppId>) -> Result<Fetching, Refusal> {
+    let mut reader = MessageReader::new(body);
+    let request = reader.head::<v1::FetchRequest>().await?.ok_or_else(|| Invalid::new("request", "absent", "send one message"))?.0;
+    *named = request.caller.as_ref().and_then(|caller| AppId::try_new(&caller.app));
+    let caller = caller::check(request.caller.as_ref())?;
+    let partitions = wire::range("partition_start", request.partition_start, request.partition_end)?;
+    let maps = wire::range("map_start", request.map_start, request.map_end)?;
+    if request.cursor.len() > MAX_CURSOR {
+        let value = format!("{} bytes", request.cursor.len());
+        return Err(Invalid::new("cursor", value, "send the cursor of a message of this fetch, or none").into());
+    }
+    let mut volumes = request.volumes.iter().map(|id| wire::volume("volumes", id)).collect::<Result<Vec<_>, _>>()?;
+    volumes.sort_unstable();
+    volumes.dedup();
+    if volumes.is_empty() {
+        return Err(Invalid::new("volumes", "empty", "name the volumes of the map statuses").into());
+    }
+
+    let app = core.registry.read(&caller)?;
+    let stream = core.registry.stream(&app)?;
+    let resume = decode_cursor(&request.cursor);
+    let shuffle = wire::shuffle(request.shuffle);
+    let mut reads = Vec::with_capacity(volumes.len());
+    for id in &volumes {
+        let volume = core.volumes.find(*id)?;
+        let cursor = resume.filter(|(of, _)| of == id).map(|(_, cursor)| cursor);
+        reads.push((*id, volume.fetch(&app.id, shuffle, partitions.clone(), maps.clone(), cursor)?));
+    }
+    // A cursor of a volume that is not asked for means nothing: start over.
+    let current = resume.and_then(|(of, _)| volumes.binary_search(&of).ok()).unwrap_or(0);
+    Ok(Fetching { app, reads, current, summarised: false, _stream: stream })
+}
+
+impl Fetching {
+    fn answer(self, core: Arc<Core>, peer: SocketAddr, running: Running) -> impl Stream<Item = Result<Rope, Status>> + Send {
+        stream::unfold(Some((self, core, running)), move |state| async move {
+            let (mut this, core, running) = state?;
+            match this.next(&core).await {
+                Ok(Some(rope)) => Some((Ok(rope), Some((this, core, running)))),
+                Ok(None) => None,
+                Err(refusal) => Some((Err(core.refuse("Fetch", Some(peer), Some(&this.app.id), &refusal)), None)),
+            }
+        })
+    }
+
+    /// The next message: blocks, then the summary, then nothing.
+    async fn next(&mut self, core: &Core) -> Result<Option<Rope>, Refusal> {
+        core.registry.alive(&self.app)?;
+        while let Some((id, fetch)) = self.reads.get_mut(self.current) {
+            let Some(part) = fetch.next().await? else {
+                self.current += 1;
+                continue;
+            };
+            let bytes = part.data.iter().map(Bytes::len).sum::<usize>();
+            core.metrics.fetched.inc_by(bytes as u64);
+            core.metrics.blocks_fetched.inc_by(part.blocks.len() as u64);
+            return Ok(Some(message(*id, part)));
+        }
+        if self.summarised {
+            return Ok(None);
+        }
+        self.summarised = true;
+        let mut summary = v1::Summary::default();
+        self.reads.iter().for_each(|(_, fetch)| put_summary(&mut summary, fetch.summary()));
+        let response = v1::FetchResponse { summary: Some(summary), ..Default::default() };
+        let length = response.encoded_len();
+        if length > MAX_HEAD {
+            let value = format!("{} attempts", response.summary.map_or(0, |summary| summary.attempt.len()));
+            return Err(Invalid::new("map_end", value, "fetch fewer map indexes at once: their summary is too large").into());
+        }
+        let mut rope = Rope::default();
+        frame::encode(&response, [], &mut rope);
+        Ok(Some(rope))
+    }
+}
+
+fn message(volume: VolumeId, part: FetchPart) -> Rope {
+    let mut table = v1::BlockTable::default();
+    part.blocks.iter().for_each(|block| wire::put_block(&mut table, block, true));
+    let cursor = encode_cursor(volume, part.cursor);
+    let response = v1::FetchResponse { table: Some(table), cursor, ..Default::default() };
+    let mut rope = Rope::default();
+    frame::encode(&response, part.data, &mut rope);
+    rope
+}
+
+fn put_summary(message: &mut v1::Summary, summary: Summary) {
+    for attempt in summary.covered {
+        message.map_index.push(attempt.map_index.0);
+        message.attempt.push(attempt.attempt.0);
+        message.blocks.push(attempt.blocks);
+        message.bytes.push(attempt.bytes);
+        message.records.push(attempt.records);
+    }
+    let lost = summary.lost.into_iter();
+    message.lost.extend(lost.map(|lost| v1::LostAttempt {
+        map_index: lost.map_index.0,
+        attempt: lost.attempt.0,
+        reason: lost.reason,
+    }));
+}
+
+fn encode_cursor(volume: VolumeId, cursor: Cursor) -> Bytes {
+    let position = cursor.to_bytes();
+    let mut bytes = BytesMut::with_capacity(17 + position.len());
+    bytes.put_u8(CURSOR_VERSION);
+    bytes.put_slice(volume.0.as_bytes());
+    bytes.put(position);
+    debug_assert!(bytes.len() <= MAX_CURSOR, "a cursor of {} bytes", bytes.len());
+    bytes.freeze()
+}
+
+/// `None` if it is no cursor of ours: the fetch starts over, and the reader drops what it has.
+fn decode_cursor(bytes: &[u8]) -> Option<(VolumeId, Cursor)> {
+    let (&version, rest) = bytes.split_first()?;
+    let (volume, position) = rest.split_at_checked(16)?;
+    let volume = wire::volume("cursor", volume).ok().filter(|_| version == CURSOR_VERSION)?;
+    Some((volume, Cursor::try_from_bytes(position)?))
+}
+
+/// Starts on the next item when one is taken, so that a disk reads while the network sends.
+struct ReadAhead<S: Stream> {
+    stream: S,
+    ahead: Option<Option<S::Item>>,
+}
+
+impl<S: Stream + Unpin> Stream for ReadAhead<S>
+where
+    S::Item: Unpin,
+{
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let item = match self.ahead.take() {
+            Some(item) => item,
+            None => ready!(self.stream.poll_next_unpin(cx)),
+        };
+        if item.is_some()
+            && let Poll::Ready(next) = self.stream.poll_next_unpin(cx)
+        {
+            self.ahead = Some(next);
+        }
+        Poll::Ready(item)
+    }
+}

@@ -1,0 +1,83 @@
+//! Calls: decoded, checked, carried out, answered. tonic and hyper are seen only here and in `server.rs`.
+//!
+//! Owns connections ([`listener`]), routes ([`router`]) and one handler per call: [`push`] and [`fetch`] framed by hand, [`control`]
+//! generated. Owns no state of its own beside counters: apps are the registry's, bytes the volumes'.
+
+mod caller;
+mod control;
+mod fetch;
+mod listener;
+mod push;
+mod router;
+pub(crate) mod state;
+mod volumes;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use shuffle_proto::{ids::AppId, kind::Kind};
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+pub(crate) use caller::PROTOCOL_MIN;
+pub(crate) use listener::{End, Listener};
+pub(crate) use router::{generated, not_serving};
+pub(crate) use volumes::Volumes;
+
+use crate::{budget::Budget, error::Refusal, metrics::Metrics, registry::Registry};
+
+/// What every call needs.
+pub(crate) struct Core {
+    pub(crate) volumes: Volumes,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) budget: Budget,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Pushes that were let in and have not ended: the drain waits for them.
+    pub(crate) pushes: TaskTracker,
+    draining: AtomicBool,
+}
+
+impl Core {
+    pub(crate) fn new(
+        volumes: Volumes,
+        registry: Arc<Registry>,
+        budget: Budget,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { volumes, registry, budget, metrics, pushes: TaskTracker::new(), draining: AtomicBool::new(false) }
+    }
+
+    /// From now on new attempts are refused.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.pushes.close();
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Counts and logs a refusal: who, what and why, never the token.
+    fn refuse(&self, call: &'static str, peer: Option<SocketAddr>, app: Option<&AppId>, refusal: &Refusal) -> Status {
+        self.metrics.refused(refusal.kind);
+        let peer = peer.map(tracing::field::display);
+        let shown = app.map(tracing::field::display);
+        let (kind, why) = (refusal.kind.name(), &refusal.message);
+        match refusal.kind {
+            Kind::Internal => tracing::error!(call, peer, app = shown, kind, why, "call failed"),
+            // The caller comes back or goes elsewhere by itself.
+            Kind::Busy | Kind::Unavailable => tracing::debug!(call, peer, app = shown, kind, why, "call refused"),
+            Kind::Invalid | Kind::Fenced | Kind::Lost | Kind::Corrupt | Kind::Denied => {
+                if self.registry.may_log(app) {
+                    tracing::warn!(call, peer, app = shown, kind, why, "call refused");
+                }
+            }
+        }
+        refusal.status()
+    }
+}

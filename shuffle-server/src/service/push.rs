@@ -1,0 +1,303 @@
+//! Push: takes the output of one map attempt. One message in, one answer out, until the commit or the end of the stream.
+//!
+//! For a batch the head comes first, then memory for exactly its payload, then the payload: while there is no memory nothing is
+//! read, and HTTP/2 holds the sender back. When the peer goes away, hyper drops the answer's stream, and with it the attempt.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use futures_util::{Stream, stream};
+use hyper::body::Incoming;
+use shuffle_proto::{
+    block::MAX_BATCH,
+    frame::{self, MessageReader, Rope},
+    ids::{AppId, AttemptId, MapIndex, VolumeId},
+    kind::Kind,
+    v1::{self, push_request, push_response},
+    wire::{self, Invalid},
+};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tonic::Status;
+
+use super::{Core, caller, volumes::Choice};
+use crate::{
+    budget::{Permit, StagedBuilder, batch_cost},
+    error::Refusal,
+    metrics::Running,
+    registry::{App, StreamPermit},
+    staging::{AttemptKey, AttemptWriter, Durability, Opened, Receipt, Volume},
+};
+
+/// Answers a push.
+pub(super) fn serve(
+    core: Arc<Core>,
+    peer: SocketAddr,
+    body: Incoming,
+) -> impl Stream<Item = Result<Rope, Status>> + Send + Unpin {
+    let running = core.metrics.stream("push");
+    let push = Push { core, peer, reader: MessageReader::new(body), state: State::New, app: None, _running: running };
+    Box::pin(stream::unfold(Some(push), |push| async move {
+        let mut push = push?;
+        match push.step().await {
+            Ok(Some(step)) => {
+                let mut rope = Rope::default();
+                frame::encode(&v1::PushResponse { step: Some(step) }, [], &mut rope);
+                Some((Ok(rope), Some(push)))
+            }
+            Ok(None) => None,
+            Err(refusal) => Some((Err(push.refuse(&refusal)), None)),
+        }
+    }))
+}
+
+struct Push {
+    core: Arc<Core>,
+    peer: SocketAddr,
+    reader: MessageReader<Incoming>,
+    state: State,
+    /// Whom the caller said it is, for the log.
+    app: Option<AppId>,
+    _running: Running,
+}
+
+enum State {
+    /// Nothing was sent yet.
+    New,
+    /// Takes batches.
+    Writing(Box<Writing>),
+    /// The attempt was committed before this stream, or by it.
+    Committed(Box<Committed>),
+}
+
+struct Writing {
+    attempt: Attempt,
+    writer: AttemptWriter,
+    next_seq: u32,
+    batches: u64,
+}
+
+struct Committed {
+    attempt: Attempt,
+    /// Batches are skipped when the attempt was committed before, and wrong when this stream has committed it.
+    here: bool,
+    batches: u64,
+}
+
+/// What Open said, and what is held for as long as the stream runs.
+struct Attempt {
+    app: Arc<App>,
+    key: AttemptKey,
+    num_partitions: u32,
+    durability: Durability,
+    volume: Volume,
+    _choice: Choice,
+    _stream: StreamPermit,
+    _push: TaskTrackerToken,
+}
+
+type Answer = Result<Option<push_response::Step>, Refusal>;
+
+impl Push {
+    async fn step(&mut self) -> Answer {
+        let Some((message, payload)) = self.reader.head::<v1::PushRequest>().await? else {
+            self.ended("the stream ended");
+            return Ok(None);
+        };
+        let Some(step) = message.step else {
+            return Err(Invalid::new("step", "absent", "send open, batch, commit or abort").into());
+        };
+        if payload > 0 && !matches!(step, push_request::Step::Batch(_)) {
+            return Err(Invalid::new("payload", format!("{payload} bytes"), "send a payload with batch only").into());
+        }
+        match step {
+            push_request::Step::Open(open) => self.open(&open).await,
+            push_request::Step::Batch(batch) => self.batch(&batch, payload).await,
+            push_request::Step::Commit(commit) => self.commit(&commit).await,
+            push_request::Step::Abort(abort) => self.abort(&abort),
+        }
+    }
+
+    async fn open(&mut self, open: &v1::Open) -> Answer {
+        if !matches!(self.state, State::New) {
+            return Err(Invalid::new("step", "a second open", "push each attempt on a stream of its own").into());
+        }
+        self.app = open.caller.as_ref().and_then(|caller| AppId::try_new(&caller.app));
+        let caller = caller::check(open.caller.as_ref())?;
+        let num_maps = wire::count("open.num_maps", open.num_maps)?;
+        let num_partitions = wire::count("open.num_partitions", open.num_partitions)?;
+        let map_index = MapIndex(wire::index("open.map_index", open.map_index, num_maps)?);
+        let durability = durability(open.durability)?;
+        if self.core.is_draining() {
+            return Err(Refusal::new(Kind::Unavailable, "this server is draining: push to another one"));
+        }
+        let push = self.core.pushes.token();
+        let app = self.core.registry.write(&caller).await?;
+        let stream = self.core.registry.stream(&app)?;
+        let (shuffle, attempt) = (wire::shuffle(open.shuffle), AttemptId(open.attempt));
+        let key = AttemptKey { app: app.id.clone(), shuffle, map_index, attempt };
+
+        let (volume, choice) = self.core.volumes.choose(&key)?;
+        let opened = volume.open_attempt(key.clone(), num_maps, num_partitions)?;
+        // The app may have gone while the volume did not know of the attempt yet: what is deleted must not come back.
+        self.core.registry.alive(&app)?;
+        let attempt = Attempt {
+            app,
+            key,
+            num_partitions,
+            durability,
+            volume: volume.clone(),
+            _choice: choice,
+            _stream: stream,
+            _push: push,
+        };
+        let committed = matches!(opened, Opened::Committed(_));
+        let answer = v1::Opened {
+            protocol: caller::version("caller.protocol", open.caller.as_ref().map_or(0, |caller| caller.protocol))?,
+            volume: bytes(attempt.volume.id()),
+            committed,
+            max_batch: MAX_BATCH,
+        };
+        self.state = match opened {
+            Opened::New(writer) => State::Writing(Box::new(Writing { attempt, writer, next_seq: 0, batches: 0 })),
+            Opened::Committed(_) => State::Committed(Box::new(Committed { attempt, here: false, batches: 0 })),
+        };
+        Ok(Some(push_response::Step::Opened(answer)))
+    }
+
+    async fn batch(&mut self, batch: &v1::Batch, payload: usize) -> Answer {
+        let batches = match &mut self.state {
+            State::New => return Err(Invalid::new("step", "batch", "send open first").into()),
+            State::Committed(committed) if committed.here => {
+                return Err(Invalid::new("step", "batch after commit", "send all batches before commit").into());
+            }
+            // The reader skips the payload.
+            State::Committed(committed) => {
+                self.core.registry.alive(&committed.attempt.app)?;
+                committed.batches += 1;
+                committed.batches
+            }
+            State::Writing(writing) => {
+                let Attempt { app, key, num_partitions, .. } = &writing.attempt;
+                self.core.registry.alive(app)?;
+                let table = batch.table.as_ref().ok_or_else(|| Invalid::new("batch.table", "absent", "send the block table"))?;
+                let blocks =
+                    wire::pushed_blocks(table, payload, key.map_index, key.attempt, *num_partitions, writing.next_seq)?;
+                let count = blocks.len();
+                // invariant: permit-before-bytes
+                let permit = wait_for_memory(&self.core, batch_cost(payload, count)).await;
+                let mut staged = StagedBuilder::with_capacity(permit, payload);
+                self.reader.payload(|piece| staged.extend(&piece)).await?;
+                writing.writer.append(blocks, staged.freeze())?;
+                writing.next_seq = u32::try_from(count)
+                    .ok()
+                    .and_then(|count| writing.next_seq.checked_add(count))
+                    .ok_or_else(|| Invalid::new("batch.table.seq", u32::MAX, "send fewer, larger blocks"))?;
+                writing.batches += 1;
+                self.core.metrics.pushed.inc_by(payload as u64);
+                self.core.metrics.blocks_pushed.inc_by(count as u64);
+                writing.batches
+            }
+        };
+        Ok(Some(push_response::Step::Ack(v1::Ack { batches })))
+    }
+
+    async fn commit(&mut self, commit: &v1::Commit) -> Answer {
+        let totals = commit.totals.as_ref().ok_or_else(|| {
+            Invalid::new("commit.totals", "absent", "send the totals of each partition; an empty message if there is none")
+        })?;
+        match std::mem::replace(&mut self.state, State::New) {
+            State::New => Err(Invalid::new("step", "commit", "send open first").into()),
+            State::Writing(writing) => {
+                let Writing { attempt, writer, batches, .. } = *writing;
+                self.core.registry.alive(&attempt.app)?;
+                let totals = wire::totals(totals, attempt.num_partitions)?;
+                let start = Instant::now();
+                let receipt = writer.commit(totals, attempt.durability).await?;
+                self.core.metrics.commit_latency.observe(start.elapsed().as_secs_f64());
+                self.core.metrics.commits.inc();
+                self.state = State::Committed(Box::new(Committed { attempt, here: true, batches }));
+                Ok(Some(committed(&receipt)))
+            }
+            State::Committed(known) => {
+                self.core.registry.alive(&known.attempt.app)?;
+                let Attempt { key, num_partitions, durability, volume, .. } = &known.attempt;
+                let receipt = volume.confirm(key, &wire::totals(totals, *num_partitions)?, *durability).await?;
+                self.state = State::Committed(known);
+                Ok(Some(committed(&receipt)))
+            }
+        }
+    }
+
+    fn abort(&mut self, abort: &v1::Abort) -> Answer {
+        if matches!(self.state, State::New) {
+            return Err(Invalid::new("step", "abort", "send open first").into());
+        }
+        let reason: String = abort.reason.chars().take(200).collect();
+        self.ended(&format!("aborted by the client: {reason:?}"));
+        Ok(None)
+    }
+
+    fn ended(&mut self, why: &str) {
+        if let State::Writing(writing) = std::mem::replace(&mut self.state, State::New) {
+            self.dropped(&writing, why);
+        }
+    }
+
+    fn dropped(&self, writing: &Writing, why: &str) {
+        let AttemptKey { app, shuffle, map_index, attempt } = &writing.attempt.key;
+        self.core.metrics.aborts.inc();
+        tracing::debug!(peer = %self.peer, %app, %shuffle, map = %map_index, %attempt, batches = writing.batches, why, "attempt dropped");
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) -> Status {
+        self.ended(&refusal.message);
+        self.core.refuse("Push", Some(self.peer), self.app.as_ref(), refusal)
+    }
+}
+
+impl Drop for Push {
+    fn drop(&mut self) {
+        self.ended("the client went away");
+    }
+}
+
+/// The level to reach, if this server has it.
+fn durability(raw: i32) -> Result<Durability, Refusal> {
+    let available = "this server has DURABILITY_MEMORY (1), DURABILITY_DISK (2) and DURABILITY_FSYNC (3)";
+    match v1::Durability::try_from(raw) {
+        Ok(v1::Durability::Memory) => Ok(Durability::Memory),
+        Ok(v1::Durability::Disk) => Ok(Durability::Disk),
+        Ok(v1::Durability::Fsync) => Ok(Durability::Fsync),
+        Ok(level @ (v1::Durability::Unspecified | v1::Durability::Mirror | v1::Durability::Object)) => {
+            Err(Invalid::new("open.durability", level.as_str_name(), available).into())
+        }
+        Err(_) => Err(Invalid::new("open.durability", raw, available).into()),
+    }
+}
+
+/// As long as it takes: meanwhile nothing is read, and the sender is held back.
+async fn wait_for_memory(core: &Core, cost: usize) -> Permit {
+    if let Some(permit) = core.budget.try_acquire(cost) {
+        return permit;
+    }
+    let start = Instant::now();
+    let permit = core.budget.acquire(cost).await;
+    core.metrics.permit_wait.observe(start.elapsed().as_secs_f64());
+    permit
+}
+
+fn committed(receipt: &Receipt) -> push_response::Step {
+    push_response::Step::Committed(v1::Committed {
+        volume: bytes(receipt.volume),
+        durability: match receipt.durability {
+            Durability::Memory => v1::Durability::Memory,
+            Durability::Disk => v1::Durability::Disk,
+            Durability::Fsync => v1::Durability::Fsync,
+        } as i32,
+        bytes: receipt.bytes,
+        records: receipt.records,
+    })
+}
+
+fn bytes(volume: VolumeId) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(volume.0.as_bytes())
+}

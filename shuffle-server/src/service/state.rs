@@ -1,0 +1,103 @@
+//! What the server is in at this moment, for people, probes and metrics.
+
+use serde::Serialize;
+
+use super::{
+    Core,
+    volumes::{disk, state},
+};
+use crate::staging::StatsSnapshot;
+
+/// See the module.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct State {
+    pub(crate) version: &'static str,
+    pub(crate) draining: bool,
+    pub(crate) volumes: Vec<VolumeState>,
+    /// Apps that may hold data.
+    pub(crate) apps: usize,
+    /// Committed attempts that are held.
+    pub(crate) attempts: u64,
+    pub(crate) connections: i64,
+    pub(crate) pushes: i64,
+    pub(crate) fetches: i64,
+    pub(crate) memory: Memory,
+}
+
+/// Memory for pushed bytes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Memory {
+    pub(crate) used: u64,
+    pub(crate) limit: u64,
+    /// Batches that wait for it.
+    pub(crate) waiting: u64,
+}
+
+/// One data directory.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct VolumeState {
+    pub(crate) id: String,
+    pub(crate) disk: String,
+    pub(crate) state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    pub(crate) bytes_used: u64,
+    pub(crate) bytes_free: u64,
+    pub(crate) attempts: u64,
+    #[serde(skip)]
+    pub(crate) stats: StatsSnapshot,
+}
+
+impl Core {
+    pub(crate) fn state(&self) -> State {
+        let volumes: Vec<_> = self
+            .volumes
+            .iter()
+            .map(|volume| {
+                let health = volume.health();
+                let (state, reason) = state(&health);
+                VolumeState {
+                    id: volume.id().to_string(),
+                    disk: disk(volume),
+                    state,
+                    reason: reason.map(str::to_owned),
+                    bytes_used: volume.bytes_used(),
+                    bytes_free: volume.bytes_free(),
+                    attempts: volume.apps().iter().map(|app| volume.usage(&app.app, None).attempts).sum(),
+                    stats: volume.stats(),
+                }
+            })
+            .collect();
+        State {
+            version: env!("CARGO_PKG_VERSION"),
+            draining: self.is_draining(),
+            apps: self.registry.live(),
+            attempts: volumes.iter().map(|volume| volume.attempts).sum(),
+            connections: self.metrics.connections.get(),
+            pushes: self.metrics.streams("push"),
+            fetches: self.metrics.streams("fetch"),
+            memory: Memory { used: self.budget.used(), limit: self.budget.limit(), waiting: self.budget.waiting() },
+            volumes,
+        }
+    }
+
+    /// Whether something new may be sent here, and what a person should know about it. One volume that fails is no reason to
+    /// hide the others: the server is not ready when all of them have failed.
+    pub(crate) fn readiness(&self) -> (bool, Vec<String>) {
+        let mut reasons = Vec::new();
+        for volume in self.volumes.iter() {
+            let health = volume.health();
+            if let ("failed", Some(reason)) = state(&health) {
+                reasons.push(format!("volume {} in {} failed: {reason}", volume.id(), disk(volume)));
+            }
+        }
+        let ready = !self.is_draining() && reasons.len() < self.volumes.len();
+        if self.is_draining() {
+            reasons.push("draining".to_owned());
+        }
+        (ready, reasons)
+    }
+}
