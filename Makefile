@@ -1,13 +1,13 @@
 # Thin targets: each is plain commands, run by setup.sh in the environment that it prepares. `make help` lists them.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check rust jvm spark build bench dist
+.PHONY: help demo test check rust jvm spark build bench bench-spark dist
 
 IN := ./setup.sh --
 MVN := mvn --batch-mode --no-transfer-progress --quiet -f jvm-bridge/pom.xml
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 demo: build ## the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between
 	@./setup.sh --spark 4.3.0 -- python tests/spark/demo.py
@@ -35,8 +35,11 @@ build: ## the server, the load tool, the native library and the jar with it
 	@$(IN) cargo build --release --package shuffle-server --package shuffle-benches --package shuffle-jni
 	@$(IN) $(MVN) package -DskipTests
 
-bench: build ## forebay-bench: one server, push and fetch, beside the same bytes over raw TCP
-	@$(IN) benches/run.sh
+bench: build ## forebay-bench: push and fetch, beside the same bytes over raw TCP
+	@$(IN) target/release/forebay-bench all --spawn --json target/bench/forebay-bench.json
+
+bench-spark: build ## rows over Spark's own shuffle and over Forebay, round by round: time and CPU (ARGS="--rows 30000000")
+	@./setup.sh --spark 4.3.0 -- python benches/spark/compare.py $(ARGS)
 
 dist: ## dist/: server and tools optimised further, and the jar with native libraries for x86_64 and aarch64 (glibc 2.17)
 	@./setup.sh --dist -- ./dist.sh

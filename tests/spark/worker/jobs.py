@@ -67,6 +67,13 @@ def map_locations(spark, shuffles):
     return {f"{shuffle}/{map_}": where for shuffle, map_, where in lines if int(shuffle) in shuffles}
 
 
+def rows(spark, rows, maps, reduces):
+    """What the benchmark measures: rows of nine longs that do not compress (80 bytes each) to other partitions and looked at."""
+    columns = [f"xxhash64(id, {column}) AS c{column}" for column in range(9)]
+    frame = spark.range(0, rows, 1, maps).selectExpr(*columns).repartition(reduces, "c0")
+    return _rows(spark).digest(_rows(spark).runMaps(frame._jdf))
+
+
 def forget(spark, shuffle):
     _rows(spark).forget(spark.sparkContext._jsc.sc(), shuffle)
 
