@@ -1,5 +1,6 @@
 """A `forebay-server` process on loopback that can be killed, hung, and started again on its port with or without its disk."""
 
+import re
 import shutil
 import signal
 import time
@@ -116,7 +117,8 @@ class Server:
 
     def errors(self) -> list[str]:
         """ERROR lines of its log: none is expected, whatever was killed around it."""
-        return [line for line in self.log.read_text(errors="replace").splitlines() if " ERROR " in line or "panicked" in line]
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line for line in lines if re.search(r"\bERROR\b|panicked at", line)]
 
     def tail(self, lines: int = 30) -> str:
         if not self.log.exists():
