@@ -74,7 +74,7 @@ fn what_java_must_not_write_is_refused_with_its_name() {
     refused(&|arena| arena.data_bytes = 8, 3, "record 2");
     refused(&|arena| arena.data_bytes = arena.bytes.len() as u64 - 23, 3, "dataBytes");
     refused(&|arena| arena.data_bytes = u64::MAX, 3, "dataBytes");
-    refused(&|arena| arena.entries[0] = u64::MAX, 3, "partition 4294967295");
+    refused(&|arena| arena.entries[0] = u64::from(u32::MAX) << 32 | 8, 3, "partition 4294967295");
 }
 
 proptest! {
