@@ -243,8 +243,8 @@ impl Lane {
 pub(crate) fn ended(reader: &MessageReader<Incoming>, missing: &str) -> Failure {
     match reader.trailers().and_then(Status::from_header_map) {
         Some(status) if status.code() != tonic::Code::Ok => status.into(),
-        Some(_) => Failure::new(Kind::Internal, format!("server ended the stream without {missing}: check its version")),
-        None => Failure::new(Kind::Unavailable, format!("stream ended without {missing}")),
+        // An `ok` of a proxy or of a server that shuts down is no answer either.
+        Some(_) | None => Failure::new(Kind::Unavailable, format!("stream ended without {missing}")),
     }
 }
 

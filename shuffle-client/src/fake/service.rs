@@ -78,6 +78,12 @@ fn malformed(error: impl std::fmt::Display) -> Status {
     Kind::Invalid.status(error, None)
 }
 
+/// Says nothing more until the connection is cut.
+async fn gone(answers: &Sender) -> Result<(), Status> {
+    answers.closed().await;
+    Ok(())
+}
+
 fn send_step(step: v1::push_response::Step) -> Rope {
     let mut rope = Rope::default();
     frame::encode(&v1::PushResponse { step: Some(step) }, [], &mut rope);
@@ -151,6 +157,7 @@ impl Inner {
                     let broken = self.faults.lock().break_push_after.take_if(|limit| taken >= *limit).is_some();
                     if broken {
                         cut.cancel();
+                        return gone(answers).await;
                     }
                     let _ = answers.send(Ok(send_step(v1::push_response::Step::Ack(v1::Ack { batches })))).await;
                 }
@@ -164,7 +171,7 @@ impl Inner {
                     };
                     if dropped {
                         cut.cancel();
-                        return Ok(());
+                        return gone(answers).await;
                     }
                     let _ = answers.send(Ok(send_step(v1::push_response::Step::Committed(receipt)))).await;
                     return Ok(());
@@ -263,7 +270,7 @@ impl Inner {
             let broken = self.faults.lock().break_fetch_after.take_if(|limit| sent + length as u64 > *limit).is_some();
             if broken {
                 cut.cancel();
-                return Ok(());
+                return gone(answers).await;
             }
             if answers.send(Ok(rope)).await.is_err() {
                 return Ok(());

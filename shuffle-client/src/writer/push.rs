@@ -166,7 +166,6 @@ impl Push {
     async fn stream(&self, address: &str, eager: bool) -> End {
         let (sender, receiver) = mpsc::channel(1);
         let body: Outgoing = Box::pin(ReceiverStream::new(receiver));
-        let farewell = sender.downgrade();
         let run = async {
             tokio::select! {
                 failure = self.watch(address) => Err(failure),
@@ -179,22 +178,8 @@ impl Push {
         tokio::select! {
             biased;
             () = aborted.cancelled() => {
-                let step = v1::push_request::Step::Abort(v1::Abort { reason: self.shared.reason() });
-                if let Some(sender) = farewell.upgrade() {
-                    // The stream must go on for a moment, or the word would not leave; the server ends it when it has read it.
-                    let word = async {
-                        if sender.send(Ok(rope(step))).await.is_ok() {
-                            std::future::pending::<()>().await;
-                        }
-                    };
-                    let farewell = async {
-                        tokio::select! {
-                            () = word => {}
-                            _ = &mut run => {}
-                        }
-                    };
-                    let _ = tokio::time::timeout(FAREWELL, farewell).await;
-                }
+                // The stream must go on for a moment, or the word would not leave; the server ends it when it has read it.
+                let _ = tokio::time::timeout(FAREWELL, &mut run).await;
                 End::Aborted
             }
             result = &mut run => match result {
@@ -204,7 +189,7 @@ impl Push {
         }
     }
 
-    /// Sends what there is to send, and after the commit the end of the stream. Does not end itself: how it went is in the answers.
+    /// Sends what there is to send, and after Commit or Abort the end of the stream. Does not end itself: how it went is in the answers.
     async fn feed(&self, sender: mpsc::Sender<Result<Rope, Status>>, eager: bool) -> Failure {
         let spec = &self.spec;
         let open = v1::push_request::Step::Open(v1::Open {
@@ -236,7 +221,17 @@ impl Push {
                         room.send(Ok(rope(v1::push_request::Step::Commit(v1::Commit { totals: Some(totals) }))));
                         break 'stream;
                     }
-                    Step::Wait => self.shared.work().await,
+                    Step::Abort(reason) => {
+                        room.send(Ok(rope(v1::push_request::Step::Abort(v1::Abort { reason }))));
+                        break 'stream;
+                    }
+                    Step::Wait => tokio::select! {
+                        () = self.shared.work() => {}
+                        () = self.shared.aborted().cancelled() => {
+                            drop(room); // it is for the word of farewell
+                            return std::future::pending().await;
+                        }
+                    },
                 }
             }
         }

@@ -74,6 +74,7 @@ pub(super) struct Stream {
 pub(super) enum Step {
     Send(Rope),
     Commit(v1::PartitionTotals),
+    Abort(String),
     Wait,
 }
 
@@ -148,6 +149,7 @@ impl Shared {
         state.unsent_bytes = 0;
         drop(state);
         self.aborted.cancel();
+        self.work.notify_one();
     }
 
     pub(super) async fn drained_to(&self, bytes: usize) -> Result<(), Error> {
@@ -250,11 +252,11 @@ impl Shared {
         self.state.lock().messages.iter().map(Message::payload_len).max().unwrap_or(0)
     }
 
-    /// What to send now: messages that fit one HTTP/2 frame together, or the commit.
+    /// What to send now: messages that fit one HTTP/2 frame together, the commit, or that it is given up.
     pub(super) fn step(&self) -> Step {
         let mut state = self.state.lock();
-        if state.reason.is_some() {
-            return Step::Wait;
+        if let Some(reason) = &state.reason {
+            return Step::Abort(reason.clone());
         }
         if state.stream.committed {
             state.handed = state.messages.len();
