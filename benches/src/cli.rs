@@ -116,6 +116,10 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
 
+    /// Leave out raw TCP, and with it the ratios: for a profiler.
+    #[arg(long)]
+    pub(crate) no_floor: bool,
+
     /// Write the report to this file as JSON; `-` is standard output, the table then goes to standard error.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,

@@ -1,10 +1,7 @@
 //! The method: rounds of Forebay and rounds of raw TCP take turns, and each pair gives one ratio. Machines drift by more than what
 //! is to be measured, so figures of different moments are not compared.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -26,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What rounds have in common.
 pub(crate) struct Bench {
     pub(crate) probes: Vec<Probe>,
-    pub(crate) floor: Floor,
+    pub(crate) floor: Option<Floor>,
     pub(crate) payload: Payload,
     pub(crate) timeout: Duration,
     sampled: Vec<Memory>,
@@ -41,20 +38,19 @@ struct Cost {
 }
 
 impl Bench {
-    /// `program` is this program, to be started as the other end of raw TCP.
     pub(crate) fn new(
-        program: &Path,
         probes: Vec<Probe>,
+        floor: Option<Floor>,
         payload: Payload,
         timeout: Duration,
-    ) -> Result<Self> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             probes,
-            floor: Floor::start(program)?,
+            floor,
             payload,
             timeout,
             sampled: Vec::new(),
-        })
+        }
     }
 
     /// Forgets the memory that earlier runs used.
@@ -85,8 +81,9 @@ impl Bench {
             bar.set_message(format!("{name}: {label}"));
             bar.set_position(bytes * u64::from(round));
             // Who goes first alternates: neither always finds the caches and the clock speed that the other left.
-            let tcp_first = if round % 2 == 0 {
-                Some(self.raw_tcp(direction, bytes).await?)
+            let first = round % 2 == 0;
+            let tcp_first = if first {
+                self.raw_tcp(direction, bytes).await?
             } else {
                 None
             };
@@ -97,9 +94,10 @@ impl Bench {
                 .with_context(|| format!("{what}: clean up"))?;
             self.settle().await?;
             self.sample_memory().await?;
-            let tcp = match tcp_first {
-                Some(transfer) => transfer,
-                None => self.raw_tcp(direction, bytes).await?,
+            let tcp = if first {
+                tcp_first
+            } else {
+                self.raw_tcp(direction, bytes).await?
             };
             if round > 0 {
                 measured.push(cost.beside(tcp));
@@ -117,18 +115,19 @@ impl Bench {
             .max_by_key(|memory| memory.bytes)
     }
 
-    async fn raw_tcp(&self, direction: Direction, bytes: u64) -> Result<Transfer> {
-        timeout(
-            self.timeout,
-            self.floor.measure(direction, &self.payload, bytes),
-        )
-        .await
-        .with_context(|| {
+    /// `None` without a floor.
+    async fn raw_tcp(&self, direction: Direction, bytes: u64) -> Result<Option<Transfer>> {
+        let Some(floor) = &self.floor else {
+            return Ok(None);
+        };
+        let moved = timeout(self.timeout, floor.measure(direction, &self.payload, bytes)).await;
+        let late = || {
             format!(
                 "raw TCP did not move its bytes within {} s",
                 self.timeout.as_secs()
             )
-        })?
+        };
+        Ok(Some(moved.with_context(late)??))
     }
 
     async fn cost<T>(
@@ -199,15 +198,15 @@ impl Bench {
 }
 
 impl Cost {
-    fn beside(&self, tcp: Transfer) -> Round {
+    fn beside(&self, tcp: Option<Transfer>) -> Round {
         Round {
             seconds: self.elapsed.as_secs_f64(),
             client_cpu_seconds: self.client_cpu.as_secs_f64(),
             server_cpu_seconds: self.server_cpu.map(|cpu| cpu.as_secs_f64()),
             server_cpu_after_seconds: self.server_cpu_after.map(|cpu| cpu.as_secs_f64()),
-            tcp_seconds: tcp.elapsed.as_secs_f64(),
-            tcp_client_cpu_seconds: tcp.client_cpu.as_secs_f64(),
-            tcp_server_cpu_seconds: tcp.server_cpu.as_secs_f64(),
+            tcp_seconds: tcp.map(|tcp| tcp.elapsed.as_secs_f64()),
+            tcp_client_cpu_seconds: tcp.map(|tcp| tcp.client_cpu.as_secs_f64()),
+            tcp_server_cpu_seconds: tcp.map(|tcp| tcp.server_cpu.as_secs_f64()),
         }
     }
 }

@@ -76,19 +76,19 @@ pub(crate) struct Round {
     pub(crate) server_cpu_seconds: Option<f64>,
     /// Of the servers, from the last answer until they were quiet: work that was put off.
     pub(crate) server_cpu_after_seconds: Option<f64>,
-    pub(crate) tcp_seconds: f64,
-    pub(crate) tcp_client_cpu_seconds: f64,
-    pub(crate) tcp_server_cpu_seconds: f64,
+    pub(crate) tcp_seconds: Option<f64>,
+    pub(crate) tcp_client_cpu_seconds: Option<f64>,
+    pub(crate) tcp_server_cpu_seconds: Option<f64>,
 }
 
 impl Round {
     /// Client and server together, beside raw TCP's.
     fn ratio(&self) -> Option<f64> {
-        Some((self.client_cpu_seconds + self.server_cpu_seconds?) / self.tcp_cpu())
+        Some((self.client_cpu_seconds + self.server_cpu_seconds?) / self.tcp_cpu()?)
     }
 
-    fn tcp_cpu(&self) -> f64 {
-        self.tcp_client_cpu_seconds + self.tcp_server_cpu_seconds
+    fn tcp_cpu(&self) -> Option<f64> {
+        Some(self.tcp_client_cpu_seconds? + self.tcp_server_cpu_seconds?)
     }
 }
 
@@ -121,10 +121,10 @@ pub(crate) struct Summary {
     server_cpu_seconds_per_gb: Option<f64>,
     server_cpu_after_seconds_per_gb: Option<f64>,
     cpu_seconds_per_gb: Option<f64>,
-    tcp_gb_per_second: f64,
-    tcp_client_cpu_seconds_per_gb: f64,
-    tcp_server_cpu_seconds_per_gb: f64,
-    tcp_cpu_seconds_per_gb: f64,
+    tcp_gb_per_second: Option<f64>,
+    tcp_client_cpu_seconds_per_gb: Option<f64>,
+    tcp_server_cpu_seconds_per_gb: Option<f64>,
+    tcp_cpu_seconds_per_gb: Option<f64>,
     /// Median of the rounds' own ratios, client and server together.
     cpu_ratio_to_tcp: Option<f64>,
     cpu_ratio_to_tcp_min: Option<f64>,
@@ -151,10 +151,14 @@ impl Summary {
             cpu_seconds_per_gb: some_of(&|round| {
                 Some((round.client_cpu_seconds + round.server_cpu_seconds?) / gb)
             }),
-            tcp_gb_per_second: median_of(&|round| gb / round.tcp_seconds),
-            tcp_client_cpu_seconds_per_gb: median_of(&|round| round.tcp_client_cpu_seconds / gb),
-            tcp_server_cpu_seconds_per_gb: median_of(&|round| round.tcp_server_cpu_seconds / gb),
-            tcp_cpu_seconds_per_gb: median_of(&|round| round.tcp_cpu() / gb),
+            tcp_gb_per_second: some_of(&|round| Some(gb / round.tcp_seconds?)),
+            tcp_client_cpu_seconds_per_gb: some_of(&|round| {
+                Some(round.tcp_client_cpu_seconds? / gb)
+            }),
+            tcp_server_cpu_seconds_per_gb: some_of(&|round| {
+                Some(round.tcp_server_cpu_seconds? / gb)
+            }),
+            tcp_cpu_seconds_per_gb: some_of(&|round| Some(round.tcp_cpu()? / gb)),
             cpu_ratio_to_tcp: some_of(&Round::ratio),
             cpu_ratio_to_tcp_min: ratios.iter().copied().reduce(f64::min),
             cpu_ratio_to_tcp_max: ratios.iter().copied().reduce(f64::max),
@@ -206,7 +210,7 @@ impl Report {
             });
             let _ = writeln!(
                 text,
-                "{:<6} {:<7} {:<10} {:>7} {:>6.2} {:>18.3} {:>7} {:>5} {:>9.3} {:>7} {:<12}    {commits}",
+                "{:<6} {:<7} {:<10} {:>7} {:>6.2} {:>18.3} {:>7} {:>5} {:>9} {:>7} {:<14}  {commits}",
                 run.kind,
                 run.durability,
                 ByteSize(run.block_bytes.into()).to_string(),
@@ -215,7 +219,7 @@ impl Report {
                 summary.client_cpu_seconds_per_gb,
                 number(summary.server_cpu_seconds_per_gb, 3),
                 number(summary.cpu_seconds_per_gb, 3),
-                summary.tcp_cpu_seconds_per_gb,
+                number(summary.tcp_cpu_seconds_per_gb, 3),
                 number(summary.cpu_ratio_to_tcp, 2),
                 range,
             );
@@ -264,32 +268,26 @@ impl Run {
                 number(ratio, 2)
             );
         };
-        let over = |ours: Option<f64>, tcp: f64| ours.map(|ours| ours / tcp);
-        let tcp = s.tcp_gb_per_second;
-        row(
-            "GB/s",
-            Some(s.gb_per_second),
-            Some(tcp),
-            over(Some(s.gb_per_second), tcp),
-        );
-        let tcp = s.tcp_client_cpu_seconds_per_gb;
-        row(
-            "CPU s/GB, client",
-            Some(s.client_cpu_seconds_per_gb),
-            Some(tcp),
-            over(Some(s.client_cpu_seconds_per_gb), tcp),
-        );
-        let tcp = s.tcp_server_cpu_seconds_per_gb;
-        row(
-            "CPU s/GB, server",
-            s.server_cpu_seconds_per_gb,
-            Some(tcp),
-            over(s.server_cpu_seconds_per_gb, tcp),
-        );
+        let over = |ours: Option<f64>, tcp: Option<f64>| Some(ours? / tcp?);
+        for (name, ours, tcp) in [
+            ("GB/s", Some(s.gb_per_second), s.tcp_gb_per_second),
+            (
+                "CPU s/GB, client",
+                Some(s.client_cpu_seconds_per_gb),
+                s.tcp_client_cpu_seconds_per_gb,
+            ),
+            (
+                "CPU s/GB, server",
+                s.server_cpu_seconds_per_gb,
+                s.tcp_server_cpu_seconds_per_gb,
+            ),
+        ] {
+            row(name, ours, tcp, over(ours, tcp));
+        }
         row(
             "CPU s/GB, both",
             s.cpu_seconds_per_gb,
-            Some(s.tcp_cpu_seconds_per_gb),
+            s.tcp_cpu_seconds_per_gb,
             s.cpu_ratio_to_tcp,
         );
         if let Some(after) = s.server_cpu_after_seconds_per_gb {
@@ -379,9 +377,9 @@ mod tests {
             client_cpu_seconds: client,
             server_cpu_seconds: server,
             server_cpu_after_seconds: server,
-            tcp_seconds: 1.0,
-            tcp_client_cpu_seconds: tcp / 2.0,
-            tcp_server_cpu_seconds: tcp / 2.0,
+            tcp_seconds: Some(1.0),
+            tcp_client_cpu_seconds: Some(tcp / 2.0),
+            tcp_server_cpu_seconds: Some(tcp / 2.0),
         }
     }
 

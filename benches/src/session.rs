@@ -21,7 +21,7 @@ use crate::{
     shape::Shape,
     size::ByteSize,
     spawn::Spawned,
-    tcp::Direction,
+    tcp::{Direction, Floor},
 };
 
 /// If this program is killed, the servers delete its data after this.
@@ -92,12 +92,17 @@ impl Session {
             Texture::Random
         };
         let program = std::env::current_exe().context("find this program's own path")?;
+        let floor = if load.no_floor {
+            None
+        } else {
+            Some(Floor::start(&program)?)
+        };
         let bench = Bench::new(
-            &program,
             probes,
+            floor,
             Payload::new(load.seed, texture),
             load.timeout(),
-        )?;
+        );
         let client = Client::new(Settings::of(servers.clone()))?;
         let name = format!("forebay-bench-{:016x}", rand::random::<u64>());
         let caller = Caller {

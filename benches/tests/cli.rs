@@ -12,7 +12,7 @@ fn bench(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_forebay-bench"))
         .args(arguments)
         .output()
-        .unwrap()
+        .expect("the program runs")
 }
 
 #[track_caller]
