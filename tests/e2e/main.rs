@@ -3,7 +3,9 @@
 // A failed unwrap is a failed test; clippy's own exemption for tests does not reach their helper functions.
 #![allow(clippy::unwrap_used)]
 
+mod callers;
 mod corruption;
+mod deleted;
 mod disks;
 mod durability;
 mod hostile;
@@ -13,5 +15,6 @@ mod lost;
 mod memory;
 mod push;
 mod random;
+mod reopened;
 mod round_trip;
 mod wire;

@@ -1,6 +1,8 @@
 //! The memory budget: bytes wait for it, nobody is dropped for want of it, and it is whole again at the end.
 
-use shuffle_proto::v1::Durability;
+use bytes::Bytes;
+use prost::Message;
+use shuffle_proto::v1::{self, Durability, push_request};
 use shuffle_tests::{
     App, Attempt, Oracle, Peer, Server, Setup, Shape, eventually, peer::fetch_range, random_bytes,
     raw,
@@ -133,6 +135,36 @@ async fn pushers_that_stall_do_not_stop_the_others() {
     }
     oracle.check(&peer, &app, 0).await;
     drop(stalled);
+}
+
+/// A pusher that announces a batch, gets memory for it and never sends it holds that memory for a while, not for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn pushers_that_stall_inside_a_batch_do_not_stop_the_others() {
+    let server = Server::with(Setup::new().flag("--memory", "16MiB")).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    let mut stalled = Vec::new();
+    for map in 0..6 {
+        let peer = server.peer().await;
+        let mut attempt = large(&app, map);
+        attempt.attempt += 7000;
+        let batch = attempt.batches_from(0, 4 << 20).remove(0);
+        let step = push_request::Step::Open(attempt.open());
+        let open = v1::PushRequest {
+            step: Some(step),
+            payload: Bytes::new(),
+        };
+        let mut begin = raw::grpc_frame(&open.encode_to_vec()).to_vec();
+        // 4 MiB are announced, a few hundred bytes of them come.
+        begin.extend_from_slice(&raw::grpc_frame(&batch.encode_to_vec())[..500]);
+        stalled.push(tokio::spawn(async move {
+            raw::call(&peer, "/forebay.v1.Data/Push", vec![begin.into()], false).await
+        }));
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let peer = server.peer().await;
+    oracle.push(&peer, &large(&app, 20)).await;
+    oracle.check(&peer, &app, 0).await;
+    stalled.iter().for_each(|call| call.abort());
 }
 
 #[tokio::test(flavor = "multi_thread")]
