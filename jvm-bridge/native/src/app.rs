@@ -60,7 +60,7 @@ impl ClientEntry {
                 }
                 return Ok(());
             }
-            opened.and(Err(closed()))
+            opened.and_then(|_| Err(closed()))
         })
     }
 

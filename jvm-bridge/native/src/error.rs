@@ -74,13 +74,13 @@ fn throw(env: &mut Env<'_>, error: &Error) {
     if env.exception_check() {
         return;
     }
-    if let Err(failure) = try_throw(env, error) {
-        if !env.exception_check() {
-            tracing::error!(%failure, %error, "cannot throw a ForebayException");
-            let message = JNIString::new(format!("{}: {}", error.kind, error.message));
-            // What is left to do when this fails too is nothing; it leaves an exception pending whenever the JVM can make one.
-            let _ = env.throw_new(jni_str!("java/lang/RuntimeException"), message);
-        }
+    if let Err(failure) = try_throw(env, error)
+        && !env.exception_check()
+    {
+        tracing::error!(%failure, %error, "cannot throw a ForebayException");
+        let message = JNIString::new(format!("{}: {}", error.kind, error.message));
+        // What is left to do when this fails too is nothing; it leaves an exception pending whenever the JVM can make one.
+        let _ = env.throw_new(jni_str!("java/lang/RuntimeException"), message);
     }
 }
 

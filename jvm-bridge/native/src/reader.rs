@@ -185,8 +185,8 @@ mod tests {
             assert_eq!(error.kind, Kind::Invalid);
             assert!(error.message.contains(word), "{error}");
         };
-        refused(&|c| drop(c.map_index.pop()), "outputMapIndex");
-        refused(&|c| drop(c.attempt.pop()), "outputAttempt");
+        refused(&|c| c.map_index.clear(), "outputMapIndex");
+        refused(&|c| c.attempt.clear(), "outputAttempt");
         refused(&|c| c.location[0] = 2, "outputLocation");
         refused(&|c| c.location[0] = -1, "outputLocation");
         refused(&|c| c.map_index[0] = -1, "outputMapIndex");
