@@ -1,0 +1,138 @@
+package io.forebay.spark;
+
+import org.apache.spark.unsafe.Platform;
+
+/**
+ * Fills a writer's arena: records from its start upwards, back to back, entries from its end downwards (the layout is {@code
+ * MapOutputWriter}'s). When they would meet, everything is pushed and it starts again. Its size never changes, whatever the number of
+ * partitions.
+ *
+ * <p>How far it is filled is what Spark's memory manager agrees to, a step at a time: where memory is short it is pushed earlier. It is
+ * native memory all the same, so a task can always go on, with one step.
+ *
+ * <p>Consistent between any two calls: Spark may ask for an early push whenever the task computes its next record.
+ */
+final class Arena {
+    /** Bytes in front of an UnsafeRow: its length. Read by {@link RowIterator} on a machine with the same byte order. */
+    static final int LENGTH = 4;
+
+    private static final int ENTRY = 8;
+    private static final int STEPS = 8;
+
+    /** Where records go. */
+    interface Output {
+        /** Pushes the records in the arena, which may be used again afterwards. */
+        void flush(int records, long dataBytes);
+
+        /** Pushes one byte string, whole. */
+        void block(int partition, byte[] bytes, int offset, int length, int records);
+    }
+
+    /** Who is asked for memory. */
+    interface Memory {
+        /** Whether all of it was given; nothing is taken if not. */
+        boolean claim(long bytes);
+    }
+
+    private final long base;
+    private final long bytes;
+    private final long step;
+    private final Output output;
+    private final Memory memory;
+
+    /** Where the next record begins. */
+    private long data;
+
+    /** The entry that was written last. */
+    private long entry;
+
+    private int records;
+
+    /** Most that records and entries may take together; grows by steps up to the size of the arena. */
+    private long limit;
+
+    /** What of it is left. */
+    private long room;
+
+    Arena(long base, long bytes, Output output, Memory memory) {
+        this.base = base;
+        this.bytes = bytes;
+        this.step = bytes / STEPS;
+        this.output = output;
+        this.memory = memory;
+        restart();
+    }
+
+    /** Copies an UnsafeRow, with its length before it. */
+    void row(int partition, Object object, long offset, int length) {
+        long need = (long) LENGTH + length + ENTRY;
+        if (need > room && !makeRoom(need)) {
+            byte[] giant = new byte[LENGTH + length];
+            Platform.putInt(giant, Platform.BYTE_ARRAY_OFFSET, length);
+            Platform.copyMemory(object, offset, giant, Platform.BYTE_ARRAY_OFFSET + LENGTH, length);
+            output.block(partition, giant, 0, giant.length, 1);
+            return;
+        }
+        Platform.putInt(null, data, length);
+        Platform.copyMemory(object, offset, null, data + LENGTH, length);
+        add(partition, LENGTH + length, need);
+    }
+
+    /** Copies a serialised record. */
+    void record(int partition, byte[] serialised, int length) {
+        long need = (long) length + ENTRY;
+        if (need > room && !makeRoom(need)) {
+            output.block(partition, serialised, 0, length, 1);
+            return;
+        }
+        Platform.copyMemory(serialised, Platform.BYTE_ARRAY_OFFSET, null, data, length);
+        add(partition, length, need);
+    }
+
+    private void add(int partition, long length, long need) {
+        entry -= ENTRY;
+        Platform.putLong(null, entry, (long) partition << 32 | data - base);
+        data += length;
+        records++;
+        room -= need;
+    }
+
+    /** Pushes what is there. */
+    void flush() {
+        if (records > 0) {
+            output.flush(records, data - base);
+        }
+        restart();
+    }
+
+    /** Pushes what is there because Spark needs the memory; whoever gives it back calls this first. */
+    void shrink() {
+        flush();
+        limit = 0;
+        room = 0;
+    }
+
+    private void restart() {
+        data = base;
+        entry = base + bytes;
+        records = 0;
+        room = limit;
+    }
+
+    /** False if the record is too long for the arena. */
+    private boolean makeRoom(long need) {
+        if (need > bytes) {
+            return false;
+        }
+        while (need > room) {
+            long more = Math.min(step, bytes - limit);
+            if (more > 0 && (memory.claim(more) || records == 0)) {
+                limit += more;
+                room += more;
+            } else {
+                flush();
+            }
+        }
+        return true;
+    }
+}

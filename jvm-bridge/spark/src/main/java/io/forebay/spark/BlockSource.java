@@ -1,0 +1,87 @@
+package io.forebay.spark;
+
+import io.forebay.core.BlockReader;
+import io.forebay.core.BlockReader.Block;
+import io.forebay.core.ForebayException;
+import java.util.concurrent.TimeUnit;
+import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
+
+/**
+ * The verified blocks of one reduce task: keeps Spark's account of what is read, and tells Spark of failures in its own words. Iterators
+ * may be left at any point, so it is closed when the task ends.
+ */
+final class BlockSource {
+    /** Blocks between two looks at the clock of the native side. */
+    private static final int WAIT_EVERY = 64;
+
+    private final BlockReader reader;
+    private final MapOutputs outputs;
+    private final ShuffleReadMetricsReporter metrics;
+    private final ReaderCleanup cleanup;
+
+    private long blocks;
+    private long waitedMillis;
+    private boolean ended;
+
+    BlockSource(BlockReader reader, MapOutputs outputs, ShuffleReadMetricsReporter metrics, ReaderCleanup cleanup) {
+        this.reader = reader;
+        this.outputs = outputs;
+        this.metrics = metrics;
+        this.cleanup = cleanup;
+    }
+
+    /**
+     * Waits for the next block that has records.
+     *
+     * @return false when everything has been delivered and verified
+     */
+    boolean next(Block block) {
+        cleanup.usedBy(Thread.currentThread());
+        while (!ended) {
+            try {
+                if (!reader.next(block)) {
+                    ended = true;
+                    // Spark counts blocks as pairs of map and partition, ours are smaller or larger.
+                    metrics.incRemoteBlocksFetched(outputs.blocks() - countedBlocks());
+                    countWait();
+                    return false;
+                }
+            } catch (ForebayException e) {
+                ended = true;
+                throw outputs.translate(e);
+            }
+            blocks++;
+            if (blocks < outputs.blocks()) {
+                metrics.incRemoteBlocksFetched(1);
+            }
+            metrics.incRemoteBytesRead(block.storedBytes());
+            if (blocks % WAIT_EVERY == 0) {
+                countWait();
+            }
+            if (block.records() > 0) {
+                return true;
+            }
+            reader.release(block);
+        }
+        return false;
+    }
+
+    private long countedBlocks() {
+        return Math.max(0, Math.min(blocks, outputs.blocks() - 1));
+    }
+
+    private void countWait() {
+        long millis = TimeUnit.NANOSECONDS.toMillis(reader.stats().waitNanos());
+        metrics.incFetchWaitTime(millis - waitedMillis);
+        waitedMillis = millis;
+    }
+
+    void release(Block block) {
+        reader.release(block);
+    }
+
+    /** Records that an iterator has handed out. */
+    void countRecords(long records) {
+        metrics.incRecordsRead(records);
+    }
+}

@@ -1,0 +1,103 @@
+package io.forebay.spark;
+
+import io.forebay.spark.Arena.Output;
+import org.apache.spark.Aggregator;
+import org.apache.spark.ShuffleDependency;
+import org.apache.spark.TaskContext;
+import org.apache.spark.serializer.SerializationStream;
+import org.apache.spark.serializer.SerializerInstance;
+import org.apache.spark.util.collection.ExternalSorter;
+import scala.Option;
+import scala.Product2;
+import scala.Tuple2;
+import scala.collection.Iterator;
+import scala.reflect.ClassTag;
+
+/**
+ * Serialisers whose streams cannot be cut or joined, such as Java's: records are brought into the order of their partitions as objects,
+ * by Spark's own sorter (which combines them too, where that is wanted, and spills), then each partition is written as closed streams.
+ *
+ * <p>One stream per partition open all the time would hold the last hundred objects of each, unseen by Spark's memory manager.
+ */
+final class ChunkWriter<K, V, C> extends RecordWriter<K, V> {
+    private static final ClassTag<Object> ANY = scala.reflect.ClassTag$.MODULE$.Object();
+
+    /** Serialised bytes after which a stream is closed. */
+    private static final int CHUNK = 1 << 20;
+
+    private final ShuffleDependency<K, V, C> dependency;
+    private final TaskContext context;
+    private final Output output;
+
+    ChunkWriter(ShuffleDependency<K, V, C> dependency, Object[] checksums, TaskContext context, Output output) {
+        super(dependency, checksums);
+        this.dependency = dependency;
+        this.context = context;
+        this.output = output;
+    }
+
+    @Override
+    void write(Iterator<Product2<K, V>> records) throws Exception {
+        boolean combine = dependency.mapSideCombine();
+        Option<Aggregator<K, V, C>> aggregator = combine ? dependency.aggregator() : Option.empty();
+        // Reducers sort; here the order within a partition only matters to the sorter's own merging of equal keys.
+        ExternalSorter<K, V, C> sorter =
+                Shim.sorter(
+                        context,
+                        aggregator,
+                        Option.apply(dependency.partitioner()),
+                        combine ? dependency.keyOrdering() : Option.empty(),
+                        dependency.serializer());
+        try {
+            sorter.insertAll(new Checked<>(records, this));
+            SerializerInstance serializer = dependency.serializer().newInstance();
+            Bytes bytes = new Bytes();
+            Iterator<Tuple2<Object, Iterator<Product2<K, C>>>> partitions = sorter.partitionedIterator();
+            while (partitions.hasNext()) {
+                Tuple2<Object, Iterator<Product2<K, C>>> partition = partitions.next();
+                writePartition((Integer) partition._1(), partition._2(), serializer, bytes);
+            }
+        } finally {
+            sorter.stop();
+        }
+    }
+
+    private void writePartition(int partition, Iterator<Product2<K, C>> records, SerializerInstance serializer, Bytes bytes) {
+        while (records.hasNext()) {
+            int count = 0;
+            try (SerializationStream stream = serializer.serializeStream(bytes)) {
+                do {
+                    Product2<K, C> record = records.next();
+                    stream.writeKey(record._1(), ANY);
+                    stream.writeValue(record._2(), ANY);
+                    count++;
+                } while (bytes.size() < CHUNK && records.hasNext());
+            }
+            output.block(partition, bytes.array(), 0, bytes.size(), count);
+            bytes.clear();
+        }
+    }
+
+    /** Looks at each record's partition before the sorter takes it. */
+    private static final class Checked<K, V> extends scala.collection.AbstractIterator<Product2<K, V>> {
+        private final Iterator<Product2<K, V>> records;
+        private final RecordWriter<K, V> writer;
+
+        Checked(Iterator<Product2<K, V>> records, RecordWriter<K, V> writer) {
+            this.records = records;
+            this.writer = writer;
+        }
+
+        @Override
+        public boolean hasNext() {
+            return records.hasNext();
+        }
+
+        @Override
+        public Product2<K, V> next() {
+            Product2<K, V> record = records.next();
+            writer.partition(record._1(), record._2());
+            return record;
+        }
+    }
+}

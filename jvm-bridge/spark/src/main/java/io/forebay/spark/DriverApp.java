@@ -1,0 +1,125 @@
+package io.forebay.spark;
+
+import io.forebay.core.Caller;
+import io.forebay.core.ForebayException;
+import io.forebay.core.InterruptCheck;
+import java.security.SecureRandom;
+import java.util.concurrent.TimeUnit;
+import org.apache.spark.ShuffleDependency;
+import org.apache.spark.SparkConf;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * The app on the driver: registered with the servers when its first shuffle is, its lease kept by the native client until the end, its
+ * data deleted then. What a driver leaves behind that is killed goes with the lease.
+ */
+final class DriverApp {
+    private static final Logger LOG = LoggerFactory.getLogger(DriverApp.class);
+    private static final long GOODBYE_SECONDS = 30;
+
+    private final SparkConf sparkConf;
+    private final ForebayConf conf;
+    private final ClientHolder client;
+
+    private Caller caller;
+    private String token;
+    private boolean open;
+
+    DriverApp(SparkConf sparkConf, ForebayConf conf, ClientHolder client) {
+        this.sparkConf = sparkConf;
+        this.conf = conf;
+        this.client = client;
+    }
+
+    <K, V, C> ForebayShuffleHandle<K, V, C> register(int shuffle, ShuffleDependency<K, V, C> dependency) {
+        Caller caller = open();
+        int maps = dependency.rdd().getNumPartitions();
+        int partitions = dependency.partitioner().numPartitions();
+        String[] candidates = client.get().placeShuffle(caller.app(), shuffle, maps, partitions);
+        LOG.debug("shuffle {}: {} maps, {} partitions on {} servers", shuffle, maps, partitions, candidates.length);
+        boolean compress = sparkConf.getBoolean("spark.shuffle.compress", true);
+        return new ForebayShuffleHandle<>(shuffle, dependency, caller, token, candidates, conf.durability(), maps, compress);
+    }
+
+    /** The id is not there before the SparkContext is complete, but no shuffle is either. */
+    private synchronized Caller open() {
+        if (!open) {
+            if (caller == null) {
+                token = conf.token().orElseGet(DriverApp::randomToken);
+                caller = new Caller(appId(sparkConf), token, conf.leaseMillis());
+            }
+            client.get().openApp(caller, InterruptCheck.THREAD);
+            open = true;
+            LOG.info("app {} is registered with the Forebay servers {}", caller.app(), conf.servers());
+        }
+        return caller;
+    }
+
+    /** Deletes the shuffle's data; what cannot be reached goes with the lease. */
+    void removeShuffle(int shuffle, boolean blocking) {
+        Caller caller = ifOpen();
+        if (caller == null) {
+            return;
+        }
+        try {
+            if (blocking) {
+                client.get().deleteShuffle(caller.app(), shuffle, InterruptCheck.THREAD);
+            } else {
+                client.get().deleteShuffleInBackground(caller.app(), shuffle);
+            }
+        } catch (ForebayException e) {
+            LOG.warn("shuffle {} could not be deleted on every Forebay server; the rest goes when the app ends: {}", shuffle, e.getMessage());
+        }
+    }
+
+    /** Deletes all that the app has; bounded, because it is called while Spark stops. */
+    void close() {
+        Caller caller = ifOpen();
+        if (caller == null) {
+            return;
+        }
+        synchronized (this) {
+            open = false;
+        }
+        long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(GOODBYE_SECONDS);
+        try {
+            client.get()
+                    .closeApp(
+                            caller.app(),
+                            () -> {
+                                if (System.nanoTime() > end) {
+                                    throw new IllegalStateException("no answer in " + GOODBYE_SECONDS + " s");
+                                }
+                            });
+        } catch (ForebayException | IllegalStateException e) {
+            LOG.warn("app {} could not be deleted on every Forebay server; its lease takes care of the rest: {}", caller.app(), e.getMessage());
+        }
+    }
+
+    private synchronized Caller ifOpen() {
+        return open ? caller : null;
+    }
+
+    /** An attempt of an app is an app of its own: on YARN a second driver has the id of the first. */
+    static String appId(SparkConf conf) {
+        String id = conf.get("spark.app.id");
+        String attempt = conf.get("spark.app.attempt.id", "");
+        String app = attempt.isEmpty() ? id : id + "-" + attempt;
+        if (!app.matches("[A-Za-z0-9._-]{1,128}")) {
+            throw new IllegalArgumentException(
+                    "the application id \"" + app + "\" (spark.app.id) cannot be used: letters, digits, '.', '_' and '-', at most 128");
+        }
+        return app;
+    }
+
+    private static String randomToken() {
+        byte[] bytes = new byte[32];
+        new SecureRandom().nextBytes(bytes);
+        StringBuilder hex = new StringBuilder(64);
+        for (byte b : bytes) {
+            hex.append(String.format("%02x", b));
+        }
+        return hex.toString();
+    }
+}

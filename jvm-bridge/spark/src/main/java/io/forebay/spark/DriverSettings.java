@@ -1,0 +1,54 @@
+package io.forebay.spark;
+
+import org.apache.spark.SparkConf;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * What the driver's SparkConf must say beside our own keys: sets what people would forget, refuses what cannot work. The conf is the
+ * live one: what is set here is seen by everything that the driver makes later, and by executors.
+ */
+final class DriverSettings {
+    private static final Logger LOG = LoggerFactory.getLogger(DriverSettings.class);
+
+    static final String IO_PLUGIN = "spark.shuffle.sort.io.plugin.class";
+    private static final String SPARKS_IO_PLUGIN = "org.apache.spark.shuffle.sort.io.LocalDiskShuffleDataIO";
+    private static final String TRACKING = "spark.dynamicAllocation.shuffleTracking.enabled";
+    private static final String REDUCE_LOCALITY = "spark.shuffle.reduceLocality.enabled";
+
+    private DriverSettings() {}
+
+    /** Throws an {@link IllegalArgumentException} that names the key and the remedy. */
+    static void prepare(SparkConf conf) {
+        refuse(conf, "spark.shuffle.service.enabled", "map outputs are on Forebay's servers, and executors must not register with a shuffle service");
+        refuse(conf, "spark.shuffle.push.enabled", "push-based merging is for Spark's own shuffle");
+        refuse(conf, "spark.shuffle.useOldFetchProtocol", "map outputs are named by the id of their task attempt, which the old protocol does not carry");
+        refuse(conf, "spark.io.encryption.enabled", "encryption of shuffle data comes with a later version, and until then data would be stored in the clear");
+
+        String plugin = conf.get(IO_PLUGIN, SPARKS_IO_PLUGIN);
+        String ours = ForebayShuffleDataIO.class.getName();
+        if (!plugin.equals(SPARKS_IO_PLUGIN) && !plugin.equals(ours)) {
+            throw new IllegalArgumentException(
+                    IO_PLUGIN + "=" + plugin + " cannot be used with Forebay, which has its own: remove the key");
+        }
+        // Without it the loss of an executor makes Spark run the maps again whose outputs are safe.
+        conf.set(IO_PLUGIN, ours);
+        // With it idle executors are kept for the sake of files that they do not have.
+        set(conf, TRACKING, "false");
+        // A map output's host is no worker.
+        set(conf, REDUCE_LOCALITY, "false");
+    }
+
+    private static void refuse(SparkConf conf, String key, String why) {
+        if (conf.getBoolean(key, false)) {
+            throw new IllegalArgumentException(key + "=true cannot be used with Forebay (" + why + "): set it to false or remove it");
+        }
+    }
+
+    private static void set(SparkConf conf, String key, String value) {
+        if (conf.contains(key) && !conf.get(key).equals(value)) {
+            LOG.warn("{}={} is changed to {}: it does not go with Forebay", key, conf.get(key), value);
+        }
+        conf.set(key, value);
+    }
+}

@@ -1,0 +1,305 @@
+package io.forebay.spark;
+
+import io.forebay.core.ClientSettings;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Paths;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Optional;
+import java.util.regex.Pattern;
+import org.apache.spark.SparkConf;
+import scala.Tuple2;
+
+/**
+ * What a person sets: every key under {@code spark.forebay.}, with its default and its meaning, in one table ({@link Key}). The table in
+ * jvm-bridge/README.md is {@link #markdown}; a test compares the two.
+ *
+ * <p>Read on the driver and again on each executor, from the same SparkConf. A key that is not in the table is refused, because a
+ * misspelt durability would otherwise be a silent default.
+ */
+public final class ForebayConf {
+    static final String PREFIX = "spark.forebay.";
+
+    /** Entries hold the offset of a record in 32 bits, and nobody has so much memory for each task. */
+    private static final long LARGEST_ARENA = 1L << 30;
+
+    private static final long SMALLEST_ARENA = 1L << 20;
+    private static final Pattern SERVER = Pattern.compile("(dns://)?(\\[[0-9a-fA-F:.]+]|[^\\s,/@:\\[\\]]+):[0-9]{1,5}");
+    private static final Pattern TOKEN = Pattern.compile("[\\x21-\\x7e]{16,512}");
+
+    /** The table of all keys. */
+    enum Key {
+        SERVERS("servers", null, "The servers: `host:port,…` or `dns://name:port`. The one key that must be set."),
+        DURABILITY(
+                "durability",
+                "disk",
+                "What a map output survives once its task has succeeded. `memory`: loss of the executor. `disk`: also a crash or a "
+                        + "restart of the server process. `fsync`: also a power cut. Raise it if servers share power and maps are dear."),
+        LEASE("lease", "10min", "How long the servers keep the data of an application whose driver is gone. At least a second."),
+        TOKEN_FILE(
+                "token.file",
+                "none: 256 random bits",
+                "File on the driver with the secret that opens this application's data on the servers. Executors get it with their tasks."),
+        WRITE_ARENA(
+                "writeArena",
+                "32m",
+                "Native memory into which a map task copies its rows before they are sorted and pushed, `1m` to `1g`. Raise it for "
+                        + "shuffles with many thousands of partitions: blocks get longer."),
+        REPLAY_BUFFER(
+                "replayBuffer",
+                "64m",
+                "Native memory in which a map task keeps what it has pushed, so that it can push it again to another server. A larger "
+                        + "output fails with its server, and the task is run again."),
+        FETCH_WINDOW(
+                "fetchWindow",
+                "the value of `spark.reducer.maxSizeInFlight`",
+                "Native memory for what a reduce task has asked for and not yet read, over all servers. At least `64k`."),
+        FETCH_STREAMS("fetchStreams", "8", "Servers that a reduce task reads from at a time."),
+        RETRY_DEADLINE(
+                "retryDeadline",
+                "2min",
+                "How long a task waits for a server that restarts, is busy or cannot be reached. Then a reduce task reports the fetch "
+                        + "failure and a map task fails. Raise it if servers take longer to come back than maps to run again."),
+        CONNECT_TIMEOUT("connectTimeout", "3s", "How long one try to connect may take."),
+        CALL_TIMEOUT("callTimeout", "30s", "How long a server may be silent before the call is tried again."),
+        NATIVE_DIR(
+                "nativeDir",
+                "the JVM's `java.io.tmpdir`",
+                "Directory into which the native library is unpacked. Set it if that one is mounted `noexec`."),
+        WRITEBACK_POLICY(
+                "writeback.policy", "off", "When data is copied to object storage. This version knows `off` only: data stays on the servers."),
+        FALLBACK("fallback", "false", "Whether Spark's own shuffle is used when there are no servers. This version knows `false` only.");
+
+        final String key;
+        final String standard;
+        final String meaning;
+
+        Key(String name, String standard, String meaning) {
+            this.key = PREFIX + name;
+            this.standard = standard;
+            this.meaning = meaning;
+        }
+    }
+
+    private final SparkConf conf;
+    private final List<String> servers;
+    private final String durability;
+    private final long leaseMillis;
+    private final long arenaBytes;
+    private final long replayBytes;
+    private final long windowBytes;
+    private final long streams;
+    private final long retryMillis;
+    private final long connectMillis;
+    private final long callMillis;
+
+    /** Reads and checks all keys; an {@link IllegalArgumentException} names the key, its value and what to write instead. */
+    ForebayConf(SparkConf conf) {
+        this.conf = conf;
+        refuseUnknown();
+        servers = readServers();
+        durability = readDurability();
+        onlyKnown(Key.WRITEBACK_POLICY, "lazy", "eager");
+        onlyKnown(Key.FALLBACK, "true");
+        leaseMillis = duration(Key.LEASE, 1000);
+        long arena = size(Key.WRITE_ARENA, SMALLEST_ARENA);
+        if (arena > LARGEST_ARENA) {
+            throw bad(Key.WRITE_ARENA, "it is larger than 1g: choose 1m to 1g");
+        }
+        // A whole number of entries and of pages.
+        arenaBytes = arena + 4095 & ~4095L;
+        replayBytes = size(Key.REPLAY_BUFFER, 0);
+        windowBytes = readWindow();
+        streams = readStreams();
+        retryMillis = duration(Key.RETRY_DEADLINE, 1);
+        connectMillis = duration(Key.CONNECT_TIMEOUT, 1);
+        callMillis = duration(Key.CALL_TIMEOUT, 1);
+    }
+
+    List<String> servers() {
+        return servers;
+    }
+
+    String durability() {
+        return durability;
+    }
+
+    long leaseMillis() {
+        return leaseMillis;
+    }
+
+    long arenaBytes() {
+        return arenaBytes;
+    }
+
+    long windowBytes() {
+        return windowBytes;
+    }
+
+    Optional<String> nativeDir() {
+        return text(Key.NATIVE_DIR);
+    }
+
+    /** Settings of the native client, the same on the driver and on executors. */
+    ClientSettings clientSettings() {
+        return new ClientSettings(servers)
+                .set("connect_timeout_ms", connectMillis)
+                .set("call_timeout_ms", callMillis)
+                .set("retry_deadline_ms", retryMillis)
+                .set("replay_buffer_bytes", replayBytes)
+                .set("fetch_window_bytes", windowBytes)
+                .set("fetch_streams", streams);
+    }
+
+    /** The secret in the file that {@link Key#TOKEN_FILE} names, if it names one. Read on the driver only. */
+    Optional<String> token() {
+        return text(Key.TOKEN_FILE).map(this::readToken);
+    }
+
+    private String readToken(String file) {
+        String token;
+        try {
+            token = new String(Files.readAllBytes(Paths.get(file)), StandardCharsets.UTF_8).trim();
+        } catch (IOException e) {
+            throw bad(Key.TOKEN_FILE, "it cannot be read on the driver (" + e + ")");
+        }
+        if (!TOKEN.matcher(token).matches()) {
+            throw bad(Key.TOKEN_FILE, "it must hold one line of 16 to 512 printable ASCII characters, for example: openssl rand -hex 32");
+        }
+        return token;
+    }
+
+    // === reading ===
+
+    private void refuseUnknown() {
+        for (Tuple2<String, String> entry : conf.getAllWithPrefix(PREFIX)) {
+            String name = PREFIX + entry._1();
+            Key nearest = null;
+            int distance = Integer.MAX_VALUE;
+            for (Key key : Key.values()) {
+                int d = NearestName.distance(name, key.key);
+                if (d < distance) {
+                    distance = d;
+                    nearest = key;
+                }
+            }
+            if (distance > 0) {
+                throw new IllegalArgumentException(name + " is not a key of Forebay: did you mean " + nearest.key + "?");
+            }
+        }
+    }
+
+    private List<String> readServers() {
+        List<String> list = new ArrayList<>();
+        for (String part : text(Key.SERVERS).orElse("").split(",")) {
+            String server = part.trim();
+            if (server.isEmpty()) {
+                continue;
+            }
+            if (!SERVER.matcher(server).matches()) {
+                throw bad(Key.SERVERS, "\"" + server + "\" is not an address: write host:port or dns://name:port");
+            }
+            list.add(server);
+        }
+        if (list.isEmpty()) {
+            throw new IllegalArgumentException(
+                    Key.SERVERS.key + " is not set: name the Forebay servers, as host:port,host:port or dns://name:port");
+        }
+        return list;
+    }
+
+    private String readDurability() {
+        String level = text(Key.DURABILITY).orElse(Key.DURABILITY.standard);
+        switch (level) {
+            case "memory":
+            case "disk":
+            case "fsync":
+                return level;
+            case "mirror":
+            case "object":
+                throw bad(Key.DURABILITY, "this level comes with a later version: choose memory, disk or fsync");
+            default:
+                throw bad(Key.DURABILITY, "choose memory, disk or fsync");
+        }
+    }
+
+    private void onlyKnown(Key key, String... later) {
+        String value = text(key).orElse(key.standard);
+        if (value.equals(key.standard)) {
+            return;
+        }
+        for (String planned : later) {
+            if (value.equals(planned)) {
+                throw bad(key, "this comes with a later version: leave it out, or set it to " + key.standard);
+            }
+        }
+        throw bad(key, "this version knows " + key.standard + " only");
+    }
+
+    private long readWindow() {
+        if (text(Key.FETCH_WINDOW).isPresent()) {
+            return size(Key.FETCH_WINDOW, 64 << 10);
+        }
+        return Math.max(64 << 10, conf.getSizeAsMb("spark.reducer.maxSizeInFlight", "48m") << 20);
+    }
+
+    private long readStreams() {
+        String value = text(Key.FETCH_STREAMS).orElse(Key.FETCH_STREAMS.standard);
+        try {
+            int streams = Integer.parseInt(value);
+            if (streams >= 1) {
+                return streams;
+            }
+        } catch (NumberFormatException e) {
+            // Refused below, as a number that is too small is.
+        }
+        throw bad(Key.FETCH_STREAMS, "write a whole number, at least 1");
+    }
+
+    private Optional<String> text(Key key) {
+        String value = conf.get(key.key, "").trim();
+        return value.isEmpty() ? Optional.empty() : Optional.of(value);
+    }
+
+    private long size(Key key, long least) {
+        long bytes;
+        try {
+            bytes = conf.getSizeAsBytes(key.key, key.standard);
+        } catch (NumberFormatException e) {
+            throw bad(key, "write a size such as " + key.standard);
+        }
+        if (bytes < least) {
+            throw bad(key, "choose at least " + least + " bytes");
+        }
+        return bytes;
+    }
+
+    private long duration(Key key, long least) {
+        long millis;
+        try {
+            millis = conf.getTimeAsMs(key.key, key.standard);
+        } catch (NumberFormatException e) {
+            throw bad(key, "write a time such as " + key.standard);
+        }
+        if (millis < least) {
+            throw bad(key, "choose at least " + least + "ms");
+        }
+        return millis;
+    }
+
+    private IllegalArgumentException bad(Key key, String remedy) {
+        return new IllegalArgumentException(key.key + "=" + conf.get(key.key, "") + ": " + remedy);
+    }
+
+    /** The table of the documentation. */
+    static String markdown() {
+        StringBuilder table = new StringBuilder("| key | default | meaning |\n|---|---|---|\n");
+        for (Key key : Key.values()) {
+            String standard = key.standard == null ? "–" : key.standard.matches("[0-9a-z]+") ? "`" + key.standard + "`" : key.standard;
+            table.append("| `").append(key.key).append("` | ").append(standard).append(" | ").append(key.meaning).append(" |\n");
+        }
+        return table.toString();
+    }
+}

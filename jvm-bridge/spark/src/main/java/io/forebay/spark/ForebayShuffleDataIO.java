@@ -1,0 +1,67 @@
+package io.forebay.spark;
+
+import java.util.Map;
+import org.apache.spark.SparkConf;
+import org.apache.spark.SparkEnv;
+import org.apache.spark.shuffle.ShuffleManager;
+import org.apache.spark.shuffle.api.ShuffleDriverComponents;
+import org.apache.spark.shuffle.sort.io.LocalDiskShuffleDataIO;
+import org.apache.spark.shuffle.sort.io.LocalDiskShuffleDriverComponents;
+
+/**
+ * Tells Spark that map outputs outlive executors. Set by the shuffle manager on the driver. All that has to do with files is Spark's
+ * own: nothing of ours goes through it.
+ */
+public final class ForebayShuffleDataIO extends LocalDiskShuffleDataIO {
+    /** Called by Spark. */
+    public ForebayShuffleDataIO(SparkConf conf) {
+        super(conf);
+    }
+
+    @Override
+    public ShuffleDriverComponents driver() {
+        return new Driver();
+    }
+
+    private static final class Driver extends LocalDiskShuffleDriverComponents {
+        @Override
+        public Map<String, String> initializeApplication() {
+            if (!(SparkEnv.get().shuffleManager() instanceof ForebayShuffleManager)) {
+                throw new IllegalArgumentException(
+                        DriverSettings.IO_PLUGIN + " is Forebay's, but spark.shuffle.manager is not: remove the key, or set the manager to "
+                                + ForebayShuffleManager.class.getName());
+            }
+            return super.initializeApplication();
+        }
+
+        @Override
+        public boolean supportsReliableStorage() {
+            return true;
+        }
+
+        @Override
+        public void removeShuffle(int shuffle, boolean blocking) {
+            DriverApp app = app();
+            if (app != null) {
+                app.removeShuffle(shuffle, blocking);
+            }
+            super.removeShuffle(shuffle, blocking);
+        }
+
+        @Override
+        public void cleanupApplication() {
+            DriverApp app = app();
+            if (app != null) {
+                app.close();
+            }
+            super.cleanupApplication();
+        }
+
+        /** Null once Spark's environment is gone: then the manager has been stopped too. */
+        private static DriverApp app() {
+            SparkEnv env = SparkEnv.get();
+            ShuffleManager manager = env == null ? null : env.shuffleManager();
+            return manager instanceof ForebayShuffleManager ? ((ForebayShuffleManager) manager).app() : null;
+        }
+    }
+}

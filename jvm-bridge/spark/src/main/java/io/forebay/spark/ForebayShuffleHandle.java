@@ -1,0 +1,46 @@
+package io.forebay.spark;
+
+import io.forebay.core.Caller;
+import org.apache.spark.ShuffleDependency;
+import org.apache.spark.shuffle.BaseShuffleHandle;
+
+/**
+ * What tasks need to know of a shuffle; travels with them over Spark's RPC. It is the only way in which the app's token reaches
+ * executors: a SparkConf is shown in the UI.
+ */
+final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
+    private static final long serialVersionUID = 1L;
+
+    private final String app;
+    private final String token;
+    private final long leaseMillis;
+    final String[] candidates;
+    final String durability;
+    final int numMaps;
+    final int numPartitions;
+    final boolean compress;
+
+    ForebayShuffleHandle(
+            int shuffleId,
+            ShuffleDependency<K, V, C> dependency,
+            Caller caller,
+            String token,
+            String[] candidates,
+            String durability,
+            int numMaps,
+            boolean compress) {
+        super(shuffleId, dependency);
+        this.app = caller.app();
+        this.token = token;
+        this.leaseMillis = caller.leaseMillis();
+        this.candidates = candidates;
+        this.durability = durability;
+        this.numMaps = numMaps;
+        this.numPartitions = dependency.partitioner().numPartitions();
+        this.compress = compress;
+    }
+
+    Caller caller() {
+        return new Caller(app, token, leaseMillis);
+    }
+}

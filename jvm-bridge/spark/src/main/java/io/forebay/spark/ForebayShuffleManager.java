@@ -1,0 +1,92 @@
+package io.forebay.spark;
+
+import org.apache.spark.ShuffleDependency;
+import org.apache.spark.SparkConf;
+import org.apache.spark.TaskContext;
+import org.apache.spark.shuffle.ShuffleHandle;
+import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
+import org.apache.spark.shuffle.ShuffleReader;
+import org.apache.spark.shuffle.ShuffleWriteMetricsReporter;
+import org.apache.spark.shuffle.ShuffleWriter;
+import org.apache.spark.shuffle.sort.SortShuffleManager;
+
+/**
+ * {@code spark.shuffle.manager=io.forebay.spark.ForebayShuffleManager}: keeps shuffle data on Forebay's servers. Made by Spark, once per
+ * JVM.
+ *
+ * <p>It extends Spark's own manager for two reasons beside its block resolver: Spark 4.3 refuses a plain {@code ShuffleManager}, and SQL
+ * copies every row before it hands it to any other manager than this class.
+ */
+public final class ForebayShuffleManager extends SortShuffleManager {
+    private final ForebayConf conf;
+    private final ClientHolder client;
+    private final DriverApp app;
+
+    /**
+     * Called by Spark. On the driver, sets and checks the settings of Spark that matter here.
+     *
+     * @throws IllegalArgumentException naming the key that cannot be, and the remedy
+     */
+    public ForebayShuffleManager(SparkConf sparkConf, boolean isDriver) {
+        super(sparkConf);
+        if (isDriver) {
+            DriverSettings.prepare(sparkConf);
+        }
+        conf = new ForebayConf(sparkConf);
+        client = new ClientHolder(conf);
+        app = isDriver ? new DriverApp(sparkConf, conf, client) : null;
+    }
+
+    /** The app, on the driver; null on an executor. */
+    DriverApp app() {
+        return app;
+    }
+
+    @Override
+    public <K, V, C> ShuffleHandle registerShuffle(int shuffleId, ShuffleDependency<K, V, C> dependency) {
+        if (app == null) {
+            throw new IllegalStateException("shuffle " + shuffleId + " is registered on an executor: only the driver does that");
+        }
+        return app.register(shuffleId, dependency);
+    }
+
+    @Override
+    public <K, V> ShuffleWriter<K, V> getWriter(
+            ShuffleHandle handle, long mapId, TaskContext context, ShuffleWriteMetricsReporter metrics) {
+        ForebayShuffleHandle<K, V, ?> ours = ours(handle);
+        return new ForebayShuffleWriter<>(ours, mapId, context, metrics, client, conf.arenaBytes());
+    }
+
+    @Override
+    public <K, C> ShuffleReader<K, C> getReader(
+            ShuffleHandle handle,
+            int startMapIndex,
+            int endMapIndex,
+            int startPartition,
+            int endPartition,
+            TaskContext context,
+            ShuffleReadMetricsReporter metrics) {
+        ReadRange range = new ReadRange(startMapIndex, endMapIndex, startPartition, endPartition);
+        ForebayShuffleHandle<K, ?, C> ours = ours(handle);
+        return new ForebayShuffleReader<>(ours, range, context, metrics, client, conf.windowBytes());
+    }
+
+    @Override
+    public void stop() {
+        try {
+            client.close();
+        } finally {
+            super.stop();
+        }
+    }
+
+    @SuppressWarnings("unchecked")
+    private static <K, V, C> ForebayShuffleHandle<K, V, C> ours(ShuffleHandle handle) {
+        if (handle instanceof ForebayShuffleHandle) {
+            return (ForebayShuffleHandle<K, V, C>) handle;
+        }
+        throw new IllegalStateException(
+                "shuffle " + handle.shuffleId() + " was registered with another shuffle manager (" + handle.getClass().getName()
+                        + "): driver and executors must have the same spark.shuffle.manager and the same jar");
+    }
+}

@@ -1,0 +1,129 @@
+package io.forebay.spark;
+
+import io.forebay.core.BlockReader;
+import io.forebay.core.InterruptCheck;
+import org.apache.spark.InterruptibleIterator;
+import org.apache.spark.ShuffleDependency;
+import org.apache.spark.SparkEnv;
+import org.apache.spark.TaskContext;
+import org.apache.spark.serializer.Serializer;
+import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
+import org.apache.spark.shuffle.ShuffleReader;
+import org.apache.spark.util.TaskCompletionListener;
+import org.apache.spark.util.collection.ExternalSorter;
+import scala.Option;
+import scala.Product2;
+import scala.collection.AbstractIterator;
+import scala.collection.Iterator;
+import scala.math.Ordering;
+
+/**
+ * Reads partitions of a shuffle, of all maps or of a range of them, combined and sorted as the dependency asks: the second half is what
+ * Spark's own reader does, with Spark's own parts.
+ */
+final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
+    private final ForebayShuffleHandle<K, ?, C> handle;
+    private final ReadRange range;
+    private final TaskContext context;
+    private final ShuffleReadMetricsReporter metrics;
+    private final ClientHolder client;
+    private final long windowBytes;
+
+    ForebayShuffleReader(
+            ForebayShuffleHandle<K, ?, C> handle,
+            ReadRange range,
+            TaskContext context,
+            ShuffleReadMetricsReporter metrics,
+            ClientHolder client,
+            long windowBytes) {
+        this.handle = handle;
+        this.range = range;
+        this.context = context;
+        this.metrics = metrics;
+        this.client = client;
+        this.windowBytes = windowBytes;
+    }
+
+    @Override
+    public Iterator<Product2<K, C>> read() {
+        ShuffleDependency<K, ?, C> dependency = handle.dependency();
+        Iterator<Product2<K, C>> records = records();
+        boolean plain = dependency.aggregator().isEmpty() && dependency.keyOrdering().isEmpty();
+        if (plain && records instanceof RowIterator) {
+            // It looks at the kill flag itself, less often than at every row.
+            return records;
+        }
+        records = new InterruptibleIterator<>(context, records);
+        if (plain) {
+            return records;
+        }
+        if (dependency.aggregator().isDefined()) {
+            records = aggregated(dependency, records);
+        }
+        if (dependency.keyOrdering().isDefined()) {
+            records = sorted(dependency, records);
+        }
+        // Aggregator and sorter have used up the first one.
+        return new InterruptibleIterator<>(context, records);
+    }
+
+    private Iterator<Product2<K, C>> records() {
+        int shuffle = handle.shuffleId();
+        MapOutputs outputs =
+                new MapOutputs(
+                        shuffle,
+                        range,
+                        SparkEnv.get()
+                                .mapOutputTracker()
+                                .getMapSizesByExecutorId(shuffle, range.mapStart, range.mapEnd, range.partitionStart, range.partitionEnd));
+        if (outputs.isEmpty()) {
+            return new Nothing<>();
+        }
+        InterruptCheck interrupt = TaskInterrupt.of(context);
+        BlockReader reader = client.get().openReader(handle.caller(), shuffle, outputs.plan(), windowBytes, interrupt);
+        ReaderCleanup cleanup = new ReaderCleanup(reader::close);
+        context.addTaskCompletionListener(cleanup);
+        Runnable ended = () -> context.taskMetrics().mergeShuffleReadMetrics();
+        // Listeners run last in, first out: this one after the counts of an iterator that was left half way.
+        context.addTaskCompletionListener((TaskCompletionListener) end -> ended.run());
+        BlockSource source = new BlockSource(reader, outputs, metrics, cleanup);
+        Serializer serializer = handle.dependency().serializer();
+        if (ForebayShuffleWriter.writesRows(handle.dependency())) {
+            int fields = (Integer) Shim.unsafeRowField(serializer, "numFields");
+            RowIterator<K, C> rows = new RowIterator<>(source, fields, interrupt, ended);
+            context.addTaskCompletionListener((TaskCompletionListener) end -> rows.count());
+            return rows;
+        }
+        return new RecordIterator<>(source, serializer.newInstance(), serializer.supportsRelocationOfSerializedObjects(), ended);
+    }
+
+    @SuppressWarnings("unchecked")
+    private <V> Iterator<Product2<K, C>> aggregated(ShuffleDependency<K, V, C> dependency, Iterator<Product2<K, C>> records) {
+        Iterator<?> combined;
+        if (dependency.mapSideCombine()) {
+            combined = dependency.aggregator().get().combineCombinersByKey(records, context);
+        } else {
+            combined = dependency.aggregator().get().combineValuesByKey((Iterator<Product2<K, V>>) (Iterator<?>) records, context);
+        }
+        return (Iterator<Product2<K, C>>) combined;
+    }
+
+    private Iterator<Product2<K, C>> sorted(ShuffleDependency<K, ?, C> dependency, Iterator<Product2<K, C>> records) {
+        Option<Ordering<K>> ordering = dependency.keyOrdering();
+        ExternalSorter<K, C, C> sorter = Shim.sorter(context, Option.empty(), Option.empty(), ordering, dependency.serializer());
+        return sorter.insertAllAndUpdateMetrics(records);
+    }
+
+    /** The input of a task for which no map has data. No server is asked. */
+    private static final class Nothing<T> extends AbstractIterator<T> {
+        @Override
+        public boolean hasNext() {
+            return false;
+        }
+
+        @Override
+        public T next() {
+            throw new java.util.NoSuchElementException("no rows");
+        }
+    }
+}
