@@ -229,7 +229,7 @@ async fn streams_of_an_app_are_bounded_and_given_back() {
     stage.registry.stream(&held).expect("one is free");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn calls_at_the_same_time_as_a_deletion_leave_the_app_whole_or_gone() {
     for _ in 0..200 {
         let stage = Stage::new();
