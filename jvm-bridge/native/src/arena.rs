@@ -43,10 +43,16 @@ impl Mapping {
     fn new(bytes: usize) -> Result<Self, Error> {
         // SAFETY: a new private anonymous mapping overlaps nothing.
         let start = unsafe {
-            mm::mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE)
+            mm::mmap_anonymous(
+                ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
         };
         let start = start.ok().and_then(|start| NonNull::new(start.cast::<u8>())).ok_or_else(|| {
-            let message = format!("no {bytes} bytes of memory for an arena: raise the executor's memoryOverhead or make it smaller");
+            let message =
+                format!("no {bytes} bytes of memory for an arena: raise the executor's memoryOverhead or make it smaller");
             Error::new(Kind::Internal, message)
         })?;
         // SAFETY: the range is the mapping just made. That the kernel may not have huge pages changes nothing but speed.

@@ -46,11 +46,7 @@ impl<T: Default> ErrorPolicy<T, Failure> for Throw {
         Ok(T::default())
     }
 
-    fn on_panic<'unowned: 'method, 'method>(
-        env: &mut Env<'unowned>,
-        (): &mut (),
-        payload: Box<dyn Any + Send>,
-    ) -> JniResult<T> {
+    fn on_panic<'unowned: 'method, 'method>(env: &mut Env<'unowned>, (): &mut (), payload: Box<dyn Any + Send>) -> JniResult<T> {
         let message = format!("panic in native code: {}", panic_message(payload.as_ref()));
         // Dropping a payload may panic, and this is the last frame before the JVM. The panic hook has logged the place.
         std::mem::forget(payload);

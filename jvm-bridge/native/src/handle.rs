@@ -131,9 +131,7 @@ impl<T> Table<T> {
 /// being made to wait. After a panic inside, the state cannot be trusted and is not used again.
 pub(crate) fn exclusive<'a, T>(state: &'a StdMutex<T>, name: &str) -> Result<MutexGuard<'a, T>, Error> {
     state.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => {
-            invalid(format!("the {name} is in use by another thread: let one thread at a time use it"))
-        }
+        TryLockError::WouldBlock => invalid(format!("the {name} is in use by another thread: let one thread at a time use it")),
         TryLockError::Poisoned(_) => Error::new(Kind::Internal, format!("the {name} cannot be used after a panic: close it")),
     })
 }

@@ -112,9 +112,10 @@ impl OutputColumns {
         let mut outputs = Vec::with_capacity(rows);
         for row in 0..rows {
             let index = self.location[row];
-            let (volume, address) = usize::try_from(index).ok().and_then(|index| locations.get(index)).ok_or_else(|| {
-                invalid(format!("outputLocation is {index}: there are {} locations", locations.len()))
-            })?;
+            let (volume, address) = usize::try_from(index)
+                .ok()
+                .and_then(|index| locations.get(index))
+                .ok_or_else(|| invalid(format!("outputLocation is {index}: there are {} locations", locations.len())))?;
             let count = self.partition_counts[row];
             let own = usize::try_from(count).ok().and_then(|count| partitions.split_off(..count)).ok_or_else(|| {
                 invalid(format!("partitionCounts is {count}: {} partitions are left to be counted", partitions.len()))

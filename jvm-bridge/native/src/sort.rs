@@ -70,7 +70,9 @@ impl Sorted {
             end = offset;
             match self.ends.get_mut(partition) {
                 Some(records) => *records += 1,
-                None => return Err(invalid(format!("record {record} has partition {partition}: the shuffle has {num_partitions}"))),
+                None => {
+                    return Err(invalid(format!("record {record} has partition {partition}: the shuffle has {num_partitions}")));
+                }
             }
         }
         if !entries.is_empty() && end != 0 {

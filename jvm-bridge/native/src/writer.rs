@@ -102,7 +102,11 @@ impl Writer {
             Err(invalid(format!("partition is {partition}: the shuffle has {}", state.num_partitions)))?;
         }
         if length == 0 {
-            return if records == 0 { Ok(true) } else { Err(invalid("length is 0 with records: a record has at least 1 byte").into()) };
+            return if records == 0 {
+                Ok(true)
+            } else {
+                Err(invalid("length is 0 with records: a record has at least 1 byte").into())
+            };
         }
         state.copied.resize(length, 0);
         copy(&mut state.copied)?;

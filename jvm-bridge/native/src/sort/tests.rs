@@ -46,7 +46,8 @@ fn records_side_by_side_become_one_piece() {
 #[test]
 fn a_small_rest_goes_along_and_a_large_one_does_not() {
     let records: Vec<_> = (0..12).map(|_| (0, vec![1; 10])).collect();
-    let sizes = |target| blocks(&arena(&records), 1, target).expect("valid").iter().map(|(block, ..)| block.bytes).collect::<Vec<_>>();
+    let sizes =
+        |target| blocks(&arena(&records), 1, target).expect("valid").iter().map(|(block, ..)| block.bytes).collect::<Vec<_>>();
     assert_eq!(sizes(100), [120]);
     assert_eq!(sizes(70), [70, 50]);
     assert_eq!(sizes(1), [10; 12]);

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::{collection::vec, prelude::*};
-use shuffle_client::{
-    AppId, AttemptId, Caller, Durability, MapIndex, Output, ReadSpec, Settings, ShuffleId,
-    fake::Fake,
-};
+use shuffle_client::{AppId, AttemptId, Caller, Durability, MapIndex, Output, ReadSpec, Settings, ShuffleId, fake::Fake};
 
 use super::*;
 use crate::reader::{Next, OutputColumns, Reader};
