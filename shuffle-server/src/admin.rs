@@ -27,7 +27,11 @@ use crate::{metrics::scrape, service::Core};
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers until `shutdown`.
-pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, shutdown: CancellationToken) -> io::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    core: Arc<Core>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -35,7 +39,9 @@ pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, shutdown: Canc
         .route("/version", get(version))
         .route("/api/v1/status", get(status))
         .with_state(core);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
 }
 
 async fn ready(State(core): State<Arc<Core>>) -> impl IntoResponse {
@@ -43,12 +49,19 @@ async fn ready(State(core): State<Arc<Core>>) -> impl IntoResponse {
     if ready {
         reasons.insert(0, "ok".to_owned());
     }
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, reasons.join("\n") + "\n")
 }
 
 async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], scrape::render(&core.metrics, &core.state()))
+    (
+        [(header::CONTENT_TYPE, OPEN_METRICS)],
+        scrape::render(&core.metrics, &core.state()),
+    )
 }
 
 async fn version() -> impl IntoResponse {

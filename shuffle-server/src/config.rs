@@ -132,19 +132,28 @@ impl Config {
 
     /// Defaults for these data directories, on free ports of loopback: for tests and for servers inside another process.
     pub fn local(data_dir: impl IntoIterator<Item = PathBuf>) -> Self {
-        let mut config = Self::parse_from(["forebay-server", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+        let mut config = Self::parse_from([
+            "forebay-server",
+            "--listen=127.0.0.1:0",
+            "--admin-listen=127.0.0.1:0",
+        ]);
         config.data_dir = data_dir.into_iter().collect();
         config
     }
 
     /// What volumes are told.
     pub(crate) fn staging(&self) -> Options {
-        Options { direct_io: self.direct_io, ..Options::default() }
+        Options {
+            direct_io: self.direct_io,
+            ..Options::default()
+        }
     }
 
     /// What no single value shows.
     pub fn check(&self) -> Result<(), Error> {
-        let refuse = |key: &str, value: String, remedy: String| Err(Error::Setting(format!("{key} is {value}: {remedy}")));
+        let refuse = |key: &str, value: String, remedy: String| {
+            Err(Error::Setting(format!("{key} is {value}: {remedy}")))
+        };
         if self.data_dir.is_empty() {
             let remedy = "name a directory: --data-dir DIR, FOREBAY_DATA_DIR=DIR, or data-dir = [\"DIR\"] in the file";
             return refuse("data-dir", "not set".into(), remedy.into());
@@ -154,21 +163,37 @@ impl Config {
                 return refuse("data-dir", "empty".into(), "name a directory".into());
             }
             if self.data_dir[..position].contains(dir) {
-                return refuse("data-dir", format!("{} twice", dir.display()), "name each directory once".into());
+                return refuse(
+                    "data-dir",
+                    format!("{} twice", dir.display()),
+                    "name each directory once".into(),
+                );
             }
         }
         if self.memory.0 < MIN_MEMORY {
-            return refuse("memory", self.memory.to_string(), format!("give at least {}", ByteSize(MIN_MEMORY)));
+            return refuse(
+                "memory",
+                self.memory.to_string(),
+                format!("give at least {}", ByteSize(MIN_MEMORY)),
+            );
         }
         if self.lease < MIN_LEASE {
-            return refuse("lease", units::show(self.lease), format!("give at least {}", units::show(MIN_LEASE)));
+            return refuse(
+                "lease",
+                units::show(self.lease),
+                format!("give at least {}", units::show(MIN_LEASE)),
+            );
         }
         if self.max_lease < self.lease {
             let remedy = format!("give at least lease, which is {}", units::show(self.lease));
             return refuse("max-lease", units::show(self.max_lease), remedy);
         }
         if self.keep_alive < Duration::from_secs(1) {
-            return refuse("keep-alive", units::show(self.keep_alive), "give at least 1s".into());
+            return refuse(
+                "keep-alive",
+                units::show(self.keep_alive),
+                "give at least 1s".into(),
+            );
         }
         for (key, value) in [
             ("max-apps", self.max_apps),

@@ -62,7 +62,11 @@ impl Refusal {
     /// Of this kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         let retry_after = (kind == Kind::Busy).then_some(COME_BACK);
-        Self { kind, message: message.into(), retry_after }
+        Self {
+            kind,
+            message: message.into(),
+            retry_after,
+        }
     }
 
     /// As gRPC says it.

@@ -42,7 +42,11 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 fn run(config: Config) -> anyhow::Result<()> {
     log(config.log.as_deref())?;
     raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("forebay").build().context("start threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("forebay")
+        .build()
+        .context("start threads")?;
     runtime.block_on(serve(config))
 }
 
@@ -63,7 +67,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             std::process::exit(KILLED_BY_SIGNAL + number);
         });
     };
-    server.run(shutdown).await.map_err(|error: Error| error.into())
+    server
+        .run(shutdown)
+        .await
+        .map_err(|error: Error| error.into())
 }
 
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, i32) {
@@ -84,7 +91,11 @@ fn log(filter: Option<&str>) -> anyhow::Result<()> {
         anyhow::anyhow!("{key} is {value:?}: {error}: write a level, or a filter such as info,shuffle_server=debug")
     })?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .init();
     Ok(())
 }
 

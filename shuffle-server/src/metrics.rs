@@ -71,25 +71,102 @@ impl Default for Metrics {
         // 0.25 ms to 33 s.
         let latency = || Histogram::new(exponential_buckets(0.000_25, 2.0, 18));
         let metrics = Self {
-            connections: add(r, "connections", "Open connections of clients", Gauge::default()),
-            connections_refused: add(r, "connections_refused", "Connections over max-connections", Counter::default()),
-            streams: add(r, "streams", "Running pushes and fetches", Family::default()),
-            pushed: add_unit(r, "pushed", "Payload taken from clients", Unit::Bytes, Counter::default()),
-            fetched: add_unit(r, "fetched", "Payload sent to clients", Unit::Bytes, Counter::default()),
-            blocks_pushed: add(r, "pushed_blocks", "Blocks taken from clients", Counter::default()),
-            blocks_fetched: add(r, "fetched_blocks", "Blocks sent to clients", Counter::default()),
-            commits: add(r, "commits", "Attempts committed, each counted once", Counter::default()),
-            aborts: add(r, "aborts", "Pushes that ended without a commit", Counter::default()),
-            commit_latency: add_unit(r, "commit_latency", "Time from a commit to its answer", Unit::Seconds, latency()),
-            permit_wait: add_unit(r, "permit_wait", "Time that batches waited for memory", Unit::Seconds, latency()),
-            flush_latency: add_unit(r, "flush_latency", "Time to write a run", Unit::Seconds, latency()),
-            refusals: add(r, "refusals", "Calls refused, by the kind of the refusal", Family::default()),
-            leases_expired: add(r, "leases_expired", "Apps deleted because their lease ran out", Counter::default()),
+            connections: add(
+                r,
+                "connections",
+                "Open connections of clients",
+                Gauge::default(),
+            ),
+            connections_refused: add(
+                r,
+                "connections_refused",
+                "Connections over max-connections",
+                Counter::default(),
+            ),
+            streams: add(
+                r,
+                "streams",
+                "Running pushes and fetches",
+                Family::default(),
+            ),
+            pushed: add_unit(
+                r,
+                "pushed",
+                "Payload taken from clients",
+                Unit::Bytes,
+                Counter::default(),
+            ),
+            fetched: add_unit(
+                r,
+                "fetched",
+                "Payload sent to clients",
+                Unit::Bytes,
+                Counter::default(),
+            ),
+            blocks_pushed: add(
+                r,
+                "pushed_blocks",
+                "Blocks taken from clients",
+                Counter::default(),
+            ),
+            blocks_fetched: add(
+                r,
+                "fetched_blocks",
+                "Blocks sent to clients",
+                Counter::default(),
+            ),
+            commits: add(
+                r,
+                "commits",
+                "Attempts committed, each counted once",
+                Counter::default(),
+            ),
+            aborts: add(
+                r,
+                "aborts",
+                "Pushes that ended without a commit",
+                Counter::default(),
+            ),
+            commit_latency: add_unit(
+                r,
+                "commit_latency",
+                "Time from a commit to its answer",
+                Unit::Seconds,
+                latency(),
+            ),
+            permit_wait: add_unit(
+                r,
+                "permit_wait",
+                "Time that batches waited for memory",
+                Unit::Seconds,
+                latency(),
+            ),
+            flush_latency: add_unit(
+                r,
+                "flush_latency",
+                "Time to write a run",
+                Unit::Seconds,
+                latency(),
+            ),
+            refusals: add(
+                r,
+                "refusals",
+                "Calls refused, by the kind of the refusal",
+                Family::default(),
+            ),
+            leases_expired: add(
+                r,
+                "leases_expired",
+                "Apps deleted because their lease ran out",
+                Counter::default(),
+            ),
             registry,
         };
         // All labels are there from the start, so that a rate over them is right from the first event on.
         for kind in Kind::ALL {
-            metrics.refusals.get_or_create_owned(&KindLabel { kind: kind.name() });
+            metrics
+                .refusals
+                .get_or_create_owned(&KindLabel { kind: kind.name() });
         }
         for op in ["push", "fetch"] {
             metrics.streams.get_or_create_owned(&OpLabel { op });
@@ -101,7 +178,9 @@ impl Default for Metrics {
 impl Metrics {
     /// Counts a refusal.
     pub fn refused(&self, kind: Kind) {
-        self.refusals.get_or_create_owned(&KindLabel { kind: kind.name() }).inc();
+        self.refusals
+            .get_or_create_owned(&KindLabel { kind: kind.name() })
+            .inc();
     }
 
     /// Counts a running stream ("push" or "fetch") for as long as the answer lives.
@@ -138,7 +217,12 @@ impl Drop for Running {
     }
 }
 
-fn add<M: prometheus_client::registry::Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+fn add<M: prometheus_client::registry::Metric + Clone>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    metric: M,
+) -> M {
     registry.register(name, help, metric.clone());
     metric
 }

@@ -24,7 +24,7 @@ use crate::{
     metrics::Metrics,
     registry::{Limits, Registry},
     service::{Core, End, Listener, Volumes, generated, not_serving},
-    staging::{Components, Faults, Volume},
+    staging::{self, Components, Faults, Volume},
 };
 
 /// What ends a call that does not end by itself gets to finish.
@@ -64,13 +64,20 @@ impl Builder {
 
     /// Binds the addresses, opens and recovers the volumes.
     pub async fn build(self) -> Result<Server, Error> {
-        let Self { config, clock, faults } = self;
+        let Self {
+            config,
+            clock,
+            faults,
+        } = self;
         config.check()?;
         if let Some(path) = &config.ready_file {
             // One of an earlier process would be believed.
             match fs::remove_file(path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::ReadyFile { path: path.clone(), source });
+                    return Err(Error::ReadyFile {
+                        path: path.clone(),
+                        source,
+                    });
                 }
                 _ => {}
             }
@@ -80,8 +87,12 @@ impl Builder {
 
         let metrics = Arc::new(Metrics::default());
         let budget = Budget::new(config.memory.0);
-        let components =
-            Components { budget: budget.clone(), clock: clock.clone(), observer: metrics.clone(), faults };
+        let components = Components {
+            budget: budget.clone(),
+            clock: clock.clone(),
+            observer: metrics.clone(),
+            faults,
+        };
         let volumes = Volumes::new(open_volumes(&config, &components).await?);
         let limits = Limits {
             apps: config.max_apps,
@@ -91,9 +102,28 @@ impl Builder {
         };
         let recovered: Vec<_> = volumes.iter().flat_map(Volume::apps).collect();
         let ledger = Arc::new(volumes.clone());
-        let registry = Arc::new(Registry::new(ledger, clock, limits, metrics.clone(), recovered));
-        let core = Arc::new(Core::new(volumes, registry, budget, metrics));
-        Ok(Server { config, core, data, admin, data_addr, admin_addr })
+        let registry = Arc::new(Registry::new(
+            ledger,
+            clock,
+            limits,
+            metrics.clone(),
+            recovered,
+        ));
+        let core = Arc::new(Core::new(
+            volumes,
+            registry,
+            budget,
+            metrics,
+            2 * config.keep_alive,
+        ));
+        Ok(Server {
+            config,
+            core,
+            data,
+            admin,
+            data_addr,
+            admin_addr,
+        })
     }
 }
 
@@ -102,7 +132,11 @@ impl Builder {
 impl Server {
     /// With these settings and the real parts.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, clock: Arc::new(SystemClock), faults: None }
+        Builder {
+            config,
+            clock: Arc::new(SystemClock),
+            faults: None,
+        }
     }
 
     /// [`Builder::build`] with the real parts.
@@ -128,20 +162,37 @@ impl Server {
     /// The line that says that the server serves.
     pub fn ready_line(&self) -> String {
         let volumes: Vec<_> = self.volumes().iter().map(ToString::to_string).collect();
-        format!("ready data={} admin={} volumes={}", self.data_addr, self.admin_addr, volumes.join(","))
+        format!(
+            "ready data={} admin={} volumes={}",
+            self.data_addr,
+            self.admin_addr,
+            volumes.join(",")
+        )
     }
 
     /// Writes the ready line to the file that the settings name, whole or not at all.
     pub fn write_ready_file(&self) -> Result<(), Error> {
-        let Some(path) = &self.config.ready_file else { return Ok(()) };
-        write_whole(path, &(self.ready_line() + "\n")).map_err(|source| Error::ReadyFile { path: path.clone(), source })
+        let Some(path) = &self.config.ready_file else {
+            return Ok(());
+        };
+        write_whole(path, &(self.ready_line() + "\n")).map_err(|source| Error::ReadyFile {
+            path: path.clone(),
+            source,
+        })
     }
 
     /// Serves until `shutdown`, then ends in order.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { config, core, data, admin, .. } = self;
+        let Self {
+            config,
+            core,
+            data,
+            admin,
+            ..
+        } = self;
         let (routes, health) = generated(core.clone()).await;
-        let (tasks, end, background) = (TaskTracker::new(), End::default(), CancellationToken::new());
+        let (tasks, end, background) =
+            (TaskTracker::new(), End::default(), CancellationToken::new());
         let mut parts = JoinSet::new();
         parts.spawn(core.registry.clone().run(background.clone()));
         parts.spawn({
@@ -175,15 +226,30 @@ impl Server {
         tracing::info!(timeout = ?config.drain_timeout, pushes = core.metrics.streams("push"), "draining");
         core.drain();
         not_serving(&health).await;
-        if tokio::time::timeout_at(deadline, core.pushes.wait()).await.is_err() {
-            tracing::warn!(pushes = core.metrics.streams("push"), "drain-timeout is over: the pushes that still run are ended");
+        if tokio::time::timeout_at(deadline, core.pushes.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                pushes = core.metrics.streams("push"),
+                "drain-timeout is over: the pushes that still run are ended"
+            );
         }
         end.graceful.cancel();
         tasks.close();
-        if tokio::time::timeout_at(deadline, tasks.wait()).await.is_err() {
-            tracing::info!(fetches = core.metrics.streams("fetch"), "drain-timeout is over: calls that still run are ended");
+        if tokio::time::timeout_at(deadline, tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::info!(
+                fetches = core.metrics.streams("fetch"),
+                "drain-timeout is over: calls that still run are ended"
+            );
             end.now.cancel();
-            if tokio::time::timeout(LAST_MOMENT, tasks.wait()).await.is_err() {
+            if tokio::time::timeout(LAST_MOMENT, tasks.wait())
+                .await
+                .is_err()
+            {
                 tracing::warn!("calls that do not end are left behind");
             }
         }
@@ -191,14 +257,21 @@ impl Server {
             volume.close().await;
         }
         background.cancel();
-        while tokio::time::timeout(LAST_MOMENT, parts.join_next()).await.is_ok_and(|part| part.is_some()) {}
+        while tokio::time::timeout(LAST_MOMENT, parts.join_next())
+            .await
+            .is_ok_and(|part| part.is_some())
+        {}
         tracing::info!("ended");
         failed.map_or(Ok(()), |failed| Err(Error::Process(failed)))
     }
 }
 
 async fn listen(key: &'static str, value: &str) -> Result<(TcpListener, SocketAddr), Error> {
-    let error = |source| Error::Listen { key, value: value.to_owned(), source };
+    let error = |source| Error::Listen {
+        key,
+        value: value.to_owned(),
+        source,
+    };
     let listener = TcpListener::bind(value).await.map_err(error)?;
     let addr = listener.local_addr().map_err(error)?;
     Ok((listener, addr))
@@ -212,14 +285,32 @@ async fn open_volumes(config: &Config, components: &Components) -> Result<Vec<Vo
         .map(|dir| {
             let (dir, options, components) = (dir.clone(), config.staging(), components.clone());
             tokio::task::spawn_blocking(move || {
-                Volume::open(&dir, options, components).map_err(|source| Error::Volume { dir, source })
+                Volume::open(&dir, options, components)
+                    .map_err(|source| Error::Volume { dir, source })
             })
         })
         .collect();
     let mut volumes = Vec::with_capacity(opening.len());
     for volume in opening {
-        let volume = volume.await.map_err(|panic| Error::Process(format!("open a data directory: {panic}")))??;
+        let volume = volume
+            .await
+            .map_err(|panic| Error::Process(format!("open a data directory: {panic}")))??;
         tracing::info!(volume = %volume.id(), dir = %volume.dir().display(), bytes = volume.bytes_used(), "volume opened");
+        // A copy would answer for the original, with what it held when it was copied.
+        if let Some(twin) = volumes
+            .iter()
+            .find(|other: &&Volume| other.id() == volume.id())
+        {
+            let (path, twin) = (volume.dir().to_path_buf(), twin.dir().display());
+            let reason = format!(
+                "it holds volume {}, as {twin} does: one is a copy of the other, name only one",
+                volume.id()
+            );
+            return Err(Error::Volume {
+                dir: path.clone(),
+                source: staging::Error::Directory { path, reason },
+            });
+        }
         volumes.push(volume);
     }
     Ok(volumes)

@@ -3,8 +3,13 @@ use std::fs;
 use super::*;
 
 fn load(flags: &[&str], env: &[(&str, &str)]) -> Result<Loaded, Error> {
-    let args = std::iter::once("forebay-server").chain(flags.iter().copied()).map(OsString::from);
-    Config::load(args, env.iter().map(|(name, value)| (name.into(), value.into())))
+    let args = std::iter::once("forebay-server")
+        .chain(flags.iter().copied())
+        .map(OsString::from);
+    Config::load(
+        args,
+        env.iter().map(|(name, value)| (name.into(), value.into())),
+    )
 }
 
 fn refused(flags: &[&str], env: &[(&str, &str)]) -> String {
@@ -23,9 +28,17 @@ fn file(text: &str) -> (tempfile::TempDir, String) {
 
 #[test]
 fn flags_win_over_the_environment_which_wins_over_the_file() {
-    let (_dir, path) = file("memory = \"64MiB\"\nlease = \"1min\"\nmax-apps = 7\ndata-dir = [\"/a\", \"/b\"]\n");
-    let env = [("FOREBAY_MEMORY", "128MiB"), ("FOREBAY_LEASE", "2min"), ("FOREBAY_CONFIG", path.as_str()), ("HOME", "/")];
-    let config = load(&["--memory", "256MiB"], &env).expect("well formed").config;
+    let (_dir, path) =
+        file("memory = \"64MiB\"\nlease = \"1min\"\nmax-apps = 7\ndata-dir = [\"/a\", \"/b\"]\n");
+    let env = [
+        ("FOREBAY_MEMORY", "128MiB"),
+        ("FOREBAY_LEASE", "2min"),
+        ("FOREBAY_CONFIG", path.as_str()),
+        ("HOME", "/"),
+    ];
+    let config = load(&["--memory", "256MiB"], &env)
+        .expect("well formed")
+        .config;
     assert_eq!(config.memory, ByteSize(256 << 20));
     assert_eq!(config.lease, Duration::from_secs(120));
     assert_eq!(config.max_apps, 7);
@@ -36,20 +49,48 @@ fn flags_win_over_the_environment_which_wins_over_the_file() {
 #[test]
 fn several_data_directories_can_be_named_in_every_source() {
     let dirs = [PathBuf::from("/a"), PathBuf::from("/b")];
-    assert_eq!(load(&["--data-dir", "/a", "--data-dir", "/b"], &[]).expect("flags").config.data_dir, dirs);
-    assert_eq!(load(&[], &[("FOREBAY_DATA_DIR", "/a,/b")]).expect("environment").config.data_dir, dirs);
-    let replaced = load(&["--data-dir", "/c"], &[("FOREBAY_DATA_DIR", "/a,/b")]).expect("both").config.data_dir;
-    assert_eq!(replaced, [PathBuf::from("/c")], "a flag replaces the list and does not add to it");
+    assert_eq!(
+        load(&["--data-dir", "/a", "--data-dir", "/b"], &[])
+            .expect("flags")
+            .config
+            .data_dir,
+        dirs
+    );
+    assert_eq!(
+        load(&[], &[("FOREBAY_DATA_DIR", "/a,/b")])
+            .expect("environment")
+            .config
+            .data_dir,
+        dirs
+    );
+    let replaced = load(&["--data-dir", "/c"], &[("FOREBAY_DATA_DIR", "/a,/b")])
+        .expect("both")
+        .config
+        .data_dir;
+    assert_eq!(
+        replaced,
+        [PathBuf::from("/c")],
+        "a flag replaces the list and does not add to it"
+    );
 }
 
 #[test]
 fn an_unknown_key_is_refused_with_the_nearest_one() {
     let (_dir, path) = file("data-dir = [\"/a\"]\nmemroy = \"1GiB\"\n");
     let error = refused(&["--config", &path], &[]);
-    assert!(error.contains("forebay.toml: memroy is no setting: did you mean memory?"), "{error}");
+    assert!(
+        error.contains("forebay.toml: memroy is no setting: did you mean memory?"),
+        "{error}"
+    );
     let error = refused(&["--data-dir", "/a"], &[("FOREBAY_DRAIN_TIME", "3s")]);
-    assert_eq!(error, "environment variable FOREBAY_DRAIN_TIME is no setting: did you mean FOREBAY_DRAIN_TIMEOUT?");
-    assert!(matches!(load(&["--data-dir", "/a", "--memroy", "1GiB"], &[]), Err(Error::Usage(_))));
+    assert_eq!(
+        error,
+        "environment variable FOREBAY_DRAIN_TIME is no setting: did you mean FOREBAY_DRAIN_TIMEOUT?"
+    );
+    assert!(matches!(
+        load(&["--data-dir", "/a", "--memroy", "1GiB"], &[]),
+        Err(Error::Usage(_))
+    ));
 }
 
 #[test]
@@ -68,12 +109,23 @@ fn what_kubernetes_sets_for_a_service_named_forebay_is_no_error() {
 fn a_wrong_value_is_refused_with_its_place_key_value_and_remedy() {
     let (_dir, path) = file("data-dir = [\"/a\"]\nmemory = \"2 gigs\"\n");
     let error = refused(&["--config", &path], &[]);
-    assert!(error.contains("forebay.toml: memory is \"2 gigs\": \"gigs\" is no unit of size: write a number"), "{error}");
+    assert!(
+        error.contains(
+            "forebay.toml: memory is \"2 gigs\": \"gigs\" is no unit of size: write a number"
+        ),
+        "{error}"
+    );
     let error = refused(&["--data-dir", "/a"], &[("FOREBAY_LEASE", "10")]);
-    assert!(error.contains("FOREBAY_LEASE is \"10\": the unit is missing: write a number with a unit"), "{error}");
+    assert!(
+        error.contains("FOREBAY_LEASE is \"10\": the unit is missing: write a number with a unit"),
+        "{error}"
+    );
     let (_dir, path) = file("data-dir = [\"/a\"]\nmax-apps = { a = 1 }\n");
     let error = refused(&["--config", &path], &[]);
-    assert!(error.contains("max-apps is { a = 1 }: write a string or a number"), "{error}");
+    assert!(
+        error.contains("max-apps is { a = 1 }: write a string or a number"),
+        "{error}"
+    );
     let (_dir, path) = file("data-dir = [\"/a\"]\nlease = 10min\n");
     let error = refused(&["--config", &path], &[]);
     assert!(error.contains("forebay.toml, line 2: "), "{error}");
@@ -83,12 +135,30 @@ fn a_wrong_value_is_refused_with_its_place_key_value_and_remedy() {
 fn settings_that_cannot_work_are_refused() {
     for (flags, text) in [
         (&[][..], "data-dir is not set: name a directory"),
-        (&["--data-dir", "/a", "--data-dir", "/a"][..], "data-dir is /a twice"),
-        (&["--data-dir", "/a", "--memory", "1MiB"][..], "memory is 1MiB: give at least 16MiB"),
-        (&["--data-dir", "/a", "--lease", "2d"][..], "max-lease is 1d: give at least lease, which is 2d"),
-        (&["--data-dir", "/a", "--lease", "1ms"][..], "lease is 1ms: give at least 100ms"),
-        (&["--data-dir", "/a", "--max-apps", "0"][..], "max-apps is 0: give at least 1"),
-        (&["--config", "/nowhere/f.toml"][..], "config is /nowhere/f.toml: No such file"),
+        (
+            &["--data-dir", "/a", "--data-dir", "/a"][..],
+            "data-dir is /a twice",
+        ),
+        (
+            &["--data-dir", "/a", "--memory", "1MiB"][..],
+            "memory is 1MiB: give at least 16MiB",
+        ),
+        (
+            &["--data-dir", "/a", "--lease", "2d"][..],
+            "max-lease is 1d: give at least lease, which is 2d",
+        ),
+        (
+            &["--data-dir", "/a", "--lease", "1ms"][..],
+            "lease is 1ms: give at least 100ms",
+        ),
+        (
+            &["--data-dir", "/a", "--max-apps", "0"][..],
+            "max-apps is 0: give at least 1",
+        ),
+        (
+            &["--config", "/nowhere/f.toml"][..],
+            "config is /nowhere/f.toml: No such file",
+        ),
     ] {
         let error = refused(flags, &[]);
         assert!(error.contains(text), "{error}");
@@ -97,9 +167,28 @@ fn settings_that_cannot_work_are_refused() {
 
 #[test]
 fn the_printed_settings_read_back_as_they_are() {
-    let first = load(&["--data-dir", "/a", "--data-dir", "/b \"c\"", "--memory", "3GiB", "--log", "debug"], &[]).expect("flags");
+    let first = load(
+        &[
+            "--data-dir",
+            "/a",
+            "--data-dir",
+            "/b \"c\"",
+            "--memory",
+            "3GiB",
+            "--log",
+            "debug",
+        ],
+        &[],
+    )
+    .expect("flags");
     let (_dir, path) = file(&first.effective);
     let second = load(&["--config", &path], &[]).expect("what was printed");
     assert_eq!(second.effective, first.effective);
-    assert_eq!(Config { config: None, ..second.config }, first.config);
+    assert_eq!(
+        Config {
+            config: None,
+            ..second.config
+        },
+        first.config
+    );
 }

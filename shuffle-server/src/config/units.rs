@@ -40,9 +40,18 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, String> {
         let remedy = "write a number with a unit, as in 512MiB or 2GiB";
         let (number, unit) = split(text).ok_or(remedy)?;
-        let scale = if unit.is_empty() { Some(1) } else { scale(&SIZES, unit) };
-        let bytes = scaled(number, scale.ok_or_else(|| format!("{unit:?} is no unit of size: {remedy}"))?);
-        bytes.map(Self).ok_or_else(|| format!("out of range: {remedy}"))
+        let scale = if unit.is_empty() {
+            Some(1)
+        } else {
+            scale(&SIZES, unit)
+        };
+        let bytes = scaled(
+            number,
+            scale.ok_or_else(|| format!("{unit:?} is no unit of size: {remedy}"))?,
+        );
+        bytes
+            .map(Self)
+            .ok_or_else(|| format!("out of range: {remedy}"))
     }
 }
 
@@ -64,26 +73,38 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "" => format!("the unit is missing: {remedy}"),
         unit => format!("{unit:?} is no unit of time: {remedy}"),
     })?;
-    scaled(number, scale).map(Duration::from_nanos).ok_or_else(|| format!("out of range: {remedy}"))
+    scaled(number, scale)
+        .map(Duration::from_nanos)
+        .ok_or_else(|| format!("out of range: {remedy}"))
 }
 
 /// Prints a duration so that [`duration`] reads the same value back.
 pub fn show(duration: Duration) -> String {
     let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let fits = |&&(_, scale): &&(&str, u64)| nanos >= scale && nanos.is_multiple_of(scale);
-    TIMES.iter().find(fits).map_or_else(|| "0s".to_owned(), |(unit, scale)| format!("{}{unit}", nanos / scale))
+    TIMES.iter().find(fits).map_or_else(
+        || "0s".to_owned(),
+        |(unit, scale)| format!("{}{unit}", nanos / scale),
+    )
 }
 
 /// The number and what follows it.
 fn split(text: &str) -> Option<(&str, &str)> {
     let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    number.starts_with(|c: char| c.is_ascii_digit()).then_some((number, unit.trim_start()))
+    number
+        .starts_with(|c: char| c.is_ascii_digit())
+        .then_some((number, unit.trim_start()))
 }
 
 fn scale(units: &[(&str, u64)], name: &str) -> Option<u64> {
-    units.iter().find(|(unit, _)| unit.eq_ignore_ascii_case(name)).map(|&(_, scale)| scale)
+    units
+        .iter()
+        .find(|(unit, _)| unit.eq_ignore_ascii_case(name))
+        .map(|&(_, scale)| scale)
 }
 
 /// Exact for whole numbers; a fraction may lose less than one byte or nanosecond.
@@ -103,9 +124,15 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        for (text, bytes) in
-            [("0", 0), ("17", 17), ("8MiB", 8 << 20), ("8 mib", 8 << 20), ("2GB", 2_000_000_000), ("1.5KiB", 1536), ("3B", 3)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("17", 17),
+            ("8MiB", 8 << 20),
+            ("8 mib", 8 << 20),
+            ("2GB", 2_000_000_000),
+            ("1.5KiB", 1536),
+            ("3B", 3),
+        ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for text in ["", "MiB", "8 parsecs", "-1", "99999999TiB", "1.2.3MiB"] {
@@ -116,11 +143,25 @@ mod tests {
 
     #[test]
     fn times_are_read_as_people_write_them() {
-        for (text, millis) in [("30s", 30_000), ("10min", 600_000), ("10 m", 600_000), ("1.5h", 5_400_000), ("500ms", 500)] {
+        for (text, millis) in [
+            ("30s", 30_000),
+            ("10min", 600_000),
+            ("10 m", 600_000),
+            ("1.5h", 5_400_000),
+            ("500ms", 500),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        assert!(duration("10").expect_err("a unit is needed").contains("unit is missing"));
-        assert!(duration("3 years").expect_err("no such unit").contains("\"years\""));
+        assert!(
+            duration("10")
+                .expect_err("a unit is needed")
+                .contains("unit is missing")
+        );
+        assert!(
+            duration("3 years")
+                .expect_err("no such unit")
+                .contains("\"years\"")
+        );
     }
 
     proptest! {

@@ -34,19 +34,65 @@ struct DiskState {
 type Count = (&'static str, &'static str, fn(&StatsSnapshot) -> u64);
 
 const VOLUME_COUNTS: [Count; 13] = [
-    ("volume_failed_commits", "Commits that were refused or failed", |stats| stats.failed_commits),
-    ("volume_commit_groups", "Groups in which commits reached the disk", |stats| stats.commit_groups),
+    (
+        "volume_failed_commits",
+        "Commits that were refused or failed",
+        |stats| stats.failed_commits,
+    ),
+    (
+        "volume_commit_groups",
+        "Groups in which commits reached the disk",
+        |stats| stats.commit_groups,
+    ),
     ("volume_runs", "Runs written", |stats| stats.runs),
-    ("volume_runs_bytes", "Bytes of runs written", |stats| stats.run_bytes),
-    ("volume_runs_direct", "Runs written past the page cache", |stats| stats.direct_runs),
-    ("volume_runs_pressure", "Runs written because memory was needed", |stats| stats.pressure_runs),
-    ("volume_runs_quiet", "Runs written because a shuffle had gone quiet", |stats| stats.quiet_runs),
-    ("volume_log_bytes", "Bytes appended to commit logs", |stats| stats.log_bytes),
-    ("volume_syncs", "Syncs of segments and commit logs", |stats| stats.syncs),
-    ("volume_read_memory_bytes", "Bytes fetched from memory", |stats| stats.read_memory_bytes),
-    ("volume_read_disk_bytes", "Bytes fetched from files", |stats| stats.read_disk_bytes),
-    ("volume_read_failures", "Runs and log records that could not be read", |stats| stats.read_failures),
-    ("volume_deleted_bytes", "Bytes of deleted shuffles", |stats| stats.deleted_bytes),
+    ("volume_runs_bytes", "Bytes of runs written", |stats| {
+        stats.run_bytes
+    }),
+    (
+        "volume_runs_direct",
+        "Runs written past the page cache",
+        |stats| stats.direct_runs,
+    ),
+    (
+        "volume_runs_pressure",
+        "Runs written because memory was needed",
+        |stats| stats.pressure_runs,
+    ),
+    (
+        "volume_runs_quiet",
+        "Runs written because a shuffle had gone quiet",
+        |stats| stats.quiet_runs,
+    ),
+    (
+        "volume_log_bytes",
+        "Bytes appended to commit logs",
+        |stats| stats.log_bytes,
+    ),
+    (
+        "volume_syncs",
+        "Syncs of segments and commit logs",
+        |stats| stats.syncs,
+    ),
+    (
+        "volume_read_memory_bytes",
+        "Bytes fetched from memory",
+        |stats| stats.read_memory_bytes,
+    ),
+    (
+        "volume_read_disk_bytes",
+        "Bytes fetched from files",
+        |stats| stats.read_disk_bytes,
+    ),
+    (
+        "volume_read_failures",
+        "Runs and log records that could not be read",
+        |stats| stats.read_failures,
+    ),
+    (
+        "volume_deleted_bytes",
+        "Bytes of deleted shuffles",
+        |stats| stats.deleted_bytes,
+    ),
 ];
 
 /// In the OpenMetrics text format.
@@ -66,27 +112,73 @@ fn registry(state: &State) -> Registry {
     let r = &mut registry;
     size(r, "apps", "Apps that may hold data", state.apps as u64);
     size(r, "attempts", "Committed attempts held", state.attempts);
-    size(r, "draining", "1 if new attempts are refused", u64::from(state.draining));
-    size(r, "permits_waiting", "Batches that wait for memory", state.memory.waiting);
-    bytes(r, "memory_used", "Memory taken by pushed bytes", state.memory.used);
-    bytes(r, "memory_limit", "Memory there is for pushed bytes (setting memory)", state.memory.limit);
+    size(
+        r,
+        "draining",
+        "1 if new attempts are refused",
+        u64::from(state.draining),
+    );
+    size(
+        r,
+        "permits_waiting",
+        "Batches that wait for memory",
+        state.memory.waiting,
+    );
+    bytes(
+        r,
+        "memory_used",
+        "Memory taken by pushed bytes",
+        state.memory.used,
+    );
+    bytes(
+        r,
+        "memory_limit",
+        "Memory there is for pushed bytes (setting memory)",
+        state.memory.limit,
+    );
     process(r);
 
-    let used = add_unit(r, "volume_used", "Segments and commit logs", Unit::Bytes, Family::<Disk, Size>::default());
-    let free = add_unit(r, "volume_free", "Free on the volume's file system", Unit::Bytes, Family::<Disk, Size>::default());
-    let health = add(r, "volume_state", "1 for the state that the volume is in", Family::<DiskState, Size>::default());
+    let used = add_unit(
+        r,
+        "volume_used",
+        "Segments and commit logs",
+        Unit::Bytes,
+        Family::<Disk, Size>::default(),
+    );
+    let free = add_unit(
+        r,
+        "volume_free",
+        "Free on the volume's file system",
+        Unit::Bytes,
+        Family::<Disk, Size>::default(),
+    );
+    let health = add(
+        r,
+        "volume_state",
+        "1 for the state that the volume is in",
+        Family::<DiskState, Size>::default(),
+    );
     for volume in &state.volumes {
-        used.get_or_create_owned(&label(volume)).set(volume.bytes_used);
-        free.get_or_create_owned(&label(volume)).set(volume.bytes_free);
+        used.get_or_create_owned(&label(volume))
+            .set(volume.bytes_used);
+        free.get_or_create_owned(&label(volume))
+            .set(volume.bytes_free);
         for state in ["ok", "full", "failed"] {
-            let label = DiskState { disk: volume.disk.clone(), state };
-            health.get_or_create_owned(&label).set(u64::from(volume.state == state));
+            let label = DiskState {
+                disk: volume.disk.clone(),
+                state,
+            };
+            health
+                .get_or_create_owned(&label)
+                .set(u64::from(volume.state == state));
         }
     }
     for (name, help, value) in VOLUME_COUNTS {
         let counts = add(r, name, help, Family::<Disk, Counter>::default());
         for volume in &state.volumes {
-            counts.get_or_create_owned(&label(volume)).inc_by(value(&volume.stats));
+            counts
+                .get_or_create_owned(&label(volume))
+                .inc_by(value(&volume.stats));
         }
     }
     registry
@@ -97,15 +189,34 @@ fn process(registry: &mut Registry) {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let seconds = Counter::<f64, AtomicU64>::default();
     seconds.inc_by(cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9);
-    registry.register_with_unit("process_cpu", "CPU time of this process, user and system", Unit::Seconds, seconds);
+    registry.register_with_unit(
+        "process_cpu",
+        "CPU time of this process, user and system",
+        Unit::Seconds,
+        seconds,
+    );
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib << 10)
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<u64>()
+            .ok()
+            .map(|kib| kib << 10)
     };
-    bytes(registry, "process_resident", "Resident memory of this process", resident("VmRSS:").unwrap_or(0));
+    bytes(
+        registry,
+        "process_resident",
+        "Resident memory of this process",
+        resident("VmRSS:").unwrap_or(0),
+    );
     let help = "Largest resident memory of this process so far";
-    bytes(registry, "process_resident_peak", help, resident("VmHWM:").unwrap_or(0));
+    bytes(
+        registry,
+        "process_resident_peak",
+        help,
+        resident("VmHWM:").unwrap_or(0),
+    );
 }
 
 fn size(registry: &mut Registry, name: &str, help: &str, value: u64) {
@@ -117,5 +228,7 @@ fn bytes(registry: &mut Registry, name: &str, help: &str, value: u64) {
 }
 
 fn label(volume: &VolumeState) -> Disk {
-    Disk { disk: volume.disk.clone() }
+    Disk {
+        disk: volume.disk.clone(),
+    }
 }

@@ -93,7 +93,11 @@ impl App {
     /// Renews the lease; false if the app is gone.
     pub(super) fn touch(&self, now: u64) -> bool {
         let deadline = now + self.lease.load(Ordering::Relaxed);
-        self.deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| (old != GONE).then_some(deadline)).is_ok()
+        self.deadline
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+                (old != GONE).then_some(deadline)
+            })
+            .is_ok()
     }
 
     /// Ends it for the janitor, if its deadline is over at this very moment.
@@ -102,7 +106,10 @@ impl App {
         // A call that renews between the two lines changes the deadline, and the exchange fails.
         let over = old != GONE
             && old <= now
-            && self.deadline.compare_exchange(old, GONE, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            && self
+                .deadline
+                .compare_exchange(old, GONE, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok();
         if over {
             self.note_end(End::Expired, now);
         }
@@ -123,7 +130,8 @@ impl App {
 
     pub(super) fn revive(&self, now: u64) {
         self.dirty.store(true, Ordering::Release);
-        self.deadline.store(now + self.lease.load(Ordering::Relaxed), Ordering::Release);
+        self.deadline
+            .store(now + self.lease.load(Ordering::Relaxed), Ordering::Release);
     }
 
     pub(super) fn cleaned(&self, now: u64) {
@@ -138,7 +146,11 @@ impl App {
     }
 
     pub(super) fn why_gone(&self) -> End {
-        if self.expired.load(Ordering::Acquire) { End::Expired } else { End::Deleted }
+        if self.expired.load(Ordering::Acquire) {
+            End::Expired
+        } else {
+            End::Deleted
+        }
     }
 
     pub(super) fn gone_since(&self) -> u64 {
@@ -150,7 +162,9 @@ impl App {
         if !self.is_gone() || self.dirty.load(Ordering::Acquire) {
             return false;
         }
-        let Ok(_alone) = self.lifecycle.try_lock() else { return false };
+        let Ok(_alone) = self.lifecycle.try_lock() else {
+            return false;
+        };
         let useless = self.is_gone() && !self.dirty.load(Ordering::Acquire);
         self.forgotten.store(useless, Ordering::Release);
         useless
@@ -165,7 +179,9 @@ pub struct StreamPermit {
 impl StreamPermit {
     pub(super) fn try_take(app: &Arc<App>, limit: usize) -> Option<Self> {
         let one_more = |running: usize| (running < limit).then_some(running + 1);
-        app.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        app.streams
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
+            .ok()?;
         Some(Self { app: app.clone() })
     }
 }

@@ -58,7 +58,11 @@ impl TokenHash {
 
     /// Compares in a time that does not depend on where they differ.
     fn opens(self, other: [u8; 32]) -> bool {
-        let difference = self.0.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b));
+        let difference = self
+            .0
+            .iter()
+            .zip(other)
+            .fold(0, |all, (a, b)| all | (a ^ b));
         std::hint::black_box(difference) == 0
     }
 }
@@ -81,19 +85,27 @@ pub enum Error {
     #[error("caller.token does not open app {0}: send the token with which the app was registered")]
     Denied(AppId),
     /// Nothing is known of the app.
-    #[error("caller.app is {0}: this server has nothing of it; ask the servers that took its output")]
+    #[error(
+        "caller.app is {0}: this server has nothing of it; ask the servers that took its output"
+    )]
     Unknown(AppId),
     /// It is gone: nothing may be added to it.
-    #[error("caller.app is {0}: its {1}, and its data were deleted; register it again with RenewLease to go on")]
+    #[error(
+        "caller.app is {0}: its {1}, and its data were deleted; register it again with RenewLease to go on"
+    )]
     Gone(AppId, End),
     /// It is gone: there is nothing to be asked for.
     #[error("caller.app is {0}: its {1}, and its data were deleted; compute them again")]
     Deleted(AppId, End),
     /// The table is full.
-    #[error("caller.app is {0}: {1} apps hold data here already; come back later or raise max-apps")]
+    #[error(
+        "caller.app is {0}: {1} apps hold data here already; come back later or raise max-apps"
+    )]
     TooManyApps(AppId, usize),
     /// The app's streams are used up.
-    #[error("app {0} runs {1} pushes and fetches here already: come back later or raise max-streams-per-app")]
+    #[error(
+        "app {0} runs {1} pushes and fetches here already: come back later or raise max-streams-per-app"
+    )]
     TooManyStreams(AppId, usize),
     /// No volume wrote it down, or not all deleted it.
     #[error("app {0}: {1}")]
@@ -135,12 +147,22 @@ impl Registry {
         recovered: impl IntoIterator<Item = AppRecord>,
     ) -> Self {
         let start = clock.now();
-        let registry = Self { ledger, clock, start, limits, metrics, apps: Mutex::default(), strangers: app::LogLimit::default() };
+        let registry = Self {
+            ledger,
+            clock,
+            start,
+            limits,
+            metrics,
+            apps: Mutex::default(),
+            strangers: app::LogLimit::default(),
+        };
         let now = registry.now();
         let mut apps = registry.apps.lock();
         for record in recovered {
             let lease = registry.granted(Some(record.lease));
-            let app = apps.entry(record.app.clone()).or_insert_with(|| Arc::new(App::new(record.app, record.token_hash, lease, now)));
+            let app = apps
+                .entry(record.app.clone())
+                .or_insert_with(|| Arc::new(App::new(record.app, record.token_hash, lease, now)));
             if !TokenHash(app.token).opens(record.token_hash) {
                 tracing::warn!(app = %app.id, "volumes hold different tokens of this app; the first one counts");
             }
@@ -182,13 +204,21 @@ impl Registry {
 
     /// A call that only asks: the app must be known.
     pub fn read(&self, caller: &Caller) -> Result<Arc<App>, Error> {
-        let app = self.find(caller)?.ok_or_else(|| Error::Unknown(caller.app.clone()))?;
-        if app.touch(self.now()) { Ok(app) } else { Err(Error::Deleted(app.id.clone(), app.why_gone())) }
+        let app = self
+            .find(caller)?
+            .ok_or_else(|| Error::Unknown(caller.app.clone()))?;
+        if app.touch(self.now()) {
+            Ok(app)
+        } else {
+            Err(Error::Deleted(app.id.clone(), app.why_gone()))
+        }
     }
 
     /// Deletes an app; answers the bytes that were freed. When a volume fails at it, the janitor tries again.
     pub async fn delete(&self, caller: &Caller) -> Result<u64, Error> {
-        let Some(app) = self.find(caller)? else { return Ok(0) };
+        let Some(app) = self.find(caller)? else {
+            return Ok(0);
+        };
         app.end(End::Deleted, self.now());
         let _alone = app.lifecycle.lock().await;
         self.delete_leftovers(&app).await
@@ -196,7 +226,11 @@ impl Registry {
 
     /// Renews the lease of an app that is in the middle of a call; refuses if it is gone.
     pub fn alive(&self, app: &App) -> Result<(), Error> {
-        if app.touch(self.now()) { Ok(()) } else { Err(Error::Gone(app.id.clone(), app.why_gone())) }
+        if app.touch(self.now()) {
+            Ok(())
+        } else {
+            Err(Error::Gone(app.id.clone(), app.why_gone()))
+        }
     }
 
     /// A share of the app's streams.
@@ -215,7 +249,11 @@ impl Registry {
 
     /// Apps that may hold data.
     pub fn live(&self) -> usize {
-        self.apps.lock().values().filter(|app| !app.is_gone()).count()
+        self.apps
+            .lock()
+            .values()
+            .filter(|app| !app.is_gone())
+            .count()
     }
 
     fn forget_if_useless(&self, app: &AppId) {
@@ -236,7 +274,11 @@ impl Registry {
     fn find_or_bind(&self, caller: &Caller) -> Result<Arc<App>, Error> {
         let mut apps = self.apps.lock();
         if let Some(app) = apps.get(&caller.app) {
-            return if caller.token.opens(app.token) { Ok(app.clone()) } else { Err(Error::Denied(caller.app.clone())) };
+            return if caller.token.opens(app.token) {
+                Ok(app.clone())
+            } else {
+                Err(Error::Denied(caller.app.clone()))
+            };
         }
         if apps.len() >= self.limits.apps {
             // Those that are gone and clean only wait to be forgotten.
@@ -245,7 +287,12 @@ impl Registry {
                 return Err(Error::TooManyApps(caller.app.clone(), self.limits.apps));
             }
         }
-        let app = Arc::new(App::new(caller.app.clone(), caller.token.0, self.granted(caller.lease), self.now()));
+        let app = Arc::new(App::new(
+            caller.app.clone(),
+            caller.token.0,
+            self.granted(caller.lease),
+            self.now(),
+        ));
         apps.insert(caller.app.clone(), app.clone());
         tracing::info!(app = %app.id, lease = ?app.lease(), "app registered");
         Ok(app)
@@ -264,9 +311,15 @@ impl Registry {
             return Err(Error::Gone(app.id.clone(), app.why_gone()));
         }
         let lease = app.lease();
-        let record = AppRecord { app: app.id.clone(), token_hash: app.token, lease };
+        let record = AppRecord {
+            app: app.id.clone(),
+            token_hash: app.token,
+            lease,
+        };
         let ledger = self.ledger.clone();
-        blocking(move || ledger.put(&record)).await.map_err(|error| Error::Ledger(app.id.clone(), error))?;
+        blocking(move || ledger.put(&record))
+            .await
+            .map_err(|error| Error::Ledger(app.id.clone(), error))?;
         app.written_down(lease);
         Ok(())
     }
@@ -278,19 +331,27 @@ impl Registry {
         }
         let (ledger, id) = (self.ledger.clone(), app.id.clone());
         // invariant: delete-by-lease. `App::end` was called: by the app's own wish, or by the sweep after its deadline.
-        let bytes = blocking(move || ledger.delete(&id)).await.map_err(|error| Error::Ledger(app.id.clone(), error))?;
+        let bytes = blocking(move || ledger.delete(&id))
+            .await
+            .map_err(|error| Error::Ledger(app.id.clone(), error))?;
         app.cleaned(self.now());
         tracing::info!(app = %app.id, bytes, why = %app.why_gone(), "app deleted");
         Ok(bytes)
     }
 
     fn granted(&self, asked: Option<Duration>) -> Duration {
-        asked.unwrap_or(self.limits.lease).clamp(Duration::from_millis(100), self.limits.max_lease)
+        asked
+            .unwrap_or(self.limits.lease)
+            .clamp(Duration::from_millis(100), self.limits.max_lease)
     }
 }
 
-async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(call).await.unwrap_or_else(|panic| Err(format!("the storage panicked: {panic}")))
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(call)
+        .await
+        .unwrap_or_else(|panic| Err(format!("the storage panicked: {panic}")))
 }
 
 #[cfg(test)]

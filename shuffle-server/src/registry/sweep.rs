@@ -12,8 +12,14 @@ const PERIOD: Duration = Duration::from_secs(1);
 impl Registry {
     /// Runs until `shutdown`.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        let period = PERIOD.min(self.limits.lease / 4).max(Duration::from_millis(10));
-        while shutdown.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+        let period = PERIOD
+            .min(self.limits.lease / 4)
+            .max(Duration::from_millis(10));
+        while shutdown
+            .run_until_cancelled(tokio::time::sleep(period))
+            .await
+            .is_some()
+        {
             self.sweep().await;
         }
     }
@@ -50,11 +56,14 @@ impl Registry {
     fn forget(&self) {
         let now = self.now();
         let late = u64::try_from(self.limits.lease.as_millis()).unwrap_or(u64::MAX);
-        self.apps.lock().retain(|_, app| now.saturating_sub(app.gone_since()) < late || !app.try_forget());
+        self.apps
+            .lock()
+            .retain(|_, app| now.saturating_sub(app.gone_since()) < late || !app.try_forget());
     }
 
     /// Milliseconds of the clock since the registry was made.
     pub(super) fn now(&self) -> u64 {
-        u64::try_from(self.clock.now().duration_since(self.start).as_millis()).unwrap_or(u64::MAX / 4)
+        u64::try_from(self.clock.now().duration_since(self.start).as_millis())
+            .unwrap_or(u64::MAX / 4)
     }
 }

@@ -19,25 +19,37 @@ pub(crate) const PROTOCOL_MIN: u32 = 1;
 
 /// Checks what can be checked without knowing the app.
 pub(super) fn check(message: Option<&v1::Caller>) -> Result<Caller, Refusal> {
-    let caller = message.ok_or_else(|| Invalid::new("caller", "absent", "send protocol, app and token"))?;
+    let caller =
+        message.ok_or_else(|| Invalid::new("caller", "absent", "send protocol, app and token"))?;
     version("caller.protocol", caller.protocol)?;
     let app = wire::app("caller.app", &caller.app)?;
     if caller.token.is_empty() {
         let remedy = "send the token with which the app was, or is to be, registered";
-        return Err(Refusal::new(Kind::Denied, format!("caller.token is empty: {remedy}")));
+        return Err(Refusal::new(
+            Kind::Denied,
+            format!("caller.token is empty: {remedy}"),
+        ));
     }
     if caller.token.len() > MAX_TOKEN {
         let value = format!("{} bytes", caller.token.len());
-        return Err(Invalid::new("caller.token", value, format!("send at most {MAX_TOKEN}")).into());
+        return Err(
+            Invalid::new("caller.token", value, format!("send at most {MAX_TOKEN}")).into(),
+        );
     }
     let lease = (caller.lease_ms != 0).then(|| Duration::from_millis(caller.lease_ms));
-    Ok(Caller { app, token: TokenHash::of(&caller.token), lease })
+    Ok(Caller {
+        app,
+        token: TokenHash::of(&caller.token),
+        lease,
+    })
 }
 
 /// The version in which to answer a caller whose highest is `theirs`. A newer caller speaks ours too, or says that it does not.
 pub(super) fn version(field: &'static str, theirs: u32) -> Result<u32, Refusal> {
     if theirs < PROTOCOL_MIN {
-        let remedy = format!("this server speaks {PROTOCOL_MIN} to {PROTOCOL}; send the highest version that you speak, or update");
+        let remedy = format!(
+            "this server speaks {PROTOCOL_MIN} to {PROTOCOL}; send the highest version that you speak, or update"
+        );
         return Err(Invalid::new(field, theirs, remedy).into());
     }
     Ok(theirs.min(PROTOCOL))

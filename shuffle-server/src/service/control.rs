@@ -22,14 +22,26 @@ impl Control {
         Self { core }
     }
 
-    async fn renew_lease(&self, caller: Option<&v1::Caller>) -> Result<v1::RenewLeaseResponse, Refusal> {
+    async fn renew_lease(
+        &self,
+        caller: Option<&v1::Caller>,
+    ) -> Result<v1::RenewLeaseResponse, Refusal> {
         let lease = self.core.registry.renew(&caller::check(caller)?).await?;
-        Ok(v1::RenewLeaseResponse { lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX) })
+        Ok(v1::RenewLeaseResponse {
+            lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 
     /// Registers the app if need be, so that a push of this shuffle that comes late is refused.
-    async fn delete_shuffle(&self, request: &v1::DeleteShuffleRequest) -> Result<v1::DeleteShuffleResponse, Refusal> {
-        let app = self.core.registry.write(&caller::check(request.caller.as_ref())?).await?;
+    async fn delete_shuffle(
+        &self,
+        request: &v1::DeleteShuffleRequest,
+    ) -> Result<v1::DeleteShuffleResponse, Refusal> {
+        let app = self
+            .core
+            .registry
+            .write(&caller::check(request.caller.as_ref())?)
+            .await?;
         let shuffle = wire::shuffle(request.shuffle);
         let (core, id) = (self.core.clone(), app.id.clone());
         let bytes = blocking(move || core.volumes.delete_shuffle(&id, shuffle)).await??;
@@ -37,14 +49,28 @@ impl Control {
         Ok(v1::DeleteShuffleResponse { bytes })
     }
 
-    async fn delete_app(&self, request: &v1::DeleteAppRequest) -> Result<v1::DeleteAppResponse, Refusal> {
-        let bytes = self.core.registry.delete(&caller::check(request.caller.as_ref())?).await?;
+    async fn delete_app(
+        &self,
+        request: &v1::DeleteAppRequest,
+    ) -> Result<v1::DeleteAppResponse, Refusal> {
+        let bytes = self
+            .core
+            .registry
+            .delete(&caller::check(request.caller.as_ref())?)
+            .await?;
         Ok(v1::DeleteAppResponse { bytes })
     }
 
     async fn usage(&self, request: &v1::UsageRequest) -> Result<v1::UsageResponse, Refusal> {
-        let app = self.core.registry.read(&caller::check(request.caller.as_ref())?)?;
-        let (core, id, shuffle) = (self.core.clone(), app.id.clone(), request.shuffle.map(ShuffleId));
+        let app = self
+            .core
+            .registry
+            .read(&caller::check(request.caller.as_ref())?)?;
+        let (core, id, shuffle) = (
+            self.core.clone(),
+            app.id.clone(),
+            request.shuffle.map(ShuffleId),
+        );
         blocking(move || core.volumes.usage(&id, shuffle)).await
     }
 
@@ -57,24 +83,40 @@ impl Control {
     ) -> Result<Response<T>, Status> {
         result.map(Response::new).map_err(|refusal| {
             let app = caller.and_then(|caller| AppId::try_new(&caller.app));
-            self.core.refuse(call, peer.map(|peer| peer.0), app.as_ref(), &refusal)
+            self.core
+                .refuse(call, peer.map(|peer| peer.0), app.as_ref(), &refusal)
         })
     }
 }
 
 /// Storage calls may wait for a disk.
-async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
     let result = tokio::task::spawn_blocking(call).await;
-    result.map_err(|panic| Refusal::new(shuffle_proto::kind::Kind::Internal, format!("the storage panicked: {panic}")))
+    result.map_err(|panic| {
+        Refusal::new(
+            shuffle_proto::kind::Kind::Internal,
+            format!("the storage panicked: {panic}"),
+        )
+    })
 }
 
 #[tonic::async_trait]
 impl v1::control_server::Control for Control {
-    async fn describe(&self, _: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeResponse>, Status> {
+    async fn describe(
+        &self,
+        _: Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeResponse>, Status> {
         let volumes = self.core.volumes.iter().map(|volume| {
             let state = state(&volume.health()).0.to_owned();
             let id = volume.id().0.as_bytes().to_vec().into();
-            v1::Volume { id, bytes_used: volume.bytes_used(), bytes_free: volume.bytes_free(), state }
+            v1::Volume {
+                id,
+                bytes_used: volume.bytes_used(),
+                bytes_free: volume.bytes_free(),
+                state,
+            }
         });
         Ok(Response::new(v1::DescribeResponse {
             protocol_min: caller::PROTOCOL_MIN,
@@ -87,7 +129,10 @@ impl v1::control_server::Control for Control {
         }))
     }
 
-    async fn renew_lease(&self, request: Request<v1::RenewLeaseRequest>) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
         let (peer, request) = split(request);
         let result = self.renew_lease(request.caller.as_ref()).await;
         self.answer("RenewLease", peer, request.caller.as_ref(), result)
@@ -102,13 +147,19 @@ impl v1::control_server::Control for Control {
         self.answer("DeleteShuffle", peer, request.caller.as_ref(), result)
     }
 
-    async fn delete_app(&self, request: Request<v1::DeleteAppRequest>) -> Result<Response<v1::DeleteAppResponse>, Status> {
+    async fn delete_app(
+        &self,
+        request: Request<v1::DeleteAppRequest>,
+    ) -> Result<Response<v1::DeleteAppResponse>, Status> {
         let (peer, request) = split(request);
         let result = self.delete_app(&request).await;
         self.answer("DeleteApp", peer, request.caller.as_ref(), result)
     }
 
-    async fn usage(&self, request: Request<v1::UsageRequest>) -> Result<Response<v1::UsageResponse>, Status> {
+    async fn usage(
+        &self,
+        request: Request<v1::UsageRequest>,
+    ) -> Result<Response<v1::UsageResponse>, Status> {
         let (peer, request) = split(request);
         let result = self.usage(&request).await;
         self.answer("Usage", peer, request.caller.as_ref(), result)

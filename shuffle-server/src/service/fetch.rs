@@ -56,7 +56,10 @@ pub(super) fn serve(
             }
         }
     };
-    Box::pin(ReadAhead { stream: Box::pin(start.flatten_stream()), ahead: None })
+    Box::pin(ReadAhead {
+        stream: Box::pin(start.flatten_stream()),
+        ahead: None,
+    })
 }
 
 /// What one fetch reads.
@@ -69,22 +72,48 @@ struct Fetching {
     _stream: StreamPermit,
 }
 
-async fn start(core: &Core, body: Incoming, named: &mut Option<AppId>) -> Result<Fetching, Refusal> {
+async fn start(
+    core: &Core,
+    body: Incoming,
+    named: &mut Option<AppId>,
+) -> Result<Fetching, Refusal> {
     let mut reader = MessageReader::new(body);
-    let request = reader.head::<v1::FetchRequest>().await?.ok_or_else(|| Invalid::new("request", "absent", "send one message"))?.0;
-    *named = request.caller.as_ref().and_then(|caller| AppId::try_new(&caller.app));
+    let request = reader
+        .head::<v1::FetchRequest>()
+        .await?
+        .ok_or_else(|| Invalid::new("request", "absent", "send one message"))?
+        .0;
+    *named = request
+        .caller
+        .as_ref()
+        .and_then(|caller| AppId::try_new(&caller.app));
     let caller = caller::check(request.caller.as_ref())?;
-    let partitions = wire::range("partition_start", request.partition_start, request.partition_end)?;
+    let partitions = wire::range(
+        "partition_start",
+        request.partition_start,
+        request.partition_end,
+    )?;
     let maps = wire::range("map_start", request.map_start, request.map_end)?;
     if request.cursor.len() > MAX_CURSOR {
         let value = format!("{} bytes", request.cursor.len());
-        return Err(Invalid::new("cursor", value, "send the cursor of a message of this fetch, or none").into());
+        return Err(Invalid::new(
+            "cursor",
+            value,
+            "send the cursor of a message of this fetch, or none",
+        )
+        .into());
     }
-    let mut volumes = request.volumes.iter().map(|id| wire::volume("volumes", id)).collect::<Result<Vec<_>, _>>()?;
+    let mut volumes = request
+        .volumes
+        .iter()
+        .map(|id| wire::volume("volumes", id))
+        .collect::<Result<Vec<_>, _>>()?;
     volumes.sort_unstable();
     volumes.dedup();
     if volumes.is_empty() {
-        return Err(Invalid::new("volumes", "empty", "name the volumes of the map statuses").into());
+        return Err(
+            Invalid::new("volumes", "empty", "name the volumes of the map statuses").into(),
+        );
     }
 
     let app = core.registry.read(&caller)?;
@@ -95,21 +124,40 @@ async fn start(core: &Core, body: Incoming, named: &mut Option<AppId>) -> Result
     for id in &volumes {
         let volume = core.volumes.find(*id)?;
         let cursor = resume.filter(|(of, _)| of == id).map(|(_, cursor)| cursor);
-        reads.push((*id, volume.fetch(&app.id, shuffle, partitions.clone(), maps.clone(), cursor)?));
+        reads.push((
+            *id,
+            volume.fetch(&app.id, shuffle, partitions.clone(), maps.clone(), cursor)?,
+        ));
     }
     // A cursor of a volume that is not asked for means nothing: start over.
-    let current = resume.and_then(|(of, _)| volumes.binary_search(&of).ok()).unwrap_or(0);
-    Ok(Fetching { app, reads, current, summarised: false, _stream: stream })
+    let current = resume
+        .and_then(|(of, _)| volumes.binary_search(&of).ok())
+        .unwrap_or(0);
+    Ok(Fetching {
+        app,
+        reads,
+        current,
+        summarised: false,
+        _stream: stream,
+    })
 }
 
 impl Fetching {
-    fn answer(self, core: Arc<Core>, peer: SocketAddr, running: Running) -> impl Stream<Item = Result<Rope, Status>> + Send {
+    fn answer(
+        self,
+        core: Arc<Core>,
+        peer: SocketAddr,
+        running: Running,
+    ) -> impl Stream<Item = Result<Rope, Status>> + Send {
         stream::unfold(Some((self, core, running)), move |state| async move {
             let (mut this, core, running) = state?;
             match this.next(&core).await {
                 Ok(Some(rope)) => Some((Ok(rope), Some((this, core, running)))),
                 Ok(None) => None,
-                Err(refusal) => Some((Err(core.refuse("Fetch", Some(peer), Some(&this.app.id), &refusal)), None)),
+                Err(refusal) => Some((
+                    Err(core.refuse("Fetch", Some(peer), Some(&this.app.id), &refusal)),
+                    None,
+                )),
             }
         })
     }
@@ -132,12 +180,25 @@ impl Fetching {
         }
         self.summarised = true;
         let mut summary = v1::Summary::default();
-        self.reads.iter().for_each(|(_, fetch)| put_summary(&mut summary, fetch.summary()));
-        let response = v1::FetchResponse { summary: Some(summary), ..Default::default() };
+        self.reads
+            .iter()
+            .for_each(|(_, fetch)| put_summary(&mut summary, fetch.summary()));
+        let response = v1::FetchResponse {
+            summary: Some(summary),
+            ..Default::default()
+        };
         let length = response.encoded_len();
         if length > MAX_HEAD {
-            let value = format!("{} attempts", response.summary.map_or(0, |summary| summary.attempt.len()));
-            return Err(Invalid::new("map_end", value, "fetch fewer map indexes at once: their summary is too large").into());
+            let value = format!(
+                "{} attempts",
+                response.summary.map_or(0, |summary| summary.attempt.len())
+            );
+            return Err(Invalid::new(
+                "map_end",
+                value,
+                "fetch fewer map indexes at once: their summary is too large",
+            )
+            .into());
         }
         let mut rope = Rope::default();
         frame::encode(&response, [], &mut rope);
@@ -147,9 +208,15 @@ impl Fetching {
 
 fn message(volume: VolumeId, part: FetchPart) -> Rope {
     let mut table = v1::BlockTable::default();
-    part.blocks.iter().for_each(|block| wire::put_block(&mut table, block, true));
+    part.blocks
+        .iter()
+        .for_each(|block| wire::put_block(&mut table, block, true));
     let cursor = encode_cursor(volume, part.cursor);
-    let response = v1::FetchResponse { table: Some(table), cursor, ..Default::default() };
+    let response = v1::FetchResponse {
+        table: Some(table),
+        cursor,
+        ..Default::default()
+    };
     let mut rope = Rope::default();
     frame::encode(&response, part.data, &mut rope);
     rope
@@ -177,7 +244,11 @@ fn encode_cursor(volume: VolumeId, cursor: Cursor) -> Bytes {
     bytes.put_u8(CURSOR_VERSION);
     bytes.put_slice(volume.0.as_bytes());
     bytes.put(position);
-    debug_assert!(bytes.len() <= MAX_CURSOR, "a cursor of {} bytes", bytes.len());
+    debug_assert!(
+        bytes.len() <= MAX_CURSOR,
+        "a cursor of {} bytes",
+        bytes.len()
+    );
     bytes.freeze()
 }
 
@@ -185,7 +256,9 @@ fn encode_cursor(volume: VolumeId, cursor: Cursor) -> Bytes {
 fn decode_cursor(bytes: &[u8]) -> Option<(VolumeId, Cursor)> {
     let (&version, rest) = bytes.split_first()?;
     let (volume, position) = rest.split_at_checked(16)?;
-    let volume = wire::volume("cursor", volume).ok().filter(|_| version == CURSOR_VERSION)?;
+    let volume = wire::volume("cursor", volume)
+        .ok()
+        .filter(|_| version == CURSOR_VERSION)?;
     Some((volume, Cursor::try_from_bytes(position)?))
 }
 

@@ -80,7 +80,9 @@ impl Listener {
             match limit.clone().try_acquire_owned() {
                 Ok(permit) => {
                     let this = this.clone();
-                    this.tasks.clone().spawn(async move { this.serve(stream, peer, permit).await });
+                    this.tasks
+                        .clone()
+                        .spawn(async move { this.serve(stream, peer, permit).await });
                 }
                 Err(_) => {
                     this.core.metrics.connections_refused.inc();
@@ -145,5 +147,8 @@ impl Listener {
 /// An error with its causes, which hyper leaves out of its text.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }

@@ -18,6 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use shuffle_proto::{ids::AppId, kind::Kind};
@@ -39,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) metrics: Arc<Metrics>,
     /// Pushes that were let in and have not ended: the drain waits for them.
     pub(crate) pushes: TaskTracker,
+    /// How long a batch that has memory may stand still.
+    stall: Duration,
     draining: AtomicBool,
 }
 
@@ -48,8 +51,18 @@ impl Core {
         registry: Arc<Registry>,
         budget: Budget,
         metrics: Arc<Metrics>,
+        stall: Duration,
     ) -> Self {
-        Self { volumes, registry, budget, metrics, pushes: TaskTracker::new(), draining: AtomicBool::new(false) }
+        let (pushes, draining) = (TaskTracker::new(), AtomicBool::new(false));
+        Self {
+            volumes,
+            registry,
+            budget,
+            metrics,
+            pushes,
+            stall,
+            draining,
+        }
     }
 
     /// From now on new attempts are refused.
@@ -63,7 +76,13 @@ impl Core {
     }
 
     /// Counts and logs a refusal: who, what and why, never the token.
-    fn refuse(&self, call: &'static str, peer: Option<SocketAddr>, app: Option<&AppId>, refusal: &Refusal) -> Status {
+    fn refuse(
+        &self,
+        call: &'static str,
+        peer: Option<SocketAddr>,
+        app: Option<&AppId>,
+        refusal: &Refusal,
+    ) -> Status {
         self.metrics.refused(refusal.kind);
         let peer = peer.map(tracing::field::display);
         let shown = app.map(tracing::field::display);
@@ -71,7 +90,9 @@ impl Core {
         match refusal.kind {
             Kind::Internal => tracing::error!(call, peer, app = shown, kind, why, "call failed"),
             // The caller comes back or goes elsewhere by itself.
-            Kind::Busy | Kind::Unavailable => tracing::debug!(call, peer, app = shown, kind, why, "call refused"),
+            Kind::Busy | Kind::Unavailable => {
+                tracing::debug!(call, peer, app = shown, kind, why, "call refused")
+            }
             Kind::Invalid | Kind::Fenced | Kind::Lost | Kind::Corrupt | Kind::Denied => {
                 if self.registry.may_log(app) {
                     tracing::warn!(call, peer, app = shown, kind, why, "call refused");

@@ -3,7 +3,11 @@
 //! For a batch the head comes first, then memory for exactly its payload, then the payload: while there is no memory nothing is
 //! read, and HTTP/2 holds the sender back. When the peer goes away, hyper drops the answer's stream, and with it the attempt.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{Stream, stream};
 use hyper::body::Incoming;
@@ -34,7 +38,14 @@ pub(super) fn serve(
     body: Incoming,
 ) -> impl Stream<Item = Result<Rope, Status>> + Send + Unpin {
     let running = core.metrics.stream("push");
-    let push = Push { core, peer, reader: MessageReader::new(body), state: State::New, app: None, _running: running };
+    let push = Push {
+        core,
+        peer,
+        reader: MessageReader::new(body),
+        state: State::New,
+        app: None,
+        _running: running,
+    };
     Box::pin(stream::unfold(Some(push), |push| async move {
         let mut push = push?;
         match push.step().await {
@@ -106,7 +117,12 @@ impl Push {
             return Err(Invalid::new("step", "absent", "send open, batch, commit or abort").into());
         };
         if payload > 0 && !matches!(step, push_request::Step::Batch(_)) {
-            return Err(Invalid::new("payload", format!("{payload} bytes"), "send a payload with batch only").into());
+            return Err(Invalid::new(
+                "payload",
+                format!("{payload} bytes"),
+                "send a payload with batch only",
+            )
+            .into());
         }
         match step {
             push_request::Step::Open(open) => self.open(&open).await,
@@ -118,22 +134,39 @@ impl Push {
 
     async fn open(&mut self, open: &v1::Open) -> Answer {
         if !matches!(self.state, State::New) {
-            return Err(Invalid::new("step", "a second open", "push each attempt on a stream of its own").into());
+            return Err(Invalid::new(
+                "step",
+                "a second open",
+                "push each attempt on a stream of its own",
+            )
+            .into());
         }
-        self.app = open.caller.as_ref().and_then(|caller| AppId::try_new(&caller.app));
+        self.app = open
+            .caller
+            .as_ref()
+            .and_then(|caller| AppId::try_new(&caller.app));
         let caller = caller::check(open.caller.as_ref())?;
         let num_maps = wire::count("open.num_maps", open.num_maps)?;
         let num_partitions = wire::count("open.num_partitions", open.num_partitions)?;
         let map_index = MapIndex(wire::index("open.map_index", open.map_index, num_maps)?);
         let durability = durability(open.durability)?;
-        if self.core.is_draining() {
-            return Err(Refusal::new(Kind::Unavailable, "this server is draining: push to another one"));
-        }
+        // The token first: a push that is let in is one that the drain waits for.
         let push = self.core.pushes.token();
+        if self.core.is_draining() {
+            return Err(Refusal::new(
+                Kind::Unavailable,
+                "this server is draining: push to another one",
+            ));
+        }
         let app = self.core.registry.write(&caller).await?;
         let stream = self.core.registry.stream(&app)?;
         let (shuffle, attempt) = (wire::shuffle(open.shuffle), AttemptId(open.attempt));
-        let key = AttemptKey { app: app.id.clone(), shuffle, map_index, attempt };
+        let key = AttemptKey {
+            app: app.id.clone(),
+            shuffle,
+            map_index,
+            attempt,
+        };
 
         let (volume, choice) = self.core.volumes.choose(&key)?;
         let opened = volume.open_attempt(key.clone(), num_maps, num_partitions)?;
@@ -151,14 +184,26 @@ impl Push {
         };
         let committed = matches!(opened, Opened::Committed(_));
         let answer = v1::Opened {
-            protocol: caller::version("caller.protocol", open.caller.as_ref().map_or(0, |caller| caller.protocol))?,
+            protocol: caller::version(
+                "caller.protocol",
+                open.caller.as_ref().map_or(0, |caller| caller.protocol),
+            )?,
             volume: bytes(attempt.volume.id()),
             committed,
             max_batch: MAX_BATCH,
         };
         self.state = match opened {
-            Opened::New(writer) => State::Writing(Box::new(Writing { attempt, writer, next_seq: 0, batches: 0 })),
-            Opened::Committed(_) => State::Committed(Box::new(Committed { attempt, here: false, batches: 0 })),
+            Opened::New(writer) => State::Writing(Box::new(Writing {
+                attempt,
+                writer,
+                next_seq: 0,
+                batches: 0,
+            })),
+            Opened::Committed(_) => State::Committed(Box::new(Committed {
+                attempt,
+                here: false,
+                batches: 0,
+            })),
         };
         Ok(Some(push_response::Step::Opened(answer)))
     }
@@ -167,7 +212,12 @@ impl Push {
         let batches = match &mut self.state {
             State::New => return Err(Invalid::new("step", "batch", "send open first").into()),
             State::Committed(committed) if committed.here => {
-                return Err(Invalid::new("step", "batch after commit", "send all batches before commit").into());
+                return Err(Invalid::new(
+                    "step",
+                    "batch after commit",
+                    "send all batches before commit",
+                )
+                .into());
             }
             // The reader skips the payload.
             State::Committed(committed) => {
@@ -176,21 +226,37 @@ impl Push {
                 committed.batches
             }
             State::Writing(writing) => {
-                let Attempt { app, key, num_partitions, .. } = &writing.attempt;
+                let Attempt {
+                    app,
+                    key,
+                    num_partitions,
+                    ..
+                } = &writing.attempt;
                 self.core.registry.alive(app)?;
-                let table = batch.table.as_ref().ok_or_else(|| Invalid::new("batch.table", "absent", "send the block table"))?;
-                let blocks =
-                    wire::pushed_blocks(table, payload, key.map_index, key.attempt, *num_partitions, writing.next_seq)?;
+                let table = batch
+                    .table
+                    .as_ref()
+                    .ok_or_else(|| Invalid::new("batch.table", "absent", "send the block table"))?;
+                let blocks = wire::pushed_blocks(
+                    table,
+                    payload,
+                    key.map_index,
+                    key.attempt,
+                    *num_partitions,
+                    writing.next_seq,
+                )?;
                 let count = blocks.len();
                 // invariant: permit-before-bytes
                 let permit = wait_for_memory(&self.core, batch_cost(payload, count)).await;
                 let mut staged = StagedBuilder::with_capacity(permit, payload);
-                self.reader.payload(|piece| staged.extend(&piece)).await?;
+                receive(&mut self.reader, &mut staged, payload, self.core.stall).await?;
                 writing.writer.append(blocks, staged.freeze())?;
                 writing.next_seq = u32::try_from(count)
                     .ok()
                     .and_then(|count| writing.next_seq.checked_add(count))
-                    .ok_or_else(|| Invalid::new("batch.table.seq", u32::MAX, "send fewer, larger blocks"))?;
+                    .ok_or_else(|| {
+                        Invalid::new("batch.table.seq", u32::MAX, "send fewer, larger blocks")
+                    })?;
                 writing.batches += 1;
                 self.core.metrics.pushed.inc_by(payload as u64);
                 self.core.metrics.blocks_pushed.inc_by(count as u64);
@@ -202,25 +268,49 @@ impl Push {
 
     async fn commit(&mut self, commit: &v1::Commit) -> Answer {
         let totals = commit.totals.as_ref().ok_or_else(|| {
-            Invalid::new("commit.totals", "absent", "send the totals of each partition; an empty message if there is none")
+            Invalid::new(
+                "commit.totals",
+                "absent",
+                "send the totals of each partition; an empty message if there is none",
+            )
         })?;
         match std::mem::replace(&mut self.state, State::New) {
             State::New => Err(Invalid::new("step", "commit", "send open first").into()),
             State::Writing(writing) => {
-                let Writing { attempt, writer, batches, .. } = *writing;
+                let Writing {
+                    attempt,
+                    writer,
+                    batches,
+                    ..
+                } = *writing;
                 self.core.registry.alive(&attempt.app)?;
                 let totals = wire::totals(totals, attempt.num_partitions)?;
                 let start = Instant::now();
                 let receipt = writer.commit(totals, attempt.durability).await?;
-                self.core.metrics.commit_latency.observe(start.elapsed().as_secs_f64());
+                self.core
+                    .metrics
+                    .commit_latency
+                    .observe(start.elapsed().as_secs_f64());
                 self.core.metrics.commits.inc();
-                self.state = State::Committed(Box::new(Committed { attempt, here: true, batches }));
+                self.state = State::Committed(Box::new(Committed {
+                    attempt,
+                    here: true,
+                    batches,
+                }));
                 Ok(Some(committed(&receipt)))
             }
             State::Committed(known) => {
                 self.core.registry.alive(&known.attempt.app)?;
-                let Attempt { key, num_partitions, durability, volume, .. } = &known.attempt;
-                let receipt = volume.confirm(key, &wire::totals(totals, *num_partitions)?, *durability).await?;
+                let Attempt {
+                    key,
+                    num_partitions,
+                    durability,
+                    volume,
+                    ..
+                } = &known.attempt;
+                let receipt = volume
+                    .confirm(key, &wire::totals(totals, *num_partitions)?, *durability)
+                    .await?;
                 self.state = State::Committed(known);
                 Ok(Some(committed(&receipt)))
             }
@@ -243,14 +333,20 @@ impl Push {
     }
 
     fn dropped(&self, writing: &Writing, why: &str) {
-        let AttemptKey { app, shuffle, map_index, attempt } = &writing.attempt.key;
+        let AttemptKey {
+            app,
+            shuffle,
+            map_index,
+            attempt,
+        } = &writing.attempt.key;
         self.core.metrics.aborts.inc();
         tracing::debug!(peer = %self.peer, %app, %shuffle, map = %map_index, %attempt, batches = writing.batches, why, "attempt dropped");
     }
 
     fn refuse(&mut self, refusal: &Refusal) -> Status {
         self.ended(&refusal.message);
-        self.core.refuse("Push", Some(self.peer), self.app.as_ref(), refusal)
+        self.core
+            .refuse("Push", Some(self.peer), self.app.as_ref(), refusal)
     }
 }
 
@@ -262,14 +358,15 @@ impl Drop for Push {
 
 /// The level to reach, if this server has it.
 fn durability(raw: i32) -> Result<Durability, Refusal> {
-    let available = "this server has DURABILITY_MEMORY (1), DURABILITY_DISK (2) and DURABILITY_FSYNC (3)";
+    let available =
+        "this server has DURABILITY_MEMORY (1), DURABILITY_DISK (2) and DURABILITY_FSYNC (3)";
     match v1::Durability::try_from(raw) {
         Ok(v1::Durability::Memory) => Ok(Durability::Memory),
         Ok(v1::Durability::Disk) => Ok(Durability::Disk),
         Ok(v1::Durability::Fsync) => Ok(Durability::Fsync),
-        Ok(level @ (v1::Durability::Unspecified | v1::Durability::Mirror | v1::Durability::Object)) => {
-            Err(Invalid::new("open.durability", level.as_str_name(), available).into())
-        }
+        Ok(
+            level @ (v1::Durability::Unspecified | v1::Durability::Mirror | v1::Durability::Object),
+        ) => Err(Invalid::new("open.durability", level.as_str_name(), available).into()),
         Err(_) => Err(Invalid::new("open.durability", raw, available).into()),
     }
 }
@@ -281,8 +378,32 @@ async fn wait_for_memory(core: &Core, cost: usize) -> Permit {
     }
     let start = Instant::now();
     let permit = core.budget.acquire(cost).await;
-    core.metrics.permit_wait.observe(start.elapsed().as_secs_f64());
+    core.metrics
+        .permit_wait
+        .observe(start.elapsed().as_secs_f64());
     permit
+}
+
+/// Reads a payload. Memory that was granted is withheld from all others, so a sender that stands still loses it.
+async fn receive(
+    reader: &mut MessageReader<Incoming>,
+    staged: &mut StagedBuilder,
+    payload: usize,
+    stall: Duration,
+) -> Result<(), Refusal> {
+    loop {
+        let before = staged.len();
+        match tokio::time::timeout(stall, reader.payload(|piece| staged.extend(&piece))).await {
+            Ok(received) => return Ok(received?),
+            Err(_) if staged.len() > before => {}
+            Err(_) => {
+                let message = format!(
+                    "payload stands still for {stall:?} after {before} of {payload} bytes, and holds memory: push again"
+                );
+                return Err(Refusal::new(Kind::Unavailable, message));
+            }
+        }
+    }
 }
 
 fn committed(receipt: &Receipt) -> push_response::Step {

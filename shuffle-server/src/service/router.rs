@@ -31,21 +31,27 @@ pub(super) struct Peer(pub(super) SocketAddr);
 pub(crate) async fn generated(core: Arc<Core>) -> (Routes, HealthReporter) {
     let (reporter, health) = tonic_health::server::health_reporter();
     for service in ["forebay.v1.Data", "forebay.v1.Control"] {
-        reporter.set_service_status(service, ServingStatus::Serving).await;
+        reporter
+            .set_service_status(service, ServingStatus::Serving)
+            .await;
     }
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors were made by this build");
-    let routes = Routes::new(ControlServer::new(Control::new(core))).add_service(health).add_service(reflection);
+    let routes = Routes::new(ControlServer::new(Control::new(core)))
+        .add_service(health)
+        .add_service(reflection);
     (routes.prepare(), reporter)
 }
 
 /// Says to health checks that nothing new should come here.
 pub(crate) async fn not_serving(reporter: &HealthReporter) {
     for service in ["", "forebay.v1.Data", "forebay.v1.Control"] {
-        reporter.set_service_status(service, ServingStatus::NotServing).await;
+        reporter
+            .set_service_status(service, ServingStatus::NotServing)
+            .await;
     }
 }
 
@@ -71,17 +77,27 @@ impl hyper::service::Service<Request<Incoming>> for Router {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         match request.uri().path() {
             "/forebay.v1.Data/Push" => {
-                let answer = bulk(request, |body| push::serve(self.core.clone(), self.peer, body));
+                let answer = bulk(request, |body| {
+                    push::serve(self.core.clone(), self.peer, body)
+                });
                 future::ready(Ok(answer)).boxed()
             }
             "/forebay.v1.Data/Fetch" => {
-                let answer = bulk(request, |body| fetch::serve(self.core.clone(), self.peer, body));
+                let answer = bulk(request, |body| {
+                    fetch::serve(self.core.clone(), self.peer, body)
+                });
                 future::ready(Ok(answer)).boxed()
             }
             _ => {
                 request.extensions_mut().insert(Peer(self.peer));
                 let answer = self.routes.clone().call(request);
-                answer.map(|answer| answer.map(|answer| answer.map(|body| rope_body(body).map_err(Into::into).boxed_unsync()))).boxed()
+                answer
+                    .map(|answer| {
+                        answer.map(|answer| {
+                            answer.map(|body| rope_body(body).map_err(Into::into).boxed_unsync())
+                        })
+                    })
+                    .boxed()
             }
         }
     }
@@ -93,7 +109,8 @@ where
     S: Stream<Item = Result<Rope, Status>> + Unpin + Send + 'static,
 {
     let content_type = request.headers().get(header::CONTENT_TYPE);
-    let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc =
+        content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     let refusal = match (request.method() == Method::POST, is_grpc) {
         (true, true) => None,
         (false, _) => Some(StatusCode::METHOD_NOT_ALLOWED),
@@ -106,6 +123,9 @@ where
     }
     let body = RopeBody::response(serve(request.into_body()));
     let mut answer = Response::new(body.map_err(Into::into).boxed_unsync());
-    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/grpc"));
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/grpc"),
+    );
     answer
 }

@@ -66,7 +66,11 @@ impl Core {
                     reason: reason.map(str::to_owned),
                     bytes_used: volume.bytes_used(),
                     bytes_free: volume.bytes_free(),
-                    attempts: volume.apps().iter().map(|app| volume.usage(&app.app, None).attempts).sum(),
+                    attempts: volume
+                        .apps()
+                        .iter()
+                        .map(|app| volume.usage(&app.app, None).attempts)
+                        .sum(),
                     stats: volume.stats(),
                 }
             })
@@ -79,7 +83,11 @@ impl Core {
             connections: self.metrics.connections.get(),
             pushes: self.metrics.streams("push"),
             fetches: self.metrics.streams("fetch"),
-            memory: Memory { used: self.budget.used(), limit: self.budget.limit(), waiting: self.budget.waiting() },
+            memory: Memory {
+                used: self.budget.used(),
+                limit: self.budget.limit(),
+                waiting: self.budget.waiting(),
+            },
             volumes,
         }
     }
@@ -91,7 +99,11 @@ impl Core {
         for volume in self.volumes.iter() {
             let health = volume.health();
             if let ("failed", Some(reason)) = state(&health) {
-                reasons.push(format!("volume {} in {} failed: {reason}", volume.id(), disk(volume)));
+                reasons.push(format!(
+                    "volume {} in {} failed: {reason}",
+                    volume.id(),
+                    disk(volume)
+                ));
             }
         }
         let ready = !self.is_draining() && reasons.len() < self.volumes.len();

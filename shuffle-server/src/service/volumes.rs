@@ -47,14 +47,20 @@ impl Deref for Volumes {
 
 impl Volumes {
     pub(crate) fn new(volumes: Vec<Volume>) -> Self {
-        Self(Arc::new(Inner { volumes, writing: Mutex::default() }))
+        Self(Arc::new(Inner {
+            volumes,
+            writing: Mutex::default(),
+        }))
     }
 
     /// The volume with this id, or why not.
     pub(super) fn find(&self, id: VolumeId) -> Result<&Volume, Refusal> {
         self.iter().find(|volume| volume.id() == id).ok_or_else(|| {
             let served: Vec<_> = self.iter().map(|volume| volume.id().to_string()).collect();
-            let message = format!("volumes has {id}: not served here, but {}; its disk is elsewhere or gone", served.join(", "));
+            let message = format!(
+                "volumes has {id}: not served here, but {}; its disk is elsewhere or gone",
+                served.join(", ")
+            );
             Refusal::new(Kind::Lost, message)
         })
     }
@@ -66,10 +72,16 @@ impl Volumes {
             return Ok((volume, free));
         }
         if let [volume] = &self[..] {
-            return if volume.health() == Health::Ok { Ok((volume, free)) } else { Err(self.none_is_well()) };
+            return if volume.health() == Health::Ok {
+                Ok((volume, free))
+            } else {
+                Err(self.none_is_well())
+            };
         }
         let mut writing = self.0.writing.lock();
-        let running = writing.get(key).and_then(|(id, _)| self.iter().find(|volume| volume.id() == *id));
+        let running = writing
+            .get(key)
+            .and_then(|(id, _)| self.iter().find(|volume| volume.id() == *id));
         let volume = match running {
             Some(volume) => volume,
             None => {
@@ -78,8 +90,16 @@ impl Volumes {
                 best.ok_or_else(|| self.none_is_well())?
             }
         };
-        writing.entry(key.clone()).or_insert((volume.id(), 0)).1 += 1;
-        Ok((volume, Choice { held: Some((self.clone(), key.clone())) }))
+        writing
+            .entry(key.clone())
+            .or_insert_with(|| (volume.id(), 0))
+            .1 += 1;
+        Ok((
+            volume,
+            Choice {
+                held: Some((self.clone(), key.clone())),
+            },
+        ))
     }
 
     fn none_is_well(&self) -> Refusal {
@@ -87,14 +107,23 @@ impl Volumes {
         for volume in self.iter() {
             let health = volume.health();
             let (state, reason) = state(&health);
-            write!(message, "; {} is {state}: {}", volume.id(), reason.unwrap_or_default()).expect("a String takes all");
+            write!(
+                message,
+                "; {} is {state}: {}",
+                volume.id(),
+                reason.unwrap_or_default()
+            )
+            .expect("a String takes all");
         }
         Refusal::new(Kind::Unavailable, message + "; push to another server")
     }
 
     pub(super) fn delete_shuffle(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
         // All are tried before the first error is told.
-        let results: Vec<_> = self.iter().map(|volume| volume.delete_shuffle(app, shuffle)).collect();
+        let results: Vec<_> = self
+            .iter()
+            .map(|volume| volume.delete_shuffle(app, shuffle))
+            .collect();
         results.into_iter().sum()
     }
 
@@ -103,38 +132,68 @@ impl Volumes {
         for usage in self.iter().map(|volume| volume.usage(app, shuffle)) {
             attempts += usage.attempts;
             let levels = [usage.memory, usage.disk, usage.fsync];
-            bytes.iter_mut().zip(levels).for_each(|(sum, level)| *sum += level);
+            bytes
+                .iter_mut()
+                .zip(levels)
+                .for_each(|(sum, level)| *sum += level);
         }
-        let levels = [v1::Durability::Memory, v1::Durability::Disk, v1::Durability::Fsync].into_iter().zip(bytes);
+        let levels = [
+            v1::Durability::Memory,
+            v1::Durability::Disk,
+            v1::Durability::Fsync,
+        ]
+        .into_iter()
+        .zip(bytes);
         let levels = levels.filter(|(_, bytes)| *bytes > 0);
-        let levels = levels.map(|(level, bytes)| v1::LevelBytes { durability: level as i32, bytes });
-        v1::UsageResponse { attempts, levels: levels.collect() }
+        let levels = levels.map(|(level, bytes)| v1::LevelBytes {
+            durability: level as i32,
+            bytes,
+        });
+        v1::UsageResponse {
+            attempts,
+            levels: levels.collect(),
+        }
     }
 }
 
 impl Ledger for Volumes {
     fn put(&self, record: &AppRecord) -> Result<(), String> {
-        let errors: Vec<_> = self.iter().filter_map(|volume| volume.put_app(record).err()).collect();
+        let errors: Vec<_> = self
+            .iter()
+            .filter_map(|volume| volume.put_app(record).err())
+            .collect();
         for error in &errors {
             tracing::warn!(app = %record.app, %error, "a volume did not write the app down");
         }
-        if errors.len() < self.len() { Ok(()) } else { Err(format!("no volume wrote it down: {}", join(&errors))) }
+        if errors.len() < self.len() {
+            Ok(())
+        } else {
+            Err(format!("no volume wrote it down: {}", join(&errors)))
+        }
     }
 
     fn delete(&self, app: &AppId) -> Result<u64, String> {
-        let (freed, errors): (Vec<_>, Vec<_>) = self.iter().map(|volume| volume.delete_app(app)).partition(Result::is_ok);
+        let (freed, errors): (Vec<_>, Vec<_>) = self
+            .iter()
+            .map(|volume| volume.delete_app(app))
+            .partition(Result::is_ok);
         let errors: Vec<_> = errors.into_iter().filter_map(Result::err).collect();
         if errors.is_empty() {
             Ok(freed.into_iter().flatten().sum())
         } else {
-            Err(format!("its data could not be deleted everywhere: {}", join(&errors)))
+            Err(format!(
+                "its data could not be deleted everywhere: {}",
+                join(&errors)
+            ))
         }
     }
 }
 
 impl Drop for Choice {
     fn drop(&mut self) {
-        let Some((volumes, key)) = self.held.take() else { return };
+        let Some((volumes, key)) = self.held.take() else {
+            return;
+        };
         let mut writing = volumes.0.writing.lock();
         if let Some((_, streams)) = writing.get_mut(&key) {
             *streams -= 1;
@@ -169,5 +228,9 @@ fn score(key: &AttemptKey, volume: &Volume) -> f64 {
 }
 
 fn join(errors: &[Error]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
