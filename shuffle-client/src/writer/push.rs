@@ -225,13 +225,7 @@ impl Push {
                         room.send(Ok(rope(v1::push_request::Step::Abort(v1::Abort { reason }))));
                         break 'stream;
                     }
-                    Step::Wait => tokio::select! {
-                        () = self.shared.work() => {}
-                        () = self.shared.aborted().cancelled() => {
-                            drop(room); // it is for the word of farewell
-                            return std::future::pending().await;
-                        }
-                    },
+                    Step::Wait => self.shared.work().await,
                 }
             }
         }
