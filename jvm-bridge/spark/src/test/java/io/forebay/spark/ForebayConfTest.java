@@ -1,0 +1,151 @@
+package io.forebay.spark;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.Paths;
+import java.util.Arrays;
+import org.apache.spark.SparkConf;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+class ForebayConfTest {
+    private static SparkConf conf(String... keysAndValues) {
+        SparkConf conf = new SparkConf(false).set("spark.forebay.servers", "a:7400");
+        for (int i = 0; i < keysAndValues.length; i += 2) {
+            conf.set(keysAndValues[i], keysAndValues[i + 1]);
+        }
+        return conf;
+    }
+
+    private static String refused(String... keysAndValues) {
+        SparkConf conf = conf(keysAndValues);
+        String message = assertThrows(IllegalArgumentException.class, () -> new ForebayConf(conf)).getMessage();
+        assertTrue(message.contains(keysAndValues[0]), message);
+        return message;
+    }
+
+    @Test
+    void onlyTheServersMustBeSet() {
+        ForebayConf conf = new ForebayConf(conf());
+        assertEquals("disk", conf.durability());
+        assertEquals(600_000, conf.leaseMillis());
+        assertEquals(32 << 20, conf.arenaBytes());
+        assertEquals(48 << 20, conf.windowBytes());
+        assertEquals(
+                "{\"servers\":[\"a:7400\"],\"connect_timeout_ms\":3000,\"call_timeout_ms\":30000,\"retry_deadline_ms\":120000,"
+                        + "\"replay_buffer_bytes\":67108864,\"fetch_window_bytes\":50331648,\"fetch_streams\":8}",
+                conf.clientSettings().toString());
+    }
+
+    @Test
+    void serversAreAList() {
+        ForebayConf conf = new ForebayConf(conf("spark.forebay.servers", " a:1, dns://pool.example:7400,[::1]:2 ,"));
+        assertEquals(Arrays.asList("a:1", "dns://pool.example:7400", "[::1]:2"), conf.servers());
+    }
+
+    @Test
+    void missingAndMalformedServersAreRefusedWithTheRemedy() {
+        assertTrue(refused("spark.forebay.servers", "").contains("host:port"));
+        assertTrue(refused("spark.forebay.servers", "a:1,b").contains("\"b\" is not an address"));
+        refused("spark.forebay.servers", "http://a:1");
+        refused("spark.forebay.servers", "a:1/x");
+        SparkConf none = new SparkConf(false);
+        assertTrue(assertThrows(IllegalArgumentException.class, () -> new ForebayConf(none)).getMessage().contains("spark.forebay.servers"));
+    }
+
+    @Test
+    void everyKeyReachesItsSetting() {
+        ForebayConf conf =
+                new ForebayConf(
+                        conf(
+                                "spark.forebay.durability", "fsync",
+                                "spark.forebay.lease", "20s",
+                                "spark.forebay.writeArena", "2m",
+                                "spark.forebay.replayBuffer", "0",
+                                "spark.forebay.fetchWindow", "1m",
+                                "spark.forebay.fetchStreams", "3",
+                                "spark.forebay.retryDeadline", "1min",
+                                "spark.forebay.connectTimeout", "1s",
+                                "spark.forebay.callTimeout", "2s",
+                                "spark.forebay.nativeDir", "/opt/native",
+                                "spark.forebay.writeback.policy", "off",
+                                "spark.forebay.fallback", "false"));
+        assertEquals("fsync", conf.durability());
+        assertEquals(20_000, conf.leaseMillis());
+        assertEquals(2 << 20, conf.arenaBytes());
+        assertEquals("/opt/native", conf.nativeDir().orElse(null));
+        assertEquals(
+                "{\"servers\":[\"a:7400\"],\"connect_timeout_ms\":1000,\"call_timeout_ms\":2000,\"retry_deadline_ms\":60000,"
+                        + "\"replay_buffer_bytes\":0,\"fetch_window_bytes\":1048576,\"fetch_streams\":3}",
+                conf.clientSettings().toString());
+    }
+
+    @Test
+    void fetchWindowIsSparksOwnUnlessItIsSet() {
+        assertEquals(7 << 20, new ForebayConf(conf("spark.reducer.maxSizeInFlight", "7m")).windowBytes());
+        assertEquals(1 << 20, new ForebayConf(conf("spark.reducer.maxSizeInFlight", "7m", "spark.forebay.fetchWindow", "1m")).windowBytes());
+    }
+
+    @Test
+    void misspeltKeyIsRefusedWithTheNearestName() {
+        assertTrue(refused("spark.forebay.durabilty", "disk").endsWith("did you mean spark.forebay.durability?"));
+        assertTrue(refused("spark.forebay.token.File", "x").endsWith("did you mean spark.forebay.token.file?"));
+        assertTrue(refused("spark.forebay.server", "a:1").endsWith("did you mean spark.forebay.servers?"));
+    }
+
+    @Test
+    void valuesThatCannotBeAreRefused() {
+        assertTrue(refused("spark.forebay.durability", "paper").contains("memory, disk or fsync"));
+        assertTrue(refused("spark.forebay.lease", "soon").contains("10min"));
+        refused("spark.forebay.lease", "10ms");
+        refused("spark.forebay.writeArena", "1k");
+        refused("spark.forebay.writeArena", "2g");
+        refused("spark.forebay.writeArena", "much");
+        refused("spark.forebay.fetchStreams", "0");
+        refused("spark.forebay.fetchStreams", "many");
+        refused("spark.forebay.fetchWindow", "1k");
+        refused("spark.forebay.retryDeadline", "0");
+    }
+
+    @Test
+    void whatComesLaterIsRefusedAndNotIgnored() {
+        for (String level : new String[] {"mirror", "object"}) {
+            assertTrue(refused("spark.forebay.durability", level).contains("later version"));
+        }
+        assertTrue(refused("spark.forebay.fallback", "true").contains("later version"));
+        assertTrue(refused("spark.forebay.writeback.policy", "lazy").contains("later version"));
+        assertTrue(refused("spark.forebay.writeback.policy", "sometimes").contains("off only"));
+    }
+
+    @Test
+    void tokenIsReadFromItsFile(@TempDir Path directory) throws Exception {
+        Path file = directory.resolve("token");
+        Files.write(file, "0123456789abcdef0123\n".getBytes(StandardCharsets.UTF_8));
+        assertEquals("0123456789abcdef0123", new ForebayConf(conf("spark.forebay.token.file", file.toString())).token().orElse(null));
+
+        Files.write(file, "short".getBytes(StandardCharsets.UTF_8));
+        ForebayConf tooShort = new ForebayConf(conf("spark.forebay.token.file", file.toString()));
+        String message = assertThrows(IllegalArgumentException.class, tooShort::token).getMessage();
+        assertTrue(message.contains("16 to 512") && !message.contains("short\n"), message);
+
+        ForebayConf missing = new ForebayConf(conf("spark.forebay.token.file", directory.resolve("none").toString()));
+        assertTrue(assertThrows(IllegalArgumentException.class, missing::token).getMessage().contains("spark.forebay.token.file"));
+    }
+
+    @Test
+    void thereAreAtMostTwentyKeys() {
+        assertTrue(ForebayConf.Key.values().length <= 20);
+    }
+
+    @Test
+    void documentationHasTheTableOfKeys() throws Exception {
+        Path readme = Paths.get("..", "README.md");
+        String text = new String(Files.readAllBytes(readme), StandardCharsets.UTF_8);
+        assertTrue(text.contains(ForebayConf.markdown()), "jvm-bridge/README.md should contain:\n" + ForebayConf.markdown());
+    }
+}
