@@ -149,3 +149,84 @@ pub struct PartitionTotal {
     /// Records.
     pub records: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> BlockHeader {
+        BlockHeader {
+            partition: PartitionId(1),
+            map_index: MapIndex(2),
+            attempt: AttemptId(3),
+            seq: 4,
+            length: 5,
+            raw_length: 6,
+            records: 7,
+            flags: Flags::new(Codec::Lz4, true, false),
+            checksum: 0,
+        }
+    }
+
+    fn body(bytes: &[u8]) -> crc32fast::Hasher {
+        let mut body = crc32fast::Hasher::new();
+        body.update(bytes);
+        body
+    }
+
+    #[test]
+    fn the_checksum_never_changes() {
+        assert_eq!(header().checksum_of(body(b"bytes")), GOLDEN);
+    }
+    /// zlib's CRC-32 of "bytes" and of the header's 36 bytes; stored data depends on it.
+    const GOLDEN: u32 = 3_628_697_258;
+
+    #[test]
+    fn a_block_is_verified_in_any_pieces_and_at_its_length_only() {
+        let mut header = header();
+        header.checksum = header.checksum_of(body(b"bytes"));
+        assert!(header.verify([&b"bytes"[..]]));
+        assert!(header.verify([&b"by"[..], b"", b"tes"]));
+        assert!(!header.verify([&b"byte"[..]]));
+        assert!(!header.verify([&b"bytes!"[..]]));
+    }
+
+    #[test]
+    fn a_bit_flipped_in_the_bytes_or_in_any_field_is_found() {
+        let mut good = header();
+        good.checksum = good.checksum_of(body(b"bytes"));
+        for bit in 0..40 {
+            let mut bytes = *b"bytes";
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(!good.verify([&bytes[..]]), "bit {bit}");
+        }
+        let flips: [fn(&mut BlockHeader); 7] = [
+            |header| header.partition.0 ^= 1,
+            |header| header.map_index.0 ^= 1 << 31,
+            |header| header.attempt.0 ^= 1 << 63,
+            |header| header.seq ^= 2,
+            |header| header.raw_length ^= 1 << 20,
+            |header| header.records ^= 1,
+            |header| header.flags = Flags::new(Codec::None, true, false),
+        ];
+        for (position, flip) in flips.into_iter().enumerate() {
+            let mut bad = good;
+            flip(&mut bad);
+            assert!(!bad.verify([&b"bytes"[..]]), "field {position}");
+        }
+    }
+
+    #[test]
+    fn flags_keep_what_they_say_and_unknown_bits_are_refused() {
+        for codec in [Codec::None, Codec::Lz4] {
+            for (continues, continued) in [(false, false), (false, true), (true, false), (true, true)] {
+                let flags = Flags::new(codec, continues, continued);
+                assert_eq!((flags.codec(), flags.continues(), flags.continued()), (codec, continues, continued));
+                assert_eq!(Flags::try_from_bits(flags.bits()), Some(flags));
+            }
+        }
+        for bits in [2, 0xff, 1 << 10, 1 << 31, 1 << 7] {
+            assert_eq!(Flags::try_from_bits(bits), None, "{bits:#x}");
+        }
+    }
+}

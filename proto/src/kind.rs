@@ -122,3 +122,53 @@ impl fmt::Display for Kind {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of kinds: other languages and the JVM side rely on it.
+    #[test]
+    fn every_kind_keeps_its_name_and_code() {
+        let table = [
+            (Kind::Invalid, "invalid", Code::InvalidArgument, false),
+            (Kind::Fenced, "fenced", Code::FailedPrecondition, false),
+            (Kind::Busy, "busy", Code::ResourceExhausted, true),
+            (Kind::Unavailable, "unavailable", Code::Unavailable, true),
+            (Kind::Lost, "lost", Code::NotFound, false),
+            (Kind::Corrupt, "corrupt", Code::DataLoss, false),
+            (Kind::Internal, "internal", Code::Internal, false),
+            (Kind::Denied, "denied", Code::PermissionDenied, false),
+        ];
+        assert_eq!(table.map(|row| row.0), Kind::ALL);
+        for (kind, name, code, retryable) in table {
+            assert_eq!((kind.name(), kind.code(), kind.retryable()), (name, code, retryable));
+            assert!(crate::v1::Kind::from_str_name(&format!("KIND_{}", name.to_uppercase())).is_some());
+        }
+    }
+
+    #[test]
+    fn a_kind_survives_a_status_with_and_without_its_trailer() {
+        for kind in Kind::ALL {
+            let status = kind.status("why", Some(Duration::from_millis(1500)));
+            assert_eq!(Kind::of(&status), kind);
+            assert_eq!(status.message(), "why");
+            assert_eq!(Kind::retry_after(&status), Some(Duration::from_millis(1500)));
+            assert_eq!(Kind::of(&Status::new(kind.code(), "from a proxy")), kind);
+        }
+    }
+
+    #[test]
+    fn a_trailer_says_more_than_a_code() {
+        let mut status = Status::new(Code::Unknown, "");
+        status.metadata_mut().insert(KIND_TRAILER, MetadataValue::from_static("lost"));
+        assert_eq!(Kind::of(&status), Kind::Lost);
+        status.metadata_mut().insert(KIND_TRAILER, MetadataValue::from_static("of a later version"));
+        assert_eq!(Kind::of(&status), Kind::Unavailable);
+    }
+
+    #[test]
+    fn no_delay_is_read_where_none_was_sent() {
+        assert_eq!(Kind::retry_after(&Kind::Busy.status("", None)), None);
+    }
+}

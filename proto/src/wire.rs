@@ -213,3 +213,6 @@ pub fn totals_message<'a>(totals: impl IntoIterator<Item = &'a PartitionTotal>) 
     }
     message
 }
+
+#[cfg(test)]
+mod tests;
