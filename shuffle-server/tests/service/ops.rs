@@ -1,0 +1,169 @@
+//! Control calls, drain, probes and metrics.
+
+use std::time::Duration;
+
+use shuffle_proto::{
+    kind::Kind,
+    v1::{self, push_response::Step as Answer},
+};
+
+use crate::stage::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_calls_answer_and_repeat() {
+    let stage = Stage::start(2, |_| ()).await;
+    let mut control = stage.control();
+    let described = control
+        .describe(v1::DescribeRequest { protocol: 1 })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        described
+            .volumes
+            .iter()
+            .map(|volume| volume.id.clone())
+            .collect::<Vec<_>>(),
+        stage.volumes
+    );
+    assert!(
+        described
+            .volumes
+            .iter()
+            .all(|volume| volume.state == "ok" && volume.bytes_free > 0)
+    );
+    assert_eq!(
+        (
+            described.protocol_min,
+            described.protocol_max,
+            described.memory_limit
+        ),
+        (1, 1, 64 << 20)
+    );
+    let renew = v1::RenewLeaseRequest {
+        caller: caller("secret"),
+    };
+    assert_eq!(
+        control
+            .renew_lease(renew.clone())
+            .await
+            .unwrap()
+            .into_inner()
+            .lease_ms,
+        600_000
+    );
+    stage.put(0, 1, b"rows").await;
+    let usage = v1::UsageRequest {
+        caller: caller("secret"),
+        shuffle: None,
+    };
+    let used = control.usage(usage.clone()).await.unwrap().into_inner();
+    assert_eq!(
+        (
+            used.attempts,
+            used.levels.iter().map(|level| level.bytes).sum::<u64>()
+        ),
+        (1, 4)
+    );
+    let thief = v1::DeleteAppRequest {
+        caller: caller("guess"),
+    };
+    assert_refused(
+        &control.delete_app(thief).await.unwrap_err(),
+        Kind::Denied,
+        &["app-1"],
+    );
+    let delete = v1::DeleteAppRequest {
+        caller: caller("secret"),
+    };
+    control.delete_app(delete.clone()).await.unwrap();
+    assert_eq!(
+        control.delete_app(delete).await.unwrap().into_inner().bytes,
+        0
+    );
+    assert_eq!(
+        Kind::of(&control.usage(usage).await.unwrap_err()),
+        Kind::Lost
+    );
+    let late = stage.push(open(1, 2)).await.unwrap().refusal().await;
+    assert_refused(
+        &late,
+        Kind::Fenced,
+        &["deletion was asked for", "RenewLease"],
+    );
+    control.renew_lease(renew).await.unwrap();
+    stage.put(1, 2, b"rows").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_lets_a_running_push_commit_and_refuses_new_ones() {
+    let mut stage = Stage::start(1, |_| ()).await;
+    let mut running = stage.push(open(0, 1)).await.unwrap();
+    running.hear().await.unwrap();
+    assert_eq!(stage.get("/readyz").await, (200, "ok\n".to_owned()));
+    stage.stop();
+    for _ in 0..200 {
+        if stage.get("/readyz").await.0 == 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stage.get("/readyz").await, (503, "draining\n".to_owned()));
+    assert_eq!(stage.get("/livez").await.0, 200);
+    let refusal = stage.push(open(1, 2)).await.unwrap().refusal().await;
+    assert_refused(&refusal, Kind::Unavailable, &["draining"]);
+    running.send(batch(0, 1, 0, b"rows")).await;
+    running.hear().await.unwrap();
+    running.say(commit(b"rows")).await;
+    assert!(matches!(
+        running.hear().await.unwrap(),
+        Answer::Committed(_)
+    ));
+    drop(running);
+    stage.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_does_not_wait_for_a_silent_push_for_ever() {
+    let mut stage = Stage::start(1, |config| {
+        config.drain_timeout = Duration::from_millis(300)
+    })
+    .await;
+    let mut silent = stage.push(open(0, 1)).await.unwrap();
+    silent.hear().await.unwrap();
+    stage.stop();
+    stage.ended().await;
+    assert!(silent.hear().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admin_answers_people_and_prometheus() {
+    let stage = Stage::start(1, |_| ()).await;
+    stage.put(0, 1, b"rows").await;
+    let (status, text) = stage.get("/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "shuffle_server_pushed_bytes_total 4",
+        "shuffle_server_commits_total 1",
+        "shuffle_server_commit_latency_seconds_count 1",
+        "shuffle_server_refusals_total{kind=\"denied\"} 0",
+        "shuffle_server_apps 1",
+        "shuffle_server_attempts 1",
+        "shuffle_server_memory_limit_bytes 67108864",
+        "shuffle_server_streams{op=\"fetch\"} 0",
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "no {line:?} in {text}");
+    }
+    assert!(
+        text.contains("state=\"ok\"} 1") && text.ends_with("# EOF\n"),
+        "{text}"
+    );
+    let (_, text) = stage.get("/api/v1/status").await;
+    assert!(
+        text.contains("\"apps\":1") && text.contains("\"draining\":false"),
+        "{text}"
+    );
+    let (_, text) = stage.get("/version").await;
+    assert!(text.contains("\"name\":\"forebay-server\""), "{text}");
+    assert_eq!(stage.get("/nothing").await.0, 404);
+}
