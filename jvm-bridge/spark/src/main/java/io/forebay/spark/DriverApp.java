@@ -36,7 +36,8 @@ final class DriverApp {
         Caller caller = open();
         int maps = dependency.rdd().getNumPartitions();
         int partitions = dependency.partitioner().numPartitions();
-        String[] candidates = client.get().placeShuffle(caller.app(), shuffle, maps, partitions);
+        // Spark makes shuffles of no maps (an empty relation) and of no partitions (sorting an empty RDD); no task will use them.
+        String[] candidates = client.get().placeShuffle(caller.app(), shuffle, Math.max(1, maps), Math.max(1, partitions));
         LOG.debug("shuffle {}: {} maps, {} partitions on {} servers", shuffle, maps, partitions, candidates.length);
         boolean compress = sparkConf.getBoolean("spark.shuffle.compress", true);
         return new ForebayShuffleHandle<>(shuffle, dependency, caller, token, candidates, conf.durability(), maps, compress);
