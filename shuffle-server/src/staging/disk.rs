@@ -1,14 +1,200 @@
-//! (being built)
-use std::{io, path::Path};
+//! Calls of the file system: whole reads and writes, errors that name the file, and a place to make them fail in tests.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, IoSlice},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use memmap2::MmapMut;
+use rustix::{fs::OFlags, io::Errno};
+
+use super::Error;
+
+/// Most pieces of one gathered write (the system's own limit).
+const MAX_PIECES: usize = 1024;
+/// Buffer that is gathered into before a write past the page cache.
+pub(super) const GATHER: usize = 4 << 20;
+
 /// What is done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation { /// Create or open.
- Open, /// Write or append.
- Write, /// Sync.
- Sync, /// Read.
- Read }
+pub enum Operation {
+    /// Create or open.
+    Open,
+    /// Write or append.
+    Write,
+    /// Sync.
+    Sync,
+    /// Read.
+    Read,
+}
+
 /// Decides whether the next call fails; for tests.
 pub trait Faults: Send + Sync {
     /// An error is what the call answers instead of doing anything.
     fn before(&self, operation: Operation, path: &Path) -> io::Result<()>;
+}
+
+/// The file system under a volume.
+pub(super) struct Disk {
+    faults: Option<Arc<dyn Faults>>,
+    /// Whether it has refused to write past the page cache.
+    refuses_direct: AtomicBool,
+}
+
+impl Disk {
+    pub(super) fn new(faults: Option<Arc<dyn Faults>>) -> Self {
+        Self { faults, refuses_direct: AtomicBool::new(false) }
+    }
+
+    fn check(&self, operation: Operation, path: &Path) -> io::Result<()> {
+        self.faults.as_ref().map_or(Ok(()), |faults| faults.before(operation, path))
+    }
+
+    /// A new file, for reading and writing.
+    pub(super) fn create(&self, path: &Path) -> Result<File, Error> {
+        self.check(Operation::Open, path)
+            .and_then(|()| OpenOptions::new().read(true).write(true).create_new(true).open(path))
+            .map_err(|source| Error::io("create", path, source))
+    }
+
+    /// A second way to a file, past the page cache; `None` where the file system has none.
+    pub(super) fn open_direct(&self, path: &Path) -> Option<File> {
+        if self.refuses_direct.load(Ordering::Relaxed) {
+            return None;
+        }
+        let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
+        match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                self.refuse_direct(&error, path);
+                None
+            }
+        }
+    }
+
+    fn refuse_direct(&self, error: &io::Error, path: &Path) {
+        if !self.refuses_direct.swap(true, Ordering::Relaxed) {
+            tracing::info!(%error, path = %path.display(), "file system does not take O_DIRECT, writing through the page cache");
+        }
+    }
+
+    pub(super) fn open(&self, path: &Path) -> Result<File, Error> {
+        self.check(Operation::Open, path)
+            .and_then(|()| File::open(path))
+            .map_err(|source| Error::io("open", path, source))
+    }
+
+    /// Writes all pieces one after the other.
+    pub(super) fn write(&self, file: &File, path: &Path, pieces: &[&[u8]], mut offset: u64) -> Result<(), Error> {
+        let failed = |source: io::Error| Error::io("write", path, source);
+        self.check(Operation::Write, path).map_err(failed)?;
+        for group in pieces.chunks(MAX_PIECES) {
+            let mut slices: Vec<IoSlice<'_>> = group.iter().map(|piece| IoSlice::new(piece)).collect();
+            let mut rest = &mut slices[..];
+            IoSlice::advance_slices(&mut rest, 0);
+            while !rest.is_empty() {
+                match rustix::io::pwritev(file, rest, offset) {
+                    Ok(0) => return Err(failed(io::ErrorKind::WriteZero.into())),
+                    Ok(count) => {
+                        offset += count as u64;
+                        IoSlice::advance_slices(&mut rest, count);
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(failed(error.into())),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one aligned piece past the page cache. `Ok(false)`: the file system does not take it, nothing was written.
+    pub(super) fn write_direct(&self, file: &File, path: &Path, piece: &[u8], offset: u64) -> Result<bool, Error> {
+        let failed = |source: io::Error| Error::io("write", path, source);
+        self.check(Operation::Write, path).map_err(failed)?;
+        match file.write_all_at(piece, offset) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                self.refuse_direct(&error, path);
+                Ok(false)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Fills the buffer. A file that ends before is an error that says where.
+    pub(super) fn read(&self, file: &File, path: &Path, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
+        let failed = |source: io::Error| Error::io("read", path, source);
+        self.check(Operation::Read, path).map_err(failed)?;
+        file.read_exact_at(buffer, offset).map_err(|error| {
+            let end = offset + buffer.len() as u64;
+            failed(match file.metadata() {
+                Ok(metadata) if error.kind() == io::ErrorKind::UnexpectedEof => io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("bytes {offset} to {end} are wanted, the file ends at {}", metadata.len()),
+                ),
+                _ => io::Error::new(error.kind(), format!("bytes {offset} to {end}: {error}")),
+            })
+        })
+    }
+
+    /// Puts a file's bytes on the device.
+    pub(super) fn sync(&self, file: &File, path: &Path) -> Result<(), Error> {
+        self.check(Operation::Sync, path)
+            .and_then(|()| file.sync_data())
+            .map_err(|source| Error::io("sync", path, source))
+    }
+
+    /// Puts a directory's names on the device.
+    pub(super) fn sync_dir(&self, path: &Path) -> Result<(), Error> {
+        self.check(Operation::Sync, path)
+            .and_then(|()| File::open(path)?.sync_all())
+            .map_err(|source| Error::io("sync", path, source))
+    }
+
+    /// Bytes that unprivileged processes may still write.
+    pub(super) fn free(&self, path: &Path) -> Result<u64, Error> {
+        let stat = rustix::fs::statvfs(path).map_err(|error| Error::io("stat file system of", path, error.into()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// Whether an error says that there is no space.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    let full = [Errno::NOSPC, Errno::DQUOT].map(|errno| Some(errno.raw_os_error()));
+    full.contains(&error.raw_os_error())
+}
+
+/// Whether an error is about this process' limits and says nothing of the file.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
+    passing.contains(&error.raw_os_error())
+}
+
+/// Memory that the machine, or the container, could still use for the page cache.
+pub(super) fn page_cache_room() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let available = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10;
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
+    Some(limit.map_or(available, |limit| limit.min(available)))
+}
+
+/// An aligned buffer that is gathered into and written whole, past the page cache or not.
+pub(super) struct Gather(MmapMut);
+
+impl Gather {
+    pub(super) fn new() -> io::Result<Self> {
+        MmapMut::map_anon(GATHER).map(Self)
+    }
+
+    pub(super) fn buffer(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
 }

@@ -1,19 +1,300 @@
-//! (being built)
-use bytes::Bytes;
-use super::{Error, FetchPart, Summary};
-/// (being built)
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Position;
-impl Position {
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> { let _ = bytes; todo!() }
-    pub(super) fn encode(self) -> Bytes { todo!() }
-}
+//! The way out: a fetch walks over a shuffle's runs, oldest first, and then over what is in no run yet.
+//!
+//! A fetch covers the attempts that were committed when it began. It holds on to their totals, but not to their bytes: every step
+//! takes a new [`Snapshot`], so a slow reader keeps nobody's memory. If blocks move into a new run between two steps, that run comes
+//! next, and what was already sent from memory is left out of it; that works because an attempt's blocks leave memory in the order
+//! of their seq, and because memory is walked in the order of (map index, attempt, seq).
+//!
+//! Checksums are not computed here: the reader does that over its own copy, which says more.
+
+mod memory;
+mod runs;
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use shuffle_proto::{
+    block::BlockHeader,
+    ids::{AttemptId, MapIndex},
+};
+
+use super::{
+    AttemptTotals, Error, FetchPart, LostAttempt, Summary,
+    batch::Owner,
+    disk::is_passing,
+    flush::find_run,
+    part::PartBuilder,
+    segment::Run,
+    shared::Shared,
+    shuffle::{Commits, Shuffle, Snapshot},
+    stats::Stats,
+};
+use runs::Table;
+
 /// A read of some partitions of some maps. Reads what was committed when it began.
-#[derive(Debug)]
-pub struct Fetch {}
+pub struct Fetch {
+    /// Absent while a step runs, and for good if that step was dropped or has failed.
+    reader: Option<Box<Reader>>,
+    summary: Summary,
+}
+
+/// How far a fetch is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// All runs before this one are done.
+    run: u64,
+    /// Blocks of the run before this ordinal are done.
+    ordinal: u32,
+    /// Of what was in no run, everything before this is done.
+    memory: Option<(Owner, u32)>,
+}
+
+/// What a fetch knows; goes to a thread that may block and comes back.
+struct Reader {
+    shared: Arc<Shared>,
+    shuffle: Arc<Shuffle>,
+    partitions: Range<u32>,
+    maps: Range<u32>,
+    /// Attempts that were committed when the fetch began.
+    commits: Arc<Commits>,
+    version: u64,
+    position: Position,
+    /// The rows that are read from the current run.
+    table: Option<Table>,
+}
+
+/// What a step came to.
+enum Step {
+    Part(FetchPart),
+    /// The next bytes are in a file.
+    NeedsDisk,
+    End(Summary),
+}
+
+/// Whether a part takes more.
+enum Filled {
+    More,
+    Full,
+    NeedsDisk,
+}
+
+// === impl Position ===
+
+impl Position {
+    const VERSION: u8 = 1;
+    const BYTES: usize = 30;
+
+    pub(super) fn encode(self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(Self::BYTES);
+        let ((map_index, attempt), seq) = self.memory.unwrap_or(((MapIndex(0), AttemptId(0)), 0));
+        bytes.put_u8(Self::VERSION);
+        bytes.put_u64_le(self.run);
+        bytes.put_u32_le(self.ordinal);
+        bytes.put_u8(self.memory.is_some().into());
+        bytes.put_u32_le(map_index.0);
+        bytes.put_u64_le(attempt.0);
+        bytes.put_u32_le(seq);
+        bytes.freeze()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
+        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        let memory = match bytes[13] {
+            0 => None,
+            1 => Some(((MapIndex(u32_at(14)), AttemptId(u64_at(18))), u32_at(26))),
+            _ => return None,
+        };
+        (bytes[0] == Self::VERSION).then(|| Self { run: u64_at(1), ordinal: u32_at(9), memory })
+    }
+
+    /// Whether a block was already sent from memory.
+    fn sent(&self, owner: Owner, seq: u32) -> bool {
+        self.memory.is_some_and(|done| (owner, seq) < done)
+    }
+}
+
+// === impl Fetch ===
+
 impl Fetch {
-    /// Some more blocks; `None` after the last. Safe to drop while it waits, but then the fetch is over.
-    pub async fn next(&mut self) -> Result<Option<FetchPart>, Error> { todo!() }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        shuffle: Arc<Shuffle>,
+        partitions: Range<u32>,
+        maps: Range<u32>,
+        position: Position,
+    ) -> Result<Self, Error> {
+        let snapshot = shuffle.snapshot()?;
+        let reader = Reader {
+            shared,
+            shuffle,
+            partitions,
+            maps,
+            commits: snapshot.commits,
+            version: snapshot.version,
+            position,
+            table: None,
+        };
+        Ok(Self { reader: Some(Box::new(reader)), summary: Summary::default() })
+    }
+
+    /// Some more blocks; `None` after the last. Dropped while it waits, or failed, the fetch is over.
+    pub async fn next(&mut self) -> Result<Option<FetchPart>, Error> {
+        let over = || Error::Internal("the fetch is over".into());
+        let mut reader = self.reader.take().ok_or_else(over)?;
+        let mut step = reader.step(false)?;
+        if matches!(step, Step::NeedsDisk) {
+            // A cold disk must not hold up the connections of this thread.
+            let blocking = tokio::task::spawn_blocking(move || {
+                let step = reader.step(true);
+                (reader, step)
+            });
+            let (back, read) = blocking.await.map_err(|error| Error::Internal(format!("fetch: {error}")))?;
+            reader = back;
+            step = read?;
+        }
+        self.reader = Some(reader);
+        match step {
+            Step::Part(part) => Ok(Some(part)),
+            Step::End(summary) => {
+                self.summary = summary;
+                Ok(None)
+            }
+            Step::NeedsDisk => Err(Error::Internal("a step with a disk wants one".into())),
+        }
+    }
+
     /// What was covered; complete once [`Fetch::next`] has returned `None`.
-    pub fn summary(&self) -> Summary { todo!() }
+    pub fn summary(&self) -> Summary {
+        self.summary.clone()
+    }
+}
+
+impl std::fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.reader {
+            Some(reader) => write!(
+                f,
+                "Fetch(app {} shuffle {} partitions {:?} maps {:?} at {:?})",
+                reader.shuffle.app, reader.shuffle.id, reader.partitions, reader.maps, reader.position
+            ),
+            None => f.write_str("Fetch(over)"),
+        }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Fills one part, from files only if `disk`.
+    fn step(&mut self, disk: bool) -> Result<Step, Error> {
+        let snapshot = self.shuffle.snapshot()?;
+        let mut part = PartBuilder::new(self.shared.pool.clone());
+        let mut filled = self.take_runs(&snapshot, &mut part, disk)?;
+        if matches!(filled, Filled::More) {
+            filled = self.take_memory(&snapshot, &mut part, disk)?;
+        }
+        match (part.finish(self.position), filled) {
+            (Some(part), _) => Ok(Step::Part(part)),
+            (None, Filled::NeedsDisk) => Ok(Step::NeedsDisk),
+            (None, _) => Ok(Step::End(self.summary(&snapshot))),
+        }
+    }
+
+    fn take_runs(&mut self, snapshot: &Snapshot, part: &mut PartBuilder, disk: bool) -> Result<Filled, Error> {
+        let begin = snapshot.runs.partition_point(|run| run.id.0 < self.position.run);
+        for run in &snapshot.runs[begin..] {
+            if run.id.0 > self.position.run {
+                (self.position.run, self.position.ordinal) = (run.id.0, 0);
+            }
+            let span = run.span(&self.partitions);
+            let ordinals = self.position.ordinal.max(span.start)..span.end;
+            if !ordinals.is_empty() && run.lost.get().is_none() {
+                let filled = if let Some(cached) = run.cached() {
+                    self.take_cached(snapshot, run, &cached, ordinals, part)
+                } else if disk {
+                    match self.take_file(snapshot, run, ordinals, part) {
+                        Ok(filled) => filled,
+                        Err(Error::Io { source, operation, path }) if is_passing(&source) => {
+                            return Err(Error::Io { source, operation, path });
+                        }
+                        Err(error) => {
+                            self.lose(run, &error);
+                            Filled::More
+                        }
+                    }
+                } else {
+                    Filled::NeedsDisk
+                };
+                if !matches!(filled, Filled::More) {
+                    return Ok(filled);
+                }
+            }
+            self.position.ordinal = u32::MAX;
+            self.table = None;
+        }
+        Ok(Filled::More)
+    }
+
+    /// Whether a block of a run goes out: it is asked for, not sent yet, and of the stream that was committed.
+    fn wants(&self, snapshot: &Snapshot, run: &Run, all_committed: bool, block: &BlockHeader) -> bool {
+        if !self.maps.contains(&block.map_index.0) {
+            return false;
+        }
+        let owner = (block.map_index, block.attempt);
+        if self.position.sent(owner, block.seq) {
+            return false;
+        }
+        all_committed
+            || (self.commits.contains_key(&owner)
+                && snapshot.commits.get(&owner).is_some_and(|committed| committed.runs.binary_search(&run.id).is_ok()))
+    }
+
+    /// Whether all attempts of a run were committed when the fetch began.
+    fn all_committed(&self, run: &Run) -> bool {
+        run.settled.load(std::sync::atomic::Ordering::Acquire) <= self.version
+    }
+
+    fn lose(&self, run: &Run, error: &Error) {
+        Stats::add(&self.shared.stats.read_failures, 1);
+        run.lose(|| error.to_string());
+        self.shuffle.damaged.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    /// What the commits say of the partitions, and which attempts are not whole.
+    fn summary(&self, snapshot: &Snapshot) -> Summary {
+        let mut summary = Summary::default();
+        let damaged = self.shuffle.damaged.load(std::sync::atomic::Ordering::Acquire);
+        let first = (MapIndex(self.maps.start), AttemptId(0));
+        for (&(map_index, attempt), committed) in self.commits.range(first..) {
+            if map_index.0 >= self.maps.end {
+                break;
+            }
+            let reason = if damaged { lost_reason(snapshot, (map_index, attempt)) } else { None };
+            if let Some(reason) = reason {
+                summary.lost.push(LostAttempt { map_index, attempt, reason });
+                continue;
+            }
+            let sum = committed.totals.sum(&self.partitions);
+            let blocks = u32::try_from(sum.blocks).unwrap_or(u32::MAX);
+            summary.covered.push(AttemptTotals { map_index, attempt, blocks, bytes: sum.bytes, records: sum.records });
+        }
+        summary
+    }
+}
+
+/// Why an attempt is not whole.
+fn lost_reason(snapshot: &Snapshot, owner: Owner) -> Option<String> {
+    let committed = snapshot.commits.get(&owner)?;
+    if let Some(reason) = &committed.lost {
+        return Some(reason.clone());
+    }
+    if let Some(reason) = snapshot.held.get(&owner).and_then(|held| held.lost.get()) {
+        return Some(reason.clone());
+    }
+    committed.runs.iter().find_map(|&id| match find_run(&snapshot.runs, id) {
+        Some(run) => run.lost.get().cloned(),
+        None => Some(format!("run {id} is not in the index")),
+    })
 }

@@ -19,12 +19,27 @@
 //! - invariant: unknown-is-never-empty. A shuffle that is not known, or deleted, is [`Error::Lost`].
 
 mod attempt;
+mod batch;
+mod commit;
 mod disk;
 mod fetch;
+mod flush;
+mod format;
+mod log;
 mod options;
+mod part;
+mod recover;
+mod remove;
+mod segment;
+mod shared;
+mod shuffle;
 mod stats;
+mod totals;
 mod volume;
+mod writer;
 
+#[cfg(test)]
+mod tests;
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -206,9 +221,22 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// A file's bytes contradict the index.
+    #[error("{} at {offset}: {reason}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What does not fit.
+        reason: String,
+    },
     /// The index could not be read or written.
     #[error(transparent)]
     Index(#[from] crate::index::Error),
+    /// A bug of this server.
+    #[error("{0}")]
+    Internal(String),
     /// A directory cannot be used as a volume.
     #[error("data directory {}: {reason}", path.display())]
     Directory {
@@ -251,9 +279,10 @@ impl Error {
             Error::Fenced(_) => Kind::Fenced,
             Error::Busy(_) => Kind::Busy,
             Error::Lost(_) => Kind::Lost,
+            Error::Corrupt { .. } => Kind::Corrupt,
             // A disk or an index that fails is this server's trouble: the same call may succeed on another.
             Error::Unavailable { .. } | Error::Io { .. } | Error::Index(_) => Kind::Unavailable,
-            Error::Directory { .. } => Kind::Internal,
+            Error::Internal(_) | Error::Directory { .. } => Kind::Internal,
         }
     }
 

@@ -1,43 +1,385 @@
-//! (being built)
-use std::{ops::Range, path::Path, sync::Arc};
-use shuffle_proto::{block::PartitionTotal, ids::{AppId, ShuffleId, VolumeId}};
-use super::*;
+//! A data directory and the handle to it.
+//!
+//! | name | content |
+//! |---|---|
+//! | `volume` | two lines of text: `forebay-volume 1` (the format) and the volume's UUID |
+//! | `LOCK` | empty; locked by the process that serves the volume |
+//! | `index/` | RocksDB, see [`crate::index`] |
+//! | `apps/<app>/<shuffle>/<segment>.seg` | segments, see [`super::format`] |
+//! | `log/<log>.log` | commit logs, see [`super::format`] |
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    ops::Range,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rustix::fs::FlockOperation;
+use shuffle_proto::{
+    block::PartitionTotal,
+    ids::{AppId, ShuffleId, VolumeId},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    AppRecord, AttemptKey, AttemptWriter, Components, Cursor, Durability, Error, Fetch, Health, Opened, Options, Receipt,
+    StatsSnapshot, Usage,
+    disk::Disk,
+    fetch::Position,
+    log::Logs,
+    recover, remove,
+    shared::{self, App, Shared, Stop},
+    shuffle::{OpenAttempt, Shuffle, State},
+    writer::{self, Request, Task},
+};
+use crate::index::{AppNo, Batch as Changes, RocksIndex, keys::Key, values};
+
+const FORMAT_LINE: &str = "forebay-volume 1";
+/// How long an answer about free space is good for.
+const FREE_FOR: Duration = Duration::from_secs(1);
+
 /// One data directory. Clones are the same volume; when the last is dropped without [`Volume::close`], what only memory holds is gone.
-#[derive(Clone, Debug)]
-pub struct Volume(#[allow(dead_code)] Arc<()>);
+#[derive(Clone)]
+pub struct Volume(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    free: Mutex<Option<(Instant, u64)>>,
+}
+
+// === impl Volume ===
+
 impl Volume {
     /// Opens or creates it. Blocking: recovers what the index has and removes what it has not.
-    pub fn open(dir: &Path, options: Options, components: Components) -> Result<Self, Error> { let _ = (dir, options, components.budget); todo!() }
+    pub fn open(dir: &Path, options: Options, components: Components) -> Result<Self, Error> {
+        let disk = Disk::new(components.faults.clone());
+        let lock = lock(dir)?;
+        let (id, new) = identity(dir)?;
+        for name in ["apps", "log"] {
+            let path = dir.join(name);
+            fs::create_dir_all(&path).map_err(|source| Error::io("create", path, source))?;
+        }
+        let index = RocksIndex::open(&dir.join("index"))?;
+        let found = recover::recover(dir, &index, &disk, new)?;
+        let opened = shared::Opened {
+            id,
+            dir: dir.into(),
+            lock,
+            index: Box::new(index),
+            times: found.times,
+            names: found.names,
+            used: found.used,
+        };
+        let shared = Arc::new(Shared::new(opened, options, components, disk));
+        let weak = Arc::downgrade(&shared);
+        shared.budget.on_pressure(move || {
+            if let Some(shared) = weak.upgrade() {
+                shared.wake();
+            }
+        });
+        let logs = Logs::recovered(found.logs);
+        let writer = std::thread::Builder::new().name("forebay-writer".into()).spawn({
+            let shared = shared.clone();
+            move || writer::run(&shared, logs)
+        });
+        let writer = writer.map_err(|source| Error::io("start the writer thread of", dir, source))?;
+        shared.wake();
+        Ok(Self(Arc::new(Handle { shared, writer: Mutex::new(Some(writer)), free: Mutex::new(None) })))
+    }
+
     /// Its identity.
-    pub fn id(&self) -> VolumeId { todo!() }
+    pub fn id(&self) -> VolumeId {
+        self.0.shared.id
+    }
+
     /// Its directory.
-    pub fn dir(&self) -> &Path { todo!() }
+    pub fn dir(&self) -> &Path {
+        &self.0.shared.dir
+    }
+
     /// Whether it takes new attempts.
-    pub fn health(&self) -> Health { todo!() }
+    pub fn health(&self) -> Health {
+        self.0.shared.health()
+    }
+
     /// Bytes in its segments and logs.
-    pub fn bytes_used(&self) -> u64 { todo!() }
+    pub fn bytes_used(&self) -> u64 {
+        self.0.shared.used.load(Ordering::Relaxed)
+    }
+
     /// Bytes that its file system has left (asked at most once a second).
-    pub fn bytes_free(&self) -> u64 { todo!() }
+    pub fn bytes_free(&self) -> u64 {
+        let shared = &self.0.shared;
+        let now = shared.clock.now();
+        let mut free = self.0.free.lock();
+        match *free {
+            Some((asked, bytes)) if now - asked < FREE_FOR => bytes,
+            _ => {
+                let bytes = shared.disk.free(&shared.dir).unwrap_or(0);
+                *free = Some((now, bytes));
+                bytes
+            }
+        }
+    }
+
     /// Counters.
-    pub fn stats(&self) -> StatsSnapshot { todo!() }
+    pub fn stats(&self) -> StatsSnapshot {
+        self.0.shared.stats.snapshot()
+    }
+
     /// Apps that it knows; after opening, those that were recovered.
-    pub fn apps(&self) -> Vec<AppRecord> { todo!() }
+    pub fn apps(&self) -> Vec<AppRecord> {
+        self.0.shared.names.read().apps.values().map(|app| app.record.clone()).collect()
+    }
+
     /// Remembers an app, or its new lease. Must come before the app's first attempt. Blocking (a write to the index).
-    pub fn put_app(&self, app: &AppRecord) -> Result<(), Error> { let _ = app; todo!() }
+    pub fn put_app(&self, app: &AppRecord) -> Result<(), Error> {
+        let shared = &self.0.shared;
+        let _gate = shared.gate.lock();
+        let no = {
+            let names = shared.names.read();
+            match names.apps.get(&app.app) {
+                Some(known) if known.record == *app => return Ok(()),
+                Some(known) => known.no,
+                None => AppNo(names.next_app),
+            }
+        };
+        let record = values::App { id: app.app.clone(), token_hash: app.token_hash, lease: app.lease };
+        let mut changes = Changes::default();
+        changes.put(Key::App(no), &values::Record::App(record));
+        shared.index.write(&changes, false).map_err(Error::Index).inspect_err(|error| shared.note(error))?;
+        let mut names = shared.names.write();
+        names.next_app = names.next_app.max(no.0 + 1);
+        names.apps.insert(app.app.clone(), App { no, record: app.clone() });
+        Ok(())
+    }
+
     /// Deletes all that an app has. Idempotent; answers bytes freed. Blocking.
-    pub fn delete_app(&self, app: &AppId) -> Result<u64, Error> { let _ = app; todo!() }
+    pub fn delete_app(&self, app: &AppId) -> Result<u64, Error> {
+        remove::delete_app(&self.0.shared, app)
+    }
+
     /// Deletes a shuffle; pushes and fetches of it are refused until the app is gone. Idempotent; answers bytes freed. Blocking.
-    pub fn delete_shuffle(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> { let _ = (app, shuffle); todo!() }
+    pub fn delete_shuffle(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
+        remove::delete_shuffle(&self.0.shared, app, shuffle)
+    }
+
     /// Begins an attempt, taking over from an older stream of the same one. Does not block.
-    pub fn open_attempt(&self, key: AttemptKey, num_maps: u32, num_partitions: u32) -> Result<Opened, Error> { let _ = (key, num_maps, num_partitions); todo!() }
+    ///
+    /// `Busy` while the older stream's commit is being written: a moment later it is committed, or failed.
+    pub fn open_attempt(&self, key: AttemptKey, num_maps: u32, num_partitions: u32) -> Result<Opened, Error> {
+        let shared = &self.0.shared;
+        if key.map_index.0 >= num_maps {
+            return Err(Error::Invalid(format!("open.map_index of {key}: send an index below {num_maps}")));
+        }
+        let shuffle = self.shuffle(&key, num_maps, num_partitions)?;
+        let owner = (key.map_index, key.attempt);
+        let mut state = shuffle.state.lock();
+        if state.deleted {
+            return Err(shuffle.fenced());
+        }
+        if let Some(committed) = state.commits.get(&owner) {
+            return Ok(Opened::Committed(committed.receipt(shared.id)));
+        }
+        shared.check_health()?;
+        if let Some(older) = state.open.get(&owner)
+            && !older.fence(|| format!("another stream has taken over {key}"))
+        {
+            return Err(Error::Busy(format!("the commit of {key} is being written")));
+        }
+        let attempt = Arc::new(OpenAttempt { key, shuffle: shuffle.clone(), state: Mutex::default() });
+        state.open.insert(owner, attempt.clone());
+        Ok(Opened::New(AttemptWriter::new(shared.clone(), attempt)))
+    }
+
+    /// The shuffle of an attempt, made if it is new.
+    fn shuffle(&self, key: &AttemptKey, num_maps: u32, num_partitions: u32) -> Result<Arc<Shuffle>, Error> {
+        let shared = &self.0.shared;
+        let unknown = || Error::Fenced(format!("app {} is not known to volume {}: its data are deleted", key.app, shared.id));
+        let shuffle = match shared.shuffle(&key.app, key.shuffle) {
+            Some(shuffle) => shuffle,
+            None => {
+                let mut names = shared.names.write();
+                let no = names.apps.get(&key.app).ok_or_else(unknown)?.no;
+                let make = || {
+                    let dir = remove::shuffle_dir(&shared.dir, &key.app, key.shuffle);
+                    let tasks = (num_maps, num_partitions);
+                    Arc::new(Shuffle::new(key.app.clone(), no, key.shuffle, tasks, dir, State::default()))
+                };
+                names.shuffles.entry((no, key.shuffle)).or_insert_with(make).clone()
+            }
+        };
+        let known = (shuffle.num_maps, shuffle.num_partitions);
+        if known != (num_maps, num_partitions) && !shuffle.state.lock().deleted {
+            return Err(Error::Invalid(format!(
+                "open of {key} says {num_maps} maps and {num_partitions} partitions, the shuffle has {} and {}",
+                known.0, known.1
+            )));
+        }
+        Ok(shuffle)
+    }
+
     /// The receipt of an attempt, if it is committed.
-    pub fn committed(&self, key: &AttemptKey) -> Option<Receipt> { let _ = key; todo!() }
+    pub fn committed(&self, key: &AttemptKey) -> Option<Receipt> {
+        let shuffle = self.0.shared.shuffle(&key.app, key.shuffle)?;
+        let state = shuffle.state.lock();
+        state.commits.get(&(key.map_index, key.attempt)).map(|committed| committed.receipt(self.id()))
+    }
+
     /// Answers the commit of an attempt that is committed already: compares totals, raises the level if a higher one is asked for.
-    pub async fn confirm(&self, key: &AttemptKey, totals: &[PartitionTotal], durability: Durability) -> Result<Receipt, Error> { let _ = (key, totals, durability); todo!() }
+    pub async fn confirm(&self, key: &AttemptKey, totals: &[PartitionTotal], durability: Durability) -> Result<Receipt, Error> {
+        let shared = &self.0.shared;
+        let lost = || Error::Lost(format!("{key} is not committed on volume {}", shared.id));
+        let shuffle = shared.shuffle(&key.app, key.shuffle).ok_or_else(lost)?;
+        let owner = (key.map_index, key.attempt);
+        let committed = shuffle.state.lock().commits.get(&owner).cloned().ok_or_else(lost)?;
+        if let Some(difference) = committed.totals.difference(totals) {
+            return Err(Error::Invalid(format!("commit.totals of {key}, which is committed already: {difference}")));
+        }
+        if committed.durability >= durability {
+            return Ok(committed.receipt(shared.id));
+        }
+        shared.check_health()?;
+        let (reply, receiver) = oneshot::channel();
+        let task = Task::Raise { shuffle, owner };
+        shared.ask(Request { task, durability, asked: shared.clock.now(), reply });
+        receiver.await.unwrap_or_else(|_| Err(shared.unavailable()))
+    }
+
     /// Begins a read. `maps` may end beyond the shuffle's. Does not block.
-    pub fn fetch(&self, app: &AppId, shuffle: ShuffleId, partitions: Range<u32>, maps: Range<u32>, cursor: Option<Cursor>) -> Result<Fetch, Error> { let _ = (app, shuffle, partitions, maps, cursor); todo!() }
+    pub fn fetch(
+        &self,
+        app: &AppId,
+        shuffle: ShuffleId,
+        partitions: Range<u32>,
+        maps: Range<u32>,
+        cursor: Option<Cursor>,
+    ) -> Result<Fetch, Error> {
+        let shared = &self.0.shared;
+        let lost = || Error::Lost(format!("app {app} shuffle {shuffle} is not on volume {}", shared.id));
+        let shuffle = shared.shuffle(app, shuffle).ok_or_else(lost)?;
+        if shuffle.state.lock().deleted {
+            return Err(Error::Lost(format!("app {app} shuffle {} is deleted", shuffle.id)));
+        }
+        if partitions.start > partitions.end || partitions.end > shuffle.num_partitions {
+            return Err(Error::Invalid(format!(
+                "fetch.partition_end is {}: the shuffle has {} partitions",
+                partitions.end, shuffle.num_partitions
+            )));
+        }
+        let position = cursor.map_or_else(Position::default, |cursor| cursor.0);
+        Fetch::new(shared.clone(), shuffle, partitions, maps, position)
+    }
+
     /// What an app holds, or one of its shuffles.
-    pub fn usage(&self, app: &AppId, shuffle: Option<ShuffleId>) -> Usage { let _ = (app, shuffle); todo!() }
+    pub fn usage(&self, app: &AppId, shuffle: Option<ShuffleId>) -> Usage {
+        let shared = &self.0.shared;
+        let Some(no) = shared.app_no(app) else { return Usage::default() };
+        let mut usage = Usage::default();
+        for of_app in shared.shuffles().iter().filter(|of_app| of_app.app_no == no) {
+            if shuffle.is_some_and(|id| id != of_app.id) {
+                continue;
+            }
+            let commits = of_app.state.lock().commits.clone();
+            for committed in commits.values() {
+                usage.attempts += 1;
+                *match committed.durability {
+                    Durability::Memory => &mut usage.memory,
+                    Durability::Disk => &mut usage.disk,
+                    Durability::Fsync => &mut usage.fsync,
+                } += committed.bytes;
+            }
+        }
+        usage
+    }
+
     /// Puts on disk what only memory holds and ends the writer. Further calls answer `Unavailable`.
-    pub async fn close(&self) { todo!() }
+    pub async fn close(&self) {
+        self.0.shared.stop(Stop::Flush);
+        let writer = self.0.writer.lock().take();
+        if let Some(writer) = writer {
+            // The writer catches its own panics.
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Volume({} in {})", self.id(), self.dir().display())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop(Stop::Now);
+        if let Some(writer) = self.writer.lock().take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+// === the directory ===
+
+/// Makes sure that no other process uses the directory while the file is open.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let refuse = |reason: String| Error::Directory { path: dir.into(), reason };
+    fs::create_dir_all(dir).map_err(|error| refuse(format!("cannot be made: {error}")))?;
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"));
+    let file = file.map_err(|error| refuse(format!("cannot be written: {error}; give one that this user may write to")))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
+            Err(refuse("is in use by another process: end that one, or give another directory".into()))
+        }
+        Err(error) => Err(refuse(format!("cannot be locked: {error}"))),
+    }
+}
+
+/// The volume's id, and whether it was made just now.
+fn identity(dir: &Path) -> Result<(VolumeId, bool), Error> {
+    let refuse = |reason: String| Error::Directory { path: dir.into(), reason };
+    let path = dir.join("volume");
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let mut lines = text.lines();
+            match (lines.next(), lines.next().and_then(VolumeId::parse)) {
+                (Some(FORMAT_LINE), Some(id)) => Ok((id, false)),
+                (Some(line), _) if line.starts_with("forebay-volume ") && line != FORMAT_LINE => Err(refuse(format!(
+                    "its file `volume` says {line:?}, this server reads {FORMAT_LINE:?}: run the server that wrote it, or empty it"
+                ))),
+                _ => Err(refuse("its file `volume` is not what Forebay writes: bring back the file, or empty the directory".into())),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let listing = fs::read_dir(dir).map_err(|error| refuse(format!("cannot be listed: {error}")))?;
+            for entry in listing.flatten() {
+                let name = entry.file_name();
+                if name != "LOCK" && name != "volume.new" && name != "lost+found" {
+                    return Err(refuse(format!("is not a volume and holds {name:?}: give an empty directory")));
+                }
+            }
+            let id = VolumeId::random();
+            create(dir, id).map_err(|source| Error::io("create", path, source))?;
+            tracing::info!(path = %dir.display(), volume = %id, "volume created");
+            Ok((id, true))
+        }
+        Err(error) => Err(refuse(format!("its file `volume` cannot be read: {error}"))),
+    }
+}
+
+/// Writes the file `volume`, whole or not at all.
+fn create(dir: &Path, id: VolumeId) -> io::Result<()> {
+    let temporary = dir.join("volume.new");
+    let mut file = File::create(&temporary)?;
+    writeln!(file, "{FORMAT_LINE}\n{id}")?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join("volume"))?;
+    File::open(dir)?.sync_all()
 }

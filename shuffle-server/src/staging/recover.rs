@@ -1,0 +1,346 @@
+//! What a volume finds when it is opened.
+//!
+//! The index says what there is; files are only looked at for their length, and log records for their table. A run or record that is
+//! not whole loses exactly its attempts. A run that no committed attempt names is forgotten; files that the index does not name are
+//! removed. New runs always go to new files, because the end of an old one may hold what nobody knows of.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock, atomic::Ordering},
+};
+
+use shuffle_proto::ids::{AttemptId, MapIndex, ShuffleId};
+
+use super::{
+    AppRecord, Durability, Error,
+    batch::Owner,
+    disk::Disk,
+    format::align,
+    log::{LogFile, log_path},
+    remove::shuffle_dir,
+    segment::{Run, Segment, segment_path},
+    shared::{App, Names},
+    shuffle::{Committed, Held, Shuffle, State},
+    totals::Totals,
+};
+use crate::index::{
+    AppNo, Batch as Changes, LogId, RunId, SegmentId, SegmentIndex,
+    keys::{self, Key},
+    read, read_all,
+    values::{self, FORMAT, LogPlace, Meta, Record},
+};
+
+/// What was found.
+pub(super) struct Recovered {
+    /// Times the volume was opened, this one included.
+    pub(super) times: u64,
+    pub(super) names: Names,
+    pub(super) logs: Vec<Arc<LogFile>>,
+    /// Bytes in segments and logs.
+    pub(super) used: u64,
+}
+
+type Place = (AppNo, ShuffleId);
+
+/// Records of one shuffle.
+#[derive(Default)]
+struct Found {
+    record: Option<values::Shuffle>,
+    segments: Vec<SegmentId>,
+    runs: BTreeMap<RunId, values::Run>,
+    attempts: BTreeMap<Owner, Result<values::Attempt, String>>,
+}
+
+/// Reads the index of the volume at `dir`; `new` if the volume has just been made.
+pub(super) fn recover(dir: &Path, index: &dyn SegmentIndex, disk: &Disk, new: bool) -> Result<Recovered, Error> {
+    let times = open_index(dir, index, new)?;
+    let mut names = Names::default();
+    let mut apps = HashMap::new();
+    read_apps(index, &mut names, &mut apps)?;
+    let mut found = read_shuffles(index)?;
+    let mut changes = Changes::default();
+    let mut recovery = Recovery { dir, disk, logs: HashMap::new(), used: 0, kept: HashSet::new(), lost: 0, attempts: 0 };
+    for (place, found) in std::mem::take(&mut found) {
+        let Some(app) = apps.get(&place.0) else {
+            changes.delete_app(place.0);
+            continue;
+        };
+        match found.record {
+            Some(record) => {
+                let shuffle = recovery.shuffle(app, place, record, found, &mut changes);
+                names.shuffles.insert(place, shuffle);
+            }
+            None => changes.delete_shuffle_data(place.0, place.1),
+        }
+    }
+    let logs: Vec<_> = recovery.logs.into_values().flatten().collect();
+    let mut used = recovery.used;
+    for log in &logs {
+        recovery.kept.insert(log.path.clone());
+        used += log.length();
+    }
+    if !changes.is_empty() {
+        index.write(&changes, false)?;
+    }
+    let removed = remove_unknown(dir, &recovery.kept);
+    tracing::info!(
+        path = %dir.display(), apps = names.apps.len(), shuffles = names.shuffles.len(), attempts = recovery.attempts,
+        lost = recovery.lost, bytes = used, removed, "volume recovered"
+    );
+    Ok(Recovered { times, names, logs, used })
+}
+
+/// Checks the index's version and counts this opening.
+fn open_index(dir: &Path, index: &dyn SegmentIndex, new: bool) -> Result<u64, Error> {
+    let opened = match read(index, Key::Meta)? {
+        Some(Record::Meta(meta)) if meta.format == FORMAT => meta.opened + 1,
+        Some(Record::Meta(meta)) => {
+            return Err(crate::index::Error::Version { found: meta.format, known: FORMAT }.into());
+        }
+        // Without the check an index that was lost would look like an order to remove everything.
+        None if !new && has_entries(&dir.join("apps")) => {
+            let reason = "there are segments but no index: bring back the directory index, or empty the data directory".into();
+            return Err(Error::Directory { path: dir.into(), reason });
+        }
+        _ => 1,
+    };
+    let mut changes = Changes::default();
+    changes.put(Key::Meta, &Record::Meta(Meta { format: FORMAT, opened }));
+    index.write(&changes, true)?;
+    Ok(opened)
+}
+
+fn has_entries(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn read_apps(index: &dyn SegmentIndex, names: &mut Names, apps: &mut HashMap<AppNo, shuffle_proto::ids::AppId>) -> Result<(), Error> {
+    let mut failed = None;
+    read_all(index, keys::APP, |row| match row {
+        Ok((Key::App(no), Record::App(app))) => {
+            let record = AppRecord { app: app.id.clone(), token_hash: app.token_hash, lease: app.lease };
+            names.next_app = names.next_app.max(no.0.saturating_add(1));
+            apps.insert(no, app.id.clone());
+            names.apps.insert(app.id, App { no, record });
+        }
+        Ok(_) => {}
+        Err(error) => failed = Some(error),
+    })?;
+    // Without its app nothing of it could be kept.
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn read_shuffles(index: &dyn SegmentIndex) -> Result<BTreeMap<Place, Found>, Error> {
+    let mut found: BTreeMap<Place, Found> = BTreeMap::new();
+    let mut failed = None;
+    for kind in [keys::SHUFFLE, keys::SEGMENT, keys::RUN, keys::ATTEMPT] {
+        index.scan(&[kind], &[kind + 1], &mut |key, value| {
+            let record = Record::decode(key, value).map(|(_, record)| record);
+            match (Key::decode(key), record) {
+                (Some(Key::Shuffle(app, shuffle)), Ok(Record::Shuffle(record))) => {
+                    found.entry((app, shuffle)).or_default().record = Some(record);
+                }
+                (Some(Key::Segment(app, shuffle, segment)), _) => {
+                    found.entry((app, shuffle)).or_default().segments.push(segment);
+                }
+                (Some(Key::Run(app, shuffle, run)), Ok(Record::Run(record))) => {
+                    found.entry((app, shuffle)).or_default().runs.insert(run, record);
+                }
+                // Its attempts name it, and will not find it.
+                (Some(Key::Run(..)), Err(error)) => tracing::error!(%error, "record of a run is broken"),
+                (Some(Key::Attempt(app, shuffle, map_index, attempt)), record) => {
+                    let record = match record {
+                        Ok(Record::Attempt(record)) => Ok(record),
+                        Ok(_) => Err("record of another kind".into()),
+                        Err(error) => Err(error.to_string()),
+                    };
+                    found.entry((app, shuffle)).or_default().attempts.insert((map_index, attempt), record);
+                }
+                (_, Err(error)) => failed = Some(error),
+                (_, Ok(_)) => {}
+            }
+        })?;
+    }
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(found),
+    }
+}
+
+struct Recovery<'a> {
+    dir: &'a Path,
+    disk: &'a Disk,
+    /// `None`: the file is not there.
+    logs: HashMap<LogId, Option<Arc<LogFile>>>,
+    used: u64,
+    /// Files that the index names.
+    kept: HashSet<PathBuf>,
+    lost: usize,
+    attempts: usize,
+}
+
+impl Recovery<'_> {
+    fn shuffle(
+        &mut self,
+        app: &shuffle_proto::ids::AppId,
+        (no, id): Place,
+        record: values::Shuffle,
+        found: Found,
+        changes: &mut Changes,
+    ) -> Arc<Shuffle> {
+        let dir = shuffle_dir(self.dir, app, id);
+        let state = State { deleted: record.deleted, recorded: true, ..State::default() };
+        let shuffle = Shuffle::new(app.clone(), no, id, (record.num_maps, record.num_partitions), dir, state);
+        if record.deleted {
+            return Arc::new(shuffle);
+        }
+        let named: HashSet<RunId> =
+            found.attempts.values().flatten().flat_map(|attempt| attempt.runs.iter().copied()).collect();
+        let mut state = State { recorded: true, ..State::default() };
+        let mut segments: HashMap<SegmentId, (Arc<Segment>, Result<u64, String>)> = HashMap::new();
+        for (run_id, run) in found.runs {
+            if !named.contains(&run_id) {
+                changes.delete(Key::Run(no, id, run_id));
+                continue;
+            }
+            let (segment, length) = segments.entry(run.segment).or_insert_with(|| self.segment(&shuffle, run.segment));
+            let run = Arc::new(Run::new(
+                run_id,
+                segment.clone(),
+                run.offset,
+                run.attempts,
+                run.blocks,
+                run.data_length,
+                run.directory.into(),
+                None,
+            ));
+            segment.set_written(run.end());
+            match length {
+                Ok(length) if *length >= run.end() => {}
+                Ok(length) => {
+                    let path = segment.path.display();
+                    run.lose(|| format!("segment {path} ends at {length}, the run at {}", run.end()));
+                }
+                Err(reason) => run.lose(|| reason.clone()),
+            }
+            shuffle.file_bytes.fetch_add(align(run.end() - run.offset), Ordering::Relaxed);
+            self.used += align(run.end() - run.offset);
+            state.add_run(run);
+        }
+        for segment in found.segments.iter().filter(|segment| !segments.contains_key(segment)) {
+            changes.delete(Key::Segment(no, id, *segment));
+        }
+        for (owner, attempt) in found.attempts {
+            self.attempt(&shuffle, &mut state, owner, attempt);
+        }
+        *shuffle.state.lock() = state;
+        Arc::new(shuffle)
+    }
+
+    fn segment(&mut self, shuffle: &Shuffle, id: SegmentId) -> (Arc<Segment>, Result<u64, String>) {
+        let path = segment_path(&shuffle.dir, id);
+        let length = match fs::metadata(&path) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(error) => Err(format!("segment {}: {error}", path.display())),
+        };
+        self.kept.insert(path.clone());
+        (Arc::new(Segment::new(id, path, 0)), length)
+    }
+
+    fn attempt(&mut self, shuffle: &Shuffle, state: &mut State, owner: Owner, attempt: Result<values::Attempt, String>) {
+        self.attempts += 1;
+        let (attempt, broken) = match attempt {
+            Ok(attempt) => (attempt, None),
+            Err(reason) => {
+                let (synced, bytes, records) = (false, 0, 0);
+                (values::Attempt { synced, bytes, records, runs: vec![], log: None, totals: vec![] }, Some(reason))
+            }
+        };
+        let totals = Totals::decode(attempt.totals);
+        let lost = broken.or_else(|| totals.is_none().then(|| "its totals cannot be read".into()));
+        let runs: Vec<Arc<Run>> =
+            attempt.runs.iter().filter_map(|&id| super::flush::find_run(&state.runs, id).cloned()).collect();
+        let held = attempt.log.map(|place| self.held(shuffle, owner, place));
+        let whole = lost.is_none()
+            && runs.len() == attempt.runs.len()
+            && runs.iter().all(|run| run.lost.get().is_none())
+            && held.as_ref().is_none_or(|held| held.lost.get().is_none());
+        if !whole {
+            self.lost += 1;
+            shuffle.damaged.store(true, Ordering::Relaxed);
+        }
+        let committed = Committed {
+            totals: Arc::new(totals.unwrap_or_default()),
+            durability: if attempt.synced { Durability::Fsync } else { Durability::Disk },
+            bytes: attempt.bytes,
+            records: attempt.records,
+            runs: attempt.runs,
+            lost,
+        };
+        state.commit(shuffle, owner, committed, &runs, held);
+    }
+
+    fn held(&mut self, shuffle: &Shuffle, owner: Owner, place: LogPlace) -> Held {
+        let log = self.log(place.log);
+        let (batches, log, lost) = match log {
+            Some(log) => {
+                log.enter();
+                match log.read_record(self.disk, place, shuffle, owner) {
+                    Ok(batches) => (batches, Some((log, place)), None),
+                    Err(reason) => (Vec::new(), Some((log, place)), Some(reason)),
+                }
+            }
+            None => {
+                let path = log_path(self.dir, place.log);
+                (Vec::new(), None, Some(format!("commit log {} cannot be opened", path.display())))
+            }
+        };
+        if let Some(reason) = &lost {
+            let (MapIndex(map), AttemptId(attempt)) = owner;
+            tracing::error!(app = %shuffle.app, shuffle = %shuffle.id, map, attempt, %reason, "attempt is lost");
+        }
+        Held { batches, log, lost: lost.map_or_else(OnceLock::new, OnceLock::from) }
+    }
+
+    fn log(&mut self, id: LogId) -> Option<Arc<LogFile>> {
+        let (dir, disk) = (self.dir, self.disk);
+        let open = || {
+            let path = log_path(dir, id);
+            let file = disk.open(&path).inspect_err(|error| tracing::error!(%error, "commit log")).ok()?;
+            let length = file.metadata().ok()?.len();
+            Some(Arc::new(LogFile::new(id, path, file, length)))
+        };
+        self.logs.entry(id).or_insert_with(open).clone()
+    }
+}
+
+/// Removes segments, logs and directories that nothing names; answers how many files. What we never made is left alone.
+fn remove_unknown(dir: &Path, kept: &HashSet<PathBuf>) -> usize {
+    let mut removed = 0;
+    let mut sweep = |dir: &Path, extension: &str| {
+        for path in entries(dir) {
+            if path.extension().is_some_and(|ours| ours == extension) && !kept.contains(&path) {
+                match fs::remove_file(&path) {
+                    Ok(()) => removed += 1,
+                    Err(error) => tracing::warn!(path = %path.display(), %error, "file is not needed and cannot be removed"),
+                }
+            }
+        }
+    };
+    sweep(&dir.join("log"), "log");
+    for app in entries(&dir.join("apps")) {
+        for shuffle in entries(&app) {
+            sweep(&shuffle, "seg");
+            // Refused for those that are not empty, which is the point.
+            let _ = fs::remove_dir(&shuffle);
+        }
+        let _ = fs::remove_dir(&app);
+    }
+    removed
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}

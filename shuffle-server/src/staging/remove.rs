@@ -1,0 +1,114 @@
+//! Deletion of shuffles and apps. It is told by the lease's owner, never found out here (invariant: delete-by-lease).
+//!
+//! Records go first and files after them: files that the index does not name are removed at the next start in any case. A fetch
+//! that is under way is told `Lost` at its next step; what it has open stays readable until then.
+
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
+
+use shuffle_proto::ids::{AppId, ShuffleId};
+
+use super::{
+    Error,
+    shared::Shared,
+    shuffle::{Shuffle, State},
+    stats::Stats,
+};
+use crate::index::{Batch as Changes, keys::Key};
+
+/// Deletes a shuffle and leaves its tombstone; answers bytes freed.
+pub(super) fn delete_shuffle(shared: &Shared, app: &AppId, id: ShuffleId) -> Result<u64, Error> {
+    let (freed, dir) = {
+        let _gate = shared.gate.lock();
+        let Some(no) = shared.app_no(app) else { return Ok(0) };
+        let shuffle = {
+            let dir = shuffle_dir(&shared.dir, app, id);
+            let mut names = shared.names.write();
+            let tombstone = || Arc::new(Shuffle::new(app.clone(), no, id, (0, 0), dir, State::default()));
+            names.shuffles.entry((no, id)).or_insert_with(tombstone).clone()
+        };
+        let Some(freed) = empty(shared, &shuffle) else { return Ok(0) };
+        let mut changes = Changes::default();
+        changes.delete_shuffle_data(no, id);
+        changes.put(Key::Shuffle(no, id), &shuffle.record(true));
+        write(shared, &changes)?;
+        (freed, shuffle.dir.clone())
+    };
+    remove_dir(&dir);
+    tracing::info!(volume = %shared.id, %app, shuffle = %id, bytes = freed, "shuffle deleted");
+    Ok(freed)
+}
+
+/// Deletes all that an app has, and the app; answers bytes freed.
+pub(super) fn delete_app(shared: &Shared, app: &AppId) -> Result<u64, Error> {
+    let freed = {
+        let _gate = shared.gate.lock();
+        let shuffles: Vec<Arc<Shuffle>>;
+        let no = {
+            let mut names = shared.names.write();
+            let Some(app) = names.apps.remove(app) else { return Ok(0) };
+            let gone = names.shuffles.extract_if(|(no, _), _| *no == app.no);
+            shuffles = gone.map(|(_, shuffle)| shuffle).collect();
+            app.no
+        };
+        let freed = shuffles.iter().filter_map(|shuffle| empty(shared, shuffle)).sum();
+        let mut changes = Changes::default();
+        changes.delete_app(no);
+        write(shared, &changes)?;
+        // Still under the gate: the app may come back at once, under the same name.
+        remove_dir(&app_dir(&shared.dir, app));
+        freed
+    };
+    tracing::info!(volume = %shared.id, %app, bytes = freed, "app deleted");
+    Ok(freed)
+}
+
+/// Makes a shuffle unknown to readers and writers; answers its bytes, or `None` if it is deleted already.
+fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<u64> {
+    let (old, open) = {
+        let mut state = shuffle.state.lock();
+        if state.deleted {
+            return None;
+        }
+        let tombstone = State { deleted: true, recorded: true, version: state.version + 1, ..State::default() };
+        let mut old = std::mem::replace(&mut *state, tombstone);
+        let open = std::mem::take(&mut old.open);
+        (old, open)
+    };
+    for attempt in open.into_values() {
+        attempt.fence(|| shuffle.fenced().to_string());
+    }
+    old.held.values().for_each(|held| held.leave_log(shuffle));
+    let memory = shuffle.memory.swap(0, Ordering::Relaxed);
+    let files = shuffle.file_bytes.swap(0, Ordering::Relaxed);
+    shared.used.fetch_sub(files, Ordering::Relaxed);
+    Stats::add(&shared.stats.deleted_bytes, files + memory);
+    // Logs may have become unneeded.
+    shared.wake();
+    Some(files + memory)
+}
+
+fn write(shared: &Shared, changes: &Changes) -> Result<(), Error> {
+    shared.index.write(changes, false).map_err(Error::Index).inspect_err(|error| shared.note(error))
+}
+
+fn remove_dir(dir: &Path) {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %dir.display(), %error, "deleted data cannot be removed now; it will be at the next start");
+        }
+        _ => {}
+    }
+}
+
+/// Of all segments of an app.
+pub(super) fn app_dir(dir: &Path, app: &AppId) -> std::path::PathBuf {
+    dir.join("apps").join(app.as_str())
+}
+
+/// Of the segments of a shuffle.
+pub(super) fn shuffle_dir(dir: &Path, app: &AppId, shuffle: ShuffleId) -> std::path::PathBuf {
+    app_dir(dir, app).join(shuffle.to_string())
+}

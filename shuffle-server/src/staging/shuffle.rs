@@ -1,0 +1,313 @@
+//! One shuffle on one volume, as this process knows it: its runs, its commits, what is still in memory, who writes.
+//!
+//! Readers take a [`Snapshot`]: four pointers under a short lock. Writers change the maps behind the pointers in place while nobody
+//! holds them, and copy them when somebody does.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
+
+use super::{
+    AttemptKey, Durability, Error, Receipt,
+    batch::{Batch, Owner},
+    flush::Output,
+    log::LogFile,
+    segment::Run,
+    totals::Totals,
+};
+use crate::index::{
+    AppNo, RunId,
+    values::{self, LogPlace},
+};
+
+/// A shuffle.
+pub(super) struct Shuffle {
+    pub(super) app: AppId,
+    pub(super) app_no: AppNo,
+    pub(super) id: ShuffleId,
+    pub(super) num_maps: u32,
+    pub(super) num_partitions: u32,
+    /// Of its segments.
+    pub(super) dir: PathBuf,
+    pub(super) state: Mutex<State>,
+    /// Where the next run goes; only the writer takes it.
+    pub(super) output: Mutex<Option<Output>>,
+    /// Bytes in memory of committed attempts that are in no run.
+    pub(super) memory: AtomicU64,
+    /// Bytes in memory of attempts in progress.
+    pub(super) open_memory: AtomicU64,
+    /// Bytes of its segments.
+    pub(super) file_bytes: AtomicU64,
+    /// Attempts that have readable blocks in a commit log.
+    pub(super) logged: AtomicU64,
+    /// When it was last written to, in ms since the volume was opened.
+    pub(super) touched: AtomicU64,
+    /// Whether any run or log record of it cannot be read.
+    pub(super) damaged: AtomicBool,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// Rises with every change of the others.
+    pub(super) version: u64,
+    /// Ascending by id.
+    pub(super) runs: Arc<Vec<Arc<Run>>>,
+    pub(super) commits: Arc<Commits>,
+    /// Blocks of committed attempts that are in no run.
+    pub(super) held: Arc<HeldBlocks>,
+    pub(super) open: HashMap<Owner, Arc<OpenAttempt>>,
+    pub(super) deleted: bool,
+    /// Whether the index has the shuffle's record.
+    pub(super) recorded: bool,
+}
+
+pub(super) type Commits = BTreeMap<Owner, Arc<Committed>>;
+pub(super) type HeldBlocks = BTreeMap<Owner, Arc<Held>>;
+
+/// What a fetch looks at.
+#[derive(Clone)]
+pub(super) struct Snapshot {
+    pub(super) version: u64,
+    pub(super) runs: Arc<Vec<Arc<Run>>>,
+    pub(super) commits: Arc<Commits>,
+    pub(super) held: Arc<HeldBlocks>,
+}
+
+/// A committed attempt.
+#[derive(Clone)]
+pub(super) struct Committed {
+    pub(super) totals: Arc<Totals>,
+    pub(super) durability: Durability,
+    pub(super) bytes: u64,
+    pub(super) records: u64,
+    /// Ascending. Blocks of this attempt in other runs are of a stream that was taken over.
+    pub(super) runs: Vec<RunId>,
+    /// Why nothing of it can be served, if its own record is broken.
+    pub(super) lost: Option<String>,
+}
+
+/// Blocks of a committed attempt that are in no run: those with its highest seqs.
+pub(super) struct Held {
+    pub(super) batches: Vec<Arc<Batch>>,
+    /// Where they are in a commit log; without one, only memory has them.
+    pub(super) log: Option<(Arc<LogFile>, LogPlace)>,
+    /// Why the log cannot be read.
+    pub(super) lost: OnceLock<String>,
+}
+
+/// An attempt in progress.
+pub(super) struct OpenAttempt {
+    pub(super) key: AttemptKey,
+    pub(super) shuffle: Arc<Shuffle>,
+    pub(super) state: Mutex<OpenState>,
+}
+
+#[derive(Default)]
+pub(super) struct OpenState {
+    pub(super) phase: Phase,
+    /// In the order of seq, without those that are in a run.
+    pub(super) batches: Vec<Arc<Batch>>,
+    /// Runs that have blocks of it.
+    pub(super) runs: Vec<Arc<Run>>,
+}
+
+/// Where an attempt is in its life.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Takes blocks.
+    #[default]
+    Open,
+    /// Its commit waits for the writer; nobody can take over any more.
+    Sealed,
+    /// Committed or failed; its blocks are no longer here.
+    Done,
+    /// Not the caller's any more, and why.
+    Fenced(String),
+}
+
+// === impl Shuffle ===
+
+impl Shuffle {
+    pub(super) fn new(
+        app: AppId,
+        app_no: AppNo,
+        id: ShuffleId,
+        (num_maps, num_partitions): (u32, u32),
+        dir: PathBuf,
+        state: State,
+    ) -> Self {
+        Self {
+            app,
+            app_no,
+            id,
+            num_maps,
+            num_partitions,
+            dir,
+            state: Mutex::new(state),
+            output: Mutex::new(None),
+            memory: AtomicU64::new(0),
+            open_memory: AtomicU64::new(0),
+            file_bytes: AtomicU64::new(0),
+            logged: AtomicU64::new(0),
+            touched: AtomicU64::new(0),
+            damaged: AtomicBool::new(false),
+        }
+    }
+
+    /// What there is to read now.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, Error> {
+        let state = self.state.lock();
+        if state.deleted {
+            return Err(Error::Lost(format!("app {} shuffle {} is deleted", self.app, self.id)));
+        }
+        Ok(Snapshot {
+            version: state.version,
+            runs: state.runs.clone(),
+            commits: state.commits.clone(),
+            held: state.held.clone(),
+        })
+    }
+
+    /// For calls that come too late.
+    pub(super) fn fenced(&self) -> Error {
+        Error::Fenced(format!("app {} shuffle {} is deleted", self.app, self.id))
+    }
+
+    /// As the index has it.
+    pub(super) fn record(&self, deleted: bool) -> values::Record {
+        values::Record::Shuffle(values::Shuffle {
+            num_maps: self.num_maps,
+            num_partitions: self.num_partitions,
+            deleted,
+        })
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Adds a run whose last attempts may not be committed yet.
+    pub(super) fn add_run(&mut self, run: Arc<Run>) {
+        self.version += 1;
+        Arc::make_mut(&mut self.runs).push(run);
+    }
+
+    /// Makes an attempt visible (invariant: whole-attempt-or-none), with its runs and what is in no run.
+    pub(super) fn commit(&mut self, shuffle: &Shuffle, owner: Owner, committed: Committed, runs: &[Arc<Run>], held: Option<Held>) {
+        self.version += 1;
+        runs.iter().for_each(|run| run.settle(self.version));
+        Arc::make_mut(&mut self.commits).insert(owner, Arc::new(committed));
+        if let Some(held) = held {
+            shuffle.memory.fetch_add(held.memory(), Ordering::Relaxed);
+            shuffle.logged.fetch_add((held.log.is_some() && held.lost.get().is_none()).into(), Ordering::Relaxed);
+            Arc::make_mut(&mut self.held).insert(owner, Arc::new(held));
+        }
+        self.open.remove(&owner);
+    }
+
+    /// Takes an attempt's blocks out of memory or the log, because a run has them.
+    pub(super) fn release(&mut self, shuffle: &Shuffle, owner: Owner) {
+        self.version += 1;
+        if let Some(held) = Arc::make_mut(&mut self.held).remove(&owner) {
+            shuffle.memory.fetch_sub(held.memory(), Ordering::Relaxed);
+            held.leave_log(shuffle);
+        }
+    }
+}
+
+// === impl Committed ===
+
+impl Committed {
+    pub(super) fn receipt(&self, volume: VolumeId) -> Receipt {
+        Receipt { volume, durability: self.durability, bytes: self.bytes, records: self.records }
+    }
+
+    /// As the index has it.
+    pub(super) fn record(&self, log: Option<LogPlace>) -> values::Record {
+        values::Record::Attempt(values::Attempt {
+            synced: self.durability == Durability::Fsync,
+            bytes: self.bytes,
+            records: self.records,
+            runs: self.runs.clone(),
+            log,
+            totals: self.totals.encoded().to_vec(),
+        })
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    pub(super) fn memory(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.memory()).sum()
+    }
+
+    /// Its bytes in the log are no longer needed.
+    pub(super) fn leave_log(&self, shuffle: &Shuffle) {
+        if let Some((log, _)) = &self.log {
+            log.leave();
+            shuffle.logged.fetch_sub(self.lost.get().is_none().into(), Ordering::Relaxed);
+        }
+    }
+
+    /// Says why it cannot be read; the first reason stays.
+    pub(super) fn lose(&self, shuffle: &Shuffle, owner: Owner, reason: impl FnOnce() -> String) {
+        self.lost.get_or_init(|| {
+            let reason = reason();
+            tracing::error!(app = %shuffle.app, shuffle = %shuffle.id, map = %owner.0, attempt = %owner.1, %reason,
+                "blocks in the commit log cannot be read");
+            shuffle.logged.fetch_sub(self.log.is_some().into(), Ordering::Relaxed);
+            reason
+        });
+        shuffle.damaged.store(true, Ordering::Release);
+    }
+}
+
+// === impl OpenAttempt ===
+
+impl OpenAttempt {
+    pub(super) fn owner(&self) -> Owner {
+        (self.key.map_index, self.key.attempt)
+    }
+
+    /// Takes it from its writer, unless it is past that. Answers whether it did.
+    pub(super) fn fence(&self, reason: impl FnOnce() -> String) -> bool {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return false;
+        }
+        state.phase = Phase::Fenced(reason());
+        self.drop_blocks(&mut state);
+        true
+    }
+
+    /// Forgets what it holds.
+    pub(super) fn drop_blocks(&self, state: &mut OpenState) {
+        let bytes = state.batches.iter().map(|batch| batch.memory()).sum::<u64>();
+        self.shuffle.open_memory.fetch_sub(bytes, Ordering::Relaxed);
+        state.batches.clear();
+        state.runs.clear();
+    }
+
+    /// Takes all that it holds; it holds nothing then.
+    pub(super) fn take_blocks(&self, state: &mut OpenState) -> (Vec<Arc<Batch>>, Vec<Arc<Run>>) {
+        let batches = std::mem::take(&mut state.batches);
+        let bytes = batches.iter().map(|batch| batch.memory()).sum::<u64>();
+        self.shuffle.open_memory.fetch_sub(bytes, Ordering::Relaxed);
+        (batches, std::mem::take(&mut state.runs))
+    }
+}
+
+impl std::fmt::Debug for OpenAttempt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.key)
+    }
+}

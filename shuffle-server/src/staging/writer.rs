@@ -1,0 +1,234 @@
+//! The writer of a volume: the one thread that moves bytes to its disk.
+//!
+//! It wakes when somebody commits, when memory is needed, and when shuffles may have gone quiet, and does what is due: commits
+//! first, because somebody waits for them. Being one thread it needs no locks around segments and logs, and a group of commits forms
+//! by itself while it writes the one before.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Durability, Error, Health, Receipt,
+    batch::Owner,
+    commit::commit_group,
+    flush::{Cause, flush_shuffle},
+    log::Logs,
+    shared::{Shared, Stop},
+    shuffle::{Committed, OpenAttempt, Shuffle},
+};
+
+/// How often it looks around while something may fall due.
+const TICK: Duration = Duration::from_millis(200);
+/// How long it waits when nothing can.
+const IDLE: Duration = Duration::from_secs(3600);
+/// Free space from which a volume that was full takes attempts again.
+const ENOUGH: u64 = 64 << 20;
+
+/// Something to do, and whom to tell.
+pub(super) struct Request {
+    pub(super) task: Task,
+    pub(super) durability: Durability,
+    pub(super) asked: Instant,
+    pub(super) reply: oneshot::Sender<Result<Receipt, Error>>,
+}
+
+/// What to do.
+pub(super) enum Task {
+    /// Commit an attempt, which is sealed.
+    Commit { attempt: Arc<OpenAttempt>, committed: Committed },
+    /// Bring a committed attempt to a higher level.
+    Raise { shuffle: Arc<Shuffle>, owner: Owner },
+}
+
+/// Whom to tell.
+pub(super) struct Reply {
+    pub(super) asked: Instant,
+    pub(super) reply: oneshot::Sender<Result<Receipt, Error>>,
+}
+
+impl Request {
+    /// Answers without doing anything.
+    pub(super) fn refuse(self, error: Error) {
+        if let Task::Commit { attempt, .. } = &self.task {
+            let mut state = attempt.state.lock();
+            state.phase = super::shuffle::Phase::Fenced(error.to_string());
+            attempt.drop_blocks(&mut state);
+        }
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+/// Runs until it is stopped.
+pub(super) fn run(shared: &Shared, logs: Logs) {
+    let mut writer = Writer { shared, logs, retry_at: None, probed: None };
+    if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
+        // The panic hook has said where. Whoever waits gets an error, because the replies are dropped.
+        shared.set_health(Health::Failed("its writer has panicked".into()));
+    }
+    shared.close();
+}
+
+struct Writer<'a> {
+    shared: &'a Shared,
+    logs: Logs,
+    /// When memory may be flushed again after a flush has failed.
+    retry_at: Option<Instant>,
+    /// When a full disk was last asked for space.
+    probed: Option<Instant>,
+}
+
+impl Writer<'_> {
+    fn run(&mut self) {
+        loop {
+            let work = self.shared.wait(if self.something_may_fall_due() { TICK } else { IDLE });
+            if work.stop == Some(Stop::Now) {
+                work.requests.into_iter().for_each(|request| request.refuse(self.shared.unavailable()));
+                return;
+            }
+            if !work.requests.is_empty() {
+                commit_group(self.shared, &mut self.logs, work.requests);
+            }
+            if work.stop == Some(Stop::Flush) {
+                return self.flush_all();
+            }
+            self.relieve();
+            self.settle_quiet();
+            self.logs.reap(self.shared);
+            self.probe();
+        }
+    }
+
+    fn something_may_fall_due(&self) -> bool {
+        self.shared.health() != Health::Ok
+            || self.retry_at.is_some()
+            || self.shared.shuffles().iter().any(|shuffle| shuffle.logged.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Commits that have come in meanwhile are not to wait for all of a long job.
+    fn commit_waiting(&mut self) {
+        let requests = self.shared.more_requests();
+        if !requests.is_empty() {
+            commit_group(self.shared, &mut self.logs, requests);
+        }
+    }
+
+    /// Frees memory until there is enough: first what is on disk already, then by flushing the largest.
+    ///
+    /// Everything that holds a permit is one of: being received or sent, which ends by itself; cached after a flush; held for a
+    /// committed attempt; held for one in progress. The last three are freed here, without anything else having to happen, so a push
+    /// that waits for memory gets it.
+    fn relieve(&mut self) {
+        if !self.shared.budget.pressed() || !self.may_flush() {
+            return;
+        }
+        while !self.shared.budget.relieved() && !self.shared.stopping() {
+            if self.shared.evict_one() {
+                continue;
+            }
+            let Some((shuffle, uncommitted)) = self.largest() else { return };
+            if !self.flush(&shuffle, uncommitted, Cause::Pressure) {
+                return;
+            }
+            self.commit_waiting();
+        }
+    }
+
+    /// The shuffle that gives most memory back; blocks in progress only when no committed ones are left, because they may be dropped
+    /// before they cost a write.
+    fn largest(&self) -> Option<(Arc<Shuffle>, bool)> {
+        let shuffles = self.shared.shuffles();
+        let most = |bytes: fn(&Shuffle) -> u64| {
+            let sized = shuffles.iter().map(|shuffle| (bytes(shuffle), shuffle));
+            sized.filter(|(bytes, _)| *bytes > 0).max_by_key(|(bytes, _)| *bytes).map(|(_, shuffle)| shuffle.clone())
+        };
+        let committed = most(|shuffle| shuffle.memory.load(Ordering::Relaxed)).map(|shuffle| (shuffle, false));
+        committed.or_else(|| most(|shuffle| shuffle.open_memory.load(Ordering::Relaxed)).map(|shuffle| (shuffle, true)))
+    }
+
+    /// Flushes once; false if that freed nothing.
+    fn flush(&mut self, shuffle: &Arc<Shuffle>, uncommitted: bool, cause: Cause) -> bool {
+        match flush_shuffle(self.shared, shuffle, uncommitted, cause, false) {
+            Ok(bytes) => bytes > 0,
+            // Deleted meanwhile, which has freed its memory too.
+            Err(Error::Fenced(_)) => true,
+            Err(error) => {
+                tracing::warn!(app = %shuffle.app, shuffle = %shuffle.id, %error, "flush failed; what it was to write stays in memory");
+                self.shared.note(&error);
+                self.retry_at = Some(self.shared.clock.now() + self.shared.options.probe);
+                false
+            }
+        }
+    }
+
+    fn may_flush(&mut self) -> bool {
+        if self.retry_at.is_some_and(|at| self.shared.clock.now() < at) || matches!(self.shared.health(), Health::Failed(_)) {
+            return false;
+        }
+        self.retry_at = None;
+        true
+    }
+
+    /// Sorts what quiet shuffles have in the log into runs.
+    fn settle_quiet(&mut self) {
+        let (now, quiet) = (self.shared.millis(), self.shared.options.quiet.as_millis());
+        for shuffle in self.shared.shuffles() {
+            let due = |shuffle: &Shuffle| {
+                shuffle.logged.load(Ordering::Relaxed) > 0
+                    && u128::from(now.saturating_sub(shuffle.touched.load(Ordering::Relaxed))) >= quiet
+            };
+            while due(&shuffle) && !self.shared.stopping() && self.may_flush() {
+                if !self.flush(&shuffle, false, Cause::Quiet) {
+                    break;
+                }
+                self.commit_waiting();
+            }
+        }
+    }
+
+    /// Asks a full disk whether it has space again.
+    fn probe(&mut self) {
+        let now = self.shared.clock.now();
+        let due = self.probed.is_none_or(|at| now - at >= self.shared.options.probe);
+        if !matches!(self.shared.health(), Health::Full(_)) || !due {
+            return;
+        }
+        self.probed = Some(now);
+        let path = self.shared.dir.join("probe");
+        let free = self.shared.disk.free(&self.shared.dir).unwrap_or(0);
+        let written = free >= ENOUGH
+            && self.shared.disk.create(&path).and_then(|file| self.shared.disk.write(&file, &path, &[&[0; 4096]], 0)).is_ok();
+        let _ = std::fs::remove_file(&path);
+        if written {
+            self.retry_at = None;
+            self.shared.set_health(Health::Ok);
+        }
+    }
+
+    /// Puts on disk what only memory has.
+    fn flush_all(&mut self) {
+        self.commit_waiting();
+        for shuffle in self.shared.shuffles() {
+            let only_memory = |shuffle: &Shuffle| {
+                let state = shuffle.state.lock();
+                state.held.values().any(|held| held.log.is_none())
+            };
+            while only_memory(&shuffle) {
+                match flush_shuffle(self.shared, &shuffle, false, Cause::Asked, false) {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::error!(app = %shuffle.app, shuffle = %shuffle.id, %error, "what only memory has cannot be kept");
+                        break;
+                    }
+                }
+            }
+        }
+        self.commit_waiting();
+        self.logs.reap(self.shared);
+    }
+}
