@@ -9,8 +9,9 @@
 //! connection's window too, so that one must never be the tighter bound: two readers of one task, read in turns (a join), would wait
 //! for each other for ever. It is set out of reach, and a connection carries a bounded number of streams.
 //!
-//! **Dead peers.** A connection is probed with PING frames while streams are open on it. A peer that does not answer is gone for all
-//! its streams at once; a peer that answers and does not go on is for the deadlines of writer and reader.
+//! **Dead peers.** A connection is probed with PING frames, also when it is idle, so that a task does not start on a dead one. A peer
+//! that does not answer is gone for all its streams at once; a peer that answers and does not go on is for the deadlines of writer
+//! and reader, which then distrust its connections.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -71,7 +72,14 @@ pub(crate) struct Connections {
     handle: Handle,
     bulk: Mutex<HashMap<(String, Bulk), SharedSlot>>,
     control: Mutex<HashMap<String, Channel>>,
+    /// What names resolved to last: a name service that fails does not make servers disappear.
+    resolved: Mutex<HashMap<String, Vec<String>>>,
+    /// When a server could last not be connected to.
+    down: Mutex<HashMap<String, Instant>>,
 }
+
+/// How long a server that could not be connected to is no first choice.
+const DOWN: Duration = Duration::from_secs(10);
 
 /// Locked while one caller connects, so that a hundred tasks make one connection.
 type SharedSlot = Arc<tokio::sync::Mutex<Slot>>;
@@ -86,8 +94,8 @@ struct Slot {
 
 struct Connection {
     sender: Sender,
-    streams: Arc<()>,
-    _driver: AbortOnDropHandle<()>,
+    /// Drives the connection; shared with the streams on it, so that it lives as long as any of them.
+    driver: Arc<AbortOnDropHandle<()>>,
 }
 
 /// The right to open one stream on a connection; kept as long as the stream.
@@ -95,17 +103,25 @@ pub(crate) struct Lane {
     sender: Sender,
     address: String,
     call: Bulk,
-    _stream: Arc<()>,
+    _driver: Arc<AbortOnDropHandle<()>>,
 }
 
 // === impl Connections ===
 
 impl Connections {
     pub(crate) fn new(settings: Settings, handle: Handle) -> Self {
-        Self { settings, handle, bulk: Mutex::default(), control: Mutex::default() }
+        Self {
+            settings,
+            handle,
+            bulk: Mutex::default(),
+            control: Mutex::default(),
+            resolved: Mutex::default(),
+            down: Mutex::default(),
+        }
     }
 
-    /// The addresses of all servers in the settings, names resolved now. A name that cannot be resolved adds none.
+    /// The addresses of all servers in the settings, names resolved now. A name that cannot be resolved stands for what it stood for
+    /// before.
     pub(crate) async fn addresses(&self) -> Vec<String> {
         let mut addresses = BTreeSet::new();
         for server in &self.settings.servers {
@@ -113,13 +129,38 @@ impl Connections {
                 addresses.insert(server.clone());
                 continue;
             };
-            match tokio::time::timeout(self.settings.call_timeout, tokio::net::lookup_host(name)).await {
-                Ok(Ok(found)) => addresses.extend(found.map(|address| address.to_string())),
-                Ok(Err(error)) => tracing::warn!(name, %error, "cannot resolve server name"),
-                Err(_) => tracing::warn!(name, "name service does not answer"),
+            let found = match tokio::time::timeout(self.settings.call_timeout, tokio::net::lookup_host(name)).await {
+                Ok(Ok(found)) => found.map(|address| address.to_string()).collect(),
+                Ok(Err(error)) => {
+                    tracing::debug!(name, %error, "cannot resolve server name");
+                    Vec::new()
+                }
+                Err(_) => {
+                    tracing::debug!(name, "name service does not answer");
+                    Vec::new()
+                }
+            };
+            let mut resolved = self.resolved.lock();
+            if !found.is_empty() {
+                resolved.insert(name.to_string(), found);
             }
+            addresses.extend(resolved.get(name).into_iter().flatten().cloned());
         }
         addresses.into_iter().collect()
+    }
+
+    /// Whether a server could not be connected to a moment ago.
+    pub(crate) fn is_down(&self, address: &str) -> bool {
+        self.down.lock().get(address).is_some_and(|when| when.elapsed() < DOWN)
+    }
+
+    /// Opens no more streams on the connections that are up to this server: one of them has fallen silent. Those that are open go
+    /// on, each is for its own deadline.
+    pub(crate) async fn distrust(&self, address: &str, call: Bulk) {
+        let slot = self.bulk.lock().get(&(address.to_string(), call)).cloned();
+        if let Some(slot) = slot {
+            slot.lock().await.open.clear();
+        }
     }
 
     /// A client for the control calls of one server. Connects when it is used.
@@ -154,8 +195,10 @@ impl Connections {
                 Ok(connection) => {
                     slot.open.push(connection);
                     slot.failed = None;
+                    self.down.lock().remove(address);
                 }
                 Err(failure) => {
+                    self.down.lock().insert(address.to_string(), Instant::now());
                     slot.failed = Some((Instant::now(), failure.clone()));
                     return Err(failure);
                 }
@@ -166,7 +209,7 @@ impl Connections {
             sender: connection.sender.clone(),
             address: address.to_string(),
             call,
-            _stream: connection.streams.clone(),
+            _driver: connection.driver.clone(),
         })
     }
 
@@ -183,6 +226,7 @@ impl Connections {
                 .max_send_buf_size(http2::MAX_SEND_BUFFER)
                 .keep_alive_interval(settings.keep_alive)
                 .keep_alive_timeout(settings.keep_alive.saturating_mul(2))
+                .keep_alive_while_idle(true)
                 .handshake::<_, RopeBody<Outgoing>>(TokioIo::new(stream))
                 .await
                 .map_err(|error| describe(&error))
@@ -197,13 +241,13 @@ impl Connections {
                 tracing::debug!(server = name, error = describe(&error), "connection ended");
             }
         });
-        Ok(Connection { sender, streams: Arc::new(()), _driver: AbortOnDropHandle::new(driver) })
+        Ok(Connection { sender, driver: Arc::new(AbortOnDropHandle::new(driver)) })
     }
 }
 
 impl Connection {
     fn has_room(&self) -> bool {
-        Arc::strong_count(&self.streams) <= STREAMS
+        Arc::strong_count(&self.driver) <= STREAMS
     }
 }
 

@@ -74,6 +74,8 @@ struct Fetch<'a> {
 enum Trouble {
     /// The call or the stream failed.
     Failed(Failure),
+    /// The server did not go on.
+    Silent(Failure),
     /// What came cannot be believed. `from_start`: it takes the whole answer to repair.
     Wrong { fault: Fault, from_start: bool },
 }
@@ -96,6 +98,10 @@ impl<'a> Fetch<'a> {
                 let _stream = self.shared.streams.acquire().await;
                 match self.stream().await {
                     Ok(()) => return Ok(more),
+                    Err(Trouble::Silent(failure)) => {
+                        self.shared.client.connections().distrust(&self.group.address, Bulk::Fetch).await;
+                        Trouble::Failed(failure)
+                    }
                     Err(trouble) => trouble,
                 }
             };
@@ -110,7 +116,7 @@ impl<'a> Fetch<'a> {
                         self.cursor = Bytes::new();
                     }
                 }
-                Trouble::Failed(failure) => match failure.kind {
+                Trouble::Failed(failure) | Trouble::Silent(failure) => match failure.kind {
                     Kind::Busy | Kind::Unavailable => {
                         let pause = self.backoff.failed(failure.retry_after);
                         if self.backoff.tries() == SEARCH_AFTER || pause.is_none() {
@@ -160,7 +166,7 @@ impl<'a> Fetch<'a> {
         let address = self.group.address.clone();
         let late = |what: &str| {
             let message = format!("{address} did not send {what} within {:?}", settings.call_timeout);
-            Trouble::Failed(Failure::new(Kind::Unavailable, message))
+            Trouble::Silent(Failure::new(Kind::Unavailable, message))
         };
         let mut lane = self.shared.client.connections().lane(&address, Bulk::Fetch).await?;
         let call = lane.call(Box::pin(stream::iter([Ok(rope)])));

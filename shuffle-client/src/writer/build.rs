@@ -19,6 +19,9 @@ use crate::pool::{BufferPool, Pooled};
 /// Bytes of a block's entry in its table, at most or nearly so: a message with its table must fit one HTTP/2 frame.
 const ENTRY: usize = 28;
 
+/// Shorter blocks are stored as they are: LZ4 needs a token and 5 literals at the end, and clearing its table costs more than it saves.
+const WORTH_COMPRESSING: usize = 32;
+
 /// A finished message, ready to be sent any number of times.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
@@ -174,7 +177,7 @@ fn store(
     raw_len: usize,
     space: &mut [u8],
 ) -> (Codec, usize) {
-    if compress {
+    if compress && raw_len >= WORTH_COMPRESSING {
         let raw: &[u8] = match pieces {
             [piece] => piece,
             _ => {

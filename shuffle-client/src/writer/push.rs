@@ -1,6 +1,6 @@
 //! The task that brings one output to a server: opens the stream, feeds it, reads the answers, and starts over when it must.
 //!
-//! **Which server.** The candidate of the map index; after a failure once more the same, because most streams break for reasons that
+//! **Which server.** The candidate of the map index, unless it was found gone a moment ago; after a failure once more the same, because most streams break for reasons that
 //! are over at once; then the stand-ins in order; then the servers of the settings that are no candidates (they joined later); then
 //! around again, with growing pauses, until `retry_deadline`. So a server that restarts is waited for, and not longer than needed.
 //!
@@ -87,8 +87,9 @@ impl Push {
     }
 
     async fn deliver(&mut self) -> Result<Receipt, Error> {
-        let mut route: Vec<String> =
-            placement::route(&self.spec.candidates, self.spec.map_index).cloned().collect();
+        let mut route: Vec<String> = placement::route(&self.spec.candidates, self.spec.map_index).cloned().collect();
+        // A server that others have just found gone comes last: a host that swallows packets costs a time-out per try.
+        route.sort_by_key(|address| self.client.connections().is_down(address));
         let mut position = 0;
         let mut again = false; // the server at `position` had its second chance
         let mut started = false;
@@ -168,7 +169,10 @@ impl Push {
         let body: Outgoing = Box::pin(ReceiverStream::new(receiver));
         let run = async {
             tokio::select! {
-                failure = self.watch(address) => Err(failure),
+                failure = self.watch(address) => {
+                    self.client.connections().distrust(address, Bulk::Push).await;
+                    Err(failure)
+                }
                 failure = self.feed(sender, eager) => Err(failure),
                 receipt = self.listen(address, body) => receipt,
             }
