@@ -1,6 +1,6 @@
 """Servers and applications that the tests of one Spark line share: starting them costs more than most tests.
 
-FOREBAY_SPARK_LINES names the lines, by default the oldest and the newest that are supported. A line that is not installed is
+SPARK_LINES names the lines, by default the oldest and the newest that are supported. A line that is not installed is
 skipped with the command that installs it; a server or a jar that is not built is an error.
 """
 
@@ -11,10 +11,10 @@ import pytest
 from harness import places
 from harness.application import Application
 from harness.places import Missing, SparkLine
-from harness.run import Run, raise_on_signals
+from harness.run import Run, raise_on_signals, wait_until
 from harness.server import Server
 
-LINES = os.environ.get("FOREBAY_SPARK_LINES", "3.5.9,4.3.0").split(",")
+LINES = os.environ.get("SPARK_LINES", "3.5.9,4.3.0").split(",")
 SHARED = {
     "spark.sql.autoBroadcastJoinThreshold": "-1",  # every join shuffles
     "spark.sql.shuffle.partitions": "16",
@@ -68,7 +68,9 @@ def vanilla(run, line):
 def forebay(run, line, servers):
     app = Application(run, line, f"forebay-{line.version}", servers, SHARED, EXECUTOR_MIB)
     yield app
+    assert sum(server.shuffle_bytes() for server in servers) > 0, "the tests left nothing that could be deleted"
     app.stop()
+    wait_until(lambda: not any(server.shuffle_files() for server in servers), 10, "an application that ended left its files")
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +78,7 @@ def own_answer(vanilla):
     """The answer of Spark's own shuffle to a call; asked once per line."""
     known = {}
 
-    def answer(name, **args):
+    def answer(name, /, **args):
         key = name, repr(args)
         if key not in known:
             known[key] = vanilla.call(name, **args)
@@ -89,7 +91,7 @@ def own_answer(vanilla):
 def same(own_answer, forebay, servers):
     """Makes a call on both and compares; returns Forebay's answer. `moves` says that rows must have crossed the servers."""
 
-    def compare(name, moves=True, part=None, **args):
+    def compare(name, /, moves=True, part=None, **args):
         theirs = own_answer(name, **args)
         before = sum(server.bytes_in() for server in servers)
         ours = forebay.call(name, **args)

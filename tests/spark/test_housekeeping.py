@@ -1,18 +1,15 @@
-"""What is no longer needed goes away, and what hangs can be left."""
+"""What is no longer needed goes away, and what hangs can be left.
+
+That an application which ends leaves nothing is looked at in conftest.py, where the one that all tests share ends.
+"""
 
 import time
 
 import pytest
 
 from harness.application import Application, CallFailed
+from harness.run import wait_until
 from harness.server import Server
-
-
-def wait_until(what, seconds: float, message: str):
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, f"{message} within {seconds:.0f} s"
-        time.sleep(0.05)
 
 
 def held(servers) -> int:
@@ -22,20 +19,10 @@ def held(servers) -> int:
 def test_shuffle_that_spark_forgets_frees_its_bytes(forebay, servers):
     before = held(servers)
     shuffles = forebay.call("run_maps", name="forgotten", kind="count")
-    wait_until(lambda: held(servers) > before + 1_000_000, 30, "no rows reached the disks")
+    wait_until(lambda: held(servers) > before + 1_000_000, 30, "no rows on the disks")
     for shuffle in shuffles:
         forebay.call("forget", shuffle=shuffle)
-    wait_until(lambda: held(servers) <= before, 10, "its bytes are not freed")
-
-
-def test_application_that_ends_leaves_no_bytes(run, line):
-    server = Server(run, f"{line.version}-ends").start()
-    app = Application(run, line, f"ends-{line.version}", [server])
-    app.call("run_maps", name="left", kind="count")
-    assert server.shuffle_bytes() > 0
-    app.stop()
-    wait_until(lambda: server.shuffle_files() == [], 10, "its files are not deleted")
-    assert server.stop() == 0
+    wait_until(lambda: held(servers) <= before, 10, "its bytes were not freed")
 
 
 def test_killed_driver_leaves_no_bytes_when_its_lease_is_over(run, line):
@@ -46,7 +33,7 @@ def test_killed_driver_leaves_no_bytes_when_its_lease_is_over(run, line):
     assert app.call("run_reduces", name="left")["counts"]
     app.kill_driver()
     assert server.shuffle_bytes() > 0
-    wait_until(lambda: server.shuffle_files() == [], 30, "its files are not deleted")
+    wait_until(lambda: server.shuffle_files() == [], 30, "its files were not deleted")
     assert server.stop() == 0
 
 
@@ -69,7 +56,7 @@ def cancelled(app, call) -> float:
     app.call("cancel")
     with pytest.raises(CallFailed, match="(?i)cancel"):
         call.result(timeout=60)
-    wait_until(lambda: app.call("active_tasks") == 0, 60, "tasks are still running")
+    wait_until(lambda: app.call("active_tasks") == 0, 60, "tasks still run")
     return time.monotonic() - start
 
 

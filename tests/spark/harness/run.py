@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from pathlib import Path
 
@@ -98,6 +99,15 @@ def command_of(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
         return []
+
+
+def wait_until(what, seconds: float, message: str):
+    """Fails with the message if it is not so in time."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{message} (after {seconds:.0f} s)")
+        time.sleep(0.05)
 
 
 def raise_on_signals():

@@ -1,8 +1,10 @@
 """A `forebay-server` process on loopback that can be killed, hung, and started again on its port with or without its disk."""
 
+import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 import urllib.request
 from pathlib import Path
@@ -30,12 +32,14 @@ class Server:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         ready = self.folder / "ready"
         ready.unlink(missing_ok=True)
+        env = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}  # they are settings
         with open(self.log, "ab") as log:
             self.process = self.run.spawn(
                 "server",
                 [SERVER, "--data-dir", self.data_dir, "--listen", self.address, "--admin-listen", self.admin]
                 + ["--memory", self.memory, "--ready-file", ready, *self.flags],
-                stdin=-3,  # subprocess.DEVNULL
+                env=env,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
