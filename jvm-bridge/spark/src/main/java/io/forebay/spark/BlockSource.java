@@ -10,7 +10,7 @@ import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
  * The verified blocks of one reduce task: keeps Spark's account of what is read, and tells Spark of failures in its own words. Iterators
  * may be left at any point, so it is closed when the task ends.
  */
-final class BlockSource {
+final class BlockSource implements Blocks {
     /** Blocks between two looks at the clock of the native side. */
     private static final int WAIT_EVERY = 64;
 
@@ -30,12 +30,9 @@ final class BlockSource {
         this.cleanup = cleanup;
     }
 
-    /**
-     * Waits for the next block that has records.
-     *
-     * @return false when everything has been delivered and verified
-     */
-    boolean next(Block block) {
+    /** Ends with a fetch failure if an output cannot be read. */
+    @Override
+    public boolean next(Block block) {
         cleanup.usedBy(Thread.currentThread());
         while (!ended) {
             try {
@@ -76,12 +73,13 @@ final class BlockSource {
         waitedMillis = millis;
     }
 
-    void release(Block block) {
+    @Override
+    public void release(Block block) {
         reader.release(block);
     }
 
-    /** Records that an iterator has handed out. */
-    void countRecords(long records) {
+    @Override
+    public void countRecords(long records) {
         metrics.incRecordsRead(records);
     }
 }

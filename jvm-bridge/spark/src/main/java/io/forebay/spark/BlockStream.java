@@ -6,7 +6,7 @@ import org.apache.spark.unsafe.Platform;
 
 /** The bytes of blocks as a stream: of one block, or of all that follow too. Frees a block when its bytes are read. */
 final class BlockStream extends InputStream {
-    private final BlockSource source;
+    private final Blocks source;
     private final Block block;
     private final boolean all;
     private long position;
@@ -17,7 +17,7 @@ final class BlockStream extends InputStream {
      * @param block already filled; this stream takes it over
      * @param all whether to go on with the source's next block
      */
-    BlockStream(BlockSource source, Block block, boolean all) {
+    BlockStream(Blocks source, Block block, boolean all) {
         this.source = source;
         this.block = block;
         this.all = all;

@@ -13,7 +13,7 @@ import scala.collection.Iterator;
  * The number of records is compared with what the blocks say, because some deserialisers take a cut-off record for the end.
  */
 final class RecordIterator<K, C> extends AbstractIterator<Product2<K, C>> {
-    private final BlockSource source;
+    private final Blocks source;
     private final SerializerInstance serializer;
     private final boolean oneStream;
     private final Runnable ended;
@@ -27,7 +27,7 @@ final class RecordIterator<K, C> extends AbstractIterator<Product2<K, C>> {
      * @param oneStream whether the serialiser's records may be moved about
      * @param ended run once, when the last record has been handed out
      */
-    RecordIterator(BlockSource source, SerializerInstance serializer, boolean oneStream, Runnable ended) {
+    RecordIterator(Blocks source, SerializerInstance serializer, boolean oneStream, Runnable ended) {
         this.source = source;
         this.serializer = serializer;
         this.oneStream = oneStream;

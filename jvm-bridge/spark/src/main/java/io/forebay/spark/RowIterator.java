@@ -19,7 +19,7 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
     /** Rows between two looks at the task's kill flag. */
     private static final int CHECK_EVERY = 4096;
 
-    private final BlockSource source;
+    private final Blocks source;
     private final InterruptCheck interrupt;
     private final Runnable ended;
     private final UnsafeRow row;
@@ -44,7 +44,7 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
      * @param ended run once, when the last row has been handed out
      */
     @SuppressWarnings("unchecked")
-    RowIterator(BlockSource source, int numFields, InterruptCheck interrupt, Runnable ended) {
+    RowIterator(Blocks source, int numFields, InterruptCheck interrupt, Runnable ended) {
         this.source = source;
         this.interrupt = interrupt;
         this.ended = ended;

@@ -1,0 +1,89 @@
+package io.forebay.spark;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import io.forebay.core.BlockReader.Block;
+import java.io.ByteArrayOutputStream;
+import org.apache.spark.SparkConf;
+import org.apache.spark.serializer.JavaSerializer;
+import org.apache.spark.serializer.SerializationStream;
+import org.apache.spark.serializer.SerializerInstance;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Test;
+import scala.reflect.ClassTag;
+
+class RecordIteratorTest {
+    private static final ClassTag<Object> ANY = scala.reflect.ClassTag$.MODULE$.Object();
+
+    private final BlocksForTests blocks = new BlocksForTests();
+    private final SerializerInstance java = new JavaSerializer(new SparkConf(false)).newInstance();
+    private int ended;
+
+    @AfterEach
+    void close() {
+        blocks.close();
+    }
+
+    private byte[] chunk(int from, int to) {
+        ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+        try (SerializationStream stream = java.serializeStream(bytes)) {
+            for (int i = from; i < to; i++) {
+                stream.writeKey(i, ANY);
+                stream.writeValue("v" + i, ANY);
+            }
+        }
+        return bytes.toByteArray();
+    }
+
+    private RecordIterator<Object, Object> iterator() {
+        return new RecordIterator<>(blocks, java, false, () -> ended++);
+    }
+
+    @Test
+    void closedStreamsAreReadOneByOne() {
+        blocks.blocks.add(3, chunk(0, 3)).add(1, chunk(3, 4)).add(2, chunk(4, 6));
+        RecordIterator<Object, Object> records = iterator();
+        for (int i = 0; i < 6; i++) {
+            scala.Product2<Object, Object> record = records.next();
+            assertEquals(i, record._1());
+            assertEquals("v" + i, record._2());
+        }
+        assertEquals(false, records.hasNext());
+        assertEquals(6, blocks.counted);
+        assertEquals(0, blocks.blocks.lent());
+        assertEquals(1, ended);
+    }
+
+    @Test
+    void streamThatEndsBeforeItsRecordsDoIsAnError() {
+        blocks.blocks.add(3, chunk(0, 2));
+        RecordIterator<Object, Object> records = iterator();
+        records.next();
+        records.next();
+        String message = assertThrows(IllegalStateException.class, records::hasNext).getMessage();
+        assertTrue(message.contains("3 records") && message.contains("made 2"), message);
+    }
+
+    @Test
+    void streamOverAllBlocksJoinsTheirBytesAndFreesEachWhenItIsRead() {
+        blocks.blocks.add(1, new byte[] {1, 2, 3}).add(1, new byte[] {4}).add(2, new byte[] {5, 6});
+        Block block = new Block();
+        blocks.next(block);
+        BlockStream stream = new BlockStream(blocks, block, true);
+        byte[] bytes = new byte[8];
+        assertEquals(3, stream.read(bytes, 0, 8));
+        assertEquals(1, stream.read(bytes, 3, 5));
+        assertEquals(1, blocks.blocks.lent());
+        assertEquals(5, stream.read());
+        assertEquals(1, stream.available());
+        assertEquals(1, stream.read(bytes, 4, 1));
+        assertArrayEquals(new byte[] {1, 2, 3, 4, 6, 0, 0, 0}, bytes);
+        assertEquals(-1, stream.read());
+        assertEquals(-1, stream.read(bytes, 0, 8));
+        assertEquals(4, stream.records());
+        assertEquals(0, blocks.blocks.lent());
+    }
+}
