@@ -14,34 +14,42 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] config::Error),
     /// A data directory cannot be used.
-    #[error("data-dir is {}: {source}", dir.display())]
+    #[error("data-dir is {}: {}", dir.display(), without_path(cause))]
     Volume {
         /// As configured.
         dir: PathBuf,
         /// Why.
-        source: staging::Error,
+        cause: staging::Error,
     },
     /// An address cannot be listened on.
-    #[error("{key} is {value}: {source}: name a free address of this machine")]
+    #[error("{key} is {value}: {cause}: name a free address of this machine")]
     Listen {
         /// The setting.
         key: &'static str,
         /// As configured.
         value: String,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The ready file cannot be written.
-    #[error("ready-file is {}: {source}: name a file in a writable directory", path.display())]
+    #[error("ready-file is {}: {cause}: name a file in a writable directory", path.display())]
     ReadyFile {
         /// As configured.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The process itself.
     #[error("{0}")]
     Process(String),
+}
+
+/// The directory is in the sentence already.
+fn without_path(cause: &staging::Error) -> String {
+    match cause {
+        staging::Error::Directory { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Why a call is refused: what the caller should do, and a text for people.

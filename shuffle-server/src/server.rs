@@ -73,10 +73,10 @@ impl Builder {
         if let Some(path) = &config.ready_file {
             // One of an earlier process would be believed.
             match fs::remove_file(path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::ReadyFile {
                         path: path.clone(),
-                        source,
+                        cause,
                     });
                 }
                 _ => {}
@@ -175,9 +175,9 @@ impl Server {
         let Some(path) = &self.config.ready_file else {
             return Ok(());
         };
-        write_whole(path, &(self.ready_line() + "\n")).map_err(|source| Error::ReadyFile {
+        write_whole(path, &(self.ready_line() + "\n")).map_err(|cause| Error::ReadyFile {
             path: path.clone(),
-            source,
+            cause,
         })
     }
 
@@ -267,10 +267,10 @@ impl Server {
 }
 
 async fn listen(key: &'static str, value: &str) -> Result<(TcpListener, SocketAddr), Error> {
-    let error = |source| Error::Listen {
+    let error = |cause| Error::Listen {
         key,
         value: value.to_owned(),
-        source,
+        cause,
     };
     let listener = TcpListener::bind(value).await.map_err(error)?;
     let addr = listener.local_addr().map_err(error)?;
@@ -286,7 +286,7 @@ async fn open_volumes(config: &Config, components: &Components) -> Result<Vec<Vo
             let (dir, options, components) = (dir.clone(), config.staging(), components.clone());
             tokio::task::spawn_blocking(move || {
                 Volume::open(&dir, options, components)
-                    .map_err(|source| Error::Volume { dir, source })
+                    .map_err(|cause| Error::Volume { dir, cause })
             })
         })
         .collect();
@@ -308,7 +308,7 @@ async fn open_volumes(config: &Config, components: &Components) -> Result<Vec<Vo
             );
             return Err(Error::Volume {
                 dir: path.clone(),
-                source: staging::Error::Directory { path, reason },
+                cause: staging::Error::Directory { path, reason },
             });
         }
         volumes.push(volume);

@@ -9,14 +9,21 @@ use crate::stage::*;
 async fn a_stock_client_pushes_and_fetches_over_several_volumes() {
     let mut stage = Stage::start(3, |_| ()).await;
     let mut sent = Vec::new();
+    let mut volumes = Vec::new();
     for map in 0..8 {
         let text = format!("rows of map {map}").into_bytes();
         let receipt = stage.put(map, 100 + u64::from(map), &text).await;
         assert_eq!((receipt.bytes, receipt.records), (text.len() as u64, 1));
         assert!(stage.volumes.contains(&receipt.volume));
+        volumes.push(receipt.volume);
         sent.push(text);
     }
-    let (payload, summary) = stage.fetch(stage.all()).await.unwrap();
+    // A volume that happened to get none would be Lost.
+    let request = v1::FetchRequest {
+        volumes,
+        ..stage.all()
+    };
+    let (payload, summary) = stage.fetch(request).await.unwrap();
     assert_eq!(payload.len(), sent.iter().map(Vec::len).sum::<usize>());
     let mut maps = summary.map_index;
     maps.sort_unstable();
