@@ -279,6 +279,44 @@ async fn a_lost_acknowledgement_is_found_even_when_the_output_outgrew_the_replay
     check_read(&client, &commit, 0, 1, 40, 65_536).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outgrown_output_whose_commit_was_sent_waits_for_its_server() {
+    for loses_disk in [false, true] {
+        let (mut server, other) = (Fake::start().await, Fake::start().await);
+        let client = Client::new(Settings { replay_buffer: 1 << 20, ..settings(&[&server, &other]) }).unwrap();
+        server.faults().drop_acks = u32::MAX;
+        let mut writer = client.open_writer(write_spec(&[&server, &other], 0, 1));
+        fill(&mut writer, 0, 20, 65_536).unwrap();
+        while server.counters().commits == 0 {
+            assert!(tokio::time::timeout(Duration::from_millis(20), writer.commit()).await.is_err());
+        }
+        server.stop().await;
+        if loses_disk {
+            server.lose_disk();
+        }
+        assert!(tokio::time::timeout(Duration::from_millis(300), writer.commit()).await.is_err());
+        server.faults().drop_acks = 0;
+        server.restart().await;
+        let result = writer.commit().await;
+        if loses_disk {
+            let error = result.unwrap_err();
+            assert!(error.kind == Kind::Unavailable && error.message.contains("replay_buffer"), "{error}");
+        } else {
+            check_read(&client, &result.unwrap(), 0, 1, 20, 65_536).await;
+        }
+        assert_eq!(other.counters().opens, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_stream_does_not_cost_an_output_larger_than_the_replay_buffer() {
+    let server = Fake::start().await;
+    let client = Client::new(Settings { replay_buffer: 0, ..settings(&[&server]) }).unwrap();
+    server.faults().busy = 3;
+    let commit = write(&client, &[&server], 0, 1, 40, 65_536).await;
+    check_read(&client, &commit, 0, 1, 40, 65_536).await;
+}
+
 #[tokio::test]
 async fn a_server_that_answers_nothing_is_given_up() {
     let (hung, other) = (Fake::start().await, Fake::start().await);

@@ -93,6 +93,7 @@ impl Push {
         let mut position = 0;
         let mut again = false; // the server at `position` had its second chance
         let mut started = false;
+        let mut commit_sent = false;
         loop {
             if self.shared.aborted().is_cancelled() {
                 return Err(self.given_up());
@@ -118,9 +119,9 @@ impl Push {
                 return Err(Error::new(failure.kind, format!("{address} refuses the {}: {}", name(&self.spec), failure.message)));
             }
             // Without its messages only an output whose commit is on its way can still be had, and only from this server.
-            let replayable = self.shared.replayable();
-            let sticky = !replayable && stream.commit_sent;
-            if !replayable && !sticky {
+            commit_sent |= stream.commit_sent;
+            let sticky = !self.shared.replayable();
+            if sticky && (!commit_sent || failure.kind == Kind::Lost) {
                 return Err(self.outgrown(&address, &failure));
             }
             let Some(mut pause) = self.backoff.failed(failure.retry_after) else {
@@ -269,6 +270,9 @@ impl Push {
         if most > 0 && largest > most {
             let message = format!("messages of {largest} bytes, and {address} takes {most}: lower batch_bytes or block_bytes");
             return Err(Failure::new(Kind::Invalid, message));
+        }
+        if !opened.committed && !self.shared.replayable() {
+            return Err(Failure::new(Kind::Lost, "the server has not got the commit that was sent to it"));
         }
         self.shared.opened(opened.committed);
         Ok(())

@@ -238,6 +238,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.stream.opened = true;
         state.stream.committed = committed;
+        state.let_go();
         state.stream.progress = Instant::now();
         drop(state);
         self.work.notify_one();
@@ -293,9 +294,10 @@ impl Shared {
 }
 
 impl State {
-    /// Lets go of what was handed over, once the output has outgrown the replay buffer.
+    /// Lets go of what was handed over, once the output has outgrown the replay buffer. Not before the server has taken the stream: one
+    /// that refuses it must not cost the output.
     fn let_go(&mut self) {
-        if self.outgrown {
+        if self.outgrown && self.stream.opened {
             for message in self.messages.drain(..self.handed) {
                 self.kept_bytes -= message.len();
                 self.gone += 1;
