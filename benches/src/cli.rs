@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
-use crate::size::ByteSize;
+use crate::{pages, size::ByteSize};
 
 /// Loads running Forebay servers, or one that it starts itself, and tells what they cost beside raw TCP.
 #[derive(Debug, Parser)]
@@ -36,6 +36,14 @@ pub(crate) enum Level {
     Disk,
     /// The same, synced to the device.
     Fsync,
+}
+
+/// When pages are fetched back from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WarmPages {
+    Auto,
+    On,
+    Off,
 }
 
 impl Level {
@@ -76,13 +84,22 @@ pub(crate) struct Load {
     #[arg(long, requires = "spawn")]
     pub(crate) server_bin: Option<PathBuf>,
 
-    /// Where --spawn makes its temporary data directory [default: the system's].
-    #[arg(long, requires = "spawn")]
+    /// Where temporary files go, with --spawn the server's data [default: the system's].
+    #[arg(long)]
     pub(crate) data_dir: Option<PathBuf>,
 
     /// Memory of the server of --spawn [default: enough for --size].
     #[arg(long, requires = "spawn")]
     pub(crate) memory: Option<ByteSize>,
+
+    /// A setting of the server of --spawn, as in `direct-io=on`; may be repeated.
+    #[arg(long, requires = "spawn", value_name = "KEY=VALUE")]
+    pub(crate) server_setting: Vec<String>,
+
+    /// Write and delete a file before each measured write, so that a hypervisor's faults are not measured. `auto`: if the
+    /// servers are on this machine and it is one that gives free memory back to its host.
+    #[arg(long, value_enum, default_value_t = WarmPages::Auto)]
+    pub(crate) warm_pages: WarmPages,
 
     /// Bytes of each round, before compression.
     #[arg(long, default_value = "2GB")]
@@ -136,6 +153,17 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout)
+    }
+
+    /// Where to warm pages, if at all.
+    pub(crate) fn warms_pages(&self) -> Option<PathBuf> {
+        let is_local = self.spawn || !self.server_pid.is_empty();
+        let wanted = match self.warm_pages {
+            WarmPages::Auto => is_local && pages::are_taken_away(),
+            WarmPages::On => true,
+            WarmPages::Off => false,
+        };
+        wanted.then(|| self.data_dir.clone().unwrap_or_else(std::env::temp_dir))
     }
 
     /// What was asked for, or else the default of the command.

@@ -2,7 +2,7 @@
 //!
 //! - [`cli`]: flags. [`session`]: one use, from connecting to cleaning up; [`spawn`]: a server of one's own.
 //! - [`shape`], [`payload`], [`size`]: what is written. [`push`], [`fetch`]: how.
-//! - [`measure`]: the method; [`cpu`]: what processes cost; [`tcp`]: the floor; [`report`]: table and JSON.
+//! - [`measure`]: the method; [`pages`]: a trap of virtual machines; [`cpu`]: what processes cost; [`tcp`]: the floor; [`report`]: table and JSON.
 //!
 //! How to read the figures is in `README.md` beside this crate.
 
@@ -10,6 +10,7 @@ mod cli;
 mod cpu;
 mod fetch;
 mod measure;
+mod pages;
 mod payload;
 mod push;
 mod report;

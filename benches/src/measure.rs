@@ -1,7 +1,10 @@
 //! The method: rounds of Forebay and rounds of raw TCP take turns, and each pair gives one ratio. Machines drift by more than what
 //! is to be measured, so figures of different moments are not compared.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -9,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     cpu::{Memory, Probe, ProcessClock},
+    pages,
     payload::Payload,
     report::Round,
     tcp::{Direction, Floor, Transfer},
@@ -26,6 +30,8 @@ pub(crate) struct Bench {
     pub(crate) floor: Option<Floor>,
     pub(crate) payload: Payload,
     pub(crate) timeout: Duration,
+    /// Where pages are warmed before each write (see [`pages`](crate::pages)).
+    pub(crate) warm_pages: Option<PathBuf>,
     sampled: Vec<Memory>,
 }
 
@@ -43,12 +49,14 @@ impl Bench {
         floor: Option<Floor>,
         payload: Payload,
         timeout: Duration,
+        warm_pages: Option<PathBuf>,
     ) -> Self {
         Self {
             probes,
             floor,
             payload,
             timeout,
+            warm_pages,
             sampled: Vec::new(),
         }
     }
@@ -87,6 +95,9 @@ impl Bench {
             } else {
                 None
             };
+            if direction == Direction::Send {
+                self.warm_pages(bytes).await?;
+            }
             let what = format!("{name}, {label}");
             let (cost, made) = self.cost(&what, work(round, &bar)).await?;
             clean(made)
@@ -105,6 +116,17 @@ impl Bench {
         }
         bar.finish_and_clear();
         Ok(measured)
+    }
+
+    /// Lets the next `bytes` of page cache be pages that the machine has.
+    pub(crate) async fn warm_pages(&self, bytes: u64) -> Result<()> {
+        let Some(directory) = self.warm_pages.clone() else {
+            return Ok(());
+        };
+        let warmed = tokio::task::spawn_blocking(move || pages::warm(&directory, bytes)).await;
+        warmed
+            .context("warm pages")?
+            .context("write a temporary file (or give --warm-pages off)")
     }
 
     /// The largest peak, or sample, of any server.

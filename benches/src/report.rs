@@ -50,6 +50,8 @@ pub(crate) struct Run {
     pub(crate) partitions_per_read: Option<u32>,
     pub(crate) compressed: bool,
     pub(crate) seed: u64,
+    /// Whether a hypervisor's faults were kept out of the figures.
+    pub(crate) pages_warmed: bool,
     pub(crate) server_cost_from: Vec<String>,
     pub(crate) server_peak_memory_bytes: Option<u64>,
     /// False: the largest of samples between rounds.
@@ -334,6 +336,9 @@ impl Run {
             }
             None => text
                 .push_str("  server CPU and memory are not known: give --server-pid or --admin\n"),
+        }
+        if self.pages_warmed {
+            text.push_str("  pages were warmed before each write: this machine's host takes free memory away (--warm-pages)\n");
         }
         for source in &self.server_cost_from {
             let _ = writeln!(text, "  server cost from {source}");

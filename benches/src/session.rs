@@ -102,6 +102,7 @@ impl Session {
             floor,
             Payload::new(load.seed, texture),
             load.timeout(),
+            load.warms_pages(),
         );
         let client = Client::new(Settings::of(servers.clone()))?;
         let name = format!("forebay-bench-{:016x}", rand::random::<u64>());
@@ -229,6 +230,7 @@ impl Session {
             bench,
             ..
         } = self;
+        bench.warm_pages(shape.bytes()).await?;
         let hidden = ProgressBar::hidden();
         let push = push(
             client,
@@ -308,6 +310,7 @@ impl Session {
             partitions_per_read,
             compressed: self.load.compress,
             seed: self.load.seed,
+            pages_warmed: self.bench.warm_pages.is_some(),
             server_cost_from: self.bench.probes.iter().map(Probe::describe).collect(),
             server_peak_memory_bytes: None,
             server_peak_memory_is_exact: None,

@@ -45,7 +45,12 @@ impl Spawned {
         };
         let ready = directory.path().join("ready");
         let log = directory.path().join("log");
+        let settings = load
+            .server_setting
+            .iter()
+            .map(|setting| format!("--{setting}"));
         let child = Command::new(&program)
+            .args(settings)
             .arg("--data-dir")
             .arg(directory.path().join("volume"))
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
