@@ -33,8 +33,8 @@ def table(report: dict) -> str:
     rows.append(("time of the jobs both ran", *times))
     rows.append(("CPU of all their processes", *cpus))
     rows.append(("  of it the servers", "", f"{forebay['server_cpu_seconds']:.1f} s", ""))
-    moved = report["bytes_through_servers"]
-    rows.append(("bytes into / out of the servers", "", f"{human_bytes(moved['in'])} / {human_bytes(moved['out'])}", ""))
+    moved = human_bytes(report["bytes_into_servers"]), human_bytes(report["bytes_out_of_servers"])
+    rows.append(("bytes into / out of the servers", "", " / ".join(moved), ""))
     rows.append(("files, processes left behind", "", f"{report['left_files']}, {report['left_processes']}", ""))
 
     widths = [max(len(row[column]) for row in rows if row) for column in range(4)]
