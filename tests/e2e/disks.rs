@@ -79,16 +79,13 @@ async fn one_directory_twice_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_directory_that_is_none_is_refused() {
-    let server = Server::prepare(Setup::new());
-    let file = server.scratch("file");
-    let mut wrong = Server::prepare(Setup::new().dir(server.dirs()[0].join("wrong")));
-    fs::write(&file, "not a directory").unwrap();
-    wrong.replace_dir(server.dirs()[0].clone());
-    fs::remove_dir(&server.dirs()[0]).unwrap();
-    fs::write(&server.dirs()[0], "not a directory").unwrap();
-    let said = wrong.refused().await;
+    let mut server = Server::prepare(Setup::new());
+    let dir = server.dirs()[0].clone();
+    fs::remove_dir(&dir).unwrap();
+    fs::write(&dir, "not a directory").unwrap();
+    let said = server.refused().await;
     assert!(
-        said.contains(server.dirs()[0].to_str().unwrap()),
+        said.contains(dir.to_str().unwrap()),
         "the path is not named: {said}"
     );
 }

@@ -211,9 +211,9 @@ async fn huge_columns_and_payloads_are_refused() {
     };
     invalid(&stage.batch(many).await, &["blocks"]);
     let huge = |t: &mut v1::BlockTable, p: &mut Vec<u8>| {
-        t.length = vec![MAX_BLOCK; 3];
+        t.length = vec![3 << 20; 3];
         t.raw_length = t.length.clone();
-        *p = vec![0; 3 * MAX_BLOCK as usize];
+        *p = vec![0; 9 << 20];
         assert!(p.len() > MAX_BATCH as usize);
     };
     invalid(&stage.batch(huge).await, &["payload"]);

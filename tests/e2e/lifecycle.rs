@@ -28,7 +28,7 @@ async fn sigterm_ends_cleanly_and_running_pushes_commit() {
         .await;
     let mut running = Vec::new();
     for map in 1..10 {
-        let attempt = Attempt::generate(&app, 0, SHAPE, map, u64::from(map));
+        let attempt = Attempt::generate(&app, 0, SHAPE, map, 10 + u64::from(map));
         running.push((peer.send(&attempt).await.unwrap(), attempt));
     }
     server.terminate();

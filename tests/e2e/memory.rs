@@ -140,7 +140,10 @@ async fn pushers_that_stall_do_not_stop_the_others() {
 /// A pusher that announces a batch, gets memory for it and never sends it holds that memory for a while, not for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn pushers_that_stall_inside_a_batch_do_not_stop_the_others() {
-    let server = Server::with(Setup::new().flag("--memory", "16MiB")).await;
+    let setup = Setup::new()
+        .flag("--memory", "16MiB")
+        .flag("--keep-alive", "2s");
+    let server = Server::with(setup).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     let mut stalled = Vec::new();
     for map in 0..6 {

@@ -190,7 +190,10 @@ async fn noise_in_a_stream_is_refused_and_the_connection_goes_on() {
             !(path == PUSH && find_committed(&answer.body)),
             "noise is committed"
         );
-        if let Some(status) = &answer.status {
+        // The generated services say what they like, ours say whose fault it is.
+        if let Some(status) = &answer.status
+            && (path == PUSH || path == FETCH)
+        {
             assert_ne!(
                 status.code(),
                 tonic::Code::Internal,

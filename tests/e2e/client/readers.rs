@@ -80,7 +80,8 @@ async fn a_connection_that_breaks_again_and_again_still_brings_everything_once()
         .iter_mut()
         .for_each(|output| output.address = proxy.addr().to_string());
     let driver = Driver::with(settings(&[proxy.addr()])).await;
-    proxy.set(Fault::CutEvery(400_000));
+    // More than a message: what was not verified has to come again.
+    proxy.set(Fault::CutEvery(2_500_000));
     let reader = driver.reader(0, outputs);
     let rows = read_all(reader).await.unwrap();
     assert!(
