@@ -81,13 +81,15 @@ fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<u64> {
         attempt.fence(|| shuffle.fenced().to_string());
     }
     old.held.values().for_each(|held| held.leave_log(shuffle));
-    let memory = shuffle.memory.swap(0, Ordering::Relaxed);
+    shuffle.memory.store(0, Ordering::Relaxed);
+    // In memory, in a commit log, or in both: they are in no segment.
+    let held = old.held.values().flat_map(|held| &held.batches).map(|batch| batch.length()).sum::<u64>();
     let files = shuffle.file_bytes.swap(0, Ordering::Relaxed);
     shared.used.fetch_sub(files, Ordering::Relaxed);
-    Stats::add(&shared.stats.deleted_bytes, files + memory);
+    Stats::add(&shared.stats.deleted_bytes, files + held);
     // Logs may have become unneeded.
     shared.wake();
-    Some(files + memory)
+    Some(files + held)
 }
 
 fn write(shared: &Shared, changes: &Changes) -> Result<(), Error> {
