@@ -2,7 +2,6 @@ package io.forebay.spark;
 
 import io.forebay.core.Caller;
 import io.forebay.core.ForebayException;
-import io.forebay.core.InterruptCheck;
 import java.security.SecureRandom;
 import java.util.concurrent.TimeUnit;
 import org.apache.spark.ShuffleDependency;
@@ -50,7 +49,7 @@ final class DriverApp {
                 token = conf.token().orElseGet(DriverApp::randomToken);
                 caller = new Caller(appId(sparkConf), token, conf.leaseMillis());
             }
-            client.get().openApp(caller, InterruptCheck.THREAD);
+            client.get().openApp(caller, Interrupts.THREAD);
             open = true;
             LOG.info("app {} is registered with the Forebay servers {}", caller.app(), conf.servers());
         }
@@ -65,7 +64,7 @@ final class DriverApp {
         }
         try {
             if (blocking) {
-                client.get().deleteShuffle(caller.app(), shuffle, InterruptCheck.THREAD);
+                client.get().deleteShuffle(caller.app(), shuffle, Interrupts.THREAD);
             } else {
                 client.get().deleteShuffleInBackground(caller.app(), shuffle);
             }

@@ -79,7 +79,7 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
         if (outputs.isEmpty()) {
             return new Nothing<>();
         }
-        InterruptCheck interrupt = TaskInterrupt.of(context);
+        InterruptCheck interrupt = Interrupts.ofTask(context);
         BlockReader reader = client.get().openReader(handle.caller(), shuffle, outputs.plan(), windowBytes, interrupt);
         ReaderCleanup cleanup = new ReaderCleanup(reader::close);
         context.addTaskCompletionListener(cleanup);

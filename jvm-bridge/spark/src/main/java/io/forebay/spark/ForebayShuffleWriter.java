@@ -65,7 +65,7 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
             }
             return;
         }
-        InterruptCheck interrupt = TaskInterrupt.of(context);
+        InterruptCheck interrupt = Interrupts.ofTask(context);
         output =
                 client.get()
                         .openWriter(
