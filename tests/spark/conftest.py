@@ -70,7 +70,7 @@ def forebay(run, line, servers):
     yield app
     assert sum(server.shuffle_bytes() for server in servers) > 0, "the tests left nothing that could be deleted"
     app.stop()
-    wait_until(lambda: not any(server.shuffle_files() for server in servers), 10, "an application that ended left its files")
+    wait_until(lambda: not any(server.shuffle_files() for server in servers), 30, "an application that ended left its files")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,9 @@ from harness.run import wait_until
 from harness.server import Server
 
 
+PROMPTLY = 10  # seconds, on a machine with other things to do; a client that waited for its server would take 30 and more
+
+
 def held(servers) -> int:
     return sum(server.shuffle_bytes() for server in servers)
 
@@ -22,7 +25,7 @@ def test_shuffle_that_spark_forgets_frees_its_bytes(forebay, servers):
     wait_until(lambda: held(servers) > before + 1_000_000, 30, "no rows on the disks")
     for shuffle in shuffles:
         forebay.call("forget", shuffle=shuffle)
-    wait_until(lambda: held(servers) <= before, 10, "its bytes were not freed")
+    wait_until(lambda: held(servers) <= before, 30, "its bytes were not freed")
 
 
 def test_killed_driver_leaves_no_bytes_when_its_lease_is_over(run, line):
@@ -33,7 +36,7 @@ def test_killed_driver_leaves_no_bytes_when_its_lease_is_over(run, line):
     assert app.call("run_reduces", name="left")["counts"]
     app.kill_driver()
     assert server.shuffle_bytes() > 0
-    wait_until(lambda: server.shuffle_files() == [], 30, "its files were not deleted")
+    wait_until(lambda: server.shuffle_files() == [], 60, "its files were not deleted")
     assert server.stop() == 0
 
 
@@ -66,7 +69,7 @@ def test_cancelled_maps_end_promptly_though_the_servers_hang(forebay, servers, h
     time.sleep(1.5)
     hanging()
     time.sleep(1)
-    assert cancelled(forebay, call) < 5
+    assert cancelled(forebay, call) < PROMPTLY
 
 
 def test_cancelled_reduces_end_promptly_though_the_servers_hang(forebay, servers, hanging):
@@ -75,7 +78,7 @@ def test_cancelled_reduces_end_promptly_though_the_servers_hang(forebay, servers
     call = forebay.start_call("run_reduces", name="hanging")
     wait_until(lambda: forebay.call("active_tasks") == 2, 30, "the job has not started")
     time.sleep(1)
-    assert cancelled(forebay, call) < 5
+    assert cancelled(forebay, call) < PROMPTLY
     for server in servers:
         server.resume()
     assert forebay.call("run_reduces", name="hanging")["digest"].startswith("100003 rows")

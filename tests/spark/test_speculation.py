@@ -61,13 +61,13 @@ class Cluster:
 
     def _said(self, name, pattern):
         log = self.folder / f"{name}.log"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             found = re.search(pattern, log.read_text(errors="replace"))
             if found:
                 return found.groups()[0] if found.groups() else None
             time.sleep(0.1)
-        raise TimeoutError(f"{name} did not say {pattern!r} in 60 s:\n{log.read_text(errors='replace')[-3000:]}")
+        raise TimeoutError(f"{name} did not say {pattern!r} in 180 s:\n{log.read_text(errors='replace')[-3000:]}")
 
     def stop(self):
         for process in reversed(self.processes):

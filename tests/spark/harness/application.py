@@ -14,7 +14,7 @@ from harness.places import HERE, JAR, SparkLine
 from harness.run import Run, command_of, descendants
 from harness.server import Server
 
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 class CallFailed(Exception):
@@ -27,7 +27,7 @@ class Call:
         self.name = name
         self.answer = queue.Queue(1)
 
-    def result(self, timeout: float = 300):
+    def result(self, timeout: float = 600):
         try:
             message = self.answer.get(timeout=timeout)
         except queue.Empty:
@@ -139,7 +139,7 @@ class Application:
         self.process.stdin.flush()
         return call
 
-    def call(self, name: str, /, timeout: float = 300, **args):
+    def call(self, name: str, /, timeout: float = 600, **args):
         return self.start_call(name, **args).result(timeout)
 
     # === what is done to it ===
@@ -158,13 +158,13 @@ class Application:
         wanted = self.call("executors")
         number, pid = min(self.executor_pids().items(), key=lambda item: int(item[0]))
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             self.call("settle")
             if number in self.events.executors_removed() and self.call("executors") >= wanted:
                 return number
             time.sleep(0.1)
-        raise TimeoutError(f"Spark did not replace executor {number} in 60 s\n{self.tail()}")
+        raise TimeoutError(f"Spark did not replace executor {number} in 180 s\n{self.tail()}")
 
     def maps_rerun(self):
         """Map tasks that have run more than once so far, with the number of runs beyond the first."""
@@ -184,7 +184,7 @@ class Application:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.kill_driver()
-                raise RuntimeError(f"{self.name} did not stop within 60 s\n{self.tail()}") from None
+                raise RuntimeError(f"{self.name} did not stop within 180 s\n{self.tail()}") from None
         # Its JVM and the executors end on their own a moment after the driver's Python.
         deadline = time.monotonic() + 20
         while self.run.processes(self.role) and time.monotonic() < deadline:

@@ -43,12 +43,12 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not (ready.exists() and ready.read_text().endswith("\n")):
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended with {self.process.returncode}:\n{self.tail()}")
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} was not ready after 30 s:\n{self.tail()}")
+                raise RuntimeError(f"{self.name} was not ready after 90 s:\n{self.tail()}")
             time.sleep(0.02)
         said = dict(word.split("=", 1) for word in ready.read_text().split() if "=" in word)
         self.address, self.admin = said["data"], said["admin"]
