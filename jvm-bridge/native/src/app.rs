@@ -31,7 +31,10 @@ impl ClientEntry {
     /// A client of the library's runtime. Does no I/O.
     pub(crate) fn open(settings: Settings) -> Result<Self, Error> {
         let client = Client::with_handle(settings, runtime::get()?.handle().clone())?;
-        Ok(Self { client, apps: Arc::new(Apps(Mutex::new(Some(HashMap::new())))) })
+        Ok(Self {
+            client,
+            apps: Arc::new(Apps(Mutex::new(Some(HashMap::new())))),
+        })
     }
 
     /// The client behind it.
@@ -42,8 +45,17 @@ impl ClientEntry {
     /// Starts to register an app.
     pub(crate) fn open_app(&self, caller: Caller) -> Result<Call, Error> {
         let app = caller.app.clone();
-        match self.apps.0.lock().as_mut().ok_or_else(closed)?.entry(app.clone()) {
-            Entry::Occupied(_) => return Err(invalid(format!("app {app} is open already: open it once"))),
+        match self
+            .apps
+            .0
+            .lock()
+            .as_mut()
+            .ok_or_else(closed)?
+            .entry(app.clone())
+        {
+            Entry::Occupied(_) => {
+                return Err(invalid(format!("app {app} is open already: open it once")));
+            }
             Entry::Vacant(entry) => entry.insert(None),
         };
         let (client, apps) = (self.client.clone(), self.apps.clone());
@@ -65,10 +77,19 @@ impl ClientEntry {
     }
 
     /// Candidate servers of a shuffle.
-    pub(crate) fn place(&self, app: &str, shuffle: ShuffleId, maps: u32, partitions: u32) -> Result<Vec<String>, Error> {
+    pub(crate) fn place(
+        &self,
+        app: &str,
+        shuffle: ShuffleId,
+        maps: u32,
+        partitions: u32,
+    ) -> Result<Vec<String>, Error> {
         let shared = self.app(app)?;
         let handle = shared.try_read().map_err(|_| closing(app))?;
-        Ok(handle.as_ref().ok_or_else(|| closing(app))?.place(shuffle, maps, partitions))
+        Ok(handle
+            .as_ref()
+            .ok_or_else(|| closing(app))?
+            .place(shuffle, maps, partitions))
     }
 
     /// Starts to delete a shuffle.
@@ -76,7 +97,11 @@ impl ClientEntry {
         let (shared, app) = (self.app(app)?, app.to_owned());
         Call::start(async move {
             let handle = shared.read().await;
-            handle.as_ref().ok_or_else(|| closing(&app))?.delete_shuffle(shuffle).await
+            handle
+                .as_ref()
+                .ok_or_else(|| closing(&app))?
+                .delete_shuffle(shuffle)
+                .await
         })
     }
 
@@ -96,10 +121,13 @@ impl ClientEntry {
     }
 
     fn app(&self, app: &str) -> Result<SharedApp, Error> {
-        let id = AppId::try_new(app).ok_or_else(|| invalid(format!("app is {app:?}: give 1 to 128 of [A-Za-z0-9._-]")))?;
+        let id = AppId::try_new(app)
+            .ok_or_else(|| invalid(format!("app is {app:?}: give 1 to 128 of [A-Za-z0-9._-]")))?;
         match self.apps.0.lock().as_ref().ok_or_else(closed)?.get(&id) {
             Some(Some(shared)) => Ok(shared.clone()),
-            Some(None) => Err(invalid(format!("app {app} is still being opened: wait for that"))),
+            Some(None) => Err(invalid(format!(
+                "app {app} is still being opened: wait for that"
+            ))),
             None => Err(invalid(format!("app {app} is not open: open it first"))),
         }
     }
@@ -132,16 +160,27 @@ enum CallState {
 }
 
 impl Call {
-    fn start(work: impl Future<Output = Result<(), Error>> + Send + 'static) -> Result<Self, Error> {
-        Ok(Self { state: StdMutex::new(CallState::Running(runtime::get()?.spawn(work))) })
+    fn start(
+        work: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            state: StdMutex::new(CallState::Running(runtime::get()?.spawn(work))),
+        })
     }
 
     /// Whether it has succeeded; its failure if it failed. Answers the same again.
     pub(crate) fn wait(&self, timeout: Duration) -> Result<bool, Error> {
         let mut state = exclusive(&self.state, "call")?;
         if let CallState::Running(task) = &mut *state {
-            let Some(answer) = runtime::wait(timeout, task)? else { return Ok(false) };
-            let result = answer.unwrap_or_else(|error| Err(Error::new(Kind::Internal, format!("a call broke off: {error}"))));
+            let Some(answer) = runtime::wait(timeout, task)? else {
+                return Ok(false);
+            };
+            let result = answer.unwrap_or_else(|error| {
+                Err(Error::new(
+                    Kind::Internal,
+                    format!("a call broke off: {error}"),
+                ))
+            });
             *state = CallState::Done(result);
         }
         match &*state {
@@ -156,7 +195,11 @@ mod tests {
     use super::*;
 
     fn caller(app: &str) -> Caller {
-        Caller { app: AppId::try_new(app).expect("valid"), token: "t".into(), lease: Duration::from_secs(60) }
+        Caller {
+            app: AppId::try_new(app).expect("valid"),
+            token: "t".into(),
+            lease: Duration::from_secs(60),
+        }
     }
 
     fn finish(call: &Call) -> Result<(), Error> {
@@ -186,7 +229,13 @@ mod tests {
             ..Settings::of(["127.0.0.1:1"])
         };
         let entry = ClientEntry::open(settings).expect("a client");
-        assert_eq!(entry.place("a", ShuffleId(0), 1, 1).expect_err("not open").kind, Kind::Invalid);
+        assert_eq!(
+            entry
+                .place("a", ShuffleId(0), 1, 1)
+                .expect_err("not open")
+                .kind,
+            Kind::Invalid
+        );
         for _ in 0..2 {
             let call = entry.open_app(caller("a")).expect("a runtime");
             assert!(entry.open_app(caller("a")).is_err());

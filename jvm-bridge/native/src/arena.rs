@@ -78,17 +78,29 @@ pub(crate) struct Arena {
 impl Arena {
     /// An arena of exactly this size, recycled if there is one. What it contains is not defined.
     pub(crate) fn take(bytes: u64) -> Result<Self, Error> {
-        static POOL: LazyLock<Pool> = LazyLock::new(|| Pool::new(std::thread::available_parallelism().map_or(2, usize::from)));
+        static POOL: LazyLock<Pool> = LazyLock::new(|| {
+            Pool::new(std::thread::available_parallelism().map_or(2, usize::from))
+        });
         Self::take_from(&POOL, bytes)
     }
 
     fn take_from(pool: &'static Pool, bytes: u64) -> Result<Self, Error> {
-        let checked = usize::try_from(bytes).ok().filter(|n| (BYTES.0..=BYTES.1).contains(n) && n % 8 == 0).ok_or_else(|| {
-            let (least, most) = BYTES;
-            invalid(format!("arenaBytes is {bytes}: give a multiple of 8 from {least} to {most}"))
-        })?;
-        let mapping = pool.take(checked).map_or_else(|| Mapping::new(checked), Ok)?;
-        Ok(Self { mapping: Some(mapping), pool })
+        let checked = usize::try_from(bytes)
+            .ok()
+            .filter(|n| (BYTES.0..=BYTES.1).contains(n) && n % 8 == 0)
+            .ok_or_else(|| {
+                let (least, most) = BYTES;
+                invalid(format!(
+                    "arenaBytes is {bytes}: give a multiple of 8 from {least} to {most}"
+                ))
+            })?;
+        let mapping = pool
+            .take(checked)
+            .map_or_else(|| Mapping::new(checked), Ok)?;
+        Ok(Self {
+            mapping: Some(mapping),
+            pool,
+        })
     }
 
     /// Where it starts; aligned to a page.
@@ -107,9 +119,14 @@ impl Arena {
     /// Its last `8 * count` bytes as longs, in memory order.
     pub(crate) fn entries(&self, count: usize) -> Result<&[u64], Error> {
         let bytes = self.bytes();
-        let start = count.checked_mul(8).and_then(|length| bytes.len().checked_sub(length));
+        let start = count
+            .checked_mul(8)
+            .and_then(|length| bytes.len().checked_sub(length));
         let Some(start) = start else {
-            return Err(invalid(format!("records is {count}: an arena of {} bytes has no room for so many", bytes.len())));
+            return Err(invalid(format!(
+                "records is {count}: an arena of {} bytes has no room for so many",
+                bytes.len()
+            )));
         };
         // SAFETY: the range lies in `bytes`, every bit pattern is a u64, and start and end are multiples of 8 of a page's start.
         Ok(unsafe { std::slice::from_raw_parts(bytes[start..].as_ptr().cast(), count) })
@@ -138,13 +155,19 @@ struct Pool {
 
 impl Pool {
     fn new(most: usize) -> Self {
-        Self { most, idle: Mutex::new(Vec::new()), trimming: AtomicBool::new(false) }
+        Self {
+            most,
+            idle: Mutex::new(Vec::new()),
+            trimming: AtomicBool::new(false),
+        }
     }
 
     /// The one of this size that was given back last: its pages are the warmest.
     fn take(&self, bytes: usize) -> Option<Mapping> {
         let mut idle = self.idle.lock();
-        let position = idle.iter().rposition(|(_, mapping)| mapping.bytes == bytes)?;
+        let position = idle
+            .iter()
+            .rposition(|(_, mapping)| mapping.bytes == bytes)?;
         Some(idle.remove(position).1)
     }
 
@@ -169,7 +192,10 @@ impl Pool {
             tokio::time::sleep(KEEP / 2).await;
             let mut old: Vec<_> = {
                 let mut idle = self.idle.lock();
-                let kept = idle.iter().take_while(|(since, _)| since.elapsed() >= KEEP).count();
+                let kept = idle
+                    .iter()
+                    .take_while(|(since, _)| since.elapsed() >= KEEP)
+                    .count();
                 let old = idle.drain(..kept).collect();
                 if idle.is_empty() {
                     // Under the lock, so that a `put` either is seen here or starts a new task.
@@ -207,7 +233,9 @@ mod tests {
     #[test]
     fn no_more_are_kept_than_agreed() {
         let pool = pool(2);
-        let arenas: Vec<_> = (0..5).map(|_| Arena::take_from(pool, 1 << 16).expect("memory")).collect();
+        let arenas: Vec<_> = (0..5)
+            .map(|_| Arena::take_from(pool, 1 << 16).expect("memory"))
+            .collect();
         drop(arenas);
         assert_eq!(pool.idle.lock().len(), 2);
     }
@@ -215,7 +243,9 @@ mod tests {
     #[test]
     fn a_size_that_cannot_be_is_refused() {
         for bytes in [0, 8, 4097, (4 << 30) + 8, u64::MAX] {
-            let error = Arena::take_from(pool(1), bytes).map(|_| ()).expect_err("refused");
+            let error = Arena::take_from(pool(1), bytes)
+                .map(|_| ())
+                .expect_err("refused");
             assert_eq!(error.kind, Kind::Invalid);
             assert!(error.message.contains("arenaBytes"), "{error}");
         }

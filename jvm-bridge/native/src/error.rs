@@ -38,19 +38,36 @@ pub(crate) struct Throw;
 impl<T: Default> ErrorPolicy<T, Failure> for Throw {
     type Captures<'unowned: 'method, 'method> = ();
 
-    fn on_error<'unowned: 'method, 'method>(env: &mut Env<'unowned>, (): &mut (), failure: Failure) -> JniResult<T> {
+    fn on_error<'unowned: 'method, 'method>(
+        env: &mut Env<'unowned>,
+        (): &mut (),
+        failure: Failure,
+    ) -> JniResult<T> {
         match failure {
             Failure::Client(error) => throw(env, &error),
-            Failure::Jni(error) => throw(env, &Error::new(Kind::Internal, Failure::Jni(error).to_string())),
+            Failure::Jni(error) => throw(
+                env,
+                &Error::new(Kind::Internal, Failure::Jni(error).to_string()),
+            ),
         }
         Ok(T::default())
     }
 
-    fn on_panic<'unowned: 'method, 'method>(env: &mut Env<'unowned>, (): &mut (), payload: Box<dyn Any + Send>) -> JniResult<T> {
+    fn on_panic<'unowned: 'method, 'method>(
+        env: &mut Env<'unowned>,
+        (): &mut (),
+        payload: Box<dyn Any + Send>,
+    ) -> JniResult<T> {
         let message = format!("panic in native code: {}", panic_message(payload.as_ref()));
         // Dropping a payload may panic, and this is the last frame before the JVM. The panic hook has logged the place.
         std::mem::forget(payload);
-        throw(env, &Error::new(Kind::Internal, format!("{message}; this is a bug, please report it")));
+        throw(
+            env,
+            &Error::new(
+                Kind::Internal,
+                format!("{message}; this is a bug, please report it"),
+            ),
+        );
         Ok(T::default())
     }
 }
@@ -89,13 +106,23 @@ fn try_throw(env: &mut Env<'_>, error: &Error) -> JniResult<()> {
         Some(output) => {
             let volume = JString::from_str(env, output.volume.to_string())?.into();
             // Both come from Java, where they are an int and a long.
-            (volume, output.map_index.0.cast_signed(), output.attempt.0.cast_signed())
+            (
+                volume,
+                output.map_index.0.cast_signed(),
+                output.attempt.0.cast_signed(),
+            )
         }
     };
     let exception = env.new_object(
         class,
         jni_sig!("(Ljava/lang/String;Ljava/lang/String;Ljava/lang/String;IJ)V"),
-        &[(&kind).into(), (&message).into(), (&volume).into(), map_index.into(), attempt.into()],
+        &[
+            (&kind).into(),
+            (&message).into(),
+            (&volume).into(),
+            map_index.into(),
+            attempt.into(),
+        ],
     )?;
     let exception = env.cast_local::<JThrowable>(exception)?;
     debug_assert!(!exception.is_null());

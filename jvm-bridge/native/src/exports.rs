@@ -10,7 +10,10 @@ use jni::{
     refs::Reference,
     sys::{jboolean, jint, jlong},
 };
-use shuffle_client::{AppId, AttemptId, Caller, Durability, Error, Kind, MapIndex, PartitionId, ReadSpec, ShuffleId, WriteSpec};
+use shuffle_client::{
+    AppId, AttemptId, Caller, Durability, Error, Kind, MapIndex, PartitionId, ReadSpec, ShuffleId,
+    WriteSpec,
+};
 
 use crate::{
     app::{Call, ClientEntry},
@@ -29,7 +32,10 @@ static READERS: Table<Reader> = Table::new(4, "reader");
 type Class<'l> = JClass<'l>;
 type Strings<'l> = JObjectArray<'l, JString<'l>>;
 
-fn enter<'l, T: Default>(env: &mut EnvUnowned<'l>, body: impl FnOnce(&mut Env<'l>) -> Result<T, Failure>) -> T {
+fn enter<'l, T: Default>(
+    env: &mut EnvUnowned<'l>,
+    body: impl FnOnce(&mut Env<'l>) -> Result<T, Failure>,
+) -> T {
     env.with_env(body).resolve::<Throw>()
 }
 
@@ -288,11 +294,18 @@ fn ints(env: &Env<'_>, array: &JIntArray<'_>) -> Result<Vec<i32>, Failure> {
     Ok(values)
 }
 
-fn caller(env: &Env<'_>, app: &JString<'_>, token: &JString<'_>, lease_millis: jlong) -> Result<Caller, Failure> {
+fn caller(
+    env: &Env<'_>,
+    app: &JString<'_>,
+    token: &JString<'_>,
+    lease_millis: jlong,
+) -> Result<Caller, Failure> {
     let app = text(env, "app", app)?;
-    let lease = u64::try_from(lease_millis).map_err(|_| invalid(format!("leaseMillis is {lease_millis}: give 0 or more")))?;
+    let lease = u64::try_from(lease_millis)
+        .map_err(|_| invalid(format!("leaseMillis is {lease_millis}: give 0 or more")))?;
     Ok(Caller {
-        app: AppId::try_new(&app).ok_or_else(|| invalid(format!("app is {app:?}: give 1 to 128 of [A-Za-z0-9._-]")))?,
+        app: AppId::try_new(&app)
+            .ok_or_else(|| invalid(format!("app is {app:?}: give 1 to 128 of [A-Za-z0-9._-]")))?,
         token: Arc::from(text(env, "token", token)?),
         lease: Duration::from_millis(lease),
     })
@@ -314,7 +327,9 @@ fn size(name: &str, value: jlong) -> Result<usize, Error> {
 }
 
 fn timeout(millis: jint) -> Result<Duration, Error> {
-    Ok(Duration::from_millis(unsigned("timeoutMillis", millis)?.into()))
+    Ok(Duration::from_millis(
+        unsigned("timeoutMillis", millis)?.into(),
+    ))
 }
 
 // === encoding ===
@@ -324,7 +339,8 @@ fn address(address: usize) -> Result<jlong, Error> {
 }
 
 fn signed(value: u64) -> Result<jlong, Error> {
-    jlong::try_from(value).map_err(|_| Error::new(Kind::Internal, format!("{value} does not fit into a long")))
+    jlong::try_from(value)
+        .map_err(|_| Error::new(Kind::Internal, format!("{value} does not fit into a long")))
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -332,7 +348,10 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 fn longs<'l>(env: &mut Env<'l>, values: &[u64]) -> Result<JObject<'l>, Failure> {
-    let values = values.iter().map(|&value| signed(value)).collect::<Result<Vec<_>, _>>()?;
+    let values = values
+        .iter()
+        .map(|&value| signed(value))
+        .collect::<Result<Vec<_>, _>>()?;
     let array = JLongArray::new(env, values.len())?;
     array.set_region(env, 0, &values)?;
     Ok(array.into())

@@ -47,7 +47,14 @@ impl<T> Table<T> {
     /// `tag` must differ between tables and lie in `1..128`; `name` is for messages.
     pub(crate) const fn new(tag: u8, name: &'static str) -> Self {
         assert!(tag > 0 && tag < 128);
-        Self { tag, name, slots: Mutex::new(Slots { slots: Vec::new(), free: Vec::new() }) }
+        Self {
+            tag,
+            name,
+            slots: Mutex::new(Slots {
+                slots: Vec::new(),
+                free: Vec::new(),
+            }),
+        }
     }
 
     /// Takes the entry in and answers its id, which is positive.
@@ -60,11 +67,18 @@ impl<T> Table<T> {
                 slot
             }
             None if table.slots.len() < 1 << SLOT_BITS => {
-                table.slots.push(Slot { generation: 1, entry });
+                table.slots.push(Slot {
+                    generation: 1,
+                    entry,
+                });
                 table.slots.len() - 1
             }
             None => {
-                let message = format!("{} {}s are open: close those that are no longer used", table.slots.len(), self.name);
+                let message = format!(
+                    "{} {}s are open: close those that are no longer used",
+                    table.slots.len(),
+                    self.name
+                );
                 return Err(Error::new(Kind::Internal, message));
             }
         };
@@ -77,12 +91,16 @@ impl<T> Table<T> {
     pub(crate) fn get(&self, id: i64) -> Result<Arc<T>, Error> {
         let position = self.position(id)?;
         let table = self.slots.lock();
-        let slot = table.slots.get(position.slot).ok_or_else(|| self.unknown(id))?;
+        let slot = table
+            .slots
+            .get(position.slot)
+            .ok_or_else(|| self.unknown(id))?;
         match &slot.entry {
             Some(entry) if slot.generation == position.generation => Ok(entry.clone()),
-            _ if position.generation <= slot.generation => {
-                Err(invalid(format!("{} {id:#x} is closed: do not use it after close", self.name)))
-            }
+            _ if position.generation <= slot.generation => Err(invalid(format!(
+                "{} {id:#x} is closed: do not use it after close",
+                self.name
+            ))),
             _ => Err(self.unknown(id)),
         }
     }
@@ -92,7 +110,10 @@ impl<T> Table<T> {
         let position = self.position(id)?;
         let mut table = self.slots.lock();
         let table = &mut *table;
-        let slot = table.slots.get_mut(position.slot).ok_or_else(|| self.unknown(id))?;
+        let slot = table
+            .slots
+            .get_mut(position.slot)
+            .ok_or_else(|| self.unknown(id))?;
         if position.generation > slot.generation {
             return Err(self.unknown(id));
         }
@@ -110,7 +131,12 @@ impl<T> Table<T> {
     /// How many are open.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.slots.lock().slots.iter().filter(|slot| slot.entry.is_some()).count()
+        self.slots
+            .lock()
+            .slots
+            .iter()
+            .filter(|slot| slot.entry.is_some())
+            .count()
     }
 
     fn position(&self, id: i64) -> Result<Position, Error> {
@@ -118,21 +144,37 @@ impl<T> Table<T> {
             return Err(self.unknown(id));
         }
         let slot = usize::try_from(id & ((1 << SLOT_BITS) - 1)).map_err(|_| self.unknown(id))?;
-        let generation = u32::try_from(id >> SLOT_BITS & i64::from(u32::MAX)).map_err(|_| self.unknown(id))?;
-        if generation == 0 { Err(self.unknown(id)) } else { Ok(Position { slot, generation }) }
+        let generation =
+            u32::try_from(id >> SLOT_BITS & i64::from(u32::MAX)).map_err(|_| self.unknown(id))?;
+        if generation == 0 {
+            Err(self.unknown(id))
+        } else {
+            Ok(Position { slot, generation })
+        }
     }
 
     fn unknown(&self, id: i64) -> Error {
-        invalid(format!("{id:#x} is no {}: pass an id that was opened as one", self.name))
+        invalid(format!(
+            "{id:#x} is no {}: pass an id that was opened as one",
+            self.name
+        ))
     }
 }
 
 /// The state of an entry, for the one thread that uses it. A second thread inside is a bug of the caller, and is told so instead of
 /// being made to wait. After a panic inside, the state cannot be trusted and is not used again.
-pub(crate) fn exclusive<'a, T>(state: &'a StdMutex<T>, name: &str) -> Result<MutexGuard<'a, T>, Error> {
+pub(crate) fn exclusive<'a, T>(
+    state: &'a StdMutex<T>,
+    name: &str,
+) -> Result<MutexGuard<'a, T>, Error> {
     state.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => invalid(format!("the {name} is in use by another thread: let one thread at a time use it")),
-        TryLockError::Poisoned(_) => Error::new(Kind::Internal, format!("the {name} cannot be used after a panic: close it")),
+        TryLockError::WouldBlock => invalid(format!(
+            "the {name} is in use by another thread: let one thread at a time use it"
+        )),
+        TryLockError::Poisoned(_) => Error::new(
+            Kind::Internal,
+            format!("the {name} cannot be used after a panic: close it"),
+        ),
     })
 }
 
@@ -151,7 +193,13 @@ mod tests {
         assert_eq!(*table.remove(first).expect("known").expect("open"), "a");
         let second = table.insert("b").expect("room");
         assert_ne!(first, second);
-        assert!(table.get(first).expect_err("closed").message.contains("is closed"));
+        assert!(
+            table
+                .get(first)
+                .expect_err("closed")
+                .message
+                .contains("is closed")
+        );
         assert_eq!(*table.get(second).expect("open"), "b");
     }
 

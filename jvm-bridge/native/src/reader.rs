@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
-use shuffle_client::{AttemptId, Buffer, Client, Error, MapIndex, Output, ReadSpec, Reader as Input, ReaderStats, VolumeId};
+use shuffle_client::{
+    AttemptId, Buffer, Client, Error, MapIndex, Output, ReadSpec, Reader as Input, ReaderStats,
+    VolumeId,
+};
 
 use crate::{error::invalid, handle::exclusive, runtime};
 
@@ -45,15 +48,25 @@ impl Reader {
     /// Starts to read; connects in the background.
     pub(crate) fn open(client: &Client, spec: ReadSpec) -> Result<Self, Error> {
         let _context = runtime::get()?.enter();
-        Ok(Self { state: Mutex::new(State { input: client.open_reader(spec), lent: HashMap::new(), next_id: 1 }) })
+        Ok(Self {
+            state: Mutex::new(State {
+                input: client.open_reader(spec),
+                lent: HashMap::new(),
+                next_id: 1,
+            }),
+        })
     }
 
     /// The next block, lent until it is released.
     pub(crate) fn next(&self, timeout: Duration) -> Result<Next, Error> {
         let mut state = exclusive(&self.state, NAME)?;
         let state = &mut *state;
-        let Some(answer) = runtime::wait(timeout, state.input.next())? else { return Ok(Next::NotYet) };
-        let Some(block) = answer? else { return Ok(Next::End) };
+        let Some(answer) = runtime::wait(timeout, state.input.next())? else {
+            return Ok(Next::NotYet);
+        };
+        let Some(block) = answer? else {
+            return Ok(Next::End);
+        };
         let lent = Lent {
             address: block.data.as_ptr() as usize,
             length: block.data.len(),
@@ -74,7 +87,9 @@ impl Reader {
         let buffer = exclusive(&self.state, NAME)?.lent.remove(&id);
         match buffer {
             Some(_) => Ok(()),
-            None => Err(invalid(format!("block {id} is not lent: release a block once"))),
+            None => Err(invalid(format!(
+                "block {id} is not lent: release a block once"
+            ))),
         }
     }
 
@@ -104,10 +119,16 @@ impl OutputColumns {
             ("partitionCounts", self.partition_counts.len()),
         ] {
             if length != rows {
-                return Err(invalid(format!("{name} has {length} entries: outputLocation has {rows}, give as many")));
+                return Err(invalid(format!(
+                    "{name} has {length} entries: outputLocation has {rows}, give as many"
+                )));
             }
         }
-        let locations = self.locations.iter().map(|text| location(text)).collect::<Result<Vec<_>, _>>()?;
+        let locations = self
+            .locations
+            .iter()
+            .map(|text| location(text))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut partitions = self.partitions.as_slice();
         let mut outputs = Vec::with_capacity(rows);
         for row in 0..rows {
@@ -115,23 +136,40 @@ impl OutputColumns {
             let (volume, address) = usize::try_from(index)
                 .ok()
                 .and_then(|index| locations.get(index))
-                .ok_or_else(|| invalid(format!("outputLocation is {index}: there are {} locations", locations.len())))?;
+                .ok_or_else(|| {
+                    invalid(format!(
+                        "outputLocation is {index}: there are {} locations",
+                        locations.len()
+                    ))
+                })?;
             let count = self.partition_counts[row];
-            let own = usize::try_from(count).ok().and_then(|count| partitions.split_off(..count)).ok_or_else(|| {
-                invalid(format!("partitionCounts is {count}: {} partitions are left to be counted", partitions.len()))
-            })?;
+            let own = usize::try_from(count)
+                .ok()
+                .and_then(|count| partitions.split_off(..count))
+                .ok_or_else(|| {
+                    invalid(format!(
+                        "partitionCounts is {count}: {} partitions are left to be counted",
+                        partitions.len()
+                    ))
+                })?;
             outputs.push(Output {
                 volume: *volume,
                 address: (*address).to_owned(),
                 map_index: MapIndex(unsigned("outputMapIndex", self.map_index[row])?),
                 attempt: AttemptId(self.attempt[row].cast_unsigned()),
-                partitions: own.iter().map(|&partition| unsigned("partitions", partition)).collect::<Result<_, _>>()?,
+                partitions: own
+                    .iter()
+                    .map(|&partition| unsigned("partitions", partition))
+                    .collect::<Result<_, _>>()?,
             });
         }
         if partitions.is_empty() {
             Ok(outputs)
         } else {
-            Err(invalid(format!("partitions has {} entries more than partitionCounts counts", partitions.len())))
+            Err(invalid(format!(
+                "partitions has {} entries more than partitionCounts counts",
+                partitions.len()
+            )))
         }
     }
 }
@@ -158,7 +196,10 @@ mod tests {
 
     fn columns() -> OutputColumns {
         OutputColumns {
-            locations: vec![format!("{VOLUME}@host-a:7400"), format!("{VOLUME}@[::1]:7400")],
+            locations: vec![
+                format!("{VOLUME}@host-a:7400"),
+                format!("{VOLUME}@[::1]:7400"),
+            ],
             location: vec![1, 0],
             map_index: vec![4, 5],
             attempt: vec![40, i64::MAX],
@@ -172,7 +213,10 @@ mod tests {
         let outputs = columns().outputs().expect("valid");
         assert_eq!(outputs[0].address, "[::1]:7400");
         assert_eq!(outputs[0].volume.to_string(), VOLUME);
-        assert_eq!((outputs[0].map_index, outputs[0].attempt), (MapIndex(4), AttemptId(40)));
+        assert_eq!(
+            (outputs[0].map_index, outputs[0].attempt),
+            (MapIndex(4), AttemptId(40))
+        );
         assert_eq!(outputs[0].partitions, [7, 9]);
         assert_eq!(outputs[1].partitions, [8]);
     }
@@ -193,7 +237,10 @@ mod tests {
         refused(&|c| c.map_index[0] = -1, "outputMapIndex");
         refused(&|c| c.partition_counts[0] = 4, "partitionCounts");
         refused(&|c| c.partition_counts[0] = -1, "partitionCounts");
-        refused(&|c| c.partition_counts[0] = 1, "partitions has 1 entries more");
+        refused(
+            &|c| c.partition_counts[0] = 1,
+            "partitions has 1 entries more",
+        );
         refused(&|c| c.partitions[0] = -7, "partitions is -7");
         refused(&|c| c.locations[0] = "host:1".into(), "location is");
         refused(&|c| c.locations[0] = "no-uuid@host:1".into(), "location is");

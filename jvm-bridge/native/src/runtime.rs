@@ -25,15 +25,27 @@ const LOG: &str = "FOREBAY_LOG";
 /// The runtime; starts it the first time.
 pub(crate) fn get() -> Result<&'static Runtime, Error> {
     static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
-    RUNTIME.get_or_init(|| start().map_err(|error| error.to_string())).as_ref().map_err(|error| {
-        Error::new(Kind::Internal, format!("cannot start the I/O threads: {error}; raise the limit of threads (ulimit -u)"))
-    })
+    RUNTIME
+        .get_or_init(|| start().map_err(|error| error.to_string()))
+        .as_ref()
+        .map_err(|error| {
+            Error::new(
+                Kind::Internal,
+                format!(
+                    "cannot start the I/O threads: {error}; raise the limit of threads (ulimit -u)"
+                ),
+            )
+        })
 }
 
 fn start() -> std::io::Result<Runtime> {
     let filter = EnvFilter::try_from_env(LOG).unwrap_or_else(|_| EnvFilter::new("warn"));
     // An embedder that has set a subscriber keeps it.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
     let cores = std::thread::available_parallelism().map_or(THREADS.0, usize::from);
     Builder::new_multi_thread()
         .worker_threads(cores.clamp(THREADS.0, THREADS.1))
@@ -50,7 +62,10 @@ pub(crate) fn wait<F: Future>(timeout: Duration, future: F) -> Result<Option<F::
     let _context = runtime.enter();
     let mut future = pin!(future);
     // Most waits are for what is there already, and need no timer.
-    if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    if let Poll::Ready(output) = future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
         return Ok(Some(output));
     }
     if timeout.is_zero() {
@@ -68,15 +83,22 @@ mod tests {
     #[test]
     fn a_wait_ends_with_its_time_out() {
         let start = Instant::now();
-        let answer = wait(Duration::from_millis(20), std::future::pending::<()>()).expect("a runtime");
+        let answer =
+            wait(Duration::from_millis(20), std::future::pending::<()>()).expect("a runtime");
         assert!(answer.is_none());
         let waited = start.elapsed();
-        assert!(waited >= Duration::from_millis(20) && waited < Duration::from_secs(2), "{waited:?}");
+        assert!(
+            waited >= Duration::from_millis(20) && waited < Duration::from_secs(2),
+            "{waited:?}"
+        );
     }
 
     #[test]
     fn what_is_there_already_is_answered_without_waiting() {
-        assert_eq!(wait(Duration::ZERO, std::future::ready(7)).expect("a runtime"), Some(7));
+        assert_eq!(
+            wait(Duration::ZERO, std::future::ready(7)).expect("a runtime"),
+            Some(7)
+        );
     }
 
     #[test]
@@ -85,6 +107,11 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
             5
         });
-        assert_eq!(wait(Duration::from_secs(10), task).expect("a runtime").map(Result::ok), Some(Some(5)));
+        assert_eq!(
+            wait(Duration::from_secs(10), task)
+                .expect("a runtime")
+                .map(Result::ok),
+            Some(Some(5))
+        );
     }
 }

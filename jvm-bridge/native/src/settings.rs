@@ -27,8 +27,8 @@ struct ClientSettings {
 
 /// Reads the settings and checks them, naming what cannot be.
 pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
-    let given: ClientSettings =
-        serde_json::from_str(json).map_err(|error| invalid(format!("client settings are not right: {error}")))?;
+    let given: ClientSettings = serde_json::from_str(json)
+        .map_err(|error| invalid(format!("client settings are not right: {error}")))?;
     let mut settings = Settings::of(given.servers);
     for (given, setting) in [
         (given.connect_timeout_ms, &mut settings.connect_timeout),
@@ -65,7 +65,12 @@ mod tests {
     fn only_the_servers_must_be_given() {
         let settings = parse(r#"{"servers":["a:7400","dns://b:7400"]}"#).expect("valid");
         assert_eq!(settings, Settings::of(["a:7400", "dns://b:7400"]));
-        assert!(parse("{}").expect_err("no servers").message.contains("servers"));
+        assert!(
+            parse("{}")
+                .expect_err("no servers")
+                .message
+                .contains("servers")
+        );
     }
 
     #[test]

@@ -51,7 +51,8 @@ impl Sorted {
         data_bytes: u64,
         num_partitions: u32,
     ) -> Result<(), Error> {
-        let count = u32::try_from(entries.len()).map_err(|_| invalid(format!("records is {}: too many", entries.len())))?;
+        let count = u32::try_from(entries.len())
+            .map_err(|_| invalid(format!("records is {}: too many", entries.len())))?;
         let room = arena_bytes - entries.len() * 8;
         let data_bytes = u32::try_from(data_bytes).ok().filter(|&n| n as usize <= room).ok_or_else(|| {
             invalid(format!("dataBytes is {data_bytes}: records may use the {room} bytes below their {count} entries"))
@@ -65,18 +66,24 @@ impl Sorted {
             let record = entries.len() - 1 - i;
             if offset >= end {
                 let remedy = "write records back to back, none of them empty";
-                return Err(invalid(format!("record {record} starts at {offset} and ends at {end}: {remedy}")));
+                return Err(invalid(format!(
+                    "record {record} starts at {offset} and ends at {end}: {remedy}"
+                )));
             }
             end = offset;
             match self.ends.get_mut(partition) {
                 Some(records) => *records += 1,
                 None => {
-                    return Err(invalid(format!("record {record} has partition {partition}: the shuffle has {num_partitions}")));
+                    return Err(invalid(format!(
+                        "record {record} has partition {partition}: the shuffle has {num_partitions}"
+                    )));
                 }
             }
         }
         if !entries.is_empty() && end != 0 {
-            return Err(invalid(format!("record 0 starts at {end}: write records from the start of the arena")));
+            return Err(invalid(format!(
+                "record 0 starts at {end}: write records from the start of the arena"
+            )));
         }
         // From how many records a partition has to where they start. Placing a record moves that on, so in the end it is where they end.
         let mut start = 0;
@@ -88,10 +95,20 @@ impl Sorted {
         let mut end = 0;
         for i in (0..entries.len()).rev() {
             let offset = end;
-            end = if i == 0 { data_bytes } else { offset_of(entries[i - 1]) };
+            end = if i == 0 {
+                data_bytes
+            } else {
+                offset_of(entries[i - 1])
+            };
             // These can only fail if the arena was written to since the first pass.
-            let length = end.checked_sub(offset).filter(|_| end <= data_bytes).ok_or_else(changed)?;
-            let slot = self.ends.get_mut(partition_of(entries[i])).ok_or_else(changed)?;
+            let length = end
+                .checked_sub(offset)
+                .filter(|_| end <= data_bytes)
+                .ok_or_else(changed)?;
+            let slot = self
+                .ends
+                .get_mut(partition_of(entries[i]))
+                .ok_or_else(changed)?;
             *self.spans.get_mut(*slot as usize).ok_or_else(changed)? = Span { offset, length };
             *slot += 1;
         }
@@ -100,7 +117,12 @@ impl Sorted {
 
     /// The next block: whole records of one partition, up to `target` bytes or one record; what is left of the partition goes along if
     /// it is less than a quarter of that. `None` at the end.
-    pub(crate) fn next_block(&self, cursor: &mut Cursor, target: usize, pieces: &mut Vec<Range<usize>>) -> Option<Block> {
+    pub(crate) fn next_block(
+        &self,
+        cursor: &mut Cursor,
+        target: usize,
+        pieces: &mut Vec<Range<usize>>,
+    ) -> Option<Block> {
         pieces.clear();
         if cursor.at_end(self) {
             return None;
@@ -124,8 +146,13 @@ impl Sorted {
             }
         }
         cursor.next += taken;
-        let partition = PartitionId(u32::try_from(cursor.partition).expect("an index below num_partitions"));
-        Some(Block { partition, records: u32::try_from(taken).expect("no more than all records"), bytes })
+        let partition =
+            PartitionId(u32::try_from(cursor.partition).expect("an index below num_partitions"));
+        Some(Block {
+            partition,
+            records: u32::try_from(taken).expect("no more than all records"),
+            bytes,
+        })
     }
 }
 

@@ -73,7 +73,10 @@ impl Writer {
             block_bytes,
             batch_bytes,
         };
-        Ok(Self { arena_address: state.arena.address() as usize, state: Mutex::new(state) })
+        Ok(Self {
+            arena_address: state.arena.address() as usize,
+            state: Mutex::new(state),
+        })
     }
 
     /// Where Java writes.
@@ -82,7 +85,12 @@ impl Writer {
     }
 
     /// Sorts the arena and hands its blocks on; false = call again with the same arguments.
-    pub(crate) fn flush(&self, records: usize, data_bytes: u64, timeout: Duration) -> Result<bool, Error> {
+    pub(crate) fn flush(
+        &self,
+        records: usize,
+        data_bytes: u64,
+        timeout: Duration,
+    ) -> Result<bool, Error> {
         let deadline = Instant::now() + timeout;
         exclusive(&self.state, NAME)?.flush(records, data_bytes, deadline)
     }
@@ -99,7 +107,10 @@ impl Writer {
         let state = &mut *state;
         state.check_open()?;
         if partition.0 >= state.num_partitions {
-            Err(invalid(format!("partition is {partition}: the shuffle has {}", state.num_partitions)))?;
+            Err(invalid(format!(
+                "partition is {partition}: the shuffle has {}",
+                state.num_partitions
+            )))?;
         }
         if length == 0 {
             return if records == 0 {
@@ -133,23 +144,32 @@ impl Writer {
         let mut state = exclusive(&self.state, NAME)?;
         let state = &mut *state;
         if state.flush.is_some() {
-            return Err(invalid("commit before the flush is done: call flush until it returns true"));
+            return Err(invalid(
+                "commit before the flush is done: call flush until it returns true",
+            ));
         }
         if state.commit.is_none() {
             state.check_open()?;
-            let commit = runtime::wait(timeout, state.writer()?.commit()).and_then(Option::transpose);
+            let commit =
+                runtime::wait(timeout, state.writer()?.commit()).and_then(Option::transpose);
             match state.keep_failure(commit)? {
                 Some(commit) => state.commit = Some(commit),
                 None => return Ok(None),
             }
         }
-        Ok(state.commit.as_ref().map(|commit| commit.partition_lengths.clone()))
+        Ok(state
+            .commit
+            .as_ref()
+            .map(|commit| commit.partition_lengths.clone()))
     }
 
     /// Where the committed output is.
     pub(crate) fn location(&self) -> Result<String, Error> {
         let state = exclusive(&self.state, NAME)?;
-        let commit = state.commit.as_ref().ok_or_else(|| invalid("location of an output that is not committed: commit first"))?;
+        let commit = state
+            .commit
+            .as_ref()
+            .ok_or_else(|| invalid("location of an output that is not committed: commit first"))?;
         Ok(format!("{}@{}", commit.volume, commit.address))
     }
 
@@ -162,10 +182,15 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         // After a panic too: what is dropped is not used, only let go.
-        let state = self.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let state = self
+            .state
+            .get_mut()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let _context = runtime::get().map(tokio::runtime::Runtime::enter);
         match state.writer.take() {
-            Some(writer) if state.commit.is_none() => writer.abort("closed by its task before it was committed"),
+            Some(writer) if state.commit.is_none() => {
+                writer.abort("closed by its task before it was committed")
+            }
             other => drop(other),
         }
     }
@@ -175,13 +200,17 @@ impl Drop for Writer {
 
 impl State {
     fn writer(&mut self) -> Result<&mut MapWriter, Error> {
-        self.writer.as_mut().ok_or_else(|| Error::new(Kind::Internal, "the writer is gone"))
+        self.writer
+            .as_mut()
+            .ok_or_else(|| Error::new(Kind::Internal, "the writer is gone"))
     }
 
     fn check_open(&self) -> Result<(), Error> {
         match (&self.failed, &self.commit) {
             (Some(error), _) => Err(error.clone()),
-            (None, Some(_)) => Err(invalid("the output is committed: nothing can be added to it")),
+            (None, Some(_)) => Err(invalid(
+                "the output is committed: nothing can be added to it",
+            )),
             (None, None) => Ok(()),
         }
     }
@@ -205,8 +234,17 @@ impl State {
                 return Err(invalid(message));
             }
             None => {
-                self.sorted.sort(self.arena.entries(records)?, self.arena.bytes().len(), data_bytes, self.num_partitions)?;
-                Flush { records, data_bytes, cursor: Cursor::default() }
+                self.sorted.sort(
+                    self.arena.entries(records)?,
+                    self.arena.bytes().len(),
+                    data_bytes,
+                    self.num_partitions,
+                )?;
+                Flush {
+                    records,
+                    data_bytes,
+                    cursor: Cursor::default(),
+                }
             }
         };
         let sent = self.send(&mut flush.cursor, deadline);
@@ -224,12 +262,27 @@ impl State {
             }
             // At least one batch per call, so that every call gets on.
             while self.unasked < self.batch_bytes {
-                let Some(block) = self.sorted.next_block(cursor, self.block_bytes, &mut ranges) else { return Ok(true) };
+                let Some(block) = self
+                    .sorted
+                    .next_block(cursor, self.block_bytes, &mut ranges)
+                else {
+                    return Ok(true);
+                };
                 let arena = self.arena.bytes();
                 // One allocation per block; a block is tens of KiB.
                 let pieces: Vec<&[u8]> = ranges.iter().map(|range| &arena[range.clone()]).collect();
-                let writer = self.writer.as_mut().ok_or_else(|| Error::new(Kind::Internal, "the writer is gone"))?;
-                add(writer, self.batch_bytes, block.partition, &pieces, block.bytes, block.records)?;
+                let writer = self
+                    .writer
+                    .as_mut()
+                    .ok_or_else(|| Error::new(Kind::Internal, "the writer is gone"))?;
+                add(
+                    writer,
+                    self.batch_bytes,
+                    block.partition,
+                    &pieces,
+                    block.bytes,
+                    block.records,
+                )?;
                 self.unasked = self.unasked.saturating_add(block.bytes);
             }
             if cursor.at_end(&self.sorted) {
@@ -241,9 +294,22 @@ impl State {
         }
     }
 
-    fn add(&mut self, partition: PartitionId, pieces: &[&[u8]], bytes: usize, records: u32) -> Result<(), Error> {
+    fn add(
+        &mut self,
+        partition: PartitionId,
+        pieces: &[&[u8]],
+        bytes: usize,
+        records: u32,
+    ) -> Result<(), Error> {
         let batch_bytes = self.batch_bytes;
-        add(self.writer()?, batch_bytes, partition, pieces, bytes, records)?;
+        add(
+            self.writer()?,
+            batch_bytes,
+            partition,
+            pieces,
+            bytes,
+            records,
+        )?;
         self.unasked = self.unasked.saturating_add(bytes);
         Ok(())
     }

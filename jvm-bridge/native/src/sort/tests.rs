@@ -12,7 +12,10 @@ struct Arena {
 }
 
 fn arena(records: &[(u32, Vec<u8>)]) -> Arena {
-    let data: Vec<u8> = records.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+    let data: Vec<u8> = records
+        .iter()
+        .flat_map(|(_, bytes)| bytes.clone())
+        .collect();
     let mut entries = Vec::new();
     let mut offset = 0u64;
     for (partition, bytes) in records {
@@ -21,15 +24,31 @@ fn arena(records: &[(u32, Vec<u8>)]) -> Arena {
     }
     let mut bytes = data.clone();
     bytes.resize(data.len() + records.len() * 8 + 16, 0xee);
-    Arena { bytes, entries, data_bytes: data.len() as u64 }
+    Arena {
+        bytes,
+        entries,
+        data_bytes: data.len() as u64,
+    }
 }
 
-fn blocks(arena: &Arena, partitions: u32, target: usize) -> Result<Vec<(Block, Vec<u8>, usize)>, Error> {
+fn blocks(
+    arena: &Arena,
+    partitions: u32,
+    target: usize,
+) -> Result<Vec<(Block, Vec<u8>, usize)>, Error> {
     let mut sorted = Sorted::default();
-    sorted.sort(&arena.entries, arena.bytes.len(), arena.data_bytes, partitions)?;
+    sorted.sort(
+        &arena.entries,
+        arena.bytes.len(),
+        arena.data_bytes,
+        partitions,
+    )?;
     let (mut cursor, mut pieces, mut blocks) = (Cursor::default(), Vec::new(), Vec::new());
     while let Some(block) = sorted.next_block(&mut cursor, target, &mut pieces) {
-        let bytes = pieces.iter().flat_map(|piece| arena.bytes[piece.clone()].to_vec()).collect();
+        let bytes = pieces
+            .iter()
+            .flat_map(|piece| arena.bytes[piece.clone()].to_vec())
+            .collect();
         blocks.push((block, bytes, pieces.len()));
     }
     assert_eq!(sorted.next_block(&mut cursor, target, &mut pieces), None);
@@ -40,14 +59,25 @@ fn blocks(arena: &Arena, partitions: u32, target: usize) -> Result<Vec<(Block, V
 fn records_side_by_side_become_one_piece() {
     let records: Vec<_> = (0..100).map(|i| (i / 50, vec![7; 10])).collect();
     let blocks = blocks(&arena(&records), 2, 1 << 16).expect("valid");
-    assert_eq!(blocks.iter().map(|(block, _, pieces)| (block.records, *pieces)).collect::<Vec<_>>(), [(50, 1), (50, 1)]);
+    assert_eq!(
+        blocks
+            .iter()
+            .map(|(block, _, pieces)| (block.records, *pieces))
+            .collect::<Vec<_>>(),
+        [(50, 1), (50, 1)]
+    );
 }
 
 #[test]
 fn a_small_rest_goes_along_and_a_large_one_does_not() {
     let records: Vec<_> = (0..12).map(|_| (0, vec![1; 10])).collect();
-    let sizes =
-        |target| blocks(&arena(&records), 1, target).expect("valid").iter().map(|(block, ..)| block.bytes).collect::<Vec<_>>();
+    let sizes = |target| {
+        blocks(&arena(&records), 1, target)
+            .expect("valid")
+            .iter()
+            .map(|(block, ..)| block.bytes)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(sizes(100), [120]);
     assert_eq!(sizes(70), [70, 50]);
     assert_eq!(sizes(1), [10; 12]);
@@ -73,9 +103,17 @@ fn what_java_must_not_write_is_refused_with_its_name() {
     refused(&|arena| arena.entries[0] = 1 << 32 | 12, 3, "record 2");
     refused(&|arena| arena.entries[2] = 1, 3, "record 0");
     refused(&|arena| arena.data_bytes = 8, 3, "record 2");
-    refused(&|arena| arena.data_bytes = arena.bytes.len() as u64 - 23, 3, "dataBytes");
+    refused(
+        &|arena| arena.data_bytes = arena.bytes.len() as u64 - 23,
+        3,
+        "dataBytes",
+    );
     refused(&|arena| arena.data_bytes = u64::MAX, 3, "dataBytes");
-    refused(&|arena| arena.entries[0] = u64::from(u32::MAX) << 32 | 8, 3, "partition 4294967295");
+    refused(
+        &|arena| arena.entries[0] = u64::from(u32::MAX) << 32 | 8,
+        3,
+        "partition 4294967295",
+    );
 }
 
 proptest! {

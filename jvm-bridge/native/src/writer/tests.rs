@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use proptest::{collection::vec, prelude::*};
-use shuffle_client::{AppId, AttemptId, Caller, Durability, MapIndex, Output, ReadSpec, Settings, ShuffleId, fake::Fake};
+use shuffle_client::{
+    AppId, AttemptId, Caller, Durability, MapIndex, Output, ReadSpec, Settings, ShuffleId,
+    fake::Fake,
+};
 
 use super::*;
 use crate::reader::{Next, OutputColumns, Reader};
@@ -21,7 +24,11 @@ impl Rig {
     fn new() -> Self {
         let runtime = runtime::get().expect("a runtime");
         let fake = runtime.block_on(Fake::start());
-        let settings = Settings { block_bytes: 1 << 10, batch_bytes: 8 << 10, ..Settings::of([fake.address()]) };
+        let settings = Settings {
+            block_bytes: 1 << 10,
+            batch_bytes: 8 << 10,
+            ..Settings::of([fake.address()])
+        };
         let client = Client::with_handle(settings, runtime.handle().clone()).expect("a client");
         Self { fake, client }
     }
@@ -55,7 +62,11 @@ impl Rig {
 }
 
 fn caller() -> Caller {
-    Caller { app: AppId::try_new("app").expect("valid"), token: "token".into(), lease: Duration::from_secs(60) }
+    Caller {
+        app: AppId::try_new("app").expect("valid"),
+        token: "token".into(),
+        lease: Duration::from_secs(60),
+    }
 }
 
 /// Writes records into the arena as Java does; answers how many and how many bytes.
@@ -64,11 +75,19 @@ fn fill(writer: &Writer, records: &[(u32, Vec<u8>)]) -> (usize, u64) {
     let mut offset = 0;
     for (i, (partition, bytes)) in records.iter().enumerate() {
         let entry = u64::from(*partition) << 32 | offset as u64;
-        assert!(offset + bytes.len() + 8 * (i + 1) <= ARENA as usize, "the test's records must fit");
+        assert!(
+            offset + bytes.len() + 8 * (i + 1) <= ARENA as usize,
+            "the test's records must fit"
+        );
         // SAFETY: both ranges lie in the arena, which this thread alone uses while no flush is under way.
         unsafe {
-            start.add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            start.add(ARENA as usize - 8 * (i + 1)).cast::<u64>().write(entry);
+            start
+                .add(offset)
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            start
+                .add(ARENA as usize - 8 * (i + 1))
+                .cast::<u64>()
+                .write(entry);
         }
         offset += bytes.len();
     }
@@ -85,7 +104,10 @@ fn block(writer: &Writer, partition: u32, bytes: &[u8]) {
         target.copy_from_slice(bytes);
         Ok::<(), Error>(())
     };
-    if !writer.block(PartitionId(partition), bytes.len(), 1, copy).expect("added") {
+    if !writer
+        .block(PartitionId(partition), bytes.len(), 1, copy)
+        .expect("added")
+    {
         while !writer.drain(SLICE).expect("drained") {}
     }
 }
@@ -100,7 +122,11 @@ fn commit(writer: &Writer) -> Vec<u64> {
 
 /// The output as a reader has to name it, by way of the strings and arrays that cross.
 fn output(writer: &Writer, attempt: i64, lengths: &[u64]) -> Vec<Output> {
-    let partitions: Vec<i32> = (0..).zip(lengths).filter(|(_, length)| **length > 0).map(|(partition, _)| partition).collect();
+    let partitions: Vec<i32> = (0..)
+        .zip(lengths)
+        .filter(|(_, length)| **length > 0)
+        .map(|(partition, _)| partition)
+        .collect();
     let columns = OutputColumns {
         locations: vec![writer.location().expect("committed")],
         location: vec![0],
@@ -121,7 +147,8 @@ fn read(reader: &Reader) -> Result<BTreeMap<u32, (Vec<u8>, u64)>, Error> {
             Next::End => return Ok(read),
             Next::Block(lent) => {
                 // SAFETY: the block is lent until it is released below.
-                let bytes = unsafe { std::slice::from_raw_parts(lent.address as *const u8, lent.length) };
+                let bytes =
+                    unsafe { std::slice::from_raw_parts(lent.address as *const u8, lent.length) };
                 let partition = read.entry(lent.partition).or_default();
                 partition.0.extend_from_slice(bytes);
                 partition.1 += u64::from(lent.records);
@@ -132,7 +159,9 @@ fn read(reader: &Reader) -> Result<BTreeMap<u32, (Vec<u8>, u64)>, Error> {
     }
 }
 
-fn expected<'a>(records: impl IntoIterator<Item = &'a (u32, Vec<u8>)>) -> BTreeMap<u32, (Vec<u8>, u64)> {
+fn expected<'a>(
+    records: impl IntoIterator<Item = &'a (u32, Vec<u8>)>,
+) -> BTreeMap<u32, (Vec<u8>, u64)> {
     let mut expected = BTreeMap::<u32, (Vec<u8>, u64)>::new();
     for (partition, bytes) in records {
         let partition = expected.entry(*partition).or_default();
@@ -143,7 +172,17 @@ fn expected<'a>(records: impl IntoIterator<Item = &'a (u32, Vec<u8>)>) -> BTreeM
 }
 
 fn many(count: usize, length: usize) -> Vec<(u32, Vec<u8>)> {
-    (0u32..).map(|i| (i * 7 % PARTITIONS, (0..length).map(|j| (i as usize * 31 + j * j) as u8).collect())).take(count).collect()
+    (0u32..)
+        .map(|i| {
+            (
+                i * 7 % PARTITIONS,
+                (0..length)
+                    .map(|j| (i as usize * 31 + j * j) as u8)
+                    .collect(),
+            )
+        })
+        .take(count)
+        .collect()
 }
 
 proptest! {
@@ -194,7 +233,10 @@ fn a_record_longer_than_a_batch_arrives_in_one_piece() {
         }
     }
     assert!(longest >= 50_000);
-    assert_eq!(read(&rig.reader(output(&writer, 1, &lengths))).expect("read"), expected(&records));
+    assert_eq!(
+        read(&rig.reader(output(&writer, 1, &lengths))).expect("read"),
+        expected(&records)
+    );
 }
 
 #[test]
@@ -205,10 +247,14 @@ fn a_server_that_holds_back_ends_each_call_in_time_and_loses_nothing() {
     // More than the client and the connection take ahead; does not compress.
     let mut seed = 1u64;
     let mut noise = move || {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as u8
     };
-    let records: Vec<(u32, Vec<u8>)> = (0..50u32).map(|i| (i % PARTITIONS, (0..1000).map(|_| noise()).collect())).collect();
+    let records: Vec<(u32, Vec<u8>)> = (0..50u32)
+        .map(|i| (i % PARTITIONS, (0..1000).map(|_| noise()).collect()))
+        .collect();
     let (count, bytes) = fill(&writer, &records);
     let mut held = 0;
     let mut flushed = 0;
@@ -222,8 +268,20 @@ fn a_server_that_holds_back_ends_each_call_in_time_and_loses_nothing() {
             held += 1;
             if held == 3 {
                 // What is half done is neither begun anew nor skipped.
-                assert!(writer.flush(count - 1, bytes, SLICE).expect_err("others").message.contains("is not done"));
-                assert!(writer.commit(SLICE).expect_err("early").message.contains("before the flush is done"));
+                assert!(
+                    writer
+                        .flush(count - 1, bytes, SLICE)
+                        .expect_err("others")
+                        .message
+                        .contains("is not done")
+                );
+                assert!(
+                    writer
+                        .commit(SLICE)
+                        .expect_err("early")
+                        .message
+                        .contains("before the flush is done")
+                );
                 rig.fake.faults().hold = false;
             }
         }
@@ -231,7 +289,10 @@ fn a_server_that_holds_back_ends_each_call_in_time_and_loses_nothing() {
     assert!(held >= 3, "the server was never felt");
     let lengths = commit(&writer);
     let reader = rig.reader(output(&writer, 2, &lengths));
-    assert_eq!(read(&reader).expect("read"), expected(std::iter::repeat_n(&records, 200).flatten()));
+    assert_eq!(
+        read(&reader).expect("read"),
+        expected(std::iter::repeat_n(&records, 200).flatten())
+    );
 }
 
 #[test]
@@ -240,8 +301,16 @@ fn nothing_can_be_added_after_the_commit() {
     let writer = rig.writer(3);
     commit(&writer);
     let (count, bytes) = fill(&writer, &many(3, 10));
-    assert_eq!(writer.flush(count, bytes, SLICE).expect_err("late").kind, Kind::Invalid);
-    assert_eq!(writer.block(PartitionId(0), 1, 1, |_| Ok(())).map_err(|error: Error| error.kind), Err(Kind::Invalid));
+    assert_eq!(
+        writer.flush(count, bytes, SLICE).expect_err("late").kind,
+        Kind::Invalid
+    );
+    assert_eq!(
+        writer
+            .block(PartitionId(0), 1, 1, |_| Ok(()))
+            .map_err(|error: Error| error.kind),
+        Err(Kind::Invalid)
+    );
 }
 
 #[test]
@@ -275,7 +344,13 @@ fn a_writer_that_is_closed_early_leaves_nothing() {
     while rig.fake.counters().aborts.is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(rig.fake.counters().aborts.iter().all(|reason| reason.contains("closed by its task")));
+    assert!(
+        rig.fake
+            .counters()
+            .aborts
+            .iter()
+            .all(|reason| reason.contains("closed by its task"))
+    );
     assert_eq!(rig.fake.counters().aborts.len(), 1);
     assert!(rig.fake.attempts(ShuffleId(3)).is_empty());
 }
@@ -290,7 +365,10 @@ fn an_output_that_is_lost_is_named_and_never_empty() {
     let error = read(&rig.reader(output(&writer, 6, &lengths))).expect_err("lost");
     assert_eq!(error.kind, Kind::Lost);
     let lost = error.output.expect("named");
-    assert_eq!((lost.volume, lost.map_index, lost.attempt), (rig.fake.volume(), MapIndex(0), AttemptId(6)));
+    assert_eq!(
+        (lost.volume, lost.map_index, lost.attempt),
+        (rig.fake.volume(), MapIndex(0), AttemptId(6))
+    );
 }
 
 #[test]
@@ -298,10 +376,18 @@ fn after_a_panic_inside_the_writer_is_refused_and_can_be_closed() {
     let rig = Rig::new();
     let writer = rig.writer(7);
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        writer.block(PartitionId(0), 1, 1, |_| -> Result<(), Error> { panic!("on purpose") })
+        writer.block(PartitionId(0), 1, 1, |_| -> Result<(), Error> {
+            panic!("on purpose")
+        })
     }));
     assert!(panicked.is_err());
-    assert_eq!(writer.drain(SLICE).expect_err("poisoned").kind, Kind::Internal);
-    assert_eq!(writer.commit(SLICE).expect_err("poisoned").kind, Kind::Internal);
+    assert_eq!(
+        writer.drain(SLICE).expect_err("poisoned").kind,
+        Kind::Internal
+    );
+    assert_eq!(
+        writer.commit(SLICE).expect_err("poisoned").kind,
+        Kind::Internal
+    );
     drop(writer);
 }
