@@ -181,7 +181,7 @@ class Application:
         if self.process.poll() is None:
             self.process.stdin.close()
             try:
-                self.process.wait(60)
+                self.process.wait(180)
             except subprocess.TimeoutExpired:
                 self.kill_driver()
                 raise RuntimeError(f"{self.name} did not stop within 180 s\n{self.tail()}") from None
