@@ -49,7 +49,11 @@ impl Flags {
             Codec::None => 0,
             Codec::Lz4 => 1,
         };
-        Self(codec | if continues { Self::CONTINUES } else { 0 } | if continued { Self::CONTINUED } else { 0 })
+        Self(
+            codec
+                | if continues { Self::CONTINUES } else { 0 }
+                | if continued { Self::CONTINUED } else { 0 },
+        )
     }
 
     /// `None` if a codec or a bit is not known.
@@ -64,7 +68,11 @@ impl Flags {
 
     /// How the bytes are encoded.
     pub fn codec(self) -> Codec {
-        if self.0 & 0xff == 0 { Codec::None } else { Codec::Lz4 }
+        if self.0 & 0xff == 0 {
+            Codec::None
+        } else {
+            Codec::Lz4
+        }
     }
 
     /// Starts inside a record of block `seq - 1`.
@@ -219,9 +227,14 @@ mod tests {
     #[test]
     fn flags_keep_what_they_say_and_unknown_bits_are_refused() {
         for codec in [Codec::None, Codec::Lz4] {
-            for (continues, continued) in [(false, false), (false, true), (true, false), (true, true)] {
+            for (continues, continued) in
+                [(false, false), (false, true), (true, false), (true, true)]
+            {
                 let flags = Flags::new(codec, continues, continued);
-                assert_eq!((flags.codec(), flags.continues(), flags.continued()), (codec, continues, continued));
+                assert_eq!(
+                    (flags.codec(), flags.continues(), flags.continued()),
+                    (codec, continues, continued)
+                );
                 assert_eq!(Flags::try_from_bits(flags.bits()), Some(flags));
             }
         }

@@ -153,7 +153,10 @@ impl Buf for Rope {
     fn advance(&mut self, mut count: usize) {
         self.len -= count;
         while count > 0 {
-            let front = self.pieces.front_mut().expect("remaining() bytes are in the pieces");
+            let front = self
+                .pieces
+                .front_mut()
+                .expect("remaining() bytes are in the pieces");
             if front.len() > count {
                 front.advance(count);
                 return;
@@ -184,10 +187,15 @@ pub fn encode<M: Message>(message: &M, payload: impl IntoIterator<Item = Bytes>,
     head.put_bytes(0, PREFIX);
     message.encode_raw(&mut head);
     if !pieces.is_empty() {
-        prost::encoding::encode_key(PAYLOAD_TAG, prost::encoding::WireType::LengthDelimited, &mut head);
+        prost::encoding::encode_key(
+            PAYLOAD_TAG,
+            prost::encoding::WireType::LengthDelimited,
+            &mut head,
+        );
         prost::encoding::encode_varint(pieces.len() as u64, &mut head);
     }
-    let length = u32::try_from(head.len() - PREFIX + pieces.len()).expect("messages are bounded by MAX_HEAD + MAX_BATCH");
+    let length = u32::try_from(head.len() - PREFIX + pieces.len())
+        .expect("messages are bounded by MAX_HEAD + MAX_BATCH");
     head[1..PREFIX].copy_from_slice(&length.to_be_bytes());
     rope.push(head.freeze());
     while let Some(piece) = pieces.take_piece(usize::MAX) {
@@ -206,12 +214,18 @@ pub struct RopeBody<S> {
 impl<S> RopeBody<S> {
     /// Of a request: `stream` ends when it ends.
     pub fn request(stream: S) -> Self {
-        Self { stream: Some(stream), trailers: false }
+        Self {
+            stream: Some(stream),
+            trailers: false,
+        }
     }
 
     /// Of a response: an `Err` of the stream, or its end, become the trailers.
     pub fn response(stream: S) -> Self {
-        Self { stream: Some(stream), trailers: true }
+        Self {
+            stream: Some(stream),
+            trailers: true,
+        }
     }
 }
 
@@ -219,8 +233,13 @@ impl<S: Stream<Item = Result<Rope, Status>> + Unpin> Body for RopeBody<S> {
     type Data = Rope;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Rope>, Status>>> {
-        let Some(stream) = self.stream.as_mut() else { return Poll::Ready(None) };
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Rope>, Status>>> {
+        let Some(stream) = self.stream.as_mut() else {
+            return Poll::Ready(None);
+        };
         let end = match ready!(Pin::new(stream).poll_next(cx)) {
             Some(Ok(rope)) => return Poll::Ready(Some(Ok(Frame::data(rope)))),
             Some(Err(status)) => status,
@@ -231,7 +250,10 @@ impl<S: Stream<Item = Result<Rope, Status>> + Unpin> Body for RopeBody<S> {
             return Poll::Ready((end.code() != tonic::Code::Ok).then_some(Err(end)));
         }
         let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(end.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+        Poll::Ready(Some(
+            end.add_header(&mut trailers)
+                .map(|()| Frame::trailers(trailers)),
+        ))
     }
 }
 
@@ -286,7 +308,15 @@ where
 {
     /// Reads from this body.
     pub fn new(body: B) -> Self {
-        Self { body, queue: Rope::default(), message: None, scanned: 0, payload: 0, ended: false, trailers: None }
+        Self {
+            body,
+            queue: Rope::default(),
+            message: None,
+            scanned: 0,
+            payload: 0,
+            ended: false,
+            trailers: None,
+        }
     }
 
     /// The next message without its payload, and the payload's length; `None` at the end of the stream. What was not taken of the
@@ -300,7 +330,11 @@ where
             None => {
                 while self.queue.len() < PREFIX {
                     if !self.fill().await? {
-                        return if self.queue.is_empty() { Ok(None) } else { Err(FrameError::Truncated) };
+                        return if self.queue.is_empty() {
+                            Ok(None)
+                        } else {
+                            Err(FrameError::Truncated)
+                        };
                     }
                 }
                 if self.queue.get_u8() != 0 {
@@ -309,7 +343,11 @@ where
                 let length = self.queue.get_u32() as usize;
                 let limit = MAX_HEAD + MAX_BATCH as usize;
                 if length > limit {
-                    return Err(FrameError::TooLarge { what: "message", bytes: length, limit });
+                    return Err(FrameError::TooLarge {
+                        what: "message",
+                        bytes: length,
+                        limit,
+                    });
                 }
                 self.message = Some(length);
                 self.scanned = 0;
@@ -325,7 +363,11 @@ where
                     self.message = None;
                     let limit = MAX_BATCH as usize;
                     if self.payload > limit {
-                        return Err(FrameError::TooLarge { what: "payload", bytes: self.payload, limit });
+                        return Err(FrameError::TooLarge {
+                            what: "payload",
+                            bytes: self.payload,
+                            limit,
+                        });
                     }
                     return Ok(Some((decode(head)?, self.payload)));
                 }
@@ -341,7 +383,11 @@ where
                     return Ok(Some((message, self.payload)));
                 }
                 Scan::More if self.queue.len() > MAX_HEAD => {
-                    return Err(FrameError::TooLarge { what: "message head", bytes: self.queue.len(), limit: MAX_HEAD });
+                    return Err(FrameError::TooLarge {
+                        what: "message head",
+                        bytes: self.queue.len(),
+                        limit: MAX_HEAD,
+                    });
                 }
                 Scan::More | Scan::Whole => {
                     if !self.fill().await? {
@@ -398,7 +444,12 @@ where
 
     /// Walks over the fields of the message at the front of the queue, as far as it is here.
     fn scan(&mut self, length: usize) -> Result<Scan, FrameError> {
-        let mut cursor = Cursor { pieces: &self.queue.pieces, piece: 0, offset: 0, position: 0 };
+        let mut cursor = Cursor {
+            pieces: &self.queue.pieces,
+            piece: 0,
+            offset: 0,
+            position: 0,
+        };
         if !cursor.skip(self.scanned) {
             return Ok(Scan::More);
         }
@@ -408,7 +459,9 @@ where
             if key == length {
                 return Ok(Scan::Whole);
             }
-            let Some(tag_and_type) = cursor.varint(length)? else { return Ok(Scan::More) };
+            let Some(tag_and_type) = cursor.varint(length)? else {
+                return Ok(Scan::More);
+            };
             let skip = match tag_and_type & 7 {
                 0 => match cursor.varint(length)? {
                     Some(_) => 0,
@@ -416,19 +469,30 @@ where
                 },
                 1 => 8,
                 2 => {
-                    let Some(field) = cursor.varint(length)? else { return Ok(Scan::More) };
+                    let Some(field) = cursor.varint(length)? else {
+                        return Ok(Scan::More);
+                    };
                     let start = cursor.position;
-                    let field = usize::try_from(field).map_err(|_| FrameError::Malformed("field longer than the message"))?;
+                    let field = usize::try_from(field)
+                        .map_err(|_| FrameError::Malformed("field longer than the message"))?;
                     if tag_and_type >> 3 == u64::from(PAYLOAD_TAG) {
                         let last = start.checked_add(field) == Some(length);
-                        return Ok(if last { Scan::Payload { key, start } } else { Scan::Whole });
+                        return Ok(if last {
+                            Scan::Payload { key, start }
+                        } else {
+                            Scan::Whole
+                        });
                     }
                     field
                 }
                 5 => 4,
                 _ => return Err(FrameError::Malformed("unknown wire type")),
             };
-            if cursor.position.checked_add(skip).is_none_or(|end| end > length) {
+            if cursor
+                .position
+                .checked_add(skip)
+                .is_none_or(|end| end > length)
+            {
                 return Err(FrameError::Malformed("field longer than the message"));
             }
             if !cursor.skip(skip) {
@@ -474,7 +538,9 @@ impl Cursor<'_> {
             if self.position >= length {
                 return Err(FrameError::Malformed("field cut off by the message's end"));
             }
-            let Some(&byte) = self.pieces.get(self.piece).map(|piece| &piece[self.offset]) else { return Ok(None) };
+            let Some(&byte) = self.pieces.get(self.piece).map(|piece| &piece[self.offset]) else {
+                return Ok(None);
+            };
             self.skip(1);
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {

@@ -12,7 +12,10 @@ impl AppId {
     /// Checks the text; `None` if it is no application id.
     pub fn try_new(text: &str) -> Option<Self> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        let valid = (1..=128).contains(&text.len()) && text.bytes().all(allowed) && text != "." && text != "..";
+        let valid = (1..=128).contains(&text.len())
+            && text.bytes().all(allowed)
+            && text != "."
+            && text != "..";
         valid.then(|| Self(text.into()))
     }
 

@@ -75,14 +75,25 @@ impl Kind {
     pub fn retryable(self) -> bool {
         match self {
             Kind::Busy | Kind::Unavailable => true,
-            Kind::Invalid | Kind::Fenced | Kind::Lost | Kind::Corrupt | Kind::Internal | Kind::Denied => false,
+            Kind::Invalid
+            | Kind::Fenced
+            | Kind::Lost
+            | Kind::Corrupt
+            | Kind::Internal
+            | Kind::Denied => false,
         }
     }
 
     /// The kind of a status: from the trailer, or else, from a proxy or a broken connection, from its code.
     pub fn of(status: &Status) -> Kind {
-        let named = status.metadata().get(KIND_TRAILER).and_then(|value| value.to_str().ok());
-        if let Some(kind) = Kind::ALL.into_iter().find(|kind| Some(kind.name()) == named) {
+        let named = status
+            .metadata()
+            .get(KIND_TRAILER)
+            .and_then(|value| value.to_str().ok());
+        if let Some(kind) = Kind::ALL
+            .into_iter()
+            .find(|kind| Some(kind.name()) == named)
+        {
             return kind;
         }
         match status.code() {
@@ -93,26 +104,39 @@ impl Kind {
             Code::DataLoss => Kind::Corrupt,
             Code::PermissionDenied | Code::Unauthenticated => Kind::Denied,
             Code::Internal => Kind::Internal,
-            Code::Ok | Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Aborted => {
-                Kind::Unavailable
-            }
+            Code::Ok
+            | Code::Unavailable
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Aborted => Kind::Unavailable,
         }
     }
 
     /// A status of this kind. `message` is for a person; nobody branches on it.
     pub fn status(self, message: impl fmt::Display, retry_after: Option<Duration>) -> Status {
         let mut status = Status::new(self.code(), message.to_string());
-        status.metadata_mut().insert(KIND_TRAILER, MetadataValue::from_static(self.name()));
+        status
+            .metadata_mut()
+            .insert(KIND_TRAILER, MetadataValue::from_static(self.name()));
         if let Some(delay) = retry_after {
             let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-            status.metadata_mut().insert(RETRY_AFTER_TRAILER, MetadataValue::from(millis));
+            status
+                .metadata_mut()
+                .insert(RETRY_AFTER_TRAILER, MetadataValue::from(millis));
         }
         status
     }
 
     /// How long a busy server asked to wait.
     pub fn retry_after(status: &Status) -> Option<Duration> {
-        let millis = status.metadata().get(RETRY_AFTER_TRAILER)?.to_str().ok()?.parse().ok()?;
+        let millis = status
+            .metadata()
+            .get(RETRY_AFTER_TRAILER)?
+            .to_str()
+            .ok()?
+            .parse()
+            .ok()?;
         Some(Duration::from_millis(millis))
     }
 }
@@ -142,8 +166,13 @@ mod tests {
         ];
         assert_eq!(table.map(|row| row.0), Kind::ALL);
         for (kind, name, code, retryable) in table {
-            assert_eq!((kind.name(), kind.code(), kind.retryable()), (name, code, retryable));
-            assert!(crate::v1::Kind::from_str_name(&format!("KIND_{}", name.to_uppercase())).is_some());
+            assert_eq!(
+                (kind.name(), kind.code(), kind.retryable()),
+                (name, code, retryable)
+            );
+            assert!(
+                crate::v1::Kind::from_str_name(&format!("KIND_{}", name.to_uppercase())).is_some()
+            );
         }
     }
 
@@ -153,7 +182,10 @@ mod tests {
             let status = kind.status("why", Some(Duration::from_millis(1500)));
             assert_eq!(Kind::of(&status), kind);
             assert_eq!(status.message(), "why");
-            assert_eq!(Kind::retry_after(&status), Some(Duration::from_millis(1500)));
+            assert_eq!(
+                Kind::retry_after(&status),
+                Some(Duration::from_millis(1500))
+            );
             assert_eq!(Kind::of(&Status::new(kind.code(), "from a proxy")), kind);
         }
     }
@@ -161,9 +193,14 @@ mod tests {
     #[test]
     fn a_trailer_says_more_than_a_code() {
         let mut status = Status::new(Code::Unknown, "");
-        status.metadata_mut().insert(KIND_TRAILER, MetadataValue::from_static("lost"));
+        status
+            .metadata_mut()
+            .insert(KIND_TRAILER, MetadataValue::from_static("lost"));
         assert_eq!(Kind::of(&status), Kind::Lost);
-        status.metadata_mut().insert(KIND_TRAILER, MetadataValue::from_static("of a later version"));
+        status.metadata_mut().insert(
+            KIND_TRAILER,
+            MetadataValue::from_static("of a later version"),
+        );
         assert_eq!(Kind::of(&status), Kind::Unavailable);
     }
 

@@ -20,13 +20,21 @@ pub struct Invalid {
 
 impl Invalid {
     /// Names the field, the value and the remedy.
-    pub fn new(field: &'static str, value: impl std::fmt::Display, remedy: impl Into<String>) -> Self {
+    pub fn new(
+        field: &'static str,
+        value: impl std::fmt::Display,
+        remedy: impl Into<String>,
+    ) -> Self {
         let mut value = value.to_string();
         if let Some((end, _)) = value.char_indices().nth(160) {
             value.truncate(end);
             value.push('…');
         }
-        Self { field, value, remedy: remedy.into() }
+        Self {
+            field,
+            value,
+            remedy: remedy.into(),
+        }
     }
 }
 
@@ -37,14 +45,24 @@ pub const MAX_TOKEN: usize = 4096;
 
 /// `Caller.app`.
 pub fn app(field: &'static str, text: &str) -> Result<AppId, Invalid> {
-    AppId::try_new(text).ok_or_else(|| Invalid::new(field, format!("{text:?}"), "send 1 to 128 of [A-Za-z0-9._-]"))
+    AppId::try_new(text).ok_or_else(|| {
+        Invalid::new(
+            field,
+            format!("{text:?}"),
+            "send 1 to 128 of [A-Za-z0-9._-]",
+        )
+    })
 }
 
 /// 16 bytes of a volume id.
 pub fn volume(field: &'static str, bytes: &[u8]) -> Result<VolumeId, Invalid> {
-    uuid::Uuid::from_slice(bytes)
-        .map(VolumeId)
-        .map_err(|_| Invalid::new(field, format!("{} bytes", bytes.len()), "send the 16 bytes of the volume's UUID"))
+    uuid::Uuid::from_slice(bytes).map(VolumeId).map_err(|_| {
+        Invalid::new(
+            field,
+            format!("{} bytes", bytes.len()),
+            "send the 16 bytes of the volume's UUID",
+        )
+    })
 }
 
 /// A count that must be in `1..=MAX_TASKS`.
@@ -58,7 +76,15 @@ pub fn count(field: &'static str, value: u32) -> Result<u32, Invalid> {
 
 /// An index that must be below `bound`.
 pub fn index(field: &'static str, value: u32, bound: u32) -> Result<u32, Invalid> {
-    if value < bound { Ok(value) } else { Err(Invalid::new(field, value, format!("send an index below {bound}"))) }
+    if value < bound {
+        Ok(value)
+    } else {
+        Err(Invalid::new(
+            field,
+            value,
+            format!("send an index below {bound}"),
+        ))
+    }
 }
 
 /// A half-open range that must not be empty.
@@ -66,7 +92,11 @@ pub fn range(field: &'static str, start: u32, end: u32) -> Result<std::ops::Rang
     if start < end {
         Ok(start..end)
     } else {
-        Err(Invalid::new(field, format!("[{start}, {end})"), "send a start below the end"))
+        Err(Invalid::new(
+            field,
+            format!("[{start}, {end})"),
+            "send a start below the end",
+        ))
     }
 }
 
@@ -86,29 +116,52 @@ pub fn pushed_blocks(
     next_seq: u32,
 ) -> Result<Vec<BlockHeader>, Invalid> {
     if !table.map_index.is_empty() || !table.attempt.is_empty() {
-        return Err(Invalid::new("batch.table.attempt", "present", "leave map_index and attempt to open"));
+        return Err(Invalid::new(
+            "batch.table.attempt",
+            "present",
+            "leave map_index and attempt to open",
+        ));
     }
-    let blocks = blocks("batch.table", table, payload_length, |_| (map_index, attempt))?;
+    let blocks = blocks("batch.table", table, payload_length, |_| {
+        (map_index, attempt)
+    })?;
     for (position, block) in blocks.iter().enumerate() {
         index("batch.table.partition", block.partition.0, num_partitions)?;
         if position > 0 && blocks[position - 1].partition > block.partition {
-            return Err(Invalid::new("batch.table.partition", block.partition, "sort the blocks of a batch by partition"));
+            return Err(Invalid::new(
+                "batch.table.partition",
+                block.partition,
+                "sort the blocks of a batch by partition",
+            ));
         }
         let expected = u64::from(next_seq) + position as u64;
         if u64::from(block.seq) != expected {
-            return Err(Invalid::new("batch.table.seq", block.seq, format!("send {expected}: one more per block")));
+            return Err(Invalid::new(
+                "batch.table.seq",
+                block.seq,
+                format!("send {expected}: one more per block"),
+            ));
         }
     }
     Ok(blocks)
 }
 
 /// A fetched table: columns of equal length, lengths that sum up to `payload_length`.
-pub fn fetched_blocks(table: &v1::BlockTable, payload_length: usize) -> Result<Vec<BlockHeader>, Invalid> {
+pub fn fetched_blocks(
+    table: &v1::BlockTable,
+    payload_length: usize,
+) -> Result<Vec<BlockHeader>, Invalid> {
     let count = table.partition.len();
     if table.map_index.len() != count || table.attempt.len() != count {
-        return Err(Invalid::new("table.attempt", table.attempt.len(), format!("send one entry per block: {count}")));
+        return Err(Invalid::new(
+            "table.attempt",
+            table.attempt.len(),
+            format!("send one entry per block: {count}"),
+        ));
     }
-    blocks("table", table, payload_length, |i| (MapIndex(table.map_index[i]), AttemptId(table.attempt[i])))
+    blocks("table", table, payload_length, |i| {
+        (MapIndex(table.map_index[i]), AttemptId(table.attempt[i]))
+    })
 }
 
 fn blocks(
@@ -118,13 +171,28 @@ fn blocks(
     owner: impl Fn(usize) -> (MapIndex, AttemptId),
 ) -> Result<Vec<BlockHeader>, Invalid> {
     let count = table.partition.len();
-    let columns =
-        [&table.seq, &table.length, &table.raw_length, &table.records, &table.flags, &table.checksum].map(Vec::len);
+    let columns = [
+        &table.seq,
+        &table.length,
+        &table.raw_length,
+        &table.records,
+        &table.flags,
+        &table.checksum,
+    ]
+    .map(Vec::len);
     if let Some(other) = columns.into_iter().find(|&len| len != count) {
-        return Err(Invalid::new(field, format!("columns of {count} and {other}"), "send columns of equal length"));
+        return Err(Invalid::new(
+            field,
+            format!("columns of {count} and {other}"),
+            "send columns of equal length",
+        ));
     }
     if count == 0 || count > MAX_BATCH_BLOCKS {
-        return Err(Invalid::new(field, format!("{count} blocks"), format!("send 1 to {MAX_BATCH_BLOCKS} blocks")));
+        return Err(Invalid::new(
+            field,
+            format!("{count} blocks"),
+            format!("send 1 to {MAX_BATCH_BLOCKS} blocks"),
+        ));
     }
     let mut total = 0u64;
     let mut blocks = Vec::with_capacity(count);
@@ -132,13 +200,26 @@ fn blocks(
         let (length, raw_length) = (table.length[i], table.raw_length[i]);
         if !(1..=MAX_BLOCK).contains(&length) || !(1..=MAX_BLOCK).contains(&raw_length) {
             let value = format!("{length} stored, {raw_length} raw");
-            return Err(Invalid::new(field, value, format!("send blocks of 1 to {MAX_BLOCK} bytes")));
+            return Err(Invalid::new(
+                field,
+                value,
+                format!("send blocks of 1 to {MAX_BLOCK} bytes"),
+            ));
         }
-        let flags = Flags::try_from_bits(table.flags[i])
-            .ok_or_else(|| Invalid::new(field, format!("flags {:#x}", table.flags[i]), "use codecs and bits of version 1"))?;
+        let flags = Flags::try_from_bits(table.flags[i]).ok_or_else(|| {
+            Invalid::new(
+                field,
+                format!("flags {:#x}", table.flags[i]),
+                "use codecs and bits of version 1",
+            )
+        })?;
         if flags.codec() == Codec::None && length != raw_length {
             let value = format!("{length} stored, {raw_length} raw");
-            return Err(Invalid::new(field, value, "send equal lengths for a block without codec"));
+            return Err(Invalid::new(
+                field,
+                value,
+                "send equal lengths for a block without codec",
+            ));
         }
         total += u64::from(length);
         let (map_index, attempt) = owner(i);
@@ -156,7 +237,11 @@ fn blocks(
     }
     if total != payload_length as u64 || total > u64::from(MAX_BATCH) {
         let remedy = format!("send the {total} bytes of the table, at most {MAX_BATCH}");
-        return Err(Invalid::new("payload", format!("{payload_length} bytes"), remedy));
+        return Err(Invalid::new(
+            "payload",
+            format!("{payload_length} bytes"),
+            remedy,
+        ));
     }
     Ok(blocks)
 }
@@ -177,20 +262,47 @@ pub fn put_block(table: &mut v1::BlockTable, block: &BlockHeader, owned: bool) {
 }
 
 /// `Commit.totals`: columns of equal length, partitions ascending and below `num_partitions`, at least one block each.
-pub fn totals(message: &v1::PartitionTotals, num_partitions: u32) -> Result<Vec<PartitionTotal>, Invalid> {
+pub fn totals(
+    message: &v1::PartitionTotals,
+    num_partitions: u32,
+) -> Result<Vec<PartitionTotal>, Invalid> {
     let count = message.partition.len();
-    if [message.blocks.len(), message.bytes.len(), message.records.len()] != [count; 3] {
-        return Err(Invalid::new("commit.totals", format!("columns that differ from {count}"), "send columns of equal length"));
+    if [
+        message.blocks.len(),
+        message.bytes.len(),
+        message.records.len(),
+    ] != [count; 3]
+    {
+        return Err(Invalid::new(
+            "commit.totals",
+            format!("columns that differ from {count}"),
+            "send columns of equal length",
+        ));
     }
     let mut totals: Vec<PartitionTotal> = Vec::with_capacity(count);
     for i in 0..count {
-        index("commit.totals.partition", message.partition[i], num_partitions)?;
+        index(
+            "commit.totals.partition",
+            message.partition[i],
+            num_partitions,
+        )?;
         let partition = PartitionId(message.partition[i]);
-        if totals.last().is_some_and(|last| last.partition >= partition) {
-            return Err(Invalid::new("commit.totals.partition", partition, "send each partition once, ascending"));
+        if totals
+            .last()
+            .is_some_and(|last| last.partition >= partition)
+        {
+            return Err(Invalid::new(
+                "commit.totals.partition",
+                partition,
+                "send each partition once, ascending",
+            ));
         }
         if message.blocks[i] == 0 {
-            return Err(Invalid::new("commit.totals.blocks", 0, "leave out partitions without blocks"));
+            return Err(Invalid::new(
+                "commit.totals.blocks",
+                0,
+                "leave out partitions without blocks",
+            ));
         }
         totals.push(PartitionTotal {
             partition,
@@ -203,7 +315,9 @@ pub fn totals(message: &v1::PartitionTotals, num_partitions: u32) -> Result<Vec<
 }
 
 /// The message of these totals.
-pub fn totals_message<'a>(totals: impl IntoIterator<Item = &'a PartitionTotal>) -> v1::PartitionTotals {
+pub fn totals_message<'a>(
+    totals: impl IntoIterator<Item = &'a PartitionTotal>,
+) -> v1::PartitionTotals {
     let mut message = v1::PartitionTotals::default();
     for total in totals {
         message.partition.push(total.partition.0);

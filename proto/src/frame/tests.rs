@@ -8,17 +8,33 @@ use super::*;
 use crate::v1::{Ack, Batch, BlockTable, PushRequest, PushResponse, push_request, push_response};
 
 fn batch(partitions: Vec<u32>) -> PushRequest {
-    let table = BlockTable { partition: partitions, checksum: vec![7, 8], ..Default::default() };
-    PushRequest { step: Some(push_request::Step::Batch(Batch { table: Some(table) })), payload: Bytes::new() }
+    let table = BlockTable {
+        partition: partitions,
+        checksum: vec![7, 8],
+        ..Default::default()
+    };
+    PushRequest {
+        step: Some(push_request::Step::Batch(Batch { table: Some(table) })),
+        payload: Bytes::new(),
+    }
 }
 
-fn reader(wire: Bytes, cut: usize) -> MessageReader<impl Body<Data = Bytes, Error = Infallible> + Unpin> {
-    let pieces: Vec<_> = wire.chunks(cut.max(1)).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+fn reader(
+    wire: Bytes,
+    cut: usize,
+) -> MessageReader<impl Body<Data = Bytes, Error = Infallible> + Unpin> {
+    let pieces: Vec<_> = wire
+        .chunks(cut.max(1))
+        .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))))
+        .collect();
     MessageReader::new(StreamBody::new(stream::iter(pieces)))
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
 }
 
 async fn read_all<M: Bulk>(wire: Bytes, cut: usize) -> Result<Vec<(M, Bytes)>, FrameError> {
@@ -26,7 +42,9 @@ async fn read_all<M: Bulk>(wire: Bytes, cut: usize) -> Result<Vec<(M, Bytes)>, F
     let mut messages = Vec::new();
     while let Some((message, length)) = reader.head().await? {
         let mut payload = BytesMut::new();
-        reader.payload(|piece| payload.extend_from_slice(&piece)).await?;
+        reader
+            .payload(|piece| payload.extend_from_slice(&piece))
+            .await?;
         assert_eq!(payload.len(), length);
         messages.push((message, payload.freeze()));
     }
@@ -80,32 +98,56 @@ fn a_payload_that_is_not_the_last_field_is_read_too() {
     prost::encoding::bytes::encode(15, &b"payload".to_vec(), &mut message);
     batch(vec![9]).encode_raw(&mut message);
     for cut in [1, 3, 1000] {
-        let received = run(read_all::<PushRequest>(Bytes::from(grpc(&message)), cut)).expect("it is well formed");
+        let received = run(read_all::<PushRequest>(Bytes::from(grpc(&message)), cut))
+            .expect("it is well formed");
         assert_eq!(received, [(batch(vec![9]), Bytes::from_static(b"payload"))]);
     }
 }
 
 #[test]
 fn messages_without_payload_are_read_whole() {
-    let message = PushResponse { step: Some(push_response::Step::Ack(Ack { batches: 300 })) };
-    let received = run(read_all::<PushResponse>(Bytes::from(grpc(&message.encode_to_vec())), 2)).expect("it is well formed");
+    let message = PushResponse {
+        step: Some(push_response::Step::Ack(Ack { batches: 300 })),
+    };
+    let received = run(read_all::<PushResponse>(
+        Bytes::from(grpc(&message.encode_to_vec())),
+        2,
+    ))
+    .expect("it is well formed");
     assert_eq!(received, [(message, Bytes::new())]);
 }
 
 #[test]
 fn a_stream_that_ends_inside_a_message_is_truncated() {
     let mut rope = Rope::default();
-    encode(&batch(vec![1]), [Bytes::from_static(b"0123456789")], &mut rope);
+    encode(
+        &batch(vec![1]),
+        [Bytes::from_static(b"0123456789")],
+        &mut rope,
+    );
     let wire = rope.copy_to_bytes(rope.len());
     for end in 1..wire.len() {
-        assert_eq!(run(read_all::<PushRequest>(wire.slice(..end), 7)), Err(FrameError::Truncated), "cut at {end}");
+        assert_eq!(
+            run(read_all::<PushRequest>(wire.slice(..end), 7)),
+            Err(FrameError::Truncated),
+            "cut at {end}"
+        );
     }
 }
 
 #[test]
 fn sizes_are_bounded_before_anything_is_read() {
     let wire = Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff, 1]);
-    assert!(matches!(run(read_all::<PushRequest>(wire, 100)), Err(FrameError::TooLarge { what: "message", .. })));
+    assert!(matches!(
+        run(read_all::<PushRequest>(wire, 100)),
+        Err(FrameError::TooLarge {
+            what: "message",
+            ..
+        })
+    ));
     let wire = Bytes::from_static(&[1, 0, 0, 0, 0]);
-    assert!(matches!(run(read_all::<PushRequest>(wire, 100)), Err(FrameError::Malformed(_))));
+    assert!(matches!(
+        run(read_all::<PushRequest>(wire, 100)),
+        Err(FrameError::Malformed(_))
+    ));
 }

@@ -20,7 +20,9 @@ fn header(partition: u32, seq: u32, length: u32) -> BlockHeader {
 
 fn table(blocks: &[BlockHeader], owned: bool) -> v1::BlockTable {
     let mut table = v1::BlockTable::default();
-    blocks.iter().for_each(|block| put_block(&mut table, block, owned));
+    blocks
+        .iter()
+        .for_each(|block| put_block(&mut table, block, owned));
     table
 }
 
@@ -36,8 +38,17 @@ fn a_pushed_table_comes_through_with_the_owner_of_its_stream() {
 
 #[test]
 fn a_fetched_table_comes_through_with_the_owners_of_its_blocks() {
-    let blocks = [BlockHeader { attempt: AttemptId(u64::MAX), ..header(7, 0, 10) }, header(2, 9, 20)];
-    assert_eq!(fetched_blocks(&table(&blocks, true), 30), Ok(blocks.to_vec()));
+    let blocks = [
+        BlockHeader {
+            attempt: AttemptId(u64::MAX),
+            ..header(7, 0, 10)
+        },
+        header(2, 9, 20),
+    ];
+    assert_eq!(
+        fetched_blocks(&table(&blocks, true), 30),
+        Ok(blocks.to_vec())
+    );
 }
 
 #[test]
@@ -48,18 +59,36 @@ fn a_pushed_table_that_cannot_be_is_refused_with_its_field() {
         change(&mut table);
         pushed(&table, payload).expect_err("it is wrong").field
     };
-    assert_eq!(refused(&|table| table.attempt.push(1), 20), "batch.table.attempt");
-    assert_eq!(refused(&|table| table.partition[0] = 10, 20), "batch.table.partition");
-    assert_eq!(refused(&|table| table.partition[1] = 0, 20), "batch.table.partition");
+    assert_eq!(
+        refused(&|table| table.attempt.push(1), 20),
+        "batch.table.attempt"
+    );
+    assert_eq!(
+        refused(&|table| table.partition[0] = 10, 20),
+        "batch.table.partition"
+    );
+    assert_eq!(
+        refused(&|table| table.partition[1] = 0, 20),
+        "batch.table.partition"
+    );
     assert_eq!(refused(&|table| table.seq[1] = 7, 20), "batch.table.seq");
     assert_eq!(refused(&|table| table.seq[0] = 0, 20), "batch.table.seq");
     assert_eq!(refused(&|table| table.flags[0] = 2, 20), "batch.table");
     assert_eq!(refused(&|table| table.flags[0] = 0, 20), "batch.table");
     assert_eq!(refused(&|table| table.length[0] = 0, 10), "batch.table");
     assert_eq!(refused(&|table| table.raw_length[0] = 0, 20), "batch.table");
-    assert_eq!(refused(&|table| table.length[0] = MAX_BLOCK + 1, 20), "batch.table");
-    assert_eq!(refused(&|table| table.checksum.truncate(1), 20), "batch.table");
-    assert_eq!(refused(&|table| *table = v1::BlockTable::default(), 0), "batch.table");
+    assert_eq!(
+        refused(&|table| table.length[0] = MAX_BLOCK + 1, 20),
+        "batch.table"
+    );
+    assert_eq!(
+        refused(&|table| table.checksum.truncate(1), 20),
+        "batch.table"
+    );
+    assert_eq!(
+        refused(&|table| *table = v1::BlockTable::default(), 0),
+        "batch.table"
+    );
     assert_eq!(refused(&|_| {}, 19), "payload");
     assert_eq!(refused(&|_| {}, 21), "payload");
 }
@@ -67,21 +96,52 @@ fn a_pushed_table_that_cannot_be_is_refused_with_its_field() {
 #[test]
 fn a_fetched_table_without_owners_is_refused() {
     let blocks = [header(1, 5, 10)];
-    assert_eq!(fetched_blocks(&table(&blocks, false), 10).expect_err("no owners").field, "table.attempt");
+    assert_eq!(
+        fetched_blocks(&table(&blocks, false), 10)
+            .expect_err("no owners")
+            .field,
+        "table.attempt"
+    );
 }
 
 #[test]
 fn totals_come_through_and_wrong_ones_are_refused() {
-    let total = |partition, blocks| PartitionTotal { partition: PartitionId(partition), blocks, bytes: 5, records: 6 };
+    let total = |partition, blocks| PartitionTotal {
+        partition: PartitionId(partition),
+        blocks,
+        bytes: 5,
+        records: 6,
+    };
     let good = [total(0, 1), total(7, 2)];
     assert_eq!(totals(&totals_message(&good), 8), Ok(good.to_vec()));
-    assert_eq!(totals(&totals_message(&good), 7).expect_err("out of range").field, "commit.totals.partition");
-    let refused = |totals_: &[PartitionTotal]| totals(&totals_message(totals_), 8).expect_err("it is wrong").field;
-    assert_eq!(refused(&[total(1, 1), total(1, 1)]), "commit.totals.partition");
-    assert_eq!(refused(&[total(2, 1), total(1, 1)]), "commit.totals.partition");
+    assert_eq!(
+        totals(&totals_message(&good), 7)
+            .expect_err("out of range")
+            .field,
+        "commit.totals.partition"
+    );
+    let refused = |totals_: &[PartitionTotal]| {
+        totals(&totals_message(totals_), 8)
+            .expect_err("it is wrong")
+            .field
+    };
+    assert_eq!(
+        refused(&[total(1, 1), total(1, 1)]),
+        "commit.totals.partition"
+    );
+    assert_eq!(
+        refused(&[total(2, 1), total(1, 1)]),
+        "commit.totals.partition"
+    );
     assert_eq!(refused(&[total(1, 0)]), "commit.totals.blocks");
-    let uneven = v1::PartitionTotals { bytes: vec![], ..totals_message(&good) };
-    assert_eq!(totals(&uneven, 8).expect_err("uneven columns").field, "commit.totals");
+    let uneven = v1::PartitionTotals {
+        bytes: vec![],
+        ..totals_message(&good)
+    };
+    assert_eq!(
+        totals(&uneven, 8).expect_err("uneven columns").field,
+        "commit.totals"
+    );
 }
 
 #[test]
@@ -96,15 +156,26 @@ fn ids_and_ranges_are_checked_at_their_borders() {
     assert_eq!(volume("volume", id.0.as_bytes()), Ok(id));
     assert!(volume("volume", &[0; 15]).is_err());
     assert_eq!(VolumeId::parse(&id.to_string()), Some(id));
-    assert!(count("count", 0).is_err() && count("count", MAX_TASKS + 1).is_err() && count("count", MAX_TASKS).is_ok());
+    assert!(
+        count("count", 0).is_err()
+            && count("count", MAX_TASKS + 1).is_err()
+            && count("count", MAX_TASKS).is_ok()
+    );
     assert!(index("index", 4, 5).is_ok() && index("index", 5, 5).is_err());
-    assert!(range("range", 1, 2).is_ok() && range("range", 2, 2).is_err() && range("range", 3, 2).is_err());
+    assert!(
+        range("range", 1, 2).is_ok()
+            && range("range", 2, 2).is_err()
+            && range("range", 3, 2).is_err()
+    );
 }
 
 #[test]
 fn a_long_value_is_shortened_in_the_message() {
     let message = Invalid::new("field", "ä".repeat(10_000), "send less").to_string();
-    assert!(message.len() < 400 && message.ends_with("…: send less"), "{message}");
+    assert!(
+        message.len() < 400 && message.ends_with("…: send less"),
+        "{message}"
+    );
 }
 
 proptest! {
