@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf, time::Duration};
 
-use shuffle_proto::{frame::FrameError, kind::Kind, wire::Invalid};
+use shuffle_proto::{block::MAX_BATCH, frame::FrameError, kind::Kind, wire::Invalid};
 use tonic::Status;
 
 use crate::{config, registry, staging};
@@ -114,6 +114,10 @@ impl From<FrameError> for Refusal {
             // The peer is gone or its connection broke: whoever still hears this may try again.
             FrameError::Truncated | FrameError::Transport(_) => Kind::Unavailable,
         };
-        Self::new(kind, error.to_string())
+        let message = match error {
+            FrameError::TooLarge { .. } => format!("{error}, of it {MAX_BATCH} bytes of payload"),
+            other => other.to_string(),
+        };
+        Self::new(kind, message)
     }
 }

@@ -23,6 +23,7 @@ use prost::Message;
 use shuffle_proto::{
     frame::{self, MAX_HEAD, MessageReader, Rope},
     ids::{AppId, VolumeId},
+    kind::Kind,
     v1,
     wire::{self, Invalid},
 };
@@ -116,7 +117,15 @@ async fn start(
         );
     }
 
-    let app = core.registry.read(&caller)?;
+    let app = core.registry.read(&caller).or_else(|error| {
+        // Of a server that came back with another disk, the volume says more than the app.
+        if error.kind() == Kind::Lost {
+            volumes
+                .iter()
+                .try_for_each(|id| core.volumes.find(*id).map(drop))?;
+        }
+        Err(Refusal::from(error))
+    })?;
     let stream = core.registry.stream(&app)?;
     let resume = decode_cursor(&request.cursor);
     let shuffle = wire::shuffle(request.shuffle);
