@@ -49,46 +49,85 @@ struct Known {
 
 impl AppHandle {
     pub(crate) async fn open(client: Client, caller: Caller) -> Result<Self, Error> {
-        let members = Arc::new(Members { client, caller, known: Mutex::default() });
+        let members = Arc::new(Members {
+            client,
+            caller,
+            known: Mutex::default(),
+        });
         let mut backoff = Backoff::new(members.client.settings());
         loop {
             let failures = members.round().await;
-            if members.known.lock().values().any(|server| server.leased.is_some()) {
+            if members
+                .known
+                .lock()
+                .values()
+                .any(|server| server.leased.is_some())
+            {
                 break;
             }
             // A refusal is final when nobody has accepted.
-            let refused = failures.iter().find(|(_, failure)| !failure.kind.retryable());
-            let pause = if refused.is_some() { None } else { backoff.failed(None) };
+            let refused = failures
+                .iter()
+                .find(|(_, failure)| !failure.kind.retryable());
+            let pause = if refused.is_some() {
+                None
+            } else {
+                backoff.failed(None)
+            };
             let Some(pause) = pause else {
                 return Err(members.not_registered(refused, &failures, backoff.failing_for()));
             };
             tokio::time::sleep(pause).await;
         }
         let refresh = members.client.handle().spawn(members.clone().run());
-        Ok(Self { members, refresh: AbortOnDropHandle::new(refresh) })
+        Ok(Self {
+            members,
+            refresh: AbortOnDropHandle::new(refresh),
+        })
     }
 
     /// Chooses the candidate servers of a shuffle, in the order in which map indexes go over them (see
     /// [`placement`](crate::placement)). Asks no server: what is known of them is kept fresh in the background.
     pub fn place(&self, shuffle: ShuffleId, num_maps: u32, num_partitions: u32) -> Vec<String> {
         let servers = self.members.usable();
-        placement::candidates(&self.members.caller.app, shuffle, &servers, num_maps, num_partitions)
+        placement::candidates(
+            &self.members.caller.app,
+            shuffle,
+            &servers,
+            num_maps,
+            num_partitions,
+        )
     }
 
     /// What the servers that answered the last round said of themselves.
     pub fn servers(&self) -> Vec<Description> {
-        self.members.known.lock().values().filter_map(|server| server.description.clone()).collect()
+        self.members
+            .known
+            .lock()
+            .values()
+            .filter_map(|server| server.description.clone())
+            .collect()
     }
 
     /// Deletes a shuffle on every server that answers within one call; the lease takes care of the others. Fails only when no server
     /// answered.
     pub async fn delete_shuffle(&self, shuffle: ShuffleId) -> Result<(), Error> {
-        let request = v1::DeleteShuffleRequest { caller: Some(self.members.caller.message()), shuffle: shuffle.0 };
+        let request = v1::DeleteShuffleRequest {
+            caller: Some(self.members.caller.message()),
+            shuffle: shuffle.0,
+        };
         let what = format!("delete shuffle {shuffle}");
         self.members
             .everywhere(&what, |client, address| {
                 let request = request.clone();
-                async move { Ok(client.connections().control(&address)?.delete_shuffle(request).await.map(drop)?) }
+                async move {
+                    Ok(client
+                        .connections()
+                        .control(&address)?
+                        .delete_shuffle(request)
+                        .await
+                        .map(drop)?)
+                }
             })
             .await
     }
@@ -99,11 +138,20 @@ impl AppHandle {
         // Before the delete: a renewal that comes after it would make the app known again.
         refresh.abort();
         let _ = refresh.await;
-        let request = v1::DeleteAppRequest { caller: Some(members.caller.message()) };
+        let request = v1::DeleteAppRequest {
+            caller: Some(members.caller.message()),
+        };
         members
             .everywhere("delete the app", |client, address| {
                 let request = request.clone();
-                async move { Ok(client.connections().control(&address)?.delete_app(request).await.map(drop)?) }
+                async move {
+                    Ok(client
+                        .connections()
+                        .control(&address)?
+                        .delete_app(request)
+                        .await
+                        .map(drop)?)
+                }
             })
             .await
     }
@@ -113,7 +161,9 @@ impl AppHandle {
 
 impl Members {
     async fn run(self: Arc<Self>) {
-        let lease = Some(self.caller.lease).filter(|lease| !lease.is_zero()).unwrap_or(DEFAULT_LEASE);
+        let lease = Some(self.caller.lease)
+            .filter(|lease| !lease.is_zero())
+            .unwrap_or(DEFAULT_LEASE);
         let pause = REFRESH.min(lease / 3);
         loop {
             tokio::time::sleep(pause).await;
@@ -147,12 +197,25 @@ impl Members {
     async fn ask(&self, address: &str, before: Known) -> (Known, Option<Failure>) {
         let description = match self.client.try_describe(address).await {
             Ok(description) => description,
-            Err(failure) => return (Known { description: None, ..before }, Some(failure)),
+            Err(failure) => {
+                return (
+                    Known {
+                        description: None,
+                        ..before
+                    },
+                    Some(failure),
+                );
+            }
         };
         // A server that comes back may have lost its disk and with it the app: it is told again.
         let back = before.description.is_none();
-        let due = before.leased.is_none_or(|(when, lease)| when.elapsed() + REFRESH >= lease / 3);
-        let mut server = Known { description: Some(description), ..before };
+        let due = before
+            .leased
+            .is_none_or(|(when, lease)| when.elapsed() + REFRESH >= lease / 3);
+        let mut server = Known {
+            description: Some(description),
+            ..before
+        };
         if !back && !due {
             return (server, None);
         }
@@ -166,8 +229,16 @@ impl Members {
     }
 
     async fn renew(&self, address: &str) -> Result<Duration, Failure> {
-        let request = v1::RenewLeaseRequest { caller: Some(self.caller.message()) };
-        let answer = self.client.connections().control(address)?.renew_lease(request).await?.into_inner();
+        let request = v1::RenewLeaseRequest {
+            caller: Some(self.caller.message()),
+        };
+        let answer = self
+            .client
+            .connections()
+            .control(address)?
+            .renew_lease(request)
+            .await?
+            .into_inner();
         Ok(Duration::from_millis(answer.lease_ms))
     }
 
@@ -177,16 +248,31 @@ impl Members {
         let known = self.known.lock();
         let takes = |server: &Known| {
             server.description.as_ref().is_some_and(|description| {
-                !description.draining && description.volumes.iter().any(|volume| volume.state == "ok")
+                !description.draining
+                    && description
+                        .volumes
+                        .iter()
+                        .any(|volume| volume.state == "ok")
             })
         };
-        let usable: Vec<_> =
-            known.iter().filter(|(_, server)| takes(server)).map(|(address, _)| address.clone()).collect();
-        if usable.is_empty() { known.keys().cloned().collect() } else { usable }
+        let usable: Vec<_> = known
+            .iter()
+            .filter(|(_, server)| takes(server))
+            .map(|(address, _)| address.clone())
+            .collect();
+        if usable.is_empty() {
+            known.keys().cloned().collect()
+        } else {
+            usable
+        }
     }
 
     /// One call to every known server; fails if none answered.
-    async fn everywhere<F>(&self, what: &str, call: impl Fn(Client, String) -> F) -> Result<(), Error>
+    async fn everywhere<F>(
+        &self,
+        what: &str,
+        call: impl Fn(Client, String) -> F,
+    ) -> Result<(), Error>
     where
         F: Future<Output = Result<(), Failure>>,
     {
@@ -229,11 +315,22 @@ impl Members {
     ) -> Error {
         let app = &self.caller.app;
         if let Some((address, failure)) = refused {
-            return Error::new(failure.kind, format!("{address} does not take app {app}: {}", failure.message));
+            return Error::new(
+                failure.kind,
+                format!("{address} does not take app {app}: {}", failure.message),
+            );
         }
         let servers = self.client.settings().servers.join(", ");
-        let said: Vec<_> = failures.iter().map(|(_, failure)| failure.message.as_str()).take(3).collect();
-        let said = if said.is_empty() { "no name could be resolved".to_string() } else { said.join("; ") };
+        let said: Vec<_> = failures
+            .iter()
+            .map(|(_, failure)| failure.message.as_str())
+            .take(3)
+            .collect();
+        let said = if said.is_empty() {
+            "no name could be resolved".to_string()
+        } else {
+            said.join("; ")
+        };
         let message = format!(
             "no server took app {app} within {tried_for:.0?} (servers: {servers}): {said}. Start a server, or correct the list"
         );

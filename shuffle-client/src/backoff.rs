@@ -39,10 +39,15 @@ impl Backoff {
         let now = Instant::now();
         let since = *self.failing_since.get_or_insert(now);
         let left = self.deadline.checked_sub(now.duration_since(since))?;
-        let full = self.base.saturating_mul(1 << self.tries.min(16)).min(self.max);
+        let full = self
+            .base
+            .saturating_mul(1 << self.tries.min(16))
+            .min(self.max);
         self.tries += 1;
         // Half of the pause is random, so that a thousand tasks do not come back to a restarted server in step.
-        let pause = full.mul_f64(rand::rng().random_range(0.5..=1.0)).max(at_least.unwrap_or_default());
+        let pause = full
+            .mul_f64(rand::rng().random_range(0.5..=1.0))
+            .max(at_least.unwrap_or_default());
         (!left.is_zero()).then_some(pause.min(left))
     }
 
@@ -53,6 +58,7 @@ impl Backoff {
 
     /// How long the chain has been failing.
     pub(crate) fn failing_for(&self) -> Duration {
-        self.failing_since.map_or(Duration::ZERO, |since| since.elapsed())
+        self.failing_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
     }
 }

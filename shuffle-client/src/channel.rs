@@ -129,7 +129,12 @@ impl Connections {
                 addresses.insert(server.clone());
                 continue;
             };
-            let found = match tokio::time::timeout(self.settings.call_timeout, tokio::net::lookup_host(name)).await {
+            let found = match tokio::time::timeout(
+                self.settings.call_timeout,
+                tokio::net::lookup_host(name),
+            )
+            .await
+            {
                 Ok(Ok(found)) => found.map(|address| address.to_string()).collect(),
                 Ok(Err(error)) => {
                     tracing::debug!(name, %error, "cannot resolve server name");
@@ -151,7 +156,10 @@ impl Connections {
 
     /// Whether a server could not be connected to a moment ago.
     pub(crate) fn is_down(&self, address: &str) -> bool {
-        self.down.lock().get(address).is_some_and(|when| when.elapsed() < DOWN)
+        self.down
+            .lock()
+            .get(address)
+            .is_some_and(|when| when.elapsed() < DOWN)
     }
 
     /// Opens no more streams on the connections that are up to this server: one of them has fallen silent. Those that are open go
@@ -170,7 +178,12 @@ impl Connections {
             return Ok(ControlClient::new(channel.clone()));
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| Failure::new(Kind::Invalid, format!("server address is {address:?}: write host:port")))?
+            .map_err(|_| {
+                Failure::new(
+                    Kind::Invalid,
+                    format!("server address is {address:?}: write host:port"),
+                )
+            })?
             .connect_timeout(self.settings.connect_timeout)
             .timeout(self.settings.call_timeout)
             .tcp_nodelay(true);
@@ -183,9 +196,15 @@ impl Connections {
     /// Room for one more stream to this server, on a connection that is up.
     pub(crate) async fn lane(&self, address: &str, call: Bulk) -> Result<Lane, Failure> {
         let asked = Instant::now();
-        let slot = self.bulk.lock().entry((address.to_string(), call)).or_default().clone();
+        let slot = self
+            .bulk
+            .lock()
+            .entry((address.to_string(), call))
+            .or_default()
+            .clone();
         let mut slot = slot.lock().await;
-        slot.open.retain(|connection| !connection.sender.is_closed());
+        slot.open
+            .retain(|connection| !connection.sender.is_closed());
         if !slot.open.iter().any(Connection::has_room) {
             match &slot.failed {
                 Some((when, failure)) if *when >= asked => return Err(failure.clone()),
@@ -204,7 +223,11 @@ impl Connections {
                 }
             }
         }
-        let connection = slot.open.iter().find(|connection| connection.has_room()).expect("one was found or made");
+        let connection = slot
+            .open
+            .iter()
+            .find(|connection| connection.has_room())
+            .expect("one was found or made");
         Ok(Lane {
             sender: connection.sender.clone(),
             address: address.to_string(),
@@ -216,8 +239,12 @@ impl Connections {
     async fn connect(&self, address: &str) -> Result<Connection, Failure> {
         let settings = &self.settings;
         let connect = async {
-            let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            let stream = TcpStream::connect(address)
+                .await
+                .map_err(|error| error.to_string())?;
+            stream
+                .set_nodelay(true)
+                .map_err(|error| error.to_string())?;
             Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_frame_size(http2::MAX_FRAME)
@@ -231,7 +258,12 @@ impl Connections {
                 .await
                 .map_err(|error| describe(&error))
         };
-        let refused = |why: String| Failure::new(Kind::Unavailable, format!("cannot connect to {address}: {why}"));
+        let refused = |why: String| {
+            Failure::new(
+                Kind::Unavailable,
+                format!("cannot connect to {address}: {why}"),
+            )
+        };
         let connected = tokio::time::timeout(settings.connect_timeout, connect).await;
         let late = || refused(format!("no answer within {:?}", settings.connect_timeout));
         let (sender, driver) = connected.map_err(|_| late())?.map_err(refused)?;
@@ -241,7 +273,10 @@ impl Connections {
                 tracing::debug!(server = name, error = describe(&error), "connection ended");
             }
         });
-        Ok(Connection { sender, driver: Arc::new(AbortOnDropHandle::new(driver)) })
+        Ok(Connection {
+            sender,
+            driver: Arc::new(AbortOnDropHandle::new(driver)),
+        })
     }
 }
 
@@ -255,18 +290,30 @@ impl Connection {
 
 impl Lane {
     /// Opens the stream: sends what `body` yields and waits for the start of the answer. A call that is refused is a failure here.
-    pub(crate) async fn call(&mut self, body: Outgoing) -> Result<MessageReader<Incoming>, Failure> {
+    pub(crate) async fn call(
+        &mut self,
+        body: Outgoing,
+    ) -> Result<MessageReader<Incoming>, Failure> {
         let method = match self.call {
             Bulk::Push => "Push",
             Bulk::Fetch => "Fetch",
         };
-        let request = http::Request::post(format!("http://{}/forebay.v1.Data/{method}", self.address))
-            .header(http::header::CONTENT_TYPE, "application/grpc")
-            .header(http::header::TE, "trailers")
-            .body(RopeBody::request(body))
-            .map_err(|_| Failure::new(Kind::Invalid, format!("server address is {:?}: write host:port", self.address)))?;
+        let request =
+            http::Request::post(format!("http://{}/forebay.v1.Data/{method}", self.address))
+                .header(http::header::CONTENT_TYPE, "application/grpc")
+                .header(http::header::TE, "trailers")
+                .body(RopeBody::request(body))
+                .map_err(|_| {
+                    Failure::new(
+                        Kind::Invalid,
+                        format!("server address is {:?}: write host:port", self.address),
+                    )
+                })?;
         let broke = |error: hyper::Error| {
-            Failure::new(Kind::Unavailable, format!("connection to {} broke: {}", self.address, describe(&error)))
+            Failure::new(
+                Kind::Unavailable,
+                format!("connection to {} broke: {}", self.address, describe(&error)),
+            )
         };
         self.sender.ready().await.map_err(broke)?;
         let response = self.sender.send_request(request).await.map_err(broke)?;
@@ -276,7 +323,11 @@ impl Lane {
             return Err(status.into());
         }
         if response.status() != http::StatusCode::OK {
-            let message = format!("{} answered HTTP {}: is it a Forebay data port?", self.address, response.status());
+            let message = format!(
+                "{} answered HTTP {}: is it a Forebay data port?",
+                self.address,
+                response.status()
+            );
             return Err(Failure::new(Kind::Unavailable, message));
         }
         Ok(MessageReader::new(response.into_body()))
@@ -288,7 +339,9 @@ pub(crate) fn ended(reader: &MessageReader<Incoming>, missing: &str) -> Failure 
     match reader.trailers().and_then(Status::from_header_map) {
         Some(status) if status.code() != tonic::Code::Ok => status.into(),
         // An `ok` of a proxy or of a server that shuts down is no answer either.
-        Some(_) | None => Failure::new(Kind::Unavailable, format!("stream ended without {missing}")),
+        Some(_) | None => {
+            Failure::new(Kind::Unavailable, format!("stream ended without {missing}"))
+        }
     }
 }
 
@@ -296,7 +349,11 @@ pub(crate) fn ended(reader: &MessageReader<Incoming>, missing: &str) -> Failure 
 
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None }
+        Self {
+            kind,
+            message: message.into(),
+            retry_after: None,
+        }
     }
 }
 
@@ -311,7 +368,11 @@ impl From<Status> for Failure {
         if message.is_empty() {
             message = format!("status {:?} without a message", status.code());
         }
-        Self { kind: Kind::of(&status), message, retry_after: Kind::retry_after(&status) }
+        Self {
+            kind: Kind::of(&status),
+            message,
+            retry_after: Kind::retry_after(&status),
+        }
     }
 }
 

@@ -98,8 +98,12 @@ pub struct VolumeState {
 impl Client {
     /// A client that runs its tasks on the runtime of the calling thread. Does no I/O.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let handle = Handle::try_current()
-            .map_err(|_| Error::new(Kind::Invalid, "client made outside a tokio runtime: use Client::with_handle"))?;
+        let handle = Handle::try_current().map_err(|_| {
+            Error::new(
+                Kind::Invalid,
+                "client made outside a tokio runtime: use Client::with_handle",
+            )
+        })?;
         Self::with_handle(settings, handle)
     }
 
@@ -108,7 +112,15 @@ impl Client {
         settings.check()?;
         let connections = Connections::new(settings.clone(), handle.clone());
         let (batches, blocks) = (BufferPool::new(KEPT_BATCHES), BufferPool::new(KEPT_BLOCKS));
-        Ok(Self { inner: Arc::new(Inner { settings, handle, connections, batches, blocks }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                settings,
+                handle,
+                connections,
+                batches,
+                blocks,
+            }),
+        })
     }
 
     /// The settings it was made with.
@@ -124,9 +136,12 @@ impl Client {
 
     /// Asks one server who it is.
     pub async fn describe(&self, address: &str) -> Result<Description, Error> {
-        self.try_describe(address)
-            .await
-            .map_err(|failure| Error::new(failure.kind, format!("cannot ask {address} who it is: {}", failure.message)))
+        self.try_describe(address).await.map_err(|failure| {
+            Error::new(
+                failure.kind,
+                format!("cannot ask {address} who it is: {}", failure.message),
+            )
+        })
     }
 
     /// The addresses of all servers of the settings, with the names in them resolved now.
@@ -145,8 +160,15 @@ impl Client {
     }
 
     pub(crate) async fn try_describe(&self, address: &str) -> Result<Description, Failure> {
-        let request = v1::DescribeRequest { protocol: shuffle_proto::PROTOCOL };
-        let answer = self.connections().control(address)?.describe(request).await?.into_inner();
+        let request = v1::DescribeRequest {
+            protocol: shuffle_proto::PROTOCOL,
+        };
+        let answer = self
+            .connections()
+            .control(address)?
+            .describe(request)
+            .await?
+            .into_inner();
         if answer.protocol_min > shuffle_proto::PROTOCOL {
             let message = format!(
                 "{address} (version {}) speaks protocol {} to {} and this client {}: upgrade the client",
@@ -159,10 +181,19 @@ impl Client {
         }
         let mut volumes = Vec::with_capacity(answer.volumes.len());
         for volume in answer.volumes {
-            let id = wire::volume("describe.volumes.id", &volume.id)
-                .map_err(|error| Failure::new(Kind::Internal, format!("{address} describes itself wrongly: {error}")))?;
+            let id = wire::volume("describe.volumes.id", &volume.id).map_err(|error| {
+                Failure::new(
+                    Kind::Internal,
+                    format!("{address} describes itself wrongly: {error}"),
+                )
+            })?;
             let (bytes_used, bytes_free) = (volume.bytes_used, volume.bytes_free);
-            volumes.push(VolumeState { id, bytes_used, bytes_free, state: volume.state });
+            volumes.push(VolumeState {
+                id,
+                bytes_used,
+                bytes_free,
+                state: volume.state,
+            });
         }
         Ok(Description {
             address: address.to_string(),
@@ -209,7 +240,10 @@ impl Caller {
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller").field("app", &self.app).field("lease", &self.lease).finish_non_exhaustive()
+        f.debug_struct("Caller")
+            .field("app", &self.app)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
     }
 }
 
@@ -217,7 +251,13 @@ impl fmt::Debug for Caller {
 
 impl Durability {
     /// All levels, weakest first.
-    pub const ALL: [Self; 5] = [Self::Memory, Self::Disk, Self::Fsync, Self::Mirror, Self::Object];
+    pub const ALL: [Self; 5] = [
+        Self::Memory,
+        Self::Disk,
+        Self::Fsync,
+        Self::Mirror,
+        Self::Object,
+    ];
 
     /// As settings have it.
     pub fn name(self) -> &'static str {
@@ -241,7 +281,9 @@ impl Durability {
     }
 
     pub(crate) fn of(message: v1::Durability) -> Option<Self> {
-        Self::ALL.into_iter().find(|level| level.message() == message)
+        Self::ALL
+            .into_iter()
+            .find(|level| level.message() == message)
     }
 }
 
@@ -255,8 +297,14 @@ impl FromStr for Durability {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        Self::ALL.into_iter().find(|level| level.name() == text).ok_or_else(|| {
-            Error::new(Kind::Invalid, format!("durability is {text:?}: write memory, disk, fsync, mirror or object"))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|level| level.name() == text)
+            .ok_or_else(|| {
+                Error::new(
+                    Kind::Invalid,
+                    format!("durability is {text:?}: write memory, disk, fsync, mirror or object"),
+                )
+            })
     }
 }

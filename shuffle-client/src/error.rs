@@ -29,7 +29,11 @@ pub struct LostOutput {
 impl Error {
     /// An error about no particular map output.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), output: None }
+        Self {
+            kind,
+            message: message.into(),
+            output: None,
+        }
     }
 
     /// Names the map output that cannot be read.

@@ -26,22 +26,40 @@ const MAX_FETCHES: usize = 1 << 20;
 pub fn candidate_count(num_maps: u32, num_partitions: u32, num_servers: usize) -> usize {
     let by_maps = (num_maps as usize).div_ceil(MAPS_PER_SERVER);
     let by_calls = (MAX_FETCHES / (num_partitions.max(1) as usize)).max(8);
-    by_maps.min(MAX_FAN_IN).min(by_calls).max(MIN_CANDIDATES).min(num_servers)
+    by_maps
+        .min(MAX_FAN_IN)
+        .min(by_calls)
+        .max(MIN_CANDIDATES)
+        .min(num_servers)
 }
 
 /// The candidate servers of a shuffle, in the order in which map indexes go over them.
-pub fn candidates(app: &AppId, shuffle: ShuffleId, servers: &[String], num_maps: u32, num_partitions: u32) -> Vec<String> {
-    let mut draws: Vec<(u64, &String)> = servers.iter().map(|server| (draw(app, shuffle, server), server)).collect();
+pub fn candidates(
+    app: &AppId,
+    shuffle: ShuffleId,
+    servers: &[String],
+    num_maps: u32,
+    num_partitions: u32,
+) -> Vec<String> {
+    let mut draws: Vec<(u64, &String)> = servers
+        .iter()
+        .map(|server| (draw(app, shuffle, server), server))
+        .collect();
     // By name too, so that equal draws do not make the order depend on that of `servers`.
     draws.sort_unstable_by(|a, b| b.cmp(a));
     draws.dedup_by(|a, b| a.1 == b.1);
     draws.truncate(candidate_count(num_maps, num_partitions, draws.len()));
-    draws.into_iter().map(|(_, server)| server.clone()).collect()
+    draws
+        .into_iter()
+        .map(|(_, server)| server.clone())
+        .collect()
 }
 
 /// The candidates in the order in which one map index tries them.
 pub fn route(candidates: &[String], map_index: MapIndex) -> impl Iterator<Item = &String> {
-    let start = (map_index.0 as usize).checked_rem(candidates.len()).unwrap_or(0);
+    let start = (map_index.0 as usize)
+        .checked_rem(candidates.len())
+        .unwrap_or(0);
     candidates[start..].iter().chain(&candidates[..start])
 }
 
@@ -49,7 +67,12 @@ pub fn route(candidates: &[String], map_index: MapIndex) -> impl Iterator<Item =
 fn draw(app: &AppId, shuffle: ShuffleId, server: &str) -> u64 {
     // FNV-1a over the texts, then the finaliser of splitmix64, because FNV alone leaves the high bits of similar texts alike.
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let fields = [app.as_str().as_bytes(), &[0], &shuffle.0.to_le_bytes(), server.as_bytes()];
+    let fields = [
+        app.as_str().as_bytes(),
+        &[0],
+        &shuffle.0.to_le_bytes(),
+        server.as_bytes(),
+    ];
     for byte in fields.into_iter().flatten() {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
@@ -71,7 +94,9 @@ mod tests {
     }
 
     fn servers(count: usize) -> Vec<String> {
-        (0..count).map(|i| format!("forebay-{i}.forebay:7400")).collect()
+        (0..count)
+            .map(|i| format!("forebay-{i}.forebay:7400"))
+            .collect()
     }
 
     proptest! {
@@ -129,12 +154,21 @@ mod tests {
             *load.entry(chosen[0].clone()).or_insert(0u32) += 1;
         }
         assert_eq!(load.len(), 20);
-        assert!(load.values().all(|&load| (60..=140).contains(&load)), "{load:?}");
+        assert!(
+            load.values().all(|&load| (60..=140).contains(&load)),
+            "{load:?}"
+        );
     }
 
     #[test]
     fn a_server_named_twice_is_one_candidate() {
-        let chosen = candidates(&app("a"), ShuffleId(1), &["x:1".into(), "x:1".into()], 10, 10);
+        let chosen = candidates(
+            &app("a"),
+            ShuffleId(1),
+            &["x:1".into(), "x:1".into()],
+            10,
+            10,
+        );
         assert_eq!(chosen, ["x:1"]);
     }
 

@@ -29,7 +29,10 @@ pub(crate) struct Pooled {
 impl BufferPool {
     /// Keeps at most `limit` bytes that nobody uses.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { kept: Mutex::default(), limit })
+        Arc::new(Self {
+            kept: Mutex::default(),
+            limit,
+        })
     }
 
     /// A buffer that is `len` long, or seems so.
@@ -43,7 +46,11 @@ impl BufferPool {
         if bytes.len() < len {
             bytes.resize(len, 0);
         }
-        Pooled { bytes, len, pool: self.clone() }
+        Pooled {
+            bytes,
+            len,
+            pool: self.clone(),
+        }
     }
 }
 

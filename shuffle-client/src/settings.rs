@@ -60,21 +60,35 @@ impl Default for Settings {
 impl Settings {
     /// Defaults, with these servers.
     pub fn of(servers: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self { servers: servers.into_iter().map(Into::into).collect(), ..Self::default() }
+        Self {
+            servers: servers.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
     }
 
     /// Refuses what cannot work, naming field, value and remedy.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |field: &str, value: String, remedy: &str| {
-            Err(Error::new(Kind::Invalid, format!("setting `{field}` is {value}: {remedy}")))
+            Err(Error::new(
+                Kind::Invalid,
+                format!("setting `{field}` is {value}: {remedy}"),
+            ))
         };
         if self.servers.is_empty() {
-            return refuse("servers", "empty".into(), "name at least one server as host:port or dns://name:port");
+            return refuse(
+                "servers",
+                "empty".into(),
+                "name at least one server as host:port or dns://name:port",
+            );
         }
         for server in &self.servers {
             let address = server.strip_prefix("dns://").unwrap_or(server);
             if !is_address(address) {
-                return refuse("servers", format!("{server:?}"), "write host:port or dns://name:port");
+                return refuse(
+                    "servers",
+                    format!("{server:?}"),
+                    "write host:port or dns://name:port",
+                );
             }
         }
         for (field, value) in [
@@ -88,19 +102,35 @@ impl Settings {
             }
         }
         if self.backoff_max < self.backoff_base {
-            return refuse("backoff_max", format!("{:?}", self.backoff_max), "let it be at least backoff_base");
+            return refuse(
+                "backoff_max",
+                format!("{:?}", self.backoff_max),
+                "let it be at least backoff_base",
+            );
         }
         if self.fetch_window < 64 << 10 {
-            return refuse("fetch_window", format!("{} bytes", self.fetch_window), "give it at least 64 KiB");
+            return refuse(
+                "fetch_window",
+                format!("{} bytes", self.fetch_window),
+                "give it at least 64 KiB",
+            );
         }
         if self.fetch_streams == 0 {
             return refuse("fetch_streams", "0".into(), "give it at least 1");
         }
         if !(1 << 10..=1 << 20).contains(&self.block_bytes) {
-            return refuse("block_bytes", format!("{} bytes", self.block_bytes), "choose 1 KiB to 1 MiB");
+            return refuse(
+                "block_bytes",
+                format!("{} bytes", self.block_bytes),
+                "choose 1 KiB to 1 MiB",
+            );
         }
         if !(self.block_bytes..=MAX_BATCH as usize / 2).contains(&self.batch_bytes) {
-            return refuse("batch_bytes", format!("{} bytes", self.batch_bytes), "choose block_bytes to 4 MiB");
+            return refuse(
+                "batch_bytes",
+                format!("{} bytes", self.batch_bytes),
+                "choose block_bytes to 4 MiB",
+            );
         }
         Ok(())
     }
@@ -108,8 +138,11 @@ impl Settings {
 
 /// Whether the text is `host:port` (or `[v6]:port`) with a port that can be connected to.
 pub(crate) fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
     let plain = !host.is_empty() && !host.contains(['/', '@', ' ', ',', '?', '#']);
-    let v6 = host.starts_with('[') == host.ends_with(']') && (host.starts_with('[') || !host.contains(':'));
+    let v6 = host.starts_with('[') == host.ends_with(']')
+        && (host.starts_with('[') || !host.contains(':'));
     plain && v6 && port.parse::<u16>().is_ok_and(|port| port != 0)
 }

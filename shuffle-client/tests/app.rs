@@ -13,7 +13,10 @@ async fn an_app_is_registered_at_every_server_that_answers() {
     let (first, mut second) = (Fake::start().await, Fake::start().await);
     second.stop().await;
     let app = client(&[&first, &second]).open_app(caller()).await.unwrap();
-    assert_eq!((first.counters().renewals, second.counters().renewals), (1, 0));
+    assert_eq!(
+        (first.counters().renewals, second.counters().renewals),
+        (1, 0)
+    );
     assert_eq!(app.servers().len(), 1);
     assert_eq!(app.place(SHUFFLE, 10, 10), [first.address()]);
 }
@@ -22,17 +25,27 @@ async fn an_app_is_registered_at_every_server_that_answers() {
 async fn the_lease_is_renewed_and_servers_that_come_back_are_told() {
     let (first, mut second) = (Fake::start().await, Fake::start().await);
     second.stop().await;
-    let caller = Caller { lease: Duration::from_millis(300), ..caller() };
+    let caller = Caller {
+        lease: Duration::from_millis(300),
+        ..caller()
+    };
     let app = client(&[&first, &second]).open_app(caller).await.unwrap();
     eventually("the lease is renewed", || first.counters().renewals >= 4).await;
     second.restart().await;
-    eventually("the server that came back is told", || second.counters().renewals >= 2).await;
+    eventually("the server that came back is told", || {
+        second.counters().renewals >= 2
+    })
+    .await;
     assert_eq!(app.place(SHUFFLE, 10, 10).len(), 2);
     drop(app);
     tokio::time::sleep(Duration::from_millis(100)).await;
     let before = first.counters().renewals;
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert_eq!(first.counters().renewals, before, "a dropped app is renewed");
+    assert_eq!(
+        first.counters().renewals,
+        before,
+        "a dropped app is renewed"
+    );
 }
 
 #[tokio::test]
@@ -47,10 +60,21 @@ async fn a_draining_server_gets_no_new_shuffles() {
 async fn no_server_at_all_is_an_error_that_names_them() {
     let mut server = Fake::start().await;
     server.stop().await;
-    let settings = Settings { retry_deadline: Duration::from_millis(300), ..settings(&[&server]) };
-    let error = Client::new(settings).unwrap().open_app(caller()).await.err().unwrap();
+    let settings = Settings {
+        retry_deadline: Duration::from_millis(300),
+        ..settings(&[&server])
+    };
+    let error = Client::new(settings)
+        .unwrap()
+        .open_app(caller())
+        .await
+        .err()
+        .unwrap();
     assert_eq!(error.kind, Kind::Unavailable);
-    assert!(error.message.contains(&server.address()) && error.message.contains("app-1"), "{error}");
+    assert!(
+        error.message.contains(&server.address()) && error.message.contains("app-1"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -79,14 +103,27 @@ async fn deleting_a_shuffle_or_an_app_reaches_every_server() {
     write(&client, &[&first, &second], 0, 9, 1, 10).await;
     app.close().await.unwrap();
     assert!(first.attempts(SHUFFLE).is_empty());
-    assert_eq!((first.counters().deleted_apps, second.counters().deleted_apps), (1, 1));
+    assert_eq!(
+        (
+            first.counters().deleted_apps,
+            second.counters().deleted_apps
+        ),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
 async fn names_are_resolved_to_addresses() {
     let server = Fake::start().await;
-    let (_, port) = server.address().rsplit_once(':').map(|(host, port)| (host.to_string(), port.to_string())).unwrap();
-    let settings = Settings { servers: vec![format!("dns://localhost:{port}")], ..settings(&[]) };
+    let (_, port) = server
+        .address()
+        .rsplit_once(':')
+        .map(|(host, port)| (host.to_string(), port.to_string()))
+        .unwrap();
+    let settings = Settings {
+        servers: vec![format!("dns://localhost:{port}")],
+        ..settings(&[])
+    };
     let client = Client::new(settings).unwrap();
     assert!(client.addresses().await.contains(&server.address()));
     let app = client.open_app(caller()).await.unwrap();
@@ -96,7 +133,10 @@ async fn names_are_resolved_to_addresses() {
 #[tokio::test]
 async fn describe_tells_what_a_server_serves() {
     let server = Fake::start_with(2).await;
-    let description = client(&[&server]).describe(&server.address()).await.unwrap();
+    let description = client(&[&server])
+        .describe(&server.address())
+        .await
+        .unwrap();
     let volumes: Vec<_> = description.volumes.iter().map(|volume| volume.id).collect();
     assert_eq!(volumes, server.volumes());
     assert!(!description.draining);
@@ -107,18 +147,57 @@ async fn settings_that_cannot_work_are_refused_by_name() {
     let good = || Settings::of(["host:7400"]);
     assert!(Client::new(good()).is_ok());
     let cases = [
-        (Settings { servers: vec![], ..good() }, "servers"),
+        (
+            Settings {
+                servers: vec![],
+                ..good()
+            },
+            "servers",
+        ),
         (Settings::of(["host"]), "servers"),
         (Settings::of(["http://host:1"]), "servers"),
         (Settings::of(["host:0"]), "servers"),
-        (Settings { call_timeout: Duration::ZERO, ..good() }, "call_timeout"),
-        (Settings { fetch_window: 10, ..good() }, "fetch_window"),
-        (Settings { fetch_streams: 0, ..good() }, "fetch_streams"),
-        (Settings { block_bytes: 8 << 20, ..good() }, "block_bytes"),
-        (Settings { batch_bytes: 1, ..good() }, "batch_bytes"),
+        (
+            Settings {
+                call_timeout: Duration::ZERO,
+                ..good()
+            },
+            "call_timeout",
+        ),
+        (
+            Settings {
+                fetch_window: 10,
+                ..good()
+            },
+            "fetch_window",
+        ),
+        (
+            Settings {
+                fetch_streams: 0,
+                ..good()
+            },
+            "fetch_streams",
+        ),
+        (
+            Settings {
+                block_bytes: 8 << 20,
+                ..good()
+            },
+            "block_bytes",
+        ),
+        (
+            Settings {
+                batch_bytes: 1,
+                ..good()
+            },
+            "batch_bytes",
+        ),
     ];
     for (settings, field) in cases {
         let error = Client::new(settings).err().unwrap();
-        assert!(error.kind == Kind::Invalid && error.message.contains(field), "{error}");
+        assert!(
+            error.kind == Kind::Invalid && error.message.contains(field),
+            "{error}"
+        );
     }
 }

@@ -6,7 +6,10 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::*;
-use shuffle_client::{AttemptId, Client, Error, Kind, LostOutput, MapIndex, Output, PartitionId, Settings, VolumeId, fake::Fake};
+use shuffle_client::{
+    AttemptId, Client, Error, Kind, LostOutput, MapIndex, Output, PartitionId, Settings, VolumeId,
+    fake::Fake,
+};
 
 const LENGTH: usize = 65_536;
 
@@ -34,7 +37,10 @@ async fn read(client: &Client, outputs: &[Output]) -> Result<Got, Error> {
 async fn outputs_on_several_servers_and_volumes_are_read_with_one_call_per_server() {
     let (first, second, client, outputs) = two_servers().await;
     assert!(read(&client, &outputs).await.unwrap() == wrote(&[0, 1, 2, 3], 10, LENGTH));
-    assert_eq!((first.counters().fetches, second.counters().fetches), (1, 1));
+    assert_eq!(
+        (first.counters().fetches, second.counters().fetches),
+        (1, 1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,7 +81,10 @@ async fn a_broken_stream_is_taken_up_where_it_was_verified() {
     assert_eq!(reader.stats().resumes, 2);
     let stored: u64 = reader.stats().bytes;
     let sent = first.counters().fetched_bytes + second.counters().fetched_bytes;
-    assert!(sent < stored + (2 << 20), "{sent} bytes were sent for {stored}");
+    assert!(
+        sent < stored + (2 << 20),
+        "{sent} bytes were sent for {stored}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,7 +99,11 @@ async fn blocks_that_come_twice_are_released_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_bit_is_asked_for_again_and_never_released() {
     let (first, _second, client, outputs) = two_servers().await;
-    *first.faults() = shuffle_client::fake::Faults { flip: 1, flip_after: 7, ..Default::default() };
+    *first.faults() = shuffle_client::fake::Faults {
+        flip: 1,
+        flip_after: 7,
+        ..Default::default()
+    };
     assert!(read(&client, &outputs).await.unwrap() == wrote(&[0, 1, 2, 3], 10, LENGTH));
     assert_eq!(first.counters().fetches, 2);
 }
@@ -98,11 +111,18 @@ async fn a_flipped_bit_is_asked_for_again_and_never_released() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bits_that_stay_flipped_lose_the_output_that_they_are_in() {
     let (first, _second, client, outputs) = two_servers().await;
-    *first.faults() = shuffle_client::fake::Faults { flip: u32::MAX, flip_after: 7, ..Default::default() };
+    *first.faults() = shuffle_client::fake::Faults {
+        flip: u32::MAX,
+        flip_after: 7,
+        ..Default::default()
+    };
     let error = read(&client, &outputs).await.unwrap_err();
     assert_eq!(error.kind, Kind::Corrupt);
     assert_eq!(error.output.unwrap().map_index, MapIndex(0));
-    assert!(error.message.contains(&first.address()) && error.message.contains("checksum"), "{error}");
+    assert!(
+        error.message.contains(&first.address()) && error.message.contains("checksum"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,9 +131,16 @@ async fn an_output_that_the_server_does_not_know_is_lost_and_never_empty() {
     first.faults().omit = Some(AttemptId(102));
     let error = read(&client, &outputs).await.unwrap_err();
     assert_eq!(error.kind, Kind::Lost);
-    let lost = LostOutput { volume: outputs[2].volume, map_index: MapIndex(2), attempt: AttemptId(102) };
+    let lost = LostOutput {
+        volume: outputs[2].volume,
+        map_index: MapIndex(2),
+        attempt: AttemptId(102),
+    };
     assert_eq!(error.output, Some(lost));
-    assert!(error.message.contains("shuffle 7") && error.message.contains("app-1"), "{error}");
+    assert!(
+        error.message.contains("shuffle 7") && error.message.contains("app-1"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +148,10 @@ async fn an_output_that_the_server_says_is_lost_is_lost_with_the_servers_reason(
     let (first, _second, client, outputs) = two_servers().await;
     first.faults().lost = Some(AttemptId(100));
     let error = read(&client, &outputs).await.unwrap_err();
-    assert_eq!((error.kind, error.output.unwrap().attempt), (Kind::Lost, AttemptId(100)));
+    assert_eq!(
+        (error.kind, error.output.unwrap().attempt),
+        (Kind::Lost, AttemptId(100))
+    );
     assert!(error.message.contains("the fake is told so"), "{error}");
 }
 
@@ -132,7 +162,11 @@ async fn an_output_of_an_unknown_shuffle_is_lost() {
     spec.shuffle = shuffle_client::ShuffleId(8);
     let error = read_all(&mut client.open_reader(spec)).await.unwrap_err();
     assert_eq!(error.kind, Kind::Lost);
-    assert!(outputs.iter().any(|output| output.volume == error.output.unwrap().volume));
+    assert!(
+        outputs
+            .iter()
+            .any(|output| output.volume == error.output.unwrap().volume)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,10 +179,16 @@ async fn a_partition_that_should_have_bytes_and_has_none_is_an_error() {
     let mut wrong = output(&commit, 0, 1);
     wrong.partitions = vec![0, 3];
     let error = read(&client, &[wrong.clone()]).await.unwrap_err();
-    assert!(error.kind == Kind::Corrupt && error.message.contains("partition 3"), "{error}");
+    assert!(
+        error.kind == Kind::Corrupt && error.message.contains("partition 3"),
+        "{error}"
+    );
     wrong.partitions = vec![];
     let error = read(&client, &[wrong]).await.unwrap_err();
-    assert!(error.kind == Kind::Corrupt && error.message.contains("partition 0"), "{error}");
+    assert!(
+        error.kind == Kind::Corrupt && error.message.contains("partition 0"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,7 +211,10 @@ async fn a_restarting_server_is_waited_for_in_the_middle_of_a_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stays_away_names_one_output_of_its_volume() {
     let (mut first, second, _client, outputs) = two_servers().await;
-    let settings = Settings { retry_deadline: Duration::from_millis(300), ..settings(&[&first, &second]) };
+    let settings = Settings {
+        retry_deadline: Duration::from_millis(300),
+        ..settings(&[&first, &second])
+    };
     let client = Client::new(settings).unwrap();
     first.stop().await;
     let started = Instant::now();
@@ -179,8 +222,18 @@ async fn a_server_that_stays_away_names_one_output_of_its_volume() {
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(error.kind, Kind::Unavailable);
     let lost = error.output.unwrap();
-    assert!(outputs.iter().any(|output| output.address == first.address() && output.attempt == lost.attempt));
-    for part in [&first.address(), "partitions 0..5", "shuffle 7", "app-1", "retry_deadline"] {
+    assert!(
+        outputs
+            .iter()
+            .any(|output| output.address == first.address() && output.attempt == lost.attempt)
+    );
+    for part in [
+        &first.address(),
+        "partitions 0..5",
+        "shuffle 7",
+        "app-1",
+        "retry_deadline",
+    ] {
         assert!(error.message.contains(part), "{part} is not in: {error}");
     }
 }
@@ -194,8 +247,15 @@ async fn a_server_that_came_back_on_an_empty_disk_has_lost_its_outputs() {
     let error = read(&client, &outputs).await.unwrap_err();
     assert_eq!(error.kind, Kind::Lost);
     assert!(error.message.contains("not served"), "{error}");
-    let on_first: Vec<_> = outputs.iter().filter(|output| output.address == first.address()).collect();
-    assert!(on_first.iter().any(|output| Some(output.volume) == error.output.map(|lost| lost.volume)));
+    let on_first: Vec<_> = outputs
+        .iter()
+        .filter(|output| output.address == first.address())
+        .collect();
+    assert!(
+        on_first
+            .iter()
+            .any(|output| Some(output.volume) == error.output.map(|lost| lost.volume))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,7 +293,12 @@ async fn a_server_that_hangs_is_given_up_after_the_deadline() {
     first.faults().hang = true;
     let error = read(&client, &outputs).await.unwrap_err();
     assert_eq!(error.kind, Kind::Unavailable);
-    assert!(outputs.iter().any(|output| output.address == first.address() && Some(output.volume) == error.output.map(|o| o.volume)));
+    assert!(
+        outputs
+            .iter()
+            .any(|output| output.address == first.address()
+                && Some(output.volume) == error.output.map(|o| o.volume))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,7 +315,10 @@ async fn a_reader_that_is_not_read_from_stops_its_streams() {
     let sent = first.counters().fetched_bytes + second.counters().fetched_bytes;
     // The window, and per stream what HTTP/2 holds on both ends and in the socket.
     let held = 300_000 + 2 * (2 + 1 + 1 + 6) * (1 << 20);
-    assert!(sent < held, "{sent} bytes were sent to a reader that takes none");
+    assert!(
+        sent < held,
+        "{sent} bytes were sent to a reader that takes none"
+    );
     read_all(&mut reader).await.unwrap();
 }
 
@@ -276,14 +344,20 @@ async fn a_record_longer_than_the_window_passes() {
     let mut outputs = Vec::new();
     for map in 0..4 {
         let mut writer = client.open_writer(write_spec(&[&first, &second], map, map.into()));
-        writer.add_long(PartitionId(0), &raw(map, 0, 0, 3_000_000), 1).unwrap();
+        writer
+            .add_long(PartitionId(0), &raw(map, 0, 0, 3_000_000), 1)
+            .unwrap();
         outputs.push(output(&writer.commit().await.unwrap(), map, map.into()));
     }
     let mut spec = read_spec(outputs);
     spec.window = Some(10_000);
     let got = read_all(&mut client.open_reader(spec)).await.unwrap();
     assert_eq!(got.len(), 4);
-    assert!(got.iter().all(|((map, _), (bytes, records))| *bytes == raw(*map, 0, 0, 3_000_000) && *records == 1));
+    assert!(
+        got.iter().all(
+            |((map, _), (bytes, records))| *bytes == raw(*map, 0, 0, 3_000_000) && *records == 1
+        )
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -291,7 +365,9 @@ async fn a_long_record_survives_a_broken_stream_in_its_middle() {
     let server = Fake::start().await;
     let client = client(&[&server]);
     let mut writer = client.open_writer(write_spec(&[&server], 0, 1));
-    writer.add_long(PartitionId(0), &raw(0, 0, 0, 3_000_000), 1).unwrap();
+    writer
+        .add_long(PartitionId(0), &raw(0, 0, 0, 3_000_000), 1)
+        .unwrap();
     let commit = writer.commit().await.unwrap();
     server.set_message_bytes(100_000);
     for forget in [false, true] {
@@ -311,7 +387,9 @@ async fn next_may_be_dropped_while_it_waits() {
         match tokio::time::timeout(Duration::from_micros(50), reader.next()).await {
             Err(_) => {}
             Ok(Ok(Some(block))) => {
-                let entry = got.entry((block.map_index.0, block.partition.0)).or_default();
+                let entry = got
+                    .entry((block.map_index.0, block.partition.0))
+                    .or_default();
                 entry.0.extend_from_slice(&block.data);
                 entry.1 += block.records;
             }
@@ -357,16 +435,42 @@ async fn a_wrong_spec_is_refused_with_the_field_named() {
         attempt: AttemptId(1),
         partitions: vec![0],
     };
-    let twice = [good.clone(), Output { attempt: AttemptId(2), ..good.clone() }];
-    let unsorted = [Output { partitions: vec![2, 1], ..good.clone() }];
-    let outside = [Output { partitions: vec![9], ..good.clone() }];
-    let nowhere = [Output { address: "nowhere".into(), ..good.clone() }];
-    for (outputs, part) in [(&twice[..], "twice"), (&unsorted, "ascending"), (&outside, "0..5"), (&nowhere, "host:port")] {
+    let twice = [
+        good.clone(),
+        Output {
+            attempt: AttemptId(2),
+            ..good.clone()
+        },
+    ];
+    let unsorted = [Output {
+        partitions: vec![2, 1],
+        ..good.clone()
+    }];
+    let outside = [Output {
+        partitions: vec![9],
+        ..good.clone()
+    }];
+    let nowhere = [Output {
+        address: "nowhere".into(),
+        ..good.clone()
+    }];
+    for (outputs, part) in [
+        (&twice[..], "twice"),
+        (&unsorted, "ascending"),
+        (&outside, "0..5"),
+        (&nowhere, "host:port"),
+    ] {
         let error = read(&client, outputs).await.unwrap_err();
-        assert!(error.kind == Kind::Invalid && error.message.contains(part), "{error}");
+        assert!(
+            error.kind == Kind::Invalid && error.message.contains(part),
+            "{error}"
+        );
     }
     let mut spec = read_spec(vec![good]);
     spec.partitions = 3..3;
     let error = client.open_reader(spec).next().await.unwrap_err();
-    assert!(error.kind == Kind::Invalid && error.message.contains("partitions"), "{error}");
+    assert!(
+        error.kind == Kind::Invalid && error.message.contains("partitions"),
+        "{error}"
+    );
 }

@@ -1,23 +1,20 @@
-//! Writing a map output: what arrives, and what happens when something fails on the way.
+//! Writing a map output: what arrives, in whatever way it is given.
 
 #![allow(clippy::unwrap_used)] // in helpers of tests
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::*;
-use shuffle_client::{AttemptId, Client, Durability, Kind, MapWriter, PartitionId, Settings, VolumeId, fake::Fake};
-
-async fn check_read(client: &Client, commit: &shuffle_client::Commit, map: u32, attempt: u64, blocks: u32, length: usize) {
-    let mut reader = client.open_reader(read_spec(vec![output(commit, map, attempt)]));
-    assert!(read_all(&mut reader).await.unwrap() == wrote(&[map], blocks, length), "what was read is not what was written");
-}
+use shuffle_client::{AttemptId, Durability, Kind, MapWriter, PartitionId, VolumeId, fake::Fake};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_committed_output_reads_back_byte_for_byte() {
     let server = Fake::start().await;
     let client = client(&[&server]);
-    for (attempt, (blocks, length)) in (1..).zip([(1, 1), (1, 13), (3, 70_000), (40, 65_536), (2, 4 << 20)]) {
+    for (attempt, (blocks, length)) in
+        (1..).zip([(1, 1), (1, 13), (3, 70_000), (40, 65_536), (2, 4 << 20)])
+    {
         let commit = write(&client, &[&server], 1, attempt, blocks, length).await;
         assert_eq!(commit.volume, server.volume());
         assert_eq!(commit.address, server.address());
@@ -35,7 +32,9 @@ async fn blocks_that_do_not_shrink_are_stored_as_they_are() {
     let mut writer = client.open_writer(write_spec(&[&server], 0, 1));
     let noise: Vec<u8> = raw(9, 9, 9, 20_000).into_iter().step_by(2).collect();
     writer.add_block(PartitionId(0), &[&noise], 1).unwrap();
-    writer.add_block(PartitionId(1), &[&[7; 10_000]], 1).unwrap();
+    writer
+        .add_block(PartitionId(1), &[&[7; 10_000]], 1)
+        .unwrap();
     let commit = writer.commit().await.unwrap();
     assert_eq!(commit.partition_lengths[0], 10_000);
     assert!(commit.partition_lengths[1] < 100);
@@ -46,7 +45,11 @@ async fn blocks_that_do_not_shrink_are_stored_as_they_are() {
 async fn an_output_without_any_block_commits() {
     let server = Fake::start().await;
     let client = client(&[&server]);
-    let commit = client.open_writer(write_spec(&[&server], 0, 1)).commit().await.unwrap();
+    let commit = client
+        .open_writer(write_spec(&[&server], 0, 1))
+        .commit()
+        .await
+        .unwrap();
     assert_eq!((commit.bytes, commit.records), (0, 0));
     assert_eq!(server.attempts(SHUFFLE), [AttemptId(1)]);
 }
@@ -58,14 +61,19 @@ async fn partitions_may_come_again_and_start_a_new_message_each_time() {
     let mut writer = client.open_writer(write_spec(&[&server], 0, 1));
     for round in 0..3u8 {
         for partition in 0..PARTITIONS {
-            writer.add_block(PartitionId(partition), &[&[round]], 1).unwrap();
+            writer
+                .add_block(PartitionId(partition), &[&[round]], 1)
+                .unwrap();
         }
     }
     let commit = writer.commit().await.unwrap();
     assert_eq!(server.counters().batches, 3);
     let mut reader = client.open_reader(read_spec(vec![output(&commit, 0, 1)]));
     let got = read_all(&mut reader).await.unwrap();
-    assert!(got.values().all(|(bytes, records)| bytes == &[0, 1, 2] && *records == 3));
+    assert!(
+        got.values()
+            .all(|(bytes, records)| bytes == &[0, 1, 2] && *records == 3)
+    );
 }
 
 #[tokio::test]
@@ -76,7 +84,13 @@ async fn commit_answers_the_same_again_and_takes_no_more_blocks() {
     fill(&mut writer, 0, 1, 100).unwrap();
     let first = writer.commit().await.unwrap();
     assert_eq!(writer.commit().await.unwrap(), first);
-    assert_eq!(writer.add_block(PartitionId(0), &[b"x"], 1).unwrap_err().kind, Kind::Invalid);
+    assert_eq!(
+        writer
+            .add_block(PartitionId(0), &[b"x"], 1)
+            .unwrap_err()
+            .kind,
+        Kind::Invalid
+    );
     assert_eq!(server.counters().commits, 1);
 }
 
@@ -88,7 +102,10 @@ async fn commit_and_ready_may_be_dropped_while_they_wait() {
     let mut writer = client.open_writer(write_spec(&[&server], 0, 1));
     fill(&mut writer, 0, 30, 65_536).unwrap();
     let mut polls = 0;
-    while tokio::time::timeout(Duration::from_millis(5), writer.ready()).await.is_err() {
+    while tokio::time::timeout(Duration::from_millis(5), writer.ready())
+        .await
+        .is_err()
+    {
         polls += 1;
         if polls == 10 {
             server.faults().hold = false;
@@ -117,60 +134,22 @@ async fn a_server_that_holds_back_holds_the_writer_back() {
     server.faults().hold = true;
     let mut writer = client.open_writer(write_spec(&[&server], 0, 1));
     let mut added = 0;
-    while tokio::time::timeout(Duration::from_millis(300), writer.ready()).await.is_ok() {
-        writer.add_block(PartitionId(0), &[&raw(0, 0, added, 60_000)], 1).unwrap();
+    while tokio::time::timeout(Duration::from_millis(300), writer.ready())
+        .await
+        .is_ok()
+    {
+        writer
+            .add_block(PartitionId(0), &[&raw(0, 0, added, 60_000)], 1)
+            .unwrap();
         added += 1;
-        assert!(added < 1000, "60 MB were taken of a writer whose server reads nothing");
+        assert!(
+            added < 1000,
+            "60 MB were taken of a writer whose server reads nothing"
+        );
     }
     server.faults().hold = false;
     writer.ready().await.unwrap();
     writer.commit().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broken_stream_is_sent_again_from_the_start() {
-    let server = Fake::start().await;
-    let client = client(&[&server]);
-    server.faults().break_push_after = Some(2 << 20);
-    let mut writer = client.open_writer(write_spec(&[&server], 0, 1));
-    fill(&mut writer, 0, 20, 65_536).unwrap();
-    let commit = writer.commit().await.unwrap();
-    assert_eq!(writer.stats().resends, 1);
-    check_read(&client, &commit, 0, 1, 20, 65_536).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_output_that_outgrew_the_replay_buffer_fails_with_its_server_and_says_so() {
-    let server = Fake::start().await;
-    let client = Client::new(Settings { replay_buffer: 1 << 20, ..settings(&[&server]) }).unwrap();
-    let commit = write(&client, &[&server], 0, 1, 40, 65_536).await;
-    check_read(&client, &commit, 0, 1, 40, 65_536).await;
-
-    server.faults().break_push_after = Some(3 << 20);
-    let mut writer = client.open_writer(write_spec(&[&server], 0, 2));
-    let result = async {
-        for number in 0..200 {
-            writer.add_block(PartitionId(0), &[&raw(0, 0, number, 65_536)], 1)?;
-            writer.ready().await?;
-        }
-        writer.commit().await.map(drop)
-    };
-    let error = result.await.unwrap_err();
-    assert_eq!(error.kind, Kind::Unavailable);
-    assert!(error.message.contains("replay_buffer") && error.message.contains("attempt 2"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_candidate_takes_over_from_a_server_that_is_gone() {
-    let (mut first, second) = (Fake::start().await, Fake::start().await);
-    let client = client(&[&first, &second]);
-    let spec = write_spec(&[&first, &second], 0, 1);
-    first.stop().await;
-    let mut writer = client.open_writer(spec);
-    fill(&mut writer, 0, 2, 65_536).unwrap();
-    let commit = writer.commit().await.unwrap();
-    assert_eq!(commit.address, second.address());
-    check_read(&client, &commit, 0, 1, 2, 65_536).await;
 }
 
 #[tokio::test]
@@ -185,149 +164,6 @@ async fn maps_start_at_different_candidates() {
 }
 
 #[tokio::test]
-async fn a_draining_server_is_passed_over() {
-    let (first, second) = (Fake::start().await, Fake::start().await);
-    let client = client(&[&first, &second]);
-    first.faults().draining = true;
-    let commit = write(&client, &[&first, &second], 0, 1, 2, 1000).await;
-    assert_eq!(commit.address, second.address());
-}
-
-#[tokio::test]
-async fn a_server_that_joined_later_stands_in_for_lost_candidates() {
-    let (mut candidate, newcomer) = (Fake::start().await, Fake::start().await);
-    let client = client(&[&newcomer]);
-    let spec = write_spec(&[&candidate], 0, 1);
-    candidate.stop().await;
-    let mut writer = client.open_writer(spec);
-    fill(&mut writer, 0, 1, 100).unwrap();
-    assert_eq!(writer.commit().await.unwrap().address, newcomer.address());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarting_server_is_waited_for() {
-    let mut server = Fake::start().await;
-    let client = client(&[&server]);
-    server.stop().await;
-    let mut writer = client.open_writer(write_spec(&[&server], 0, 1));
-    fill(&mut writer, 0, 2, 65_536).unwrap();
-    assert!(tokio::time::timeout(Duration::from_millis(500), writer.commit()).await.is_err());
-    server.restart().await;
-    let commit = writer.commit().await.unwrap();
-    check_read(&client, &commit, 0, 1, 2, 65_536).await;
-}
-
-#[tokio::test]
-async fn a_server_that_stays_away_fails_the_output_after_the_deadline() {
-    let mut server = Fake::start().await;
-    let client = Client::new(Settings { retry_deadline: Duration::from_millis(300), ..settings(&[&server]) }).unwrap();
-    server.stop().await;
-    let started = Instant::now();
-    let mut writer = client.open_writer(write_spec(&[&server], 3, 17));
-    let error = writer.commit().await.unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(5));
-    assert_eq!(error.kind, Kind::Unavailable);
-    for part in [&server.address(), "map 3", "attempt 17", "shuffle 7", "app-1", "retry_deadline", "times"] {
-        assert!(error.message.contains(part), "{part} is not in: {error}");
-    }
-    assert_eq!(writer.commit().await.unwrap_err(), error);
-}
-
-#[tokio::test]
-async fn a_busy_server_is_asked_again_after_the_pause_it_named() {
-    let server = Fake::start().await;
-    let client = client(&[&server]);
-    server.faults().busy = 5;
-    let started = Instant::now();
-    let commit = write(&client, &[&server], 0, 1, 1, 1000).await;
-    assert!(started.elapsed() >= Duration::from_millis(50));
-    check_read(&client, &commit, 0, 1, 1, 1000).await;
-}
-
-#[tokio::test]
-async fn a_fenced_output_stops_at_once() {
-    let (first, second) = (Fake::start().await, Fake::start().await);
-    let client = client(&[&first, &second]);
-    first.faults().fenced = 1;
-    let mut writer = client.open_writer(write_spec(&[&first, &second], 0, 1));
-    let error = writer.commit().await.unwrap_err();
-    assert_eq!(error.kind, Kind::Fenced);
-    assert_eq!((first.counters().opens, second.counters().opens), (1, 0));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_acknowledgement_is_asked_for_again_without_the_batches() {
-    let server = Fake::start().await;
-    let client = client(&[&server]);
-    server.faults().drop_acks = 2;
-    let mut writer = client.open_writer(write_spec(&[&server], 0, 1));
-    fill(&mut writer, 0, 20, 65_536).unwrap();
-    let commit = writer.commit().await.unwrap();
-    let counters = server.counters();
-    assert_eq!((counters.commits, counters.opens), (1, 3));
-    assert!(counters.batches < 10, "batches were sent again: {}", counters.batches);
-    check_read(&client, &commit, 0, 1, 20, 65_536).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_acknowledgement_is_found_even_when_the_output_outgrew_the_replay_buffer() {
-    let server = Fake::start().await;
-    let client = Client::new(Settings { replay_buffer: 1 << 20, ..settings(&[&server]) }).unwrap();
-    server.faults().drop_acks = 1;
-    let commit = write(&client, &[&server], 0, 1, 40, 65_536).await;
-    assert_eq!(server.counters().commits, 1);
-    check_read(&client, &commit, 0, 1, 40, 65_536).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outgrown_output_whose_commit_was_sent_waits_for_its_server() {
-    for loses_disk in [false, true] {
-        let (mut server, other) = (Fake::start().await, Fake::start().await);
-        let client = Client::new(Settings { replay_buffer: 1 << 20, ..settings(&[&server, &other]) }).unwrap();
-        server.faults().drop_acks = u32::MAX;
-        let mut writer = client.open_writer(write_spec(&[&server, &other], 0, 1));
-        fill(&mut writer, 0, 20, 65_536).unwrap();
-        while server.counters().commits == 0 {
-            assert!(tokio::time::timeout(Duration::from_millis(20), writer.commit()).await.is_err());
-        }
-        server.stop().await;
-        if loses_disk {
-            server.lose_disk();
-        }
-        assert!(tokio::time::timeout(Duration::from_millis(300), writer.commit()).await.is_err());
-        server.faults().drop_acks = 0;
-        server.restart().await;
-        let result = writer.commit().await;
-        if loses_disk {
-            let error = result.unwrap_err();
-            assert!(error.kind == Kind::Unavailable && error.message.contains("replay_buffer"), "{error}");
-        } else {
-            check_read(&client, &result.unwrap(), 0, 1, 20, 65_536).await;
-        }
-        assert_eq!(other.counters().opens, 0);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_stream_does_not_cost_an_output_larger_than_the_replay_buffer() {
-    let server = Fake::start().await;
-    let client = Client::new(Settings { replay_buffer: 0, ..settings(&[&server]) }).unwrap();
-    server.faults().busy = 3;
-    let commit = write(&client, &[&server], 0, 1, 40, 65_536).await;
-    check_read(&client, &commit, 0, 1, 40, 65_536).await;
-}
-
-#[tokio::test]
-async fn a_server_that_answers_nothing_is_given_up() {
-    let (hung, other) = (Fake::start().await, Fake::start().await);
-    let settings = Settings { call_timeout: Duration::from_millis(200), ..settings(&[&hung, &other]) };
-    let client = Client::new(Settings { connect_timeout: Duration::from_millis(200), ..settings }).unwrap();
-    hung.faults().hang = true;
-    let commit = write(&client, &[&hung, &other], 0, 1, 1, 1000).await;
-    assert_eq!(commit.address, other.address());
-}
-
-#[tokio::test]
 async fn an_aborted_output_leaves_nothing_and_the_server_is_told_why() {
     let server = Fake::start().await;
     let client = client(&[&server]);
@@ -335,7 +171,10 @@ async fn an_aborted_output_leaves_nothing_and_the_server_is_told_why() {
     fill(&mut writer, 0, 1, 100).unwrap();
     eventually("the stream is open", || server.counters().opens == 1).await;
     writer.abort("the task was killed");
-    eventually("the abort arrives", || server.counters().aborts == ["the task was killed"]).await;
+    eventually("the abort arrives", || {
+        server.counters().aborts == ["the task was killed"]
+    })
+    .await;
     assert!(server.attempts(SHUFFLE).is_empty());
 }
 
@@ -374,17 +213,43 @@ async fn a_long_byte_string_comes_back_in_one_piece() {
 async fn a_wrong_call_is_refused_with_the_field_named() {
     let server = Fake::start().await;
     let client = client(&[&server]);
-    let add = |writer: &mut MapWriter, partition, raw: &[u8]| writer.add_block(PartitionId(partition), &[raw], 1).unwrap_err();
+    let add = |writer: &mut MapWriter, partition, raw: &[u8]| {
+        writer
+            .add_block(PartitionId(partition), &[raw], 1)
+            .unwrap_err()
+    };
     let mut writer = client.open_writer(write_spec(&[&server], 0, 1));
-    assert!(add(&mut writer, PARTITIONS, b"x").message.contains("partition is 5"));
-    assert!(add(&mut writer, 0, b"").message.contains("block of 0 bytes"));
-    assert!(add(&mut writer, 0, &vec![0; (4 << 20) + 1]).message.contains("add_long"));
+    assert!(
+        add(&mut writer, PARTITIONS, b"x")
+            .message
+            .contains("partition is 5")
+    );
+    assert!(
+        add(&mut writer, 0, b"")
+            .message
+            .contains("block of 0 bytes")
+    );
+    assert!(
+        add(&mut writer, 0, &vec![0; (4 << 20) + 1])
+            .message
+            .contains("add_long")
+    );
     let mut spec = write_spec(&[&server], 0, 1);
     spec.map_index = shuffle_client::MapIndex(MAPS);
     let error = client.open_writer(spec).commit().await.unwrap_err();
-    assert!(error.kind == Kind::Invalid && error.message.contains("map_index is 8"), "{error}");
-    let error = client.open_writer(write_spec(&[], 0, 1)).commit().await.unwrap_err();
-    assert!(error.kind == Kind::Invalid && error.message.contains("AppHandle::place"), "{error}");
+    assert!(
+        error.kind == Kind::Invalid && error.message.contains("map_index is 8"),
+        "{error}"
+    );
+    let error = client
+        .open_writer(write_spec(&[], 0, 1))
+        .commit()
+        .await
+        .unwrap_err();
+    assert!(
+        error.kind == Kind::Invalid && error.message.contains("AppHandle::place"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -397,5 +262,9 @@ async fn a_hundred_writers_share_few_connections() {
     });
     let volumes: Vec<VolumeId> = futures_util::future::join_all(writers).await;
     assert_eq!(volumes.len(), 100);
-    assert!(server.counters().connections <= 4, "{} connections", server.counters().connections);
+    assert!(
+        server.counters().connections <= 4,
+        "{} connections",
+        server.counters().connections
+    );
 }

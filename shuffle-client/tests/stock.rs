@@ -30,50 +30,96 @@ impl v1::data_server::Data for Stock {
     type PushStream = Answers<v1::PushResponse>;
     type FetchStream = Answers<v1::FetchResponse>;
 
-    async fn push(&self, request: Request<Streaming<v1::PushRequest>>) -> Result<Response<Self::PushStream>, Status> {
+    async fn push(
+        &self,
+        request: Request<Streaming<v1::PushRequest>>,
+    ) -> Result<Response<Self::PushStream>, Status> {
         let mut messages = request.into_inner();
         let mut answers = Vec::new();
         while let Some(message) = messages.message().await? {
-            answers.push(match message.step.ok_or_else(|| Status::invalid_argument("no step"))? {
-                push_request::Step::Open(open) => {
-                    *self.open.lock().await = Some(open);
-                    let volume = Bytes::from_static(&VOLUME);
-                    push_response::Step::Opened(v1::Opened { protocol: 1, volume, committed: false, max_batch: 8 << 20 })
-                }
-                push_request::Step::Batch(batch) => {
-                    let mut batches = self.batches.lock().await;
-                    batches.push((batch.table.unwrap(), message.payload));
-                    push_response::Step::Ack(v1::Ack { batches: batches.len() as u64 })
-                }
-                push_request::Step::Commit(commit) => {
-                    let totals = commit.totals.unwrap();
-                    let (bytes, records) = (totals.bytes.iter().sum(), totals.records.iter().sum());
-                    let volume = Bytes::from_static(&VOLUME);
-                    push_response::Step::Committed(v1::Committed { volume, durability: 2, bytes, records })
-                }
-                push_request::Step::Abort(abort) => return Err(Status::aborted(abort.reason)),
-            });
+            answers.push(
+                match message
+                    .step
+                    .ok_or_else(|| Status::invalid_argument("no step"))?
+                {
+                    push_request::Step::Open(open) => {
+                        *self.open.lock().await = Some(open);
+                        let volume = Bytes::from_static(&VOLUME);
+                        push_response::Step::Opened(v1::Opened {
+                            protocol: 1,
+                            volume,
+                            committed: false,
+                            max_batch: 8 << 20,
+                        })
+                    }
+                    push_request::Step::Batch(batch) => {
+                        let mut batches = self.batches.lock().await;
+                        batches.push((batch.table.unwrap(), message.payload));
+                        push_response::Step::Ack(v1::Ack {
+                            batches: batches.len() as u64,
+                        })
+                    }
+                    push_request::Step::Commit(commit) => {
+                        let totals = commit.totals.unwrap();
+                        let (bytes, records) =
+                            (totals.bytes.iter().sum(), totals.records.iter().sum());
+                        let volume = Bytes::from_static(&VOLUME);
+                        push_response::Step::Committed(v1::Committed {
+                            volume,
+                            durability: 2,
+                            bytes,
+                            records,
+                        })
+                    }
+                    push_request::Step::Abort(abort) => return Err(Status::aborted(abort.reason)),
+                },
+            );
         }
-        let answers = answers.into_iter().map(|step| Ok(v1::PushResponse { step: Some(step) }));
+        let answers = answers
+            .into_iter()
+            .map(|step| Ok(v1::PushResponse { step: Some(step) }));
         Ok(Response::new(stream::iter(answers).boxed()))
     }
 
-    async fn fetch(&self, _: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+    async fn fetch(
+        &self,
+        _: Request<v1::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
         let open = self.open.lock().await.clone().unwrap();
-        let mut summary = v1::Summary { map_index: vec![open.map_index], attempt: vec![open.attempt], ..Default::default() };
+        let mut summary = v1::Summary {
+            map_index: vec![open.map_index],
+            attempt: vec![open.attempt],
+            ..Default::default()
+        };
         let (mut blocks, mut bytes, mut records) = (0, 0, 0);
         let mut answers = Vec::new();
         for (table, payload) in self.batches.lock().await.iter() {
             blocks += table.length.len() as u32;
-            bytes += table.length.iter().map(|length| u64::from(*length)).sum::<u64>();
-            records += table.records.iter().map(|records| u64::from(*records)).sum::<u64>();
+            bytes += table
+                .length
+                .iter()
+                .map(|length| u64::from(*length))
+                .sum::<u64>();
+            records += table
+                .records
+                .iter()
+                .map(|records| u64::from(*records))
+                .sum::<u64>();
             let mut table = table.clone();
             table.map_index = vec![open.map_index; table.length.len()];
             table.attempt = vec![open.attempt; table.length.len()];
-            answers.push(Ok(v1::FetchResponse { table: Some(table), payload: payload.clone(), ..Default::default() }));
+            answers.push(Ok(v1::FetchResponse {
+                table: Some(table),
+                payload: payload.clone(),
+                ..Default::default()
+            }));
         }
-        (summary.blocks, summary.bytes, summary.records) = (vec![blocks], vec![bytes], vec![records]);
-        answers.push(Ok(v1::FetchResponse { summary: Some(summary), ..Default::default() }));
+        (summary.blocks, summary.bytes, summary.records) =
+            (vec![blocks], vec![bytes], vec![records]);
+        answers.push(Ok(v1::FetchResponse {
+            summary: Some(summary),
+            ..Default::default()
+        }));
         Ok(Response::new(stream::iter(answers).boxed()))
     }
 }
@@ -85,7 +131,10 @@ async fn serve() -> (Arc<Stock>, Client) {
     let service = DataServer::from_arc(stock.clone()).max_decoding_message_size(16 << 20);
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    let settings = Settings { servers: vec![address], ..settings(&[]) };
+    let settings = Settings {
+        servers: vec![address],
+        ..settings(&[])
+    };
     (stock, Client::new(settings).unwrap())
 }
 
@@ -97,7 +146,13 @@ async fn a_stock_server_takes_pushes_and_serves_fetches() {
     spec.candidates = [address.clone()].into();
     let mut writer = client.open_writer(spec);
     fill(&mut writer, 3, 12, 65_536).unwrap();
-    writer.add_long(PartitionId(PARTITIONS - 1), &raw(3, PARTITIONS - 1, 12, 65_536 * 2), 3).unwrap();
+    writer
+        .add_long(
+            PartitionId(PARTITIONS - 1),
+            &raw(3, PARTITIONS - 1, 12, 65_536 * 2),
+            3,
+        )
+        .unwrap();
     let commit = writer.commit().await.unwrap();
     assert_eq!(commit.volume, VolumeId(uuid::Uuid::from_bytes(VOLUME)));
     assert!(stock.batches.lock().await.len() > 1);

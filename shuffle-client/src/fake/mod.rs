@@ -3,6 +3,7 @@
 //! What it is told comes over the wire like at a real server, checked by the same code (`shuffle_proto::wire`); what it does not do
 //! is staging, budgets and tokens. [`Faults`] are switched on and off at any time.
 
+mod control;
 mod service;
 mod store;
 
@@ -109,7 +110,12 @@ impl Fake {
             message_bytes: Mutex::new(http2::GROUP),
         });
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut fake = Self { address, inner, task: None, stop: CancellationToken::new() };
+        let mut fake = Self {
+            address,
+            inner,
+            task: None,
+            stop: CancellationToken::new(),
+        };
         fake.listen().await;
         fake
     }
@@ -179,9 +185,13 @@ impl Fake {
     async fn listen(&mut self) {
         self.stop = CancellationToken::new();
         let listener = bind(self.address).await;
-        self.address = listener.local_addr().expect("a bound listener has an address");
+        self.address = listener
+            .local_addr()
+            .expect("a bound listener has an address");
         let (inner, stop) = (self.inner.clone(), self.stop.clone());
-        self.task = Some(AbortOnDropHandle::new(tokio::spawn(accept(inner, listener, stop))));
+        self.task = Some(AbortOnDropHandle::new(tokio::spawn(accept(
+            inner, listener, stop,
+        ))));
     }
 }
 
@@ -215,7 +225,9 @@ async fn accept(inner: Arc<Inner>, listener: TcpListener, stop: CancellationToke
         let _ = stream.set_nodelay(true);
         let (inner, cut) = (inner.clone(), stop.child_token());
         tokio::spawn(async move {
-            let service = service_fn(|request: http::Request<Incoming>| service::answer(inner.clone(), request, cut.clone()));
+            let service = service_fn(|request: http::Request<Incoming>| {
+                service::answer(inner.clone(), request, cut.clone())
+            });
             let connection = Builder::new(TokioExecutor::new())
                 .max_frame_size(http2::MAX_FRAME)
                 .initial_stream_window_size(http2::WINDOW)

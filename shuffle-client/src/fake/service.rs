@@ -61,9 +61,14 @@ pub(super) async fn answer(
             let _ = sender.send(Err(status)).await;
         }
     });
-    let body = RopeBody::response(ReceiverStream::new(receiver)).map_err(Into::into).boxed_unsync();
+    let body = RopeBody::response(ReceiverStream::new(receiver))
+        .map_err(Into::into)
+        .boxed_unsync();
     let mut response = Response::new(body);
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/grpc"),
+    );
     Ok(response)
 }
 
@@ -74,7 +79,7 @@ async fn control(inner: Arc<Inner>, request: Request<Incoming>) -> Response<Answ
     response.map(|body| frame::rope_body(body).map_err(Into::into).boxed_unsync())
 }
 
-fn malformed(error: impl std::fmt::Display) -> Status {
+pub(super) fn malformed(error: impl std::fmt::Display) -> Status {
     Kind::Invalid.status(error, None)
 }
 
@@ -95,7 +100,10 @@ impl Inner {
         let mut faults = self.faults.lock();
         if faults.busy > 0 {
             faults.busy -= 1;
-            return Some(Kind::Busy.status("the fake is told to be busy", Some(Duration::from_millis(10))));
+            return Some(Kind::Busy.status(
+                "the fake is told to be busy",
+                Some(Duration::from_millis(10)),
+            ));
         }
         if faults.unavailable > 0 {
             faults.unavailable -= 1;
@@ -104,9 +112,18 @@ impl Inner {
         None
     }
 
-    async fn push(&self, mut reader: MessageReader<Incoming>, answers: &Sender, cut: &CancellationToken) -> Result<(), Status> {
+    async fn push(
+        &self,
+        mut reader: MessageReader<Incoming>,
+        answers: &Sender,
+        cut: &CancellationToken,
+    ) -> Result<(), Status> {
         let stream = STREAMS.fetch_add(1, Ordering::Relaxed);
-        let first = reader.head::<v1::PushRequest>().await.map_err(malformed)?.and_then(|(message, _)| message.step);
+        let first = reader
+            .head::<v1::PushRequest>()
+            .await
+            .map_err(malformed)?
+            .and_then(|(message, _)| message.step);
         let Some(v1::push_request::Step::Open(open)) = first else {
             return Err(malformed("the first message is no Open: send Open first"));
         };
@@ -115,7 +132,9 @@ impl Inner {
         let app = wire::app("open.caller.app", &caller.app).map_err(malformed)?;
         wire::count("open.num_maps", open.num_maps).map_err(malformed)?;
         wire::count("open.num_partitions", open.num_partitions).map_err(malformed)?;
-        let map_index = MapIndex(wire::index("open.map_index", open.map_index, open.num_maps).map_err(malformed)?);
+        let map_index = MapIndex(
+            wire::index("open.map_index", open.map_index, open.num_maps).map_err(malformed)?,
+        );
         let attempt = AttemptId(open.attempt);
         let key: Key = (app, wire::shuffle(open.shuffle), attempt);
         {
@@ -130,22 +149,34 @@ impl Inner {
         }
         let (volume, committed) = self.store.lock().open(&key, map_index, stream);
         let volume = Bytes::copy_from_slice(volume.0.as_bytes());
-        let opened = v1::Opened { protocol: 1, volume: volume.clone(), committed, max_batch: MAX_BATCH };
-        let _ = answers.send(Ok(send_step(v1::push_response::Step::Opened(opened)))).await;
+        let opened = v1::Opened {
+            protocol: 1,
+            volume: volume.clone(),
+            committed,
+            max_batch: MAX_BATCH,
+        };
+        let _ = answers
+            .send(Ok(send_step(v1::push_response::Step::Opened(opened))))
+            .await;
 
         let (mut batches, mut taken) = (0u64, 0u64);
         loop {
             while self.faults.lock().hold {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            let Some((message, length)) = reader.head::<v1::PushRequest>().await.map_err(malformed)? else {
+            let Some((message, length)) =
+                reader.head::<v1::PushRequest>().await.map_err(malformed)?
+            else {
                 self.store.lock().abort(&key, stream);
                 return Ok(());
             };
             match message.step {
                 Some(v1::push_request::Step::Batch(batch)) => {
                     let mut payload = BytesMut::with_capacity(length);
-                    reader.payload(|piece| payload.extend_from_slice(&piece)).await.map_err(malformed)?;
+                    reader
+                        .payload(|piece| payload.extend_from_slice(&piece))
+                        .await
+                        .map_err(malformed)?;
                     if committed {
                         continue; // sent before Opened was read
                     }
@@ -154,15 +185,31 @@ impl Inner {
                     batches += 1;
                     taken += length as u64;
                     self.counters.lock().batches += 1;
-                    let broken = self.faults.lock().break_push_after.take_if(|limit| taken >= *limit).is_some();
+                    let broken = self
+                        .faults
+                        .lock()
+                        .break_push_after
+                        .take_if(|limit| taken >= *limit)
+                        .is_some();
                     if broken {
                         cut.cancel();
                         return gone(answers).await;
                     }
-                    let _ = answers.send(Ok(send_step(v1::push_response::Step::Ack(v1::Ack { batches })))).await;
+                    let _ = answers
+                        .send(Ok(send_step(v1::push_response::Step::Ack(v1::Ack {
+                            batches,
+                        }))))
+                        .await;
                 }
                 Some(v1::push_request::Step::Commit(commit)) => {
-                    let receipt = self.commit(&key, stream, commit, open.num_partitions, volume.clone(), open.durability)?;
+                    let receipt = self.commit(
+                        &key,
+                        stream,
+                        commit,
+                        open.num_partitions,
+                        volume.clone(),
+                        open.durability,
+                    )?;
                     let dropped = {
                         let mut faults = self.faults.lock();
                         let drops = faults.drop_acks > 0;
@@ -173,7 +220,9 @@ impl Inner {
                         cut.cancel();
                         return gone(answers).await;
                     }
-                    let _ = answers.send(Ok(send_step(v1::push_response::Step::Committed(receipt)))).await;
+                    let _ = answers
+                        .send(Ok(send_step(v1::push_response::Step::Committed(receipt))))
+                        .await;
                     return Ok(());
                 }
                 Some(v1::push_request::Step::Abort(abort)) => {
@@ -181,7 +230,11 @@ impl Inner {
                     self.store.lock().abort(&key, stream);
                     return Ok(());
                 }
-                _ => return Err(malformed("a second Open or nothing: send Batch, Commit or Abort")),
+                _ => {
+                    return Err(malformed(
+                        "a second Open or nothing: send Batch, Commit or Abort",
+                    ));
+                }
             }
         }
     }
@@ -199,7 +252,14 @@ impl Inner {
             return Err(Kind::Fenced.status("another stream has opened this attempt", None));
         };
         let next = u32::try_from(held.blocks.len()).expect("a fake holds few blocks");
-        let headers = wire::pushed_blocks(&table, payload.len(), map_index, key.2, num_partitions, next);
+        let headers = wire::pushed_blocks(
+            &table,
+            payload.len(),
+            map_index,
+            key.2,
+            num_partitions,
+            next,
+        );
         for header in headers.map_err(malformed)? {
             let bytes = payload.split_to(header.length as usize);
             if !header.verify([&bytes[..]]) {
@@ -219,7 +279,8 @@ impl Inner {
         volume: Bytes,
         durability: i32,
     ) -> Result<v1::Committed, Status> {
-        let totals = wire::totals(&commit.totals.unwrap_or_default(), num_partitions).map_err(malformed)?;
+        let totals =
+            wire::totals(&commit.totals.unwrap_or_default(), num_partitions).map_err(malformed)?;
         let mut store = self.store.lock();
         let Some(held) = store.attempt(key, stream) else {
             return Err(Kind::Fenced.status("another stream has opened this attempt", None));
@@ -227,25 +288,43 @@ impl Inner {
         let blocks: u64 = totals.iter().map(|total| u64::from(total.blocks)).sum();
         let bytes: u64 = totals.iter().map(|total| total.bytes).sum();
         let records: u64 = totals.iter().map(|total| total.records).sum();
-        let holds: u64 = held.blocks.iter().map(|(header, _)| u64::from(header.length)).sum();
+        let holds: u64 = held
+            .blocks
+            .iter()
+            .map(|(header, _)| u64::from(header.length))
+            .sum();
         if blocks != held.blocks.len() as u64 || bytes != holds {
-            return Err(malformed(format!("commit of {bytes} bytes: {holds} are here")));
+            return Err(malformed(format!(
+                "commit of {bytes} bytes: {holds} are here"
+            )));
         }
         if held.totals.is_none() {
             self.counters.lock().commits += 1;
         }
         held.totals = Some(totals);
-        Ok(v1::Committed { volume, durability, bytes, records })
+        Ok(v1::Committed {
+            volume,
+            durability,
+            bytes,
+            records,
+        })
     }
 
-    async fn fetch(&self, mut reader: MessageReader<Incoming>, answers: &Sender, cut: &CancellationToken) -> Result<(), Status> {
+    async fn fetch(
+        &self,
+        mut reader: MessageReader<Incoming>,
+        answers: &Sender,
+        cut: &CancellationToken,
+    ) -> Result<(), Status> {
         let Some((request, _)) = reader.head::<v1::FetchRequest>().await.map_err(malformed)? else {
             return Err(malformed("no request"));
         };
         self.counters.lock().fetches += 1;
         let (blocks, summary) = self.plan(&request)?;
         let start = match <[u8; 8]>::try_from(&request.cursor[..]) {
-            Ok(cursor) if !self.faults.lock().forget_cursors => usize::try_from(u64::from_le_bytes(cursor)).unwrap_or(0),
+            Ok(cursor) if !self.faults.lock().forget_cursors => {
+                usize::try_from(u64::from_le_bytes(cursor)).unwrap_or(0)
+            }
             _ => 0,
         };
         let limit = *self.message_bytes.lock();
@@ -267,7 +346,12 @@ impl Inner {
             message.cursor = Bytes::copy_from_slice(&(position as u64).to_le_bytes());
             let mut rope = Rope::default();
             frame::encode(&message, payload, &mut rope);
-            let broken = self.faults.lock().break_fetch_after.take_if(|limit| sent + length as u64 > *limit).is_some();
+            let broken = self
+                .faults
+                .lock()
+                .break_fetch_after
+                .take_if(|limit| sent + length as u64 > *limit)
+                .is_some();
             if broken {
                 cut.cancel();
                 return gone(answers).await;
@@ -279,19 +363,42 @@ impl Inner {
             self.counters.lock().fetched_bytes += length as u64;
         }
         let mut rope = Rope::default();
-        frame::encode(&v1::FetchResponse { summary: Some(summary), ..Default::default() }, [], &mut rope);
+        frame::encode(
+            &v1::FetchResponse {
+                summary: Some(summary),
+                ..Default::default()
+            },
+            [],
+            &mut rope,
+        );
         let _ = answers.send(Ok(rope)).await;
         Ok(())
     }
 
     /// Blocks in the order of (partition, map index, seq), and the summary.
-    fn plan(&self, request: &v1::FetchRequest) -> Result<(Vec<(BlockHeader, Bytes)>, v1::Summary), Status> {
-        let app = wire::app("caller.app", &request.caller.clone().unwrap_or_default().app).map_err(malformed)?;
-        let partitions = wire::range("partitions", request.partition_start, request.partition_end).map_err(malformed)?;
+    fn plan(
+        &self,
+        request: &v1::FetchRequest,
+    ) -> Result<(Vec<(BlockHeader, Bytes)>, v1::Summary), Status> {
+        let app = wire::app(
+            "caller.app",
+            &request.caller.clone().unwrap_or_default().app,
+        )
+        .map_err(malformed)?;
+        let partitions = wire::range("partitions", request.partition_start, request.partition_end)
+            .map_err(malformed)?;
         let maps = wire::range("maps", request.map_start, request.map_end).map_err(malformed)?;
-        let volumes: Result<Vec<_>, _> = request.volumes.iter().map(|id| wire::volume("volumes", id)).collect();
+        let volumes: Result<Vec<_>, _> = request
+            .volumes
+            .iter()
+            .map(|id| wire::volume("volumes", id))
+            .collect();
         let store = self.store.lock();
-        let Some(committed) = store.committed(&app, wire::shuffle(request.shuffle), &volumes.map_err(malformed)?) else {
+        let Some(committed) = store.committed(
+            &app,
+            wire::shuffle(request.shuffle),
+            &volumes.map_err(malformed)?,
+        ) else {
             return Err(Kind::Lost.status("a volume or the shuffle is not known here", None));
         };
         let (omit, lost) = {
@@ -306,20 +413,42 @@ impl Inner {
             }
             if lost == Some(id) {
                 let (map_index, reason) = (attempt.map_index.0, "the fake is told so".to_string());
-                summary.lost.push(v1::LostAttempt { map_index, attempt: id.0, reason });
+                summary.lost.push(v1::LostAttempt {
+                    map_index,
+                    attempt: id.0,
+                    reason,
+                });
                 continue;
             }
-            let ours = attempt.blocks.iter().filter(|(header, _)| partitions.contains(&header.partition.0));
+            let ours = attempt
+                .blocks
+                .iter()
+                .filter(|(header, _)| partitions.contains(&header.partition.0));
             let before = blocks.len();
             blocks.extend(ours.cloned());
             let new = &blocks[before..];
             summary.map_index.push(attempt.map_index.0);
             summary.attempt.push(id.0);
-            summary.blocks.push(u32::try_from(new.len()).unwrap_or(u32::MAX));
-            summary.bytes.push(new.iter().map(|(header, _)| u64::from(header.length)).sum());
-            summary.records.push(new.iter().map(|(header, _)| u64::from(header.records)).sum());
+            summary
+                .blocks
+                .push(u32::try_from(new.len()).unwrap_or(u32::MAX));
+            summary
+                .bytes
+                .push(new.iter().map(|(header, _)| u64::from(header.length)).sum());
+            summary.records.push(
+                new.iter()
+                    .map(|(header, _)| u64::from(header.records))
+                    .sum(),
+            );
         }
-        blocks.sort_by_key(|(header, _)| (header.partition, header.map_index, header.attempt, header.seq));
+        blocks.sort_by_key(|(header, _)| {
+            (
+                header.partition,
+                header.map_index,
+                header.attempt,
+                header.seq,
+            )
+        });
         Ok((blocks, summary))
     }
 
@@ -337,63 +466,5 @@ impl Inner {
         let middle = copy.len() / 2;
         copy[middle] ^= 0x10;
         copy.freeze()
-    }
-}
-
-#[tonic::async_trait]
-impl v1::control_server::Control for Inner {
-    async fn describe(&self, _: tonic::Request<v1::DescribeRequest>) -> Result<tonic::Response<v1::DescribeResponse>, Status> {
-        let volumes = self.store.lock().volumes();
-        let volumes = volumes.into_iter().map(|volume| v1::Volume {
-            id: Bytes::copy_from_slice(volume.0.as_bytes()),
-            bytes_used: 0,
-            bytes_free: 1 << 30,
-            state: "ok".into(),
-        });
-        Ok(tonic::Response::new(v1::DescribeResponse {
-            protocol_min: 1,
-            protocol_max: 1,
-            version: "fake".into(),
-            volumes: volumes.collect(),
-            draining: self.faults.lock().draining,
-            memory_used: 0,
-            memory_limit: 1 << 30,
-        }))
-    }
-
-    async fn renew_lease(
-        &self,
-        request: tonic::Request<v1::RenewLeaseRequest>,
-    ) -> Result<tonic::Response<v1::RenewLeaseResponse>, Status> {
-        let caller = request.into_inner().caller.unwrap_or_default();
-        wire::app("caller.app", &caller.app).map_err(malformed)?;
-        self.counters.lock().renewals += 1;
-        let lease_ms = if caller.lease_ms == 0 { 600_000 } else { caller.lease_ms };
-        Ok(tonic::Response::new(v1::RenewLeaseResponse { lease_ms }))
-    }
-
-    async fn delete_shuffle(
-        &self,
-        request: tonic::Request<v1::DeleteShuffleRequest>,
-    ) -> Result<tonic::Response<v1::DeleteShuffleResponse>, Status> {
-        let request = request.into_inner();
-        let app = wire::app("caller.app", &request.caller.unwrap_or_default().app).map_err(malformed)?;
-        self.store.lock().delete(&app, Some(wire::shuffle(request.shuffle)));
-        self.counters.lock().deleted_shuffles += 1;
-        Ok(tonic::Response::new(v1::DeleteShuffleResponse { bytes: 0 }))
-    }
-
-    async fn delete_app(
-        &self,
-        request: tonic::Request<v1::DeleteAppRequest>,
-    ) -> Result<tonic::Response<v1::DeleteAppResponse>, Status> {
-        let app = wire::app("caller.app", &request.into_inner().caller.unwrap_or_default().app).map_err(malformed)?;
-        self.store.lock().delete(&app, None);
-        self.counters.lock().deleted_apps += 1;
-        Ok(tonic::Response::new(v1::DeleteAppResponse { bytes: 0 }))
-    }
-
-    async fn usage(&self, _: tonic::Request<v1::UsageRequest>) -> Result<tonic::Response<v1::UsageResponse>, Status> {
-        Ok(tonic::Response::new(v1::UsageResponse::default()))
     }
 }

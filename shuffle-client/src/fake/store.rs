@@ -29,7 +29,14 @@ pub(super) struct Attempt {
 impl Store {
     pub(super) fn new(volumes: usize) -> Self {
         let order: Vec<_> = (0..volumes).map(|_| VolumeId::random()).collect();
-        Self { volumes: order.iter().map(|volume| (*volume, BTreeMap::new())).collect(), order, next: 0 }
+        Self {
+            volumes: order
+                .iter()
+                .map(|volume| (*volume, BTreeMap::new()))
+                .collect(),
+            order,
+            next: 0,
+        }
     }
 
     pub(super) fn volumes(&self) -> Vec<VolumeId> {
@@ -38,7 +45,9 @@ impl Store {
 
     pub(super) fn attempts(&self, shuffle: ShuffleId) -> Vec<AttemptId> {
         let all = self.volumes.values().flatten();
-        all.filter(|(key, attempt)| key.1 == shuffle && attempt.totals.is_some()).map(|(key, _)| key.2).collect()
+        all.filter(|(key, attempt)| key.1 == shuffle && attempt.totals.is_some())
+            .map(|(key, _)| key.2)
+            .collect()
     }
 
     /// Opens an attempt: its volume, and whether it is committed already.
@@ -54,20 +63,34 @@ impl Store {
         }
         let volume = self.order[self.next % self.order.len()];
         self.next += 1;
-        let attempt = Attempt { map_index, blocks: Vec::new(), totals: None, stream };
-        self.volumes.entry(volume).or_default().insert(key.clone(), attempt);
+        let attempt = Attempt {
+            map_index,
+            blocks: Vec::new(),
+            totals: None,
+            stream,
+        };
+        self.volumes
+            .entry(volume)
+            .or_default()
+            .insert(key.clone(), attempt);
         (volume, false)
     }
 
     /// The attempt, if `stream` still owns it.
     pub(super) fn attempt(&mut self, key: &Key, stream: u64) -> Option<&mut Attempt> {
-        let attempt = self.volumes.values_mut().find_map(|attempts| attempts.get_mut(key))?;
+        let attempt = self
+            .volumes
+            .values_mut()
+            .find_map(|attempts| attempts.get_mut(key))?;
         (attempt.stream == stream).then_some(attempt)
     }
 
     pub(super) fn abort(&mut self, key: &Key, stream: u64) {
         for attempts in self.volumes.values_mut() {
-            if attempts.get(key).is_some_and(|attempt| attempt.stream == stream && attempt.totals.is_none()) {
+            if attempts
+                .get(key)
+                .is_some_and(|attempt| attempt.stream == stream && attempt.totals.is_none())
+            {
                 attempts.remove(key);
             }
         }
@@ -75,7 +98,8 @@ impl Store {
 
     pub(super) fn delete(&mut self, app: &AppId, shuffle: Option<ShuffleId>) {
         for attempts in self.volumes.values_mut() {
-            attempts.retain(|key, _| key.0 != *app || shuffle.is_some_and(|shuffle| shuffle != key.1));
+            attempts
+                .retain(|key, _| key.0 != *app || shuffle.is_some_and(|shuffle| shuffle != key.1));
         }
     }
 
@@ -91,11 +115,18 @@ impl Store {
     }
 
     /// Committed attempts of a shuffle on these volumes; `None` if a volume, or the shuffle on all of them, is not known.
-    pub(super) fn committed(&self, app: &AppId, shuffle: ShuffleId, volumes: &[VolumeId]) -> Option<Vec<(AttemptId, &Attempt)>> {
+    pub(super) fn committed(
+        &self,
+        app: &AppId,
+        shuffle: ShuffleId,
+        volumes: &[VolumeId],
+    ) -> Option<Vec<(AttemptId, &Attempt)>> {
         let mut found = Vec::new();
         for volume in volumes {
             let attempts = self.volumes.get(volume)?;
-            let ours = attempts.iter().filter(|((a, s, _), attempt)| a == app && *s == shuffle && attempt.totals.is_some());
+            let ours = attempts.iter().filter(|((a, s, _), attempt)| {
+                a == app && *s == shuffle && attempt.totals.is_some()
+            });
             found.extend(ours.map(|((_, _, id), attempt)| (*id, attempt)));
         }
         (!found.is_empty()).then_some(found)

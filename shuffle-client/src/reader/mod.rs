@@ -165,7 +165,10 @@ struct Record {
 impl Reader {
     pub(crate) fn open(client: Client, spec: ReadSpec) -> Self {
         let settings = client.settings();
-        let window_bytes = spec.window.unwrap_or(settings.fetch_window).clamp(1, u32::MAX as usize);
+        let window_bytes = spec
+            .window
+            .unwrap_or(settings.fetch_window)
+            .clamp(1, u32::MAX as usize);
         let (events, queue) = mpsc::unbounded_channel();
         let pool = client.block_pool().clone();
         let groups = plan::groups(&spec);
@@ -222,7 +225,13 @@ impl Reader {
 
     /// Counters so far.
     pub fn stats(&self) -> ReaderStats {
-        ReaderStats { resumes: self.shared.resumes.load(std::sync::atomic::Ordering::Relaxed), ..self.stats }
+        ReaderStats {
+            resumes: self
+                .shared
+                .resumes
+                .load(std::sync::atomic::Ordering::Relaxed),
+            ..self.stats
+        }
     }
 
     async fn try_next(&mut self) -> Result<Option<Block>, Error> {
@@ -243,7 +252,10 @@ impl Reader {
             let event = match self.queue.try_recv() {
                 Ok(event) => Some(event),
                 Err(_) => {
-                    let _timer = Timer { started: Instant::now(), sum: &mut self.stats.waited };
+                    let _timer = Timer {
+                        started: Instant::now(),
+                        sum: &mut self.stats.waited,
+                    };
                     self.queue.recv().await
                 }
             };
@@ -255,7 +267,10 @@ impl Reader {
                 Some(Event::Done) => self.done += 1,
                 Some(Event::Failed) => {}
                 None => {
-                    let message = format!("the runtime of the client was shut down while {} was read", self.shared.name());
+                    let message = format!(
+                        "the runtime of the client was shut down while {} was read",
+                        self.shared.name()
+                    );
                     return Err(Error::new(Kind::Unavailable, message));
                 }
             }
@@ -266,7 +281,10 @@ impl Reader {
     /// Every stream has ended and agrees with its servers' summaries.
     fn finish(&mut self) -> Result<(), Error> {
         if let Some(&(attempt, partition)) = self.open.keys().next() {
-            let message = format!("attempt {attempt} ends inside a record of partition {partition}: {}", self.shared.name());
+            let message = format!(
+                "attempt {attempt} ends inside a record of partition {partition}: {}",
+                self.shared.name()
+            );
             return Err(self.broken(attempt, message));
         }
         self.finished = true;
@@ -298,10 +316,18 @@ impl Reader {
         }
         let key = (header.attempt, header.partition);
         let mut record = match (flags.continues(), self.open.remove(&key)) {
-            (false, None) => Record { next_seq: header.seq, records: 0, stored_bytes: 0, data: Vec::new() },
+            (false, None) => Record {
+                next_seq: header.seq,
+                records: 0,
+                stored_bytes: 0,
+                data: Vec::new(),
+            },
             (true, Some(record)) if record.next_seq == header.seq => record,
             (_, before) => {
-                let before = before.map_or_else(|| "none".to_string(), |record| format!("one up to block {}", record.next_seq));
+                let before = before.map_or_else(
+                    || "none".to_string(),
+                    |record| format!("one up to block {}", record.next_seq),
+                );
                 let message = format!(
                     "block {} of attempt {} says {flags:?}, and the record before it is {before}: {}",
                     header.seq,
@@ -314,7 +340,11 @@ impl Reader {
         let start = record.data.len();
         let end = start + header.raw_length as usize;
         if end > MAX_LONG {
-            let message = format!("record of attempt {} is longer than {MAX_LONG} bytes: {}", header.attempt, self.shared.name());
+            let message = format!(
+                "record of attempt {} is longer than {MAX_LONG} bytes: {}",
+                header.attempt,
+                self.shared.name()
+            );
             return Err(self.broken(header.attempt, message));
         }
         record.data.resize(end, 0);
@@ -358,7 +388,13 @@ impl Reader {
 
     fn broken(&self, attempt: AttemptId, message: String) -> Error {
         let error = Error::new(Kind::Corrupt, message);
-        match self.shared.spec.outputs.iter().find(|output| output.attempt == attempt) {
+        match self
+            .shared
+            .spec
+            .outputs
+            .iter()
+            .find(|output| output.attempt == attempt)
+        {
             Some(output) => error.with_output(output.lost()),
             None => error,
         }
@@ -369,7 +405,11 @@ impl Reader {
 
 impl Output {
     fn lost(&self) -> LostOutput {
-        LostOutput { volume: self.volume, map_index: self.map_index, attempt: self.attempt }
+        LostOutput {
+            volume: self.volume,
+            map_index: self.map_index,
+            attempt: self.attempt,
+        }
     }
 }
 
@@ -380,7 +420,10 @@ impl Shared {
     fn name(&self) -> String {
         let spec = &self.spec;
         let Range { start, end } = spec.partitions;
-        format!("partitions {start}..{end} of shuffle {}, app {}", spec.shuffle, spec.caller.app)
+        format!(
+            "partitions {start}..{end} of shuffle {}, app {}",
+            spec.shuffle, spec.caller.app
+        )
     }
 
     /// The first failure counts.

@@ -52,15 +52,26 @@ impl Group {
     /// Takes the outputs of one volume out, to be fetched by a call of their own.
     pub(super) fn split_off(&mut self, volume: VolumeId, address: String) -> Group {
         self.volumes.retain(|other| *other != volume);
-        let expected = self.expected.extract_if(|_, progress| progress.output.volume == volume).collect();
+        let expected = self
+            .expected
+            .extract_if(|_, progress| progress.output.volume == volume)
+            .collect();
         let moves = self.moves + u32::from(address != self.address);
-        Group { address, volumes: vec![volume], expected, moves }
+        Group {
+            address,
+            volumes: vec![volume],
+            expected,
+            moves,
+        }
     }
 }
 
 fn check(spec: &ReadSpec) -> Result<(), Error> {
     let refuse = |what: String| {
-        let message = format!("read of shuffle {}, app {}: {what}", spec.shuffle, spec.caller.app);
+        let message = format!(
+            "read of shuffle {}, app {}: {what}",
+            spec.shuffle, spec.caller.app
+        );
         Err(Error::new(Kind::Invalid, message))
     };
     for (field, range) in [("partitions", &spec.partitions), ("maps", &spec.maps)] {
@@ -73,17 +84,31 @@ fn check(spec: &ReadSpec) -> Result<(), Error> {
     for output in &spec.outputs {
         let (map, attempt) = (output.map_index, output.attempt);
         if !spec.maps.contains(&map.0) {
-            return refuse(format!("output of map {map} is outside maps {:?}: ask for it, or leave it out", spec.maps));
+            return refuse(format!(
+                "output of map {map} is outside maps {:?}: ask for it, or leave it out",
+                spec.maps
+            ));
         }
         if !maps.insert(map) || !attempts.insert(attempt) {
-            return refuse(format!("map {map}, attempt {attempt} is named twice: name each map and attempt once"));
+            return refuse(format!(
+                "map {map}, attempt {attempt} is named twice: name each map and attempt once"
+            ));
         }
         if !is_address(&output.address) {
-            return refuse(format!("address of map {map} is {:?}: write host:port", output.address));
+            return refuse(format!(
+                "address of map {map} is {:?}: write host:port",
+                output.address
+            ));
         }
-        let inside = output.partitions.iter().all(|partition| spec.partitions.contains(partition));
+        let inside = output
+            .partitions
+            .iter()
+            .all(|partition| spec.partitions.contains(partition));
         if !inside || !output.partitions.is_sorted_by(|a, b| a < b) {
-            return refuse(format!("partitions of map {map} are not ascending within {:?}: send them so", spec.partitions));
+            return refuse(format!(
+                "partitions of map {map} are not ascending within {:?}: send them so",
+                spec.partitions
+            ));
         }
     }
     Ok(())

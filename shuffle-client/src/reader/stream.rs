@@ -83,7 +83,14 @@ enum Trouble {
 impl<'a> Fetch<'a> {
     fn new(shared: &'a Shared, group: Group, events: &'a mpsc::UnboundedSender<Event>) -> Self {
         let backoff = Backoff::new(shared.client.settings());
-        Self { shared, group, events, cursor: Bytes::new(), backoff, asked_again: false }
+        Self {
+            shared,
+            group,
+            events,
+            cursor: Bytes::new(),
+            backoff,
+            asked_again: false,
+        }
     }
 
     /// Fetches the group; what has to be fetched elsewhere comes back as groups of their own.
@@ -99,7 +106,11 @@ impl<'a> Fetch<'a> {
                 match self.stream().await {
                     Ok(()) => return Ok(more),
                     Err(Trouble::Silent(failure)) => {
-                        self.shared.client.connections().distrust(&self.group.address, Bulk::Fetch).await;
+                        self.shared
+                            .client
+                            .connections()
+                            .distrust(&self.group.address, Bulk::Fetch)
+                            .await;
                         Trouble::Failed(failure)
                     }
                     Err(trouble) => trouble,
@@ -111,7 +122,11 @@ impl<'a> Fetch<'a> {
                     if std::mem::replace(&mut self.asked_again, true) {
                         return Err(self.wrong(&fault));
                     }
-                    tracing::debug!(server = address, error = fault.message, "answer is wrong, asking once more");
+                    tracing::debug!(
+                        server = address,
+                        error = fault.message,
+                        "answer is wrong, asking once more"
+                    );
                     if from_start {
                         self.cursor = Bytes::new();
                     }
@@ -128,17 +143,29 @@ impl<'a> Fetch<'a> {
                             }
                             return Err(self.unavailable(&failure));
                         };
-                        tracing::debug!(server = self.group.address, error = failure.message, "fetch broke; next try in {pause:?}");
+                        tracing::debug!(
+                            server = self.group.address,
+                            error = failure.message,
+                            "fetch broke; next try in {pause:?}"
+                        );
                         tokio::time::sleep(pause).await;
                     }
                     Kind::Lost => more.extend(self.lost(failure).await?),
                     Kind::Corrupt if !std::mem::replace(&mut self.asked_again, true) => {}
                     Kind::Corrupt => {
-                        let message = format!("{address} cannot serve {}: {}", self.shared.name(), failure.message);
+                        let message = format!(
+                            "{address} cannot serve {}: {}",
+                            self.shared.name(),
+                            failure.message
+                        );
                         return Err(self.name_one(Error::new(Kind::Corrupt, message), None));
                     }
                     Kind::Invalid | Kind::Fenced | Kind::Internal | Kind::Denied => {
-                        let message = format!("{address} refuses to serve {}: {}", self.shared.name(), failure.message);
+                        let message = format!(
+                            "{address} refuses to serve {}: {}",
+                            self.shared.name(),
+                            failure.message
+                        );
                         return Err(Error::new(failure.kind, message));
                     }
                 },
@@ -154,7 +181,12 @@ impl<'a> Fetch<'a> {
         let request = v1::FetchRequest {
             caller: Some(spec.caller.message()),
             shuffle: spec.shuffle.0,
-            volumes: self.group.volumes.iter().map(|volume| Bytes::copy_from_slice(volume.0.as_bytes())).collect(),
+            volumes: self
+                .group
+                .volumes
+                .iter()
+                .map(|volume| Bytes::copy_from_slice(volume.0.as_bytes()))
+                .collect(),
             partition_start: spec.partitions.start,
             partition_end: spec.partitions.end,
             map_start: spec.maps.start,
@@ -165,30 +197,52 @@ impl<'a> Fetch<'a> {
         frame::encode(&request, [], &mut rope);
         let address = self.group.address.clone();
         let late = |what: &str| {
-            let message = format!("{address} did not send {what} within {:?}", settings.call_timeout);
+            let message = format!(
+                "{address} did not send {what} within {:?}",
+                settings.call_timeout
+            );
             Trouble::Silent(Failure::new(Kind::Unavailable, message))
         };
-        let mut lane = self.shared.client.connections().lane(&address, Bulk::Fetch).await?;
+        let mut lane = self
+            .shared
+            .client
+            .connections()
+            .lane(&address, Bulk::Fetch)
+            .await?;
         let call = lane.call(Box::pin(stream::iter([Ok(rope)])));
-        let mut answers = tokio::time::timeout(settings.call_timeout, call).await.map_err(|_| late("an answer"))??;
+        let mut answers = tokio::time::timeout(settings.call_timeout, call)
+            .await
+            .map_err(|_| late("an answer"))??;
         loop {
-            let next = tokio::time::timeout(settings.call_timeout, answers.head::<v1::FetchResponse>()).await;
+            let next =
+                tokio::time::timeout(settings.call_timeout, answers.head::<v1::FetchResponse>())
+                    .await;
             let Some((message, length)) = next.map_err(|_| late("more"))?? else {
                 return Err(Trouble::Failed(ended(&answers, "its summary")));
             };
             if length > 0 {
                 // The wait for the caller is not the server's fault: no deadline.
-                let size = u32::try_from(length.min(self.shared.window_bytes)).expect("the window is clamped to u32");
+                let size = u32::try_from(length.min(self.shared.window_bytes))
+                    .expect("the window is clamped to u32");
                 let Ok(permit) = self.shared.window.clone().acquire_many_owned(size).await else {
                     unreachable!("the window is never closed");
                 };
                 let mut pieces = Vec::with_capacity(4);
                 let payload = answers.payload(|piece| pieces.push(piece));
-                tokio::time::timeout(settings.call_timeout, payload).await.map_err(|_| late("a whole message"))??;
-                let headers = wire::fetched_blocks(&message.table.unwrap_or_default(), length).map_err(|invalid| {
-                    Failure::new(Kind::Internal, format!("{address} answers wrongly: {invalid}"))
-                })?;
-                let wrong = |fault| Trouble::Wrong { fault, from_start: false };
+                tokio::time::timeout(settings.call_timeout, payload)
+                    .await
+                    .map_err(|_| late("a whole message"))??;
+                let headers = wire::fetched_blocks(&message.table.unwrap_or_default(), length)
+                    .map_err(|invalid| {
+                        Failure::new(
+                            Kind::Internal,
+                            format!("{address} answers wrongly: {invalid}"),
+                        )
+                    })?;
+                let wrong = |fault| Trouble::Wrong {
+                    fault,
+                    from_start: false,
+                };
                 let blocks = verify::cut(headers, pieces).map_err(wrong)?;
                 let blocks = verify::admit(&mut self.group.expected, blocks).map_err(wrong)?;
                 if !blocks.is_empty() {
@@ -203,7 +257,10 @@ impl<'a> Fetch<'a> {
                 self.cursor = message.cursor;
             }
             if let Some(summary) = message.summary {
-                let wrong = |fault| Trouble::Wrong { fault, from_start: true };
+                let wrong = |fault| Trouble::Wrong {
+                    fault,
+                    from_start: true,
+                };
                 return verify::compare(&self.group.expected, &summary).map_err(wrong);
             }
         }
@@ -214,14 +271,29 @@ impl<'a> Fetch<'a> {
         let address = self.group.address.clone();
         self.cursor = Bytes::new();
         let served: Vec<VolumeId> = match self.shared.client.try_describe(&address).await {
-            Ok(description) => description.volumes.into_iter().map(|volume| volume.id).collect(),
+            Ok(description) => description
+                .volumes
+                .into_iter()
+                .map(|volume| volume.id)
+                .collect(),
             Err(_) => self.group.volumes.clone(), // it went away in between: the next try will tell
         };
-        let gone: Vec<_> = self.group.volumes.iter().copied().filter(|volume| !served.contains(volume)).collect();
+        let gone: Vec<_> = self
+            .group
+            .volumes
+            .iter()
+            .copied()
+            .filter(|volume| !served.contains(volume))
+            .collect();
         let mut more = Vec::new();
         if !gone.is_empty() {
             more = self.move_volumes(gone.clone()).await;
-            if let Some(volume) = self.group.volumes.iter().find(|volume| gone.contains(volume)) {
+            if let Some(volume) = self
+                .group
+                .volumes
+                .iter()
+                .find(|volume| gone.contains(volume))
+            {
                 let message = format!(
                     "volume {volume} is not served at {address} any more, nor by any of the servers {} that answer: its disk or \
                      server is gone with what it held of {}",
@@ -236,7 +308,11 @@ impl<'a> Fetch<'a> {
                 more.push(self.group.split_off(volume, address.clone()));
             }
         } else if std::mem::replace(&mut self.asked_again, true) {
-            let message = format!("{address} has lost its part of {}: {}", self.shared.name(), failure.message);
+            let message = format!(
+                "{address} has lost its part of {}: {}",
+                self.shared.name(),
+                failure.message
+            );
             return Err(self.name_one(Error::new(Kind::Lost, message), None));
         }
         Ok(more)
@@ -249,9 +325,14 @@ impl<'a> Fetch<'a> {
         }
         let client = &self.shared.client;
         let addresses = client.addresses().await;
-        let others = addresses.iter().filter(|address| **address != self.group.address);
+        let others = addresses
+            .iter()
+            .filter(|address| **address != self.group.address);
         let limit = client.settings().call_timeout;
-        let answers = join_all(others.map(|address| tokio::time::timeout(limit, client.try_describe(address)))).await;
+        let answers = join_all(
+            others.map(|address| tokio::time::timeout(limit, client.try_describe(address))),
+        )
+        .await;
         let mut more = Vec::new();
         for description in answers.into_iter().filter_map(|answer| answer.ok()?.ok()) {
             for found in &description.volumes {
@@ -265,10 +346,22 @@ impl<'a> Fetch<'a> {
     }
 
     fn wrong(&self, fault: &Fault) -> Error {
-        let (kind, verb) = if fault.missing { (Kind::Lost, "has lost a part") } else { (Kind::Corrupt, "answers wrongly") };
-        let message = format!("{} {verb} of {}, asked twice: {}", self.group.address, self.shared.name(), fault.message);
+        let (kind, verb) = if fault.missing {
+            (Kind::Lost, "has lost a part")
+        } else {
+            (Kind::Corrupt, "answers wrongly")
+        };
+        let message = format!(
+            "{} {verb} of {}, asked twice: {}",
+            self.group.address,
+            self.shared.name(),
+            fault.message
+        );
         let error = Error::new(kind, message);
-        match fault.attempt.and_then(|attempt| self.group.expected.get(&attempt)) {
+        match fault
+            .attempt
+            .and_then(|attempt| self.group.expected.get(&attempt))
+        {
             Some(progress) => error.with_output(progress.output.lost()),
             None => self.name_one(error, None),
         }
@@ -289,9 +382,20 @@ impl<'a> Fetch<'a> {
 
     /// Names one expected output of this volume, or of any volume of the group.
     fn name_one(&self, mut error: Error, volume: Option<VolumeId>) -> Error {
-        let mut outputs = self.group.expected.values().map(|progress| &progress.output);
-        let Some(output) = outputs.find(|output| volume.is_none_or(|volume| volume == output.volume)) else { return error };
-        error.message = format!("{} (map {}, attempt {})", error.message, output.map_index, output.attempt);
+        let mut outputs = self
+            .group
+            .expected
+            .values()
+            .map(|progress| &progress.output);
+        let Some(output) =
+            outputs.find(|output| volume.is_none_or(|volume| volume == output.volume))
+        else {
+            return error;
+        };
+        error.message = format!(
+            "{} (map {}, attempt {})",
+            error.message, output.map_index, output.attempt
+        );
         error.with_output(output.lost())
     }
 }

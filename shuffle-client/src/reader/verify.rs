@@ -3,11 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
-use shuffle_proto::{
-    block::BlockHeader,
-    ids::AttemptId,
-    v1,
-};
+use shuffle_proto::{block::BlockHeader, ids::AttemptId, v1};
 
 use super::Output;
 
@@ -33,22 +29,38 @@ pub(super) struct Fault {
 
 impl Progress {
     pub(super) fn new(output: &Output) -> Self {
-        Self { seen: vec![0; output.partitions.len()], output: output.clone(), blocks: 0, bytes: 0, records: 0 }
+        Self {
+            seen: vec![0; output.partitions.len()],
+            output: output.clone(),
+            blocks: 0,
+            bytes: 0,
+            records: 0,
+        }
     }
 
     /// Where in `seen` a block counts, if it may.
     fn position(&self, block: &BlockHeader) -> Result<usize, Fault> {
-        let fault = |message| Fault { attempt: Some(block.attempt), missing: false, message };
+        let fault = |message| Fault {
+            attempt: Some(block.attempt),
+            missing: false,
+            message,
+        };
         if block.map_index != self.output.map_index {
-            let message = format!("attempt {} is of map {}, not of {}", block.attempt, block.map_index, self.output.map_index);
+            let message = format!(
+                "attempt {} is of map {}, not of {}",
+                block.attempt, block.map_index, self.output.map_index
+            );
             return Err(fault(message));
         }
-        self.output.partitions.binary_search(&block.partition.0).map_err(|_| {
-            fault(format!(
-                "attempt {} has bytes for partition {}, where the engine knows of none",
-                block.attempt, block.partition
-            ))
-        })
+        self.output
+            .partitions
+            .binary_search(&block.partition.0)
+            .map_err(|_| {
+                fault(format!(
+                    "attempt {} has bytes for partition {}, where the engine knows of none",
+                    block.attempt, block.partition
+                ))
+            })
     }
 
     /// Counts a verified block; false if it was counted before.
@@ -67,7 +79,10 @@ impl Progress {
 
 /// Cuts the payload into blocks and checks every one of them, also those that nobody asked for: a flipped bit may be what makes it
 /// look so. Nothing is released unless all are good (invariant: verified-before-released).
-pub(super) fn cut(headers: Vec<BlockHeader>, pieces: Vec<Bytes>) -> Result<Vec<(BlockHeader, Bytes)>, Fault> {
+pub(super) fn cut(
+    headers: Vec<BlockHeader>,
+    pieces: Vec<Bytes>,
+) -> Result<Vec<(BlockHeader, Bytes)>, Fault> {
     let mut pieces = pieces.into_iter();
     let mut piece = Bytes::new();
     let mut blocks = Vec::with_capacity(headers.len());
@@ -95,7 +110,11 @@ pub(super) fn cut(headers: Vec<BlockHeader>, pieces: Vec<Bytes>) -> Result<Vec<(
                 "block {} of attempt {} (map {}, partition {}, {length} bytes) fails its checksum",
                 header.seq, header.attempt, header.map_index, header.partition
             );
-            return Err(Fault { attempt: Some(header.attempt), missing: false, message });
+            return Err(Fault {
+                attempt: Some(header.attempt),
+                missing: false,
+                message,
+            });
         }
         blocks.push((header, bytes));
     }
@@ -110,7 +129,12 @@ pub(super) fn admit(
     let mut positions = Vec::with_capacity(blocks.len());
     for (header, _) in &blocks {
         // An attempt that nobody names lost to another one (speculation, a retry): it is committed and never read.
-        positions.push(expected.get(&header.attempt).map(|progress| progress.position(header)).transpose()?);
+        positions.push(
+            expected
+                .get(&header.attempt)
+                .map(|progress| progress.position(header))
+                .transpose()?,
+        );
     }
     // From here on nothing fails: a block that is counted is released.
     let mut admitted = VecDeque::with_capacity(blocks.len());
@@ -126,23 +150,61 @@ pub(super) fn admit(
 }
 
 /// Compares what was received with what the server says was committed and with what the engine says has data.
-pub(super) fn compare(expected: &HashMap<AttemptId, Progress>, summary: &v1::Summary) -> Result<(), Fault> {
+pub(super) fn compare(
+    expected: &HashMap<AttemptId, Progress>,
+    summary: &v1::Summary,
+) -> Result<(), Fault> {
     let count = summary.attempt.len();
-    if [summary.map_index.len(), summary.blocks.len(), summary.bytes.len(), summary.records.len()] != [count; 4] {
+    if [
+        summary.map_index.len(),
+        summary.blocks.len(),
+        summary.bytes.len(),
+        summary.records.len(),
+    ] != [count; 4]
+    {
         let message = "summary has columns of different length".to_string();
-        return Err(Fault { attempt: None, missing: false, message });
+        return Err(Fault {
+            attempt: None,
+            missing: false,
+            message,
+        });
     }
-    let rows: HashMap<u64, usize> = summary.attempt.iter().enumerate().map(|(row, attempt)| (*attempt, row)).collect();
+    let rows: HashMap<u64, usize> = summary
+        .attempt
+        .iter()
+        .enumerate()
+        .map(|(row, attempt)| (*attempt, row))
+        .collect();
     for (attempt, progress) in expected {
-        let fault = |missing, message| Fault { attempt: Some(*attempt), missing, message };
+        let fault = |missing, message| Fault {
+            attempt: Some(*attempt),
+            missing,
+            message,
+        };
         let Some(&row) = rows.get(&attempt.0) else {
             let lost = summary.lost.iter().find(|lost| lost.attempt == attempt.0);
-            let why = lost.map_or_else(|| "the server does not know it".to_string(), |lost| lost.reason.clone());
-            let message = format!("attempt {attempt} of map {} is missing: {why}", progress.output.map_index);
+            let why = lost.map_or_else(
+                || "the server does not know it".to_string(),
+                |lost| lost.reason.clone(),
+            );
+            let message = format!(
+                "attempt {attempt} of map {} is missing: {why}",
+                progress.output.map_index
+            );
             return Err(fault(true, message));
         };
-        let committed = (summary.map_index[row], summary.blocks[row], summary.bytes[row], summary.records[row]);
-        let received = (progress.output.map_index.0, progress.blocks, progress.bytes, progress.records);
+        let committed = (
+            summary.map_index[row],
+            summary.blocks[row],
+            summary.bytes[row],
+            summary.records[row],
+        );
+        let received = (
+            progress.output.map_index.0,
+            progress.blocks,
+            progress.bytes,
+            progress.records,
+        );
         if committed != received {
             let message = format!(
                 "attempt {attempt} was committed with (map, blocks, bytes, records) {committed:?}, received were {received:?}"
@@ -151,7 +213,9 @@ pub(super) fn compare(expected: &HashMap<AttemptId, Progress>, summary: &v1::Sum
         }
         if let Some(position) = progress.seen.iter().position(|next| *next == 0) {
             let partition = progress.output.partitions[position];
-            let message = format!("attempt {attempt} has no bytes for partition {partition}, where the engine knows of some");
+            let message = format!(
+                "attempt {attempt} has no bytes for partition {partition}, where the engine knows of some"
+            );
             return Err(fault(false, message));
         }
     }

@@ -105,10 +105,19 @@ impl Builder {
         let last = self.table.partition.last();
         let restarts = last.is_some_and(|&last| last > partition.0);
         let count = self.table.partition.len();
-        let full = self.filled + raw_len + ENTRY * (count + 1) > self.batch_bytes || count == MAX_BATCH_BLOCKS;
-        let finished = if count > 0 && (restarts || full) { self.finish() } else { None };
+        let full = self.filled + raw_len + ENTRY * (count + 1) > self.batch_bytes
+            || count == MAX_BATCH_BLOCKS;
+        let finished = if count > 0 && (restarts || full) {
+            self.finish()
+        } else {
+            None
+        };
 
-        let worst = if self.compress { get_maximum_output_size(raw_len) } else { raw_len };
+        let worst = if self.compress {
+            get_maximum_output_size(raw_len)
+        } else {
+            raw_len
+        };
         let usual = self.batch_bytes + get_maximum_output_size(self.block_bytes);
         let payload = self.payload.get_or_insert_with(|| self.pool.take(usual));
         let start = self.filled;
@@ -116,7 +125,14 @@ impl Builder {
             payload.set_len(start + worst);
         }
         let space = &mut payload.as_mut()[start..];
-        let (codec, length) = store(&mut self.lz4, &mut self.gathered, self.compress, pieces, raw_len, space);
+        let (codec, length) = store(
+            &mut self.lz4,
+            &mut self.gathered,
+            self.compress,
+            pieces,
+            raw_len,
+            space,
+        );
         let mut header = BlockHeader {
             partition,
             map_index: self.map_index,
@@ -144,14 +160,19 @@ impl Builder {
         payload.set_len(self.filled);
         self.filled = 0;
         let message = v1::PushRequest {
-            step: Some(v1::push_request::Step::Batch(v1::Batch { table: Some(std::mem::take(&mut self.table)) })),
+            step: Some(v1::push_request::Step::Batch(v1::Batch {
+                table: Some(std::mem::take(&mut self.table)),
+            })),
             payload: Bytes::new(),
         };
         let payload = Bytes::from_owner(payload);
         let mut rope = Rope::default();
         frame::encode(&message, [payload.clone()], &mut rope);
         let head = rope.copy_to_bytes(rope.len() - payload.len());
-        if let Some(v1::push_request::Step::Batch(v1::Batch { table: Some(mut table) })) = message.step {
+        if let Some(v1::push_request::Step::Batch(v1::Batch {
+            table: Some(mut table),
+        })) = message.step
+        {
             clear(&mut table);
             self.table = table;
         }
@@ -182,7 +203,9 @@ fn store(
             [piece] => piece,
             _ => {
                 gathered.clear();
-                pieces.iter().for_each(|piece| gathered.extend_from_slice(piece));
+                pieces
+                    .iter()
+                    .for_each(|piece| gathered.extend_from_slice(piece));
                 gathered
             }
         };
@@ -247,10 +270,16 @@ impl Totals {
 
     /// As `Commit` has them: partitions with a block, ascending.
     pub(crate) fn message(&self) -> v1::PartitionTotals {
-        let written = self.blocks.iter().enumerate().filter(|(_, blocks)| **blocks > 0);
+        let written = self
+            .blocks
+            .iter()
+            .enumerate()
+            .filter(|(_, blocks)| **blocks > 0);
         let totals: Vec<_> = written
             .map(|(partition, &blocks)| PartitionTotal {
-                partition: PartitionId(u32::try_from(partition).expect("partitions are counted in u32")),
+                partition: PartitionId(
+                    u32::try_from(partition).expect("partitions are counted in u32"),
+                ),
                 blocks,
                 bytes: self.partition_bytes[partition],
                 records: self.partition_records[partition],

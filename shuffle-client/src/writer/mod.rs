@@ -104,7 +104,11 @@ impl MapWriter {
         let shared = Arc::new(Shared::new(settings.replay_buffer));
         // A spec that is refused builds nothing, so the size of its tables is of no account.
         let checked = check(&spec);
-        let num_partitions = if checked.is_ok() { spec.num_partitions } else { 1 };
+        let num_partitions = if checked.is_ok() {
+            spec.num_partitions
+        } else {
+            1
+        };
         let builder = Builder::new(
             (spec.map_index, spec.attempt),
             num_partitions,
@@ -121,7 +125,15 @@ impl MapWriter {
             }
             Err(error) => shared.finish(Err(error)),
         }
-        Self { spec, shared, builder, ahead_bytes, waited: Duration::ZERO, committing: false, committed: None }
+        Self {
+            spec,
+            shared,
+            builder,
+            ahead_bytes,
+            waited: Duration::ZERO,
+            committing: false,
+            committed: None,
+        }
     }
 
     /// Adds one block: the pieces, back to back, hold `records` whole records of `partition`; together at least 1 byte and at most
@@ -130,23 +142,41 @@ impl MapWriter {
     /// message, so a sorted arena is cheapest.
     ///
     /// Answers early with the writer's failure if there is one.
-    pub fn add_block(&mut self, partition: PartitionId, raw: &[&[u8]], records: u32) -> Result<(), Error> {
+    pub fn add_block(
+        &mut self,
+        partition: PartitionId,
+        raw: &[&[u8]],
+        records: u32,
+    ) -> Result<(), Error> {
         let raw_len = raw.iter().map(|piece| piece.len()).sum();
         self.check_block(partition, raw_len, MAX_BLOCK as usize)?;
-        let finished = self.builder.add(partition, raw, raw_len, records, (false, false));
+        let finished = self
+            .builder
+            .add(partition, raw, raw_len, records, (false, false));
         self.hand_over(finished);
         Ok(())
     }
 
     /// Adds a byte string of any length up to 2 GiB that must reach its reader in one piece: a record longer than a block, or a
     /// closed serialisation stream. What is longer than a block is split over blocks that the reader puts together again.
-    pub fn add_long(&mut self, partition: PartitionId, raw: &[u8], records: u32) -> Result<(), Error> {
+    pub fn add_long(
+        &mut self,
+        partition: PartitionId,
+        raw: &[u8],
+        records: u32,
+    ) -> Result<(), Error> {
         self.check_block(partition, raw.len(), MAX_LONG)?;
         let count = raw.len().div_ceil(self.builder.block_bytes());
         for (position, piece) in raw.chunks(self.builder.block_bytes()).enumerate() {
             let last = position + 1 == count;
             let records = if last { records } else { 0 };
-            let finished = self.builder.add(partition, &[piece], piece.len(), records, (position > 0, !last));
+            let finished = self.builder.add(
+                partition,
+                &[piece],
+                piece.len(),
+                records,
+                (position > 0, !last),
+            );
             self.hand_over(finished);
         }
         Ok(())
@@ -160,7 +190,10 @@ impl MapWriter {
         if self.shared.check()? <= self.ahead_bytes {
             return Ok(());
         }
-        let _timer = Timer { started: Instant::now(), sum: &mut self.waited };
+        let _timer = Timer {
+            started: Instant::now(),
+            sum: &mut self.waited,
+        };
         self.shared.drained_to(self.ahead_bytes).await
     }
 
@@ -175,11 +208,15 @@ impl MapWriter {
             let finished = self.builder.finish();
             self.hand_over(finished);
             let totals = self.builder.totals();
-            self.shared.commit(totals.message(), (totals.bytes, totals.records));
+            self.shared
+                .commit(totals.message(), (totals.bytes, totals.records));
             self.committing = true;
         }
         let receipt = {
-            let _timer = Timer { started: Instant::now(), sum: &mut self.waited };
+            let _timer = Timer {
+                started: Instant::now(),
+                sum: &mut self.waited,
+            };
             self.shared.result().await?
         };
         let totals = self.builder.totals();
@@ -211,9 +248,17 @@ impl MapWriter {
         }
     }
 
-    fn check_block(&self, partition: PartitionId, raw_len: usize, most: usize) -> Result<(), Error> {
+    fn check_block(
+        &self,
+        partition: PartitionId,
+        raw_len: usize,
+        most: usize,
+    ) -> Result<(), Error> {
         let what = if partition.0 >= self.spec.num_partitions {
-            format!("partition is {partition}: send one below {}", self.spec.num_partitions)
+            format!(
+                "partition is {partition}: send one below {}",
+                self.spec.num_partitions
+            )
         } else if !(1..=most).contains(&raw_len) {
             format!("block of {raw_len} bytes: send 1 to {most}, and longer records with add_long")
         } else if self.committing {
@@ -221,7 +266,10 @@ impl MapWriter {
         } else {
             return self.shared.check().map(drop);
         };
-        Err(Error::new(Kind::Invalid, format!("{}: {what}", push::name(&self.spec))))
+        Err(Error::new(
+            Kind::Invalid,
+            format!("{}: {what}", push::name(&self.spec)),
+        ))
     }
 
     fn hand_over(&self, message: Option<Message>) {
@@ -233,7 +281,8 @@ impl MapWriter {
 
 impl Drop for MapWriter {
     fn drop(&mut self) {
-        self.shared.abort("the writer was dropped before its commit");
+        self.shared
+            .abort("the writer was dropped before its commit");
     }
 }
 
@@ -254,10 +303,16 @@ fn check(spec: &WriteSpec) -> Result<(), Error> {
         .and_then(|_| wire::count("num_partitions", spec.num_partitions))
         .and_then(|_| wire::index("map_index", spec.map_index.0, spec.num_maps));
     if let Err(invalid) = checked {
-        return Err(Error::new(Kind::Invalid, format!("{}: {invalid}", push::name(spec))));
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{}: {invalid}", push::name(spec)),
+        ));
     }
     if spec.candidates.is_empty() {
-        let message = format!("{}: no candidate servers: pass what AppHandle::place gave", push::name(spec));
+        let message = format!(
+            "{}: no candidate servers: pass what AppHandle::place gave",
+            push::name(spec)
+        );
         return Err(Error::new(Kind::Invalid, message));
     }
     Ok(())

@@ -8,12 +8,7 @@
 //! Open, and Commit alone brings the receipt. If it stays away, another server gets the whole output: two servers may then hold the
 //! attempt, and only the one named to the engine is ever read.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use shuffle_proto::{
     frame::{self, Rope},
@@ -67,7 +62,13 @@ pub(super) fn name(spec: &WriteSpec) -> String {
 impl Push {
     pub(super) fn new(client: Client, spec: Arc<WriteSpec>, shared: Arc<Shared>) -> Self {
         let backoff = Backoff::new(client.settings());
-        Self { client, spec, shared, backoff, failures: BTreeMap::new() }
+        Self {
+            client,
+            spec,
+            shared,
+            backoff,
+            failures: BTreeMap::new(),
+        }
     }
 
     /// Runs until the output is committed, given up or failed; the shared state has the result then, whatever happens.
@@ -87,7 +88,9 @@ impl Push {
     }
 
     async fn deliver(&mut self) -> Result<Receipt, Error> {
-        let mut route: Vec<String> = placement::route(&self.spec.candidates, self.spec.map_index).cloned().collect();
+        let mut route: Vec<String> = placement::route(&self.spec.candidates, self.spec.map_index)
+            .cloned()
+            .collect();
         // A server that others have just found gone comes last: a host that swallows packets costs a time-out per try.
         route.sort_by_key(|address| self.client.connections().is_down(address));
         let mut position = 0;
@@ -116,7 +119,14 @@ impl Push {
             let tries = self.failures.entry(address.clone()).or_default();
             *tries = (tries.0 + 1, failure.message.clone());
             if stops(failure.kind) {
-                return Err(Error::new(failure.kind, format!("{address} refuses the {}: {}", name(&self.spec), failure.message)));
+                return Err(Error::new(
+                    failure.kind,
+                    format!(
+                        "{address} refuses the {}: {}",
+                        name(&self.spec),
+                        failure.message
+                    ),
+                ));
             }
             // Without its messages only an output whose commit is on its way can still be had, and only from this server.
             commit_sent |= stream.commit_sent;
@@ -211,7 +221,9 @@ impl Push {
         }
         'stream: loop {
             // Room first, then the bytes: what is taken here counts as handed over.
-            let Ok(room) = sender.reserve().await else { return std::future::pending().await };
+            let Ok(room) = sender.reserve().await else {
+                return std::future::pending().await;
+            };
             loop {
                 if !eager && !self.shared.stream().opened {
                     self.shared.work().await;
@@ -223,11 +235,15 @@ impl Push {
                         break;
                     }
                     Step::Commit(totals) => {
-                        room.send(Ok(rope(v1::push_request::Step::Commit(v1::Commit { totals: Some(totals) }))));
+                        room.send(Ok(rope(v1::push_request::Step::Commit(v1::Commit {
+                            totals: Some(totals),
+                        }))));
                         break 'stream;
                     }
                     Step::Abort(reason) => {
-                        room.send(Ok(rope(v1::push_request::Step::Abort(v1::Abort { reason }))));
+                        room.send(Ok(rope(v1::push_request::Step::Abort(v1::Abort {
+                            reason,
+                        }))));
                         break 'stream;
                     }
                     Step::Wait => self.shared.work().await,
@@ -252,7 +268,9 @@ impl Push {
                     let receipt = self.receipt(address, committed)?;
                     // Reads to the end in peace: a stream that is dropped before is reset.
                     self.client.handle().spawn(async move {
-                        let rest = async { while let Ok(Some(_)) = answers.head::<v1::PushResponse>().await {} };
+                        let rest = async {
+                            while let Ok(Some(_)) = answers.head::<v1::PushResponse>().await {}
+                        };
                         let _ = tokio::time::timeout(FAREWELL, rest).await;
                         drop(lane);
                     });
@@ -268,11 +286,16 @@ impl Push {
         wire::volume("opened.volume", &opened.volume).map_err(|error| internal(address, &error))?;
         let (largest, most) = (self.shared.largest_payload(), opened.max_batch as usize);
         if most > 0 && largest > most {
-            let message = format!("messages of {largest} bytes, and {address} takes {most}: lower batch_bytes or block_bytes");
+            let message = format!(
+                "messages of {largest} bytes, and {address} takes {most}: lower batch_bytes or block_bytes"
+            );
             return Err(Failure::new(Kind::Invalid, message));
         }
         if !opened.committed && !self.shared.replayable() {
-            return Err(Failure::new(Kind::Lost, "the server has not got the commit that was sent to it"));
+            return Err(Failure::new(
+                Kind::Lost,
+                "the server has not got the commit that was sent to it",
+            ));
         }
         self.shared.opened(opened.committed);
         Ok(())
@@ -280,7 +303,8 @@ impl Push {
 
     /// Checks what the server says it holds against what was written.
     fn receipt(&self, address: &str, committed: v1::Committed) -> Result<Receipt, Failure> {
-        let volume = wire::volume("committed.volume", &committed.volume).map_err(|error| internal(address, &error))?;
+        let volume = wire::volume("committed.volume", &committed.volume)
+            .map_err(|error| internal(address, &error))?;
         let durability = Durability::of(committed.durability());
         let totals = self.shared.totals();
         let wrote = totals.map(|totals| (totals.bytes, totals.records));
@@ -293,9 +317,11 @@ impl Push {
             return Err(Failure::new(Kind::Internal, message));
         }
         match durability {
-            Some(durability) if durability >= self.spec.durability => {
-                Ok(Receipt { volume, address: address.to_string(), durability })
-            }
+            Some(durability) if durability >= self.spec.durability => Ok(Receipt {
+                volume,
+                address: address.to_string(),
+                durability,
+            }),
             _ => {
                 let message = format!(
                     "{address} reached {} where {} was asked: report it",
@@ -317,7 +343,9 @@ impl Push {
             let limit = if stream.opened {
                 settings.retry_deadline
             } else {
-                settings.call_timeout.saturating_add(settings.connect_timeout)
+                settings
+                    .call_timeout
+                    .saturating_add(settings.connect_timeout)
             };
             let idle = stream.progress.elapsed();
             if !self.shared.waiting() {
@@ -330,13 +358,23 @@ impl Push {
                     (true, false) => "taking batches",
                     (true, true) => "committing",
                 };
-                return Failure::new(Kind::Unavailable, format!("{address} did not go on {doing} for {idle:.0?}"));
+                return Failure::new(
+                    Kind::Unavailable,
+                    format!("{address} did not go on {doing} for {idle:.0?}"),
+                );
             }
         }
     }
 
     fn given_up(&self) -> Error {
-        Error::new(Kind::Fenced, format!("{} was given up: {}", name(&self.spec), self.shared.reason()))
+        Error::new(
+            Kind::Fenced,
+            format!(
+                "{} was given up: {}",
+                name(&self.spec),
+                self.shared.reason()
+            ),
+        )
     }
 
     fn outgrown(&self, address: &str, failure: &Failure) -> Error {
@@ -376,11 +414,21 @@ fn stops(kind: Kind) -> bool {
 }
 
 fn internal(address: &str, error: &wire::Invalid) -> Failure {
-    Failure::new(Kind::Internal, format!("{address} answers wrongly: {error}"))
+    Failure::new(
+        Kind::Internal,
+        format!("{address} answers wrongly: {error}"),
+    )
 }
 
 fn rope(step: v1::push_request::Step) -> Rope {
     let mut rope = Rope::default();
-    frame::encode(&v1::PushRequest { step: Some(step), payload: bytes::Bytes::new() }, [], &mut rope);
+    frame::encode(
+        &v1::PushRequest {
+            step: Some(step),
+            payload: bytes::Bytes::new(),
+        },
+        [],
+        &mut rope,
+    );
     rope
 }

@@ -133,7 +133,11 @@ impl Shared {
 
     pub(super) fn commit(&self, message: v1::PartitionTotals, (bytes, records): (u64, u64)) {
         let mut state = self.state.lock();
-        state.totals = Some(Totals { message, bytes, records });
+        state.totals = Some(Totals {
+            message,
+            bytes,
+            records,
+        });
         state.stream.progress = Instant::now();
         drop(state);
         self.work.notify_one();
@@ -250,7 +254,13 @@ impl Shared {
 
     /// Largest payload among the messages that are here.
     pub(super) fn largest_payload(&self) -> usize {
-        self.state.lock().messages.iter().map(Message::payload_len).max().unwrap_or(0)
+        self.state
+            .lock()
+            .messages
+            .iter()
+            .map(Message::payload_len)
+            .max()
+            .unwrap_or(0)
     }
 
     /// What to send now: messages that fit one HTTP/2 frame together, the commit, or that it is given up.
@@ -309,13 +319,21 @@ impl State {
 
 impl Stream {
     fn new() -> Self {
-        Self { opened: false, committed: false, commit_sent: false, progress: Instant::now() }
+        Self {
+            opened: false,
+            committed: false,
+            commit_sent: false,
+            progress: Instant::now(),
+        }
     }
 }
 
 impl Shared {
     /// What the task leaves behind if the runtime goes away under it.
     pub(super) fn abandoned(&self) {
-        self.finish(Err(Error::new(Kind::Unavailable, "the runtime of the client was shut down while a map output was written")));
+        self.finish(Err(Error::new(
+            Kind::Unavailable,
+            "the runtime of the client was shut down while a map output was written",
+        )));
     }
 }

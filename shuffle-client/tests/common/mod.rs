@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use shuffle_client::{
-    AppId, AttemptId, Caller, Client, Commit, Durability, Error, MapIndex, MapWriter, Output, PartitionId, ReadSpec, Reader,
-    Settings, ShuffleId, WriteSpec, fake::Fake,
+    AppId, AttemptId, Caller, Client, Commit, Durability, Error, MapIndex, MapWriter, Output,
+    PartitionId, ReadSpec, Reader, Settings, ShuffleId, WriteSpec, fake::Fake,
 };
 
 pub const SHUFFLE: ShuffleId = ShuffleId(7);
@@ -29,7 +29,11 @@ pub fn client(servers: &[&Fake]) -> Client {
 }
 
 pub fn caller() -> Caller {
-    Caller { app: AppId::try_new("app-1").unwrap(), token: "secret".into(), lease: Duration::ZERO }
+    Caller {
+        app: AppId::try_new("app-1").unwrap(),
+        token: "secret".into(),
+        lease: Duration::ZERO,
+    }
 }
 
 pub fn write_spec(servers: &[&Fake], map: u32, attempt: u64) -> WriteSpec {
@@ -51,8 +55,14 @@ pub fn raw(map: u32, partition: u32, number: u32, length: usize) -> Vec<u8> {
     let mut state = (u64::from(map) << 40 | u64::from(partition) << 20 | u64::from(number)) + 1;
     (0..length)
         .map(|i| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            if i % 2 == 0 { (state >> 56) as u8 } else { b'x' }
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            if i % 2 == 0 {
+                (state >> 56) as u8
+            } else {
+                b'x'
+            }
         })
         .collect()
 }
@@ -70,11 +80,24 @@ pub fn fill(writer: &mut MapWriter, map: u32, blocks: u32, length: usize) -> Res
 }
 
 /// Writes one whole output and commits it.
-pub async fn write(client: &Client, servers: &[&Fake], map: u32, attempt: u64, blocks: u32, length: usize) -> Commit {
+pub async fn write(
+    client: &Client,
+    servers: &[&Fake],
+    map: u32,
+    attempt: u64,
+    blocks: u32,
+    length: usize,
+) -> Commit {
     let mut writer = client.open_writer(write_spec(servers, map, attempt));
     for partition in 0..PARTITIONS {
         for number in 0..blocks {
-            writer.add_block(PartitionId(partition), &[&raw(map, partition, number, length)], 3).unwrap();
+            writer
+                .add_block(
+                    PartitionId(partition),
+                    &[&raw(map, partition, number, length)],
+                    3,
+                )
+                .unwrap();
             writer.ready().await.unwrap();
         }
     }
@@ -82,7 +105,9 @@ pub async fn write(client: &Client, servers: &[&Fake], map: u32, attempt: u64, b
 }
 
 pub fn output(commit: &Commit, map: u32, attempt: u64) -> Output {
-    let with_data = (0u32..).zip(&commit.partition_lengths).filter(|(_, length)| **length > 0);
+    let with_data = (0u32..)
+        .zip(&commit.partition_lengths)
+        .filter(|(_, length)| **length > 0);
     Output {
         volume: commit.volume,
         address: commit.address.clone(),
@@ -109,7 +134,9 @@ pub type Got = BTreeMap<(u32, u32), (Vec<u8>, u32)>;
 pub async fn read_all(reader: &mut Reader) -> Result<Got, Error> {
     let mut got = Got::new();
     while let Some(block) = reader.next().await? {
-        let entry = got.entry((block.map_index.0, block.partition.0)).or_default();
+        let entry = got
+            .entry((block.map_index.0, block.partition.0))
+            .or_default();
         entry.0.extend_from_slice(&block.data);
         entry.1 += block.records;
     }
@@ -121,11 +148,29 @@ pub fn wrote(maps: &[u32], blocks: u32, length: usize) -> Got {
     let mut all = Got::new();
     for &map in maps {
         for partition in 0..PARTITIONS {
-            let bytes = (0..blocks).flat_map(|number| raw(map, partition, number, length)).collect();
+            let bytes = (0..blocks)
+                .flat_map(|number| raw(map, partition, number, length))
+                .collect();
             all.insert((map, partition), (bytes, 3 * blocks));
         }
     }
     all
+}
+
+/// Reads one output back and compares it with what [`write`] or [`fill`] wrote.
+pub async fn check_read(
+    client: &Client,
+    commit: &Commit,
+    map: u32,
+    attempt: u64,
+    blocks: u32,
+    length: usize,
+) {
+    let mut reader = client.open_reader(read_spec(vec![output(commit, map, attempt)]));
+    assert!(
+        read_all(&mut reader).await.unwrap() == wrote(&[map], blocks, length),
+        "what was read is not what was written"
+    );
 }
 
 /// Waits for something to become true, within reason.
