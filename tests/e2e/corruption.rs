@@ -198,6 +198,7 @@ async fn a_flipped_bit_anywhere_in_the_data_never_reaches_a_row() {
 async fn bits_that_flip_under_a_running_server_never_reach_a_row() {
     let (mut server, app, oracle) = filled().await;
     server.restart().await;
+    server.settled().await;
     let peer = server.peer().await;
     let mut random = Random(5);
     let mut rejected = 0;

@@ -332,6 +332,24 @@ impl Server {
         segments
     }
 
+    /// Waits until all that is committed is in segments: what is in commit logs is moved there when a shuffle has gone quiet, and a
+    /// test that changes files must not race with that.
+    pub async fn settled(&self) {
+        crate::eventually(crate::STEP, || async {
+            let logs = self
+                .data_files()
+                .into_iter()
+                .filter(|path| path.extension().is_some_and(|e| e == "log"))
+                .count();
+            if logs == 0 {
+                Ok(())
+            } else {
+                Err(format!("{logs} commit logs are left"))
+            }
+        })
+        .await;
+    }
+
     /// Bytes in [`data_files`](Self::data_files).
     pub fn data_bytes(&self) -> u64 {
         self.data_files()

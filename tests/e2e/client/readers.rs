@@ -140,6 +140,7 @@ async fn a_bit_flipped_on_the_disk_never_reaches_a_row() {
     server.stop().await;
     server.allow_errors("");
     server.restart().await;
+    server.settled().await;
     let mut random = Random(4);
     let (mut refused, files) = (0, server.data_files());
     assert!(!files.is_empty());
