@@ -14,7 +14,7 @@ use std::{
 use memmap2::MmapMut;
 use rustix::{fs::OFlags, io::Errno};
 
-use super::Error;
+use super::{Error, format::ALIGNMENT};
 
 /// Most pieces of one gathered write (the system's own limit).
 const MAX_PIECES: usize = 1024;
@@ -190,8 +190,10 @@ pub(super) fn page_cache_room() -> Option<u64> {
 pub(super) struct Gather(MmapMut);
 
 impl Gather {
-    pub(super) fn new() -> io::Result<Self> {
-        MmapMut::map_anon(GATHER).map(Self)
+    /// For writes of `total` bytes: as large as they need, up to [`GATHER`].
+    pub(super) fn new(total: u64) -> io::Result<Self> {
+        let length = usize::try_from(total.next_multiple_of(ALIGNMENT)).unwrap_or(GATHER);
+        MmapMut::map_anon(length.clamp(ALIGNMENT as usize, GATHER)).map(Self)
     }
 
     pub(super) fn buffer(&mut self) -> &mut [u8] {

@@ -11,7 +11,7 @@ use shuffle_proto::ids::PartitionId;
 use super::{
     DirectIo, Durability, Error,
     batch::{Batch, Data, Owner},
-    disk::{self, GATHER, Gather},
+    disk::{self, Gather},
     format::{ALIGNMENT, HEADER, Header, ROW, Subject, align, put_row},
     segment::{Cached, Run, Segment, segment_path},
     shared::Shared,
@@ -172,7 +172,7 @@ fn write_bytes(
         }
         if let Some(file) = &output.direct {
             let pieces = std::iter::once(head).chain(blocks.clone());
-            let written = gather(pieces, output.length, true, &path, |piece, at| {
+            let written = gather(pieces, output.length, length, true, &path, |piece, at| {
                 shared.disk.write_direct(file, &path, piece, at)
             })?;
             if written {
@@ -183,7 +183,7 @@ fn write_bytes(
     }
     if data_length < SMALL_BLOCK * slots.len() as u64 {
         let pieces = std::iter::once(head).chain(blocks);
-        gather(pieces, output.length, false, &path, |piece, at| {
+        gather(pieces, output.length, length, false, &path, |piece, at| {
             shared.disk.write(&output.file, &path, &[piece], at).map(|()| true)
         })?;
     } else {
@@ -204,29 +204,31 @@ fn wants_direct(shared: &Shared) -> bool {
     }
 }
 
-/// Copies pieces into one buffer and hands it on whenever it is full; `padded` rounds the last one up with zeros. Ends early, with
+/// Copies pieces, `total` bytes, into one buffer and hands it on whenever it is full; `padded` rounds the last one up with zeros. Ends early, with
 /// false, when `write` does.
 fn gather<'a>(
     pieces: impl Iterator<Item = &'a [u8]>,
     mut offset: u64,
+    total: u64,
     padded: bool,
     path: &std::path::Path,
     mut write: impl FnMut(&[u8], u64) -> Result<bool, Error>,
 ) -> Result<bool, Error> {
-    let mut gather = Gather::new().map_err(|source| Error::io("map memory to write", path, source))?;
+    let mut gather = Gather::new(total).map_err(|source| Error::io("map memory to write", path, source))?;
+    let capacity = gather.buffer().len();
     let mut filled = 0;
     for mut piece in pieces {
         while !piece.is_empty() {
-            let count = piece.len().min(GATHER - filled);
+            let count = piece.len().min(capacity - filled);
             let (now, later) = piece.split_at(count);
             gather.buffer()[filled..filled + count].copy_from_slice(now);
             filled += count;
             piece = later;
-            if filled == GATHER {
+            if filled == capacity {
                 if !write(gather.buffer(), offset)? {
                     return Ok(false);
                 }
-                offset += GATHER as u64;
+                offset += capacity as u64;
                 filled = 0;
             }
         }
@@ -320,6 +322,40 @@ pub(super) fn flush_shuffle(shared: &Shared, shuffle: &Arc<Shuffle>, uncommitted
         Stats::add(counter, 1);
     }
     Ok(run.data_length)
+}
+
+/// Records committed attempts of which only memory knows, though their blocks, if they have any, are in runs.
+pub(super) fn record_memory(shared: &Shared, shuffle: &Shuffle) -> Result<(), Error> {
+    let _gate = shared.gate.lock();
+    let mut changes = Changes::default();
+    let mut recorded = Vec::new();
+    {
+        let state = shuffle.state.lock();
+        if state.deleted {
+            return Err(shuffle.fenced());
+        }
+        let only_memory = |(owner, committed): &(&Owner, &Arc<Committed>)| {
+            committed.durability == Durability::Memory && !state.held.contains_key(owner)
+        };
+        for (&owner, committed) in state.commits.iter().filter(only_memory) {
+            let mut committed = Committed::clone(committed);
+            committed.durability = Durability::Disk;
+            changes.put(Key::Attempt(shuffle.app_no, shuffle.id, owner.0, owner.1), &committed.record(None));
+            recorded.push((owner, committed));
+        }
+    }
+    if recorded.is_empty() {
+        return Ok(());
+    }
+    changes.put(Key::Shuffle(shuffle.app_no, shuffle.id), &shuffle.record(false));
+    shared.index.write(&changes, false)?;
+    let mut state = shuffle.state.lock();
+    state.recorded = true;
+    state.version += 1;
+    for (owner, committed) in recorded {
+        Arc::make_mut(&mut state.commits).insert(owner, Arc::new(committed));
+    }
+    Ok(())
 }
 
 /// Puts runs on the device.

@@ -189,10 +189,13 @@ pub(super) async fn write(bench: &Bench, volume: &Volume, key: AttemptKey, shape
     writer.commit(totals, durability).await.expect("commit")
 }
 
-/// What a fetch brought: bodies by (partition, map index, attempt, seq), and the summary.
+/// Bodies by (partition, map index, attempt, seq).
+pub(super) type Blocks = BTreeMap<(u32, u32, u64, u32), Vec<u8>>;
+
+/// What a fetch brought.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Fetched {
-    pub(super) blocks: BTreeMap<(u32, u32, u64, u32), Vec<u8>>,
+    pub(super) blocks: Blocks,
     pub(super) summary: Summary,
     pub(super) repeated: usize,
 }
@@ -210,18 +213,19 @@ pub(super) async fn drain(mut fetch: Fetch) -> Result<Fetched, Error> {
 
 pub(super) fn take(part: &FetchPart, fetched: &mut Fetched, last: &mut BTreeMap<(u32, u32, u64), u32>) {
     assert!(!part.blocks.is_empty(), "a part without blocks");
-    let mut bytes: Vec<u8> = part.data.concat();
+    let bytes: Vec<u8> = part.data.concat();
+    let mut rest = &bytes[..];
     let lengths: usize = part.blocks.iter().map(|block| block.length as usize).sum();
     assert_eq!(bytes.len(), lengths, "bytes of a part");
     for block in &part.blocks {
-        let rest = bytes.split_off(block.length as usize);
-        let body = std::mem::replace(&mut bytes, rest);
-        assert!(block.verify([&body[..]]), "checksum of {block:?}");
+        let (body, after) = rest.split_at(block.length as usize);
+        rest = after;
+        assert!(block.verify([body]), "checksum of {block:?}");
         let of = (block.partition.0, block.map_index.0, block.attempt.0);
         if let Some(before) = last.insert(of, block.seq) {
             assert!(before < block.seq, "{of:?}: block {} after {before}", block.seq);
         }
-        if fetched.blocks.insert((of.0, of.1, of.2, block.seq), body).is_some() {
+        if fetched.blocks.insert((of.0, of.1, of.2, block.seq), body.to_vec()).is_some() {
             fetched.repeated += 1;
         }
     }
@@ -242,7 +246,7 @@ pub(super) fn expected(
     attempt: u64,
     shape: &Shape,
     partitions: std::ops::Range<u32>,
-) -> BTreeMap<(u32, u32, u64, u32), Vec<u8>> {
+) -> Blocks {
     let blocks = shape.iter().flatten().zip(0u32..);
     let wanted = blocks.filter(|((partition, _), _)| partitions.contains(partition));
     wanted
@@ -252,6 +256,20 @@ pub(super) fn expected(
         .collect()
 }
 
+/// Compares what came with what should have, and names just what differs.
+pub(super) fn assert_same(came: &Blocks, expected: &Blocks) {
+    let missing: Vec<_> = expected.keys().filter(|block| !came.contains_key(block)).take(5).collect();
+    let unknown: Vec<_> = came.keys().filter(|block| !expected.contains_key(block)).take(5).collect();
+    let differ: Vec<_> = came.iter().filter(|(block, body)| expected.get(block).is_some_and(|e| e != *body)).take(5).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty() && differ.is_empty(),
+        "of {} blocks came {}; missing {missing:?} unknown {unknown:?} differ {:?}",
+        expected.len(),
+        came.len(),
+        differ.iter().map(|(block, _)| block).collect::<Vec<_>>()
+    );
+}
+
 /// Reads a whole shuffle and compares it with the attempts that should be there.
 pub(super) async fn assert_holds(volume: &Volume, shuffle: u32, attempts: &[(u32, u64, Shape)]) {
     let fetched = read(volume, shuffle, 0..PARTITIONS, 0..u32::MAX).await.expect("fetch");
@@ -259,8 +277,8 @@ pub(super) async fn assert_holds(volume: &Volume, shuffle: u32, attempts: &[(u32
     for (map_index, attempt, shape) in attempts {
         blocks.append(&mut expected(*map_index, *attempt, shape, 0..PARTITIONS));
     }
-    assert_eq!(fetched.blocks.keys().collect::<Vec<_>>(), blocks.keys().collect::<Vec<_>>());
-    assert!(fetched.blocks == blocks, "bytes differ");
+    assert_same(&fetched.blocks, &blocks);
+    assert_eq!(fetched.repeated, 0);
     assert_eq!(fetched.summary.lost, []);
     let mut sorted: Vec<_> = attempts.iter().map(|(map_index, attempt, _)| (*map_index, *attempt)).collect();
     sorted.sort_unstable();

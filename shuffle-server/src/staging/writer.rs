@@ -16,7 +16,7 @@ use super::{
     Durability, Error, Health, Receipt,
     batch::Owner,
     commit::commit_group,
-    flush::{Cause, flush_shuffle},
+    flush::{Cause, flush_shuffle, record_memory},
     log::Logs,
     shared::{Shared, Stop},
     shuffle::{Committed, OpenAttempt, Shuffle},
@@ -78,7 +78,7 @@ struct Writer<'a> {
     logs: Logs,
     /// When memory may be flushed again after a flush has failed.
     retry_at: Option<Instant>,
-    /// When a full disk was last asked for space.
+    /// When a full disk was found to be full, or last asked for space.
     probed: Option<Instant>,
 }
 
@@ -192,9 +192,12 @@ impl Writer<'_> {
 
     /// Asks a full disk whether it has space again.
     fn probe(&mut self) {
+        if !matches!(self.shared.health(), Health::Full(_)) {
+            self.probed = None;
+            return;
+        }
         let now = self.shared.clock.now();
-        let due = self.probed.is_none_or(|at| now - at >= self.shared.options.probe);
-        if !matches!(self.shared.health(), Health::Full(_)) || !due {
+        if now - *self.probed.get_or_insert(now) < self.shared.options.probe {
             return;
         }
         self.probed = Some(now);
@@ -213,18 +216,15 @@ impl Writer<'_> {
     fn flush_all(&mut self) {
         self.commit_waiting();
         for shuffle in self.shared.shuffles() {
-            let only_memory = |shuffle: &Shuffle| {
-                let state = shuffle.state.lock();
-                state.held.values().any(|held| held.log.is_none())
+            let only_memory = || shuffle.state.lock().held.values().any(|held| held.log.is_none());
+            let keep = || -> Result<(), Error> {
+                while only_memory() && flush_shuffle(self.shared, &shuffle, false, Cause::Asked, false)? > 0 {}
+                record_memory(self.shared, &shuffle)
             };
-            while only_memory(&shuffle) {
-                match flush_shuffle(self.shared, &shuffle, false, Cause::Asked, false) {
-                    Ok(0) => break,
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::error!(app = %shuffle.app, shuffle = %shuffle.id, %error, "what only memory has cannot be kept");
-                        break;
-                    }
+            match keep() {
+                Ok(()) | Err(Error::Fenced(_)) => {}
+                Err(error) => {
+                    tracing::error!(app = %shuffle.app, shuffle = %shuffle.id, %error, "what only memory has cannot be kept");
                 }
             }
         }

@@ -48,8 +48,11 @@ async fn a_full_disk_refuses_by_name_keeps_what_it_has_and_comes_back() {
         assert_eq!(volume.open_attempt(key(1, 3, 1), MAPS, PARTITIONS).expect_err("full").kind(), Kind::Unavailable);
         assert_holds(&volume, 1, &[(0, 1, shape.clone()), (1, 1, shape.clone())]).await;
         switch.on.store(false, Ordering::SeqCst);
-        bench.clock.advance(Duration::from_secs(60));
-        eventually("there is space again", || volume.health() == Health::Ok).await;
+        eventually("there is space again", || {
+            bench.clock.advance(Duration::from_secs(60));
+            volume.health() == Health::Ok
+        })
+        .await;
         write(&bench, &volume, key(1, 2, 1), &shape, Durability::Disk).await;
         let attempts = [(0, 1, shape.clone()), (1, 1, shape.clone()), (2, 1, shape.clone())];
         assert_holds(&volume, 1, &attempts).await;
@@ -100,7 +103,11 @@ async fn memory_that_cannot_be_flushed_stays_until_it_can() {
     assert!(!waiting.is_finished());
     assert_holds(&volume, 1, &[(0, 1, shape.clone())]).await;
     switch.on.store(false, Ordering::SeqCst);
-    bench.clock.advance(Duration::from_secs(60));
+    eventually("there is space again", || {
+        bench.clock.advance(Duration::from_secs(60));
+        waiting.is_finished()
+    })
+    .await;
     let permit = tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("in time").expect("granted");
     assert_eq!(permit.bytes(), 4 << 20);
     assert_holds(&volume, 1, &[(0, 1, shape)]).await;
@@ -113,7 +120,9 @@ async fn a_read_error_loses_the_attempts_of_that_file_and_no_other() {
     write(&bench, &volume, key(1, 0, 1), &even(0..PARTITIONS, 40_000), Durability::Disk).await;
     let small = even(0..PARTITIONS, 100);
     write(&bench, &volume, key(1, 1, 1), &small, Durability::Disk).await;
-    drop(bench.budget.acquire(200 << 20).await);
+    let most = bench.budget.acquire(200 << 20).await;
+    eventually("nothing is in memory", || volume.stats().evicted_bytes == 2_005_000).await;
+    drop(most);
     // Under pressure all of it has gone to files; only the first attempt's is to fail.
     let before = read(&volume, 1, 0..PARTITIONS, 1..2).await.expect("fetch");
     assert_eq!(before.blocks.len(), 50);

@@ -102,8 +102,7 @@ async fn compare(
     for ((map, attempt), (shape, _)) in &wanted {
         blocks.append(&mut expected(*map, *attempt, shape, partitions.clone()));
     }
-    assert_eq!(fetched.blocks.keys().collect::<Vec<_>>(), blocks.keys().collect::<Vec<_>>());
-    assert!(fetched.blocks == blocks, "bytes differ");
+    assert_same(&fetched.blocks, &blocks);
     assert_eq!(fetched.repeated, 0);
     let covered: Vec<_> = fetched.summary.covered.iter().map(|t| (t.map_index.0, t.attempt.0)).collect();
     assert_eq!(covered, wanted.iter().map(|(owner, _)| **owner).collect::<Vec<_>>());
