@@ -96,7 +96,9 @@ impl Budget {
                 } else {
                     let (sender, receiver) = oneshot::channel();
                     account.waiters.push_back((bytes, sender));
-                    self.0.waiting.store(account.waiters.len() as u64, Ordering::Relaxed);
+                    self.0
+                        .waiting
+                        .store(account.waiters.len() as u64, Ordering::Relaxed);
                     Err(receiver)
                 }
             };
@@ -118,7 +120,8 @@ impl Budget {
         let bytes = bytes as u64;
         let permit = {
             let mut account = self.0.account.lock();
-            (account.waiters.is_empty() && self.0.fits(&account, bytes)).then(|| self.0.grant(&mut account, bytes))
+            (account.waiters.is_empty() && self.0.fits(&account, bytes))
+                .then(|| self.0.grant(&mut account, bytes))
         };
         self.tell_if_pressed();
         permit
@@ -156,26 +159,43 @@ impl Budget {
 
     fn tell_if_pressed(&self) {
         if self.pressed() {
-            self.0.listeners.read().iter().for_each(|listener| listener());
+            self.0
+                .listeners
+                .read()
+                .iter()
+                .for_each(|listener| listener());
         }
     }
 }
 
 impl fmt::Debug for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Budget({} of {} bytes, {} waiting)", self.used(), self.limit(), self.waiting())
+        write!(
+            f,
+            "Budget({} of {} bytes, {} waiting)",
+            self.used(),
+            self.limit(),
+            self.waiting()
+        )
     }
 }
 
 impl Inner {
     fn fits(&self, account: &Account, bytes: u64) -> bool {
-        account.used == 0 || account.used.checked_add(bytes).is_some_and(|used| used <= self.limit)
+        account.used == 0
+            || account
+                .used
+                .checked_add(bytes)
+                .is_some_and(|used| used <= self.limit)
     }
 
     fn grant(self: &Arc<Self>, account: &mut Account, bytes: u64) -> Permit {
         account.used += bytes;
         self.used.store(account.used, Ordering::Relaxed);
-        Permit { budget: self.clone(), bytes }
+        Permit {
+            budget: self.clone(),
+            bytes,
+        }
     }
 
     fn give_back(self: &Arc<Self>, bytes: u64) {
@@ -196,7 +216,8 @@ impl Inner {
                 let permit = self.grant(&mut account, wanted);
                 granted.push((sender, permit));
             }
-            self.waiting.store(account.waiters.len() as u64, Ordering::Relaxed);
+            self.waiting
+                .store(account.waiters.len() as u64, Ordering::Relaxed);
         }
         for (sender, permit) in granted {
             drop(sender.send(permit));
@@ -232,8 +253,15 @@ impl Drop for Permit {
 impl StagedBuilder {
     /// A buffer of exactly `length` bytes, paid for by `permit`.
     pub fn with_capacity(permit: Permit, length: usize) -> Self {
-        debug_assert!(permit.bytes() >= length as u64, "a permit of {} for {length} bytes", permit.bytes());
-        Self { bytes: Vec::with_capacity(length), permit }
+        debug_assert!(
+            permit.bytes() >= length as u64,
+            "a permit of {} for {length} bytes",
+            permit.bytes()
+        );
+        Self {
+            bytes: Vec::with_capacity(length),
+            permit,
+        }
     }
 
     /// Appends a piece as it arrived.
@@ -253,7 +281,10 @@ impl StagedBuilder {
 
     /// The batch. The permit goes when the last slice of it does.
     pub fn freeze(self) -> Bytes {
-        Bytes::from_owner(Staged { bytes: self.bytes, _permit: self.permit })
+        Bytes::from_owner(Staged {
+            bytes: self.bytes,
+            _permit: self.permit,
+        })
     }
 }
 
@@ -265,10 +296,7 @@ impl AsRef<[u8]> for Staged {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::AtomicUsize,
-        time::Duration,
-    };
+    use std::{sync::atomic::AtomicUsize, time::Duration};
 
     use super::*;
 
@@ -283,7 +311,10 @@ mod tests {
         while budget.waiting() == 0 {
             tokio::task::yield_now().await;
         }
-        assert!(budget.try_acquire(10).is_none(), "nobody overtakes a waiter");
+        assert!(
+            budget.try_acquire(10).is_none(),
+            "nobody overtakes a waiter"
+        );
         drop(first);
         let large = large.await.expect("granted");
         assert_eq!((budget.used(), budget.waiting()), (80, 0));

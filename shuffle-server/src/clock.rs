@@ -33,7 +33,10 @@ pub struct ManualClock {
 
 // === impl SystemClock ===
 
-#[allow(clippy::disallowed_methods, reason = "the one door to the machine's clock")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one door to the machine's clock"
+)]
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
         Instant::now()
@@ -50,7 +53,11 @@ impl ManualClock {
     /// Shows some moment.
     pub fn new() -> Self {
         let clock = SystemClock;
-        Self { start: clock.now(), wall: clock.wall(), passed: Arc::default() }
+        Self {
+            start: clock.now(),
+            wall: clock.wall(),
+            passed: Arc::default(),
+        }
     }
 
     /// Lets time pass.
@@ -86,7 +93,10 @@ mod tests {
         assert_eq!(clock.now(), start);
         other.advance(Duration::from_secs(60));
         assert_eq!(clock.now() - start, Duration::from_secs(60));
-        assert_eq!(clock.wall().duration_since(wall).expect("later"), Duration::from_secs(60));
+        assert_eq!(
+            clock.wall().duration_since(wall).expect("later"),
+            Duration::from_secs(60)
+        );
     }
 
     #[test]

@@ -19,11 +19,18 @@ pub(crate) fn check(index: &dyn SegmentIndex) {
 }
 
 fn shuffle(maps: u32) -> Record {
-    Record::Shuffle(Shuffle { num_maps: maps, num_partitions: 7, deleted: false })
+    Record::Shuffle(Shuffle {
+        num_maps: maps,
+        num_partitions: 7,
+        deleted: false,
+    })
 }
 
 fn segment(length: u64) -> Record {
-    Record::Segment(Segment { length, tier: Tier::Open })
+    Record::Segment(Segment {
+        length,
+        tier: Tier::Open,
+    })
 }
 
 fn write(index: &dyn SegmentIndex, build: impl FnOnce(&mut Batch)) {
@@ -49,9 +56,18 @@ fn what_is_written_is_read(index: &dyn SegmentIndex) {
 
 fn records_come_in_the_order_of_their_keys(index: &dyn SegmentIndex) {
     let key = |n| Key::Segment(AppNo(9), ShuffleId(1), SegmentId(n));
-    write(index, |batch| [256, 1, u64::MAX, 255].iter().for_each(|&n| batch.put(key(n), &segment(n))));
-    assert_eq!(keys_of(index, keys::SEGMENT), [1, 255, 256, u64::MAX].map(key));
-    write(index, |batch| batch.delete_shuffle_data(AppNo(9), ShuffleId(1)));
+    write(index, |batch| {
+        [256, 1, u64::MAX, 255]
+            .iter()
+            .for_each(|&n| batch.put(key(n), &segment(n)))
+    });
+    assert_eq!(
+        keys_of(index, keys::SEGMENT),
+        [1, 255, 256, u64::MAX].map(key)
+    );
+    write(index, |batch| {
+        batch.delete_shuffle_data(AppNo(9), ShuffleId(1))
+    });
 }
 
 fn the_last_step_of_a_batch_wins(index: &dyn SegmentIndex) {
@@ -89,7 +105,12 @@ fn a_deleted_shuffle_leaves_its_neighbours(index: &dyn SegmentIndex) {
         .flat_map(|id| [0, u64::MAX].map(|n| Key::Segment(AppNo(5), ShuffleId(id), SegmentId(n))))
         .collect();
     assert_eq!(keys_of(index, keys::SEGMENT), left);
-    assert!(read(index, Key::Shuffle(AppNo(5), ShuffleId(2))).expect("get").is_some(), "the shuffle's own record stays");
+    assert!(
+        read(index, Key::Shuffle(AppNo(5), ShuffleId(2)))
+            .expect("get")
+            .is_some(),
+        "the shuffle's own record stays"
+    );
     write(index, |batch| batch.delete_app(AppNo(5)));
 }
 
@@ -100,12 +121,19 @@ fn a_deleted_app_leaves_its_neighbours(index: &dyn SegmentIndex) {
             Key::Shuffle(app, ShuffleId(u32::MAX)),
             Key::Segment(app, ShuffleId(0), SegmentId(1)),
             Key::Run(app, ShuffleId(1), RunId(1)),
-            Key::Attempt(app, ShuffleId(u32::MAX), MapIndex(u32::MAX), AttemptId(u64::MAX)),
+            Key::Attempt(
+                app,
+                ShuffleId(u32::MAX),
+                MapIndex(u32::MAX),
+                AttemptId(u64::MAX),
+            ),
         ]
     };
     write(index, |batch| {
         // Any value does: what counts is which keys go.
-        apps.iter().flat_map(|&app| records(app)).for_each(|key| batch.put(key, &segment(1)));
+        apps.iter()
+            .flat_map(|&app| records(app))
+            .for_each(|key| batch.put(key, &segment(1)));
     });
     write(index, |batch| {
         batch.delete_app(AppNo(7));
@@ -114,7 +142,11 @@ fn a_deleted_app_leaves_its_neighbours(index: &dyn SegmentIndex) {
     for app in apps {
         let expected = app == AppNo(6) || app == AppNo(8);
         for key in records(app) {
-            assert_eq!(index.get(&key.encode()).expect("get").is_some(), expected, "{key:?}");
+            assert_eq!(
+                index.get(&key.encode()).expect("get").is_some(),
+                expected,
+                "{key:?}"
+            );
         }
     }
 }

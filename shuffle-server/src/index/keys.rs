@@ -33,7 +33,8 @@ const APP_BYTES: usize = size_of::<u8>() + size_of::<u32>();
 const SHUFFLE_BYTES: usize = APP_BYTES + size_of::<u32>();
 const FILE_BYTES: usize = SHUFFLE_BYTES + size_of::<u64>();
 const ATTEMPT_BYTES: usize = SHUFFLE_BYTES + size_of::<u32>() + size_of::<u64>();
-const _: () = assert!(APP_BYTES == 5 && SHUFFLE_BYTES == 9 && FILE_BYTES == 17 && ATTEMPT_BYTES == 21);
+const _: () =
+    assert!(APP_BYTES == 5 && SHUFFLE_BYTES == 9 && FILE_BYTES == 17 && ATTEMPT_BYTES == 21);
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,8 +98,16 @@ impl Key {
             META => Key::Meta,
             APP => Key::App(AppNo(take_u32(rest)?)),
             SHUFFLE => Key::Shuffle(AppNo(take_u32(rest)?), ShuffleId(take_u32(rest)?)),
-            SEGMENT => Key::Segment(AppNo(take_u32(rest)?), ShuffleId(take_u32(rest)?), SegmentId(take_u64(rest)?)),
-            RUN => Key::Run(AppNo(take_u32(rest)?), ShuffleId(take_u32(rest)?), RunId(take_u64(rest)?)),
+            SEGMENT => Key::Segment(
+                AppNo(take_u32(rest)?),
+                ShuffleId(take_u32(rest)?),
+                SegmentId(take_u64(rest)?),
+            ),
+            RUN => Key::Run(
+                AppNo(take_u32(rest)?),
+                ShuffleId(take_u32(rest)?),
+                RunId(take_u64(rest)?),
+            ),
             ATTEMPT => Key::Attempt(
                 AppNo(take_u32(rest)?),
                 ShuffleId(take_u32(rest)?),
@@ -113,7 +122,11 @@ impl Key {
 
 /// `[from, to)` of one kind's records of a shuffle.
 pub(crate) fn shuffle_range(kind: u8, app: AppNo, shuffle: ShuffleId) -> (Vec<u8>, Vec<u8>) {
-    range(kind, u64::from(app.0) << 32 | u64::from(shuffle.0), size_of::<u64>())
+    range(
+        kind,
+        u64::from(app.0) << 32 | u64::from(shuffle.0),
+        size_of::<u64>(),
+    )
 }
 
 /// `[from, to)` of one kind's records of an app.
@@ -128,8 +141,16 @@ fn range(kind: u8, prefix: u64, width: usize) -> (Vec<u8>, Vec<u8>) {
         bytes.extend(&value.to_be_bytes()[size_of::<u64>() - width..]);
         bytes
     };
-    let largest = if width == size_of::<u64>() { u64::MAX } else { (1 << (8 * width)) - 1 };
-    let to = if prefix == largest { vec![kind + 1] } else { bytes(prefix + 1) };
+    let largest = if width == size_of::<u64>() {
+        u64::MAX
+    } else {
+        (1 << (8 * width)) - 1
+    };
+    let to = if prefix == largest {
+        vec![kind + 1]
+    } else {
+        bytes(prefix + 1)
+    };
     (bytes(prefix), to)
 }
 

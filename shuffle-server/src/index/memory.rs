@@ -22,7 +22,10 @@ impl SegmentIndex for MemoryIndex {
                     map.remove(key);
                 }
                 Step::DeleteRange(from, to) => {
-                    let gone: Vec<_> = map.range(from.clone()..to.clone()).map(|(key, _)| key.clone()).collect();
+                    let gone: Vec<_> = map
+                        .range(from.clone()..to.clone())
+                        .map(|(key, _)| key.clone())
+                        .collect();
                     gone.iter().for_each(|key| drop(map.remove(key)));
                 }
             }
@@ -34,8 +37,16 @@ impl SegmentIndex for MemoryIndex {
         Ok(self.0.read().get(key).cloned())
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Error> {
-        self.0.read().range(from.to_vec()..to.to_vec()).for_each(|(key, value)| visit(key, value));
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), Error> {
+        self.0
+            .read()
+            .range(from.to_vec()..to.to_vec())
+            .for_each(|(key, value)| visit(key, value));
         Ok(())
     }
 }

@@ -60,7 +60,12 @@ pub trait SegmentIndex: Send + Sync {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
     /// Visits keys of `[from, to)` in order.
-    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Error>;
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), Error>;
 }
 
 /// Changes that belong together, in order.
@@ -98,7 +103,9 @@ pub enum Error {
         reason: String,
     },
     /// Written by another version.
-    #[error("index format is version {found}, this server reads version {known}: run the server that wrote it, or empty the directory")]
+    #[error(
+        "index format is version {found}, this server reads version {known}: run the server that wrote it, or empty the directory"
+    )]
     Version {
         /// In the index.
         found: u32,
@@ -162,7 +169,9 @@ pub fn read_all(
     kind: u8,
     mut visit: impl FnMut(Result<(Key, Record), Error>),
 ) -> Result<(), Error> {
-    index.scan(&[kind], &[kind + 1], &mut |key, value| visit(Record::decode(key, value)))
+    index.scan(&[kind], &[kind + 1], &mut |key, value| {
+        visit(Record::decode(key, value))
+    })
 }
 
 #[cfg(test)]

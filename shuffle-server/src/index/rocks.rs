@@ -6,7 +6,10 @@
 
 use std::path::Path;
 
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, ReadOptions,
+    WriteBatch, WriteOptions,
+};
 
 use super::{Batch, Error, SegmentIndex, Step};
 
@@ -55,14 +58,23 @@ impl SegmentIndex for RocksIndex {
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.db.write_opt(steps, &options).map_err(|error| store(&self.path, "write", &error))
+        self.db
+            .write_opt(steps, &options)
+            .map_err(|error| store(&self.path, "write", &error))
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.db.get(key).map_err(|error| store(&self.path, "get", &error))
+        self.db
+            .get(key)
+            .map_err(|error| store(&self.path, "get", &error))
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Error> {
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), Error> {
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(from);
         options.set_iterate_upper_bound(to);
@@ -76,5 +88,9 @@ impl SegmentIndex for RocksIndex {
 }
 
 fn store(path: &str, operation: &'static str, error: &rocksdb::Error) -> Error {
-    Error::Store { path: path.into(), operation, message: error.to_string() }
+    Error::Store {
+        path: path.into(),
+        operation,
+        message: error.to_string(),
+    }
 }

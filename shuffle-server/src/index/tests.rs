@@ -23,10 +23,16 @@ fn the_index_in_rocksdb_conforms() {
 #[test]
 fn the_index_in_rocksdb_survives_being_closed() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let record = Record::Meta(Meta { format: 1, opened: 5 });
+    let record = Record::Meta(Meta {
+        format: 1,
+        opened: 5,
+    });
     let mut batch = Batch::default();
     batch.put(Key::Meta, &record);
-    RocksIndex::open(dir.path()).expect("open").write(&batch, false).expect("write");
+    RocksIndex::open(dir.path())
+        .expect("open")
+        .write(&batch, false)
+        .expect("write");
     let index = RocksIndex::open(dir.path()).expect("open again");
     assert_eq!(read(&index, Key::Meta).expect("read"), Some(record));
 }
@@ -36,18 +42,35 @@ fn golden() -> Vec<(Key, Record)> {
     let (app, shuffle) = (AppNo(0x01020304), ShuffleId(5));
     let id = AppId::try_new("app-1").expect("valid");
     vec![
-        (Key::Meta, Record::Meta(Meta { format: 1, opened: 2 })),
+        (
+            Key::Meta,
+            Record::Meta(Meta {
+                format: 1,
+                opened: 2,
+            }),
+        ),
         (
             Key::App(app),
-            Record::App(App { id, token_hash: [0xab; 32], lease: Duration::from_millis(600_000) }),
+            Record::App(App {
+                id,
+                token_hash: [0xab; 32],
+                lease: Duration::from_millis(600_000),
+            }),
         ),
         (
             Key::Shuffle(app, shuffle),
-            Record::Shuffle(Shuffle { num_maps: 10, num_partitions: 20, deleted: true }),
+            Record::Shuffle(Shuffle {
+                num_maps: 10,
+                num_partitions: 20,
+                deleted: true,
+            }),
         ),
         (
             Key::Segment(app, shuffle, SegmentId(6)),
-            Record::Segment(Segment { length: 4096, tier: Tier::Sealed }),
+            Record::Segment(Segment {
+                length: 4096,
+                tier: Tier::Sealed,
+            }),
         ),
         (
             Key::Run(app, shuffle, RunId(7)),
@@ -58,8 +81,16 @@ fn golden() -> Vec<(Key, Record)> {
                 blocks: 3,
                 data_length: 300,
                 directory: vec![
-                    DirectoryEntry { partition: 1, first_block: 0, offset: 0 },
-                    DirectoryEntry { partition: 4, first_block: 2, offset: 200 },
+                    DirectoryEntry {
+                        partition: 1,
+                        first_block: 0,
+                        offset: 0,
+                    },
+                    DirectoryEntry {
+                        partition: 4,
+                        first_block: 2,
+                        offset: 200,
+                    },
                 ],
             }),
         ),
@@ -70,7 +101,11 @@ fn golden() -> Vec<(Key, Record)> {
                 bytes: 300,
                 records: 30,
                 runs: vec![RunId(7)],
-                log: Some(LogPlace { log: LogId(1), offset: 2, length: 3 }),
+                log: Some(LogPlace {
+                    log: LogId(1),
+                    offset: 2,
+                    length: 3,
+                }),
                 totals: vec![1, 2, 3],
             }),
         ),
@@ -88,7 +123,11 @@ fn stored_bytes_stay_what_they_are() {
         let key = key.encode();
         text += &format!("{} {}\n", hex(&key), hex(&record.encode(&key)));
     }
-    assert_eq!(text, include_str!("golden.txt"), "a changed format needs a new version");
+    assert_eq!(
+        text,
+        include_str!("golden.txt"),
+        "a changed format needs a new version"
+    );
 }
 
 #[test]
@@ -100,7 +139,10 @@ fn a_flipped_bit_anywhere_is_found() {
         for bit in 0..value.len() * 8 {
             let mut broken = value.clone();
             broken[bit / 8] ^= 1 << (bit % 8);
-            assert!(Record::decode(&key, &broken).is_err(), "bit {bit} of {record:?}");
+            assert!(
+                Record::decode(&key, &broken).is_err(),
+                "bit {bit} of {record:?}"
+            );
         }
     }
 }
@@ -108,20 +150,37 @@ fn a_flipped_bit_anywhere_is_found() {
 #[test]
 fn a_value_under_another_key_is_refused() {
     let [first, second] = [1, 2].map(|n| Key::Shuffle(AppNo(1), ShuffleId(n)).encode());
-    let record = Record::Shuffle(Shuffle { num_maps: 1, num_partitions: 1, deleted: false });
+    let record = Record::Shuffle(Shuffle {
+        num_maps: 1,
+        num_partitions: 1,
+        deleted: false,
+    });
     assert!(Record::decode(&second, &record.encode(&first)).is_err());
 }
 
 fn key() -> impl Strategy<Value = Key> {
-    let place = || (any::<u32>().prop_map(AppNo), any::<u32>().prop_map(ShuffleId));
+    let place = || {
+        (
+            any::<u32>().prop_map(AppNo),
+            any::<u32>().prop_map(ShuffleId),
+        )
+    };
     prop_oneof![
         Just(Key::Meta),
         any::<u32>().prop_map(|app| Key::App(AppNo(app))),
         place().prop_map(|(app, shuffle)| Key::Shuffle(app, shuffle)),
-        (place(), any::<u64>()).prop_map(|((app, shuffle), id)| Key::Segment(app, shuffle, SegmentId(id))),
+        (place(), any::<u64>()).prop_map(|((app, shuffle), id)| Key::Segment(
+            app,
+            shuffle,
+            SegmentId(id)
+        )),
         (place(), any::<u64>()).prop_map(|((app, shuffle), id)| Key::Run(app, shuffle, RunId(id))),
-        (place(), any::<u32>(), any::<u64>())
-            .prop_map(|((app, shuffle), map, id)| Key::Attempt(app, shuffle, MapIndex(map), AttemptId(id))),
+        (place(), any::<u32>(), any::<u64>()).prop_map(|((app, shuffle), map, id)| Key::Attempt(
+            app,
+            shuffle,
+            MapIndex(map),
+            AttemptId(id)
+        )),
     ]
 }
 

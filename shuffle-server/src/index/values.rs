@@ -162,7 +162,11 @@ impl Record {
                 out.extend(meta.opened.to_le_bytes());
             }
             Record::App(app) => {
-                out.extend(u64::try_from(app.lease.as_millis()).unwrap_or(u64::MAX).to_le_bytes());
+                out.extend(
+                    u64::try_from(app.lease.as_millis())
+                        .unwrap_or(u64::MAX)
+                        .to_le_bytes(),
+                );
                 out.extend(app.token_hash);
                 out.extend(app.id.as_str().as_bytes());
             }
@@ -217,21 +221,30 @@ impl Record {
 
     /// Reads a stored key and value.
     pub fn decode(key: &[u8], value: &[u8]) -> Result<(Key, Self), Error> {
-        let corrupt = |reason: String| Error::Corrupt { key: format!("{key:02x?}"), reason };
+        let corrupt = |reason: String| Error::Corrupt {
+            key: format!("{key:02x?}"),
+            reason,
+        };
         let kind = Key::decode(key).ok_or_else(|| corrupt("not a key of this version".into()))?;
         if value.len() < HEAD {
             return Err(corrupt(format!("value of {} bytes", value.len())));
         }
         if value[0] != VALUE_VERSION {
-            return Err(corrupt(format!("value of version {}, this server reads version {VALUE_VERSION}", value[0])));
+            return Err(corrupt(format!(
+                "value of version {}, this server reads version {VALUE_VERSION}",
+                value[0]
+            )));
         }
         let stored = u32::from_le_bytes([value[1], value[2], value[3], value[4]]);
         let fields = &value[HEAD..];
         let computed = checksum(key, fields);
         if stored != computed {
-            return Err(corrupt(format!("checksum {stored:08x}, computed {computed:08x}")));
+            return Err(corrupt(format!(
+                "checksum {stored:08x}, computed {computed:08x}"
+            )));
         }
-        let record = decode_fields(kind, fields).ok_or_else(|| corrupt("fields do not fit their kind".into()))?;
+        let record = decode_fields(kind, fields)
+            .ok_or_else(|| corrupt("fields do not fit their kind".into()))?;
         Ok((kind, record))
     }
 }
@@ -240,14 +253,25 @@ fn decode_fields(key: Key, bytes: &[u8]) -> Option<Record> {
     let mut reader = Reader(bytes);
     let r = &mut reader;
     let record = match key {
-        Key::Meta => Record::Meta(Meta { format: r.u32()?, opened: r.u64()? }),
+        Key::Meta => Record::Meta(Meta {
+            format: r.u32()?,
+            opened: r.u64()?,
+        }),
         Key::App(_) => {
             let lease = Duration::from_millis(r.u64()?);
             let token_hash = *r.take(32)?.first_chunk()?;
             let id = AppId::try_new(std::str::from_utf8(r.rest()).ok()?)?;
-            Record::App(App { id, token_hash, lease })
+            Record::App(App {
+                id,
+                token_hash,
+                lease,
+            })
         }
-        Key::Shuffle(..) => Record::Shuffle(Shuffle { num_maps: r.u32()?, num_partitions: r.u32()?, deleted: r.u8()? != 0 }),
+        Key::Shuffle(..) => Record::Shuffle(Shuffle {
+            num_maps: r.u32()?,
+            num_partitions: r.u32()?,
+            deleted: r.u8()? != 0,
+        }),
         Key::Segment(..) => {
             let length = r.u64()?;
             let tier = match r.u8()? {
@@ -262,26 +286,54 @@ fn decode_fields(key: Key, bytes: &[u8]) -> Option<Record> {
             let (attempts, blocks, data_length) = (r.u32()?, r.u32()?, r.u64()?);
             let mut directory: Vec<DirectoryEntry> = Vec::with_capacity(r.0.len() / 16);
             while !r.0.is_empty() {
-                let entry = DirectoryEntry { partition: r.u32()?, first_block: r.u32()?, offset: r.u64()? };
+                let entry = DirectoryEntry {
+                    partition: r.u32()?,
+                    first_block: r.u32()?,
+                    offset: r.u64()?,
+                };
                 let ascends = directory.last().is_none_or(|last| {
-                    last.partition < entry.partition && last.first_block < entry.first_block && last.offset < entry.offset
+                    last.partition < entry.partition
+                        && last.first_block < entry.first_block
+                        && last.offset < entry.offset
                 });
                 if !ascends || entry.first_block >= blocks || entry.offset >= data_length {
                     return None;
                 }
                 directory.push(entry);
             }
-            Record::Run(Run { segment, offset, attempts, blocks, data_length, directory })
+            Record::Run(Run {
+                segment,
+                offset,
+                attempts,
+                blocks,
+                data_length,
+                directory,
+            })
         }
         Key::Attempt(..) => {
             let (synced, bytes, records) = (r.u8()? != 0, r.u64()?, r.u64()?);
-            let count = usize::try_from(r.varint()?).ok().filter(|&count| count <= r.0.len() / 8)?;
-            let runs = (0..count).map(|_| r.u64().map(RunId)).collect::<Option<Vec<_>>>()?;
+            let count = usize::try_from(r.varint()?)
+                .ok()
+                .filter(|&count| count <= r.0.len() / 8)?;
+            let runs = (0..count)
+                .map(|_| r.u64().map(RunId))
+                .collect::<Option<Vec<_>>>()?;
             let log = match r.u8()? {
                 0 => None,
-                _ => Some(LogPlace { log: LogId(r.u64()?), offset: r.u64()?, length: r.u64()? }),
+                _ => Some(LogPlace {
+                    log: LogId(r.u64()?),
+                    offset: r.u64()?,
+                    length: r.u64()?,
+                }),
             };
-            Record::Attempt(Attempt { synced, bytes, records, runs, log, totals: r.rest().to_vec() })
+            Record::Attempt(Attempt {
+                synced,
+                bytes,
+                records,
+                runs,
+                log,
+                totals: r.rest().to_vec(),
+            })
         }
     };
     r.0.is_empty().then_some(record)

@@ -29,7 +29,13 @@ pub struct AttemptWriter {
 
 impl AttemptWriter {
     pub(super) fn new(shared: Arc<Shared>, attempt: Arc<OpenAttempt>) -> Self {
-        Self { shared, attempt, next_seq: 0, totals: Accumulator::default(), finished: false }
+        Self {
+            shared,
+            attempt,
+            next_seq: 0,
+            totals: Accumulator::default(),
+            finished: false,
+        }
     }
 
     /// Whose blocks these are.
@@ -49,30 +55,49 @@ impl AttemptWriter {
 
     /// Takes a batch: its blocks sorted by partition, their bytes back to back, the permit inside `data`. Does not block.
     pub fn append(&mut self, headers: Vec<BlockHeader>, data: Bytes) -> Result<(), Error> {
-        let invalid = |what: String| Error::Invalid(format!("batch of {}: {what}", self.attempt.key));
-        if headers.first().is_some_and(|first| first.seq != self.next_seq) {
-            return Err(invalid(format!("begins with block {}, expected {}", headers[0].seq, self.next_seq)));
+        let invalid =
+            |what: String| Error::Invalid(format!("batch of {}: {what}", self.attempt.key));
+        if headers
+            .first()
+            .is_some_and(|first| first.seq != self.next_seq)
+        {
+            return Err(invalid(format!(
+                "begins with block {}, expected {}",
+                headers[0].seq, self.next_seq
+            )));
         }
         let (count, length) = (headers.len() as u64, data.len() as u64);
-        let Some(next_seq) = u32::try_from(count).ok().and_then(|count| self.next_seq.checked_add(count)) else {
+        let Some(next_seq) = u32::try_from(count)
+            .ok()
+            .and_then(|count| self.next_seq.checked_add(count))
+        else {
             return Err(invalid("more blocks than an attempt can have".into()));
         };
-        let batch = Batch::try_new(headers, data)
-            .ok_or_else(|| invalid(format!("lengths of its blocks do not sum up to {length} bytes")))?;
+        let batch = Batch::try_new(headers, data).ok_or_else(|| {
+            invalid(format!(
+                "lengths of its blocks do not sum up to {length} bytes"
+            ))
+        })?;
         let shuffle = &self.attempt.shuffle;
         {
             let mut state = self.attempt.state.lock();
             match &state.phase {
                 Phase::Open => {}
                 Phase::Fenced(reason) => return Err(Error::Fenced(reason.clone())),
-                Phase::Sealed | Phase::Done => return Err(invalid("comes after the commit".into())),
+                Phase::Sealed | Phase::Done => {
+                    return Err(invalid("comes after the commit".into()));
+                }
             }
             self.totals.add(batch.headers());
-            shuffle.open_memory.fetch_add(batch.memory(), Ordering::Relaxed);
+            shuffle
+                .open_memory
+                .fetch_add(batch.memory(), Ordering::Relaxed);
             state.batches.push(Arc::new(batch));
         }
         self.next_seq = next_seq;
-        shuffle.touched.store(self.shared.millis(), Ordering::Relaxed);
+        shuffle
+            .touched
+            .store(self.shared.millis(), Ordering::Relaxed);
         Stats::add(&self.shared.stats.appended_blocks, count);
         Stats::add(&self.shared.stats.appended_bytes, length);
         if self.shared.budget.pressed() {
@@ -83,7 +108,11 @@ impl AttemptWriter {
     }
 
     /// Makes the attempt visible once it is as durable as asked. Dropped while it waits, the commit goes on.
-    pub async fn commit(mut self, totals: Vec<PartitionTotal>, durability: Durability) -> Result<Receipt, Error> {
+    pub async fn commit(
+        mut self,
+        totals: Vec<PartitionTotal>,
+        durability: Durability,
+    ) -> Result<Receipt, Error> {
         let receiver = match self.begin_commit(totals, durability) {
             Ok(Begun::Done(receipt)) => return Ok(receipt),
             Ok(Begun::Waiting(receiver)) => receiver,
@@ -98,11 +127,17 @@ impl AttemptWriter {
         }
     }
 
-    fn begin_commit(&mut self, totals: Vec<PartitionTotal>, durability: Durability) -> Result<Begun, Error> {
+    fn begin_commit(
+        &mut self,
+        totals: Vec<PartitionTotal>,
+        durability: Durability,
+    ) -> Result<Begun, Error> {
         let begun = self.shared.clock.now();
         let key = &self.attempt.key;
         if let Some(difference) = compare(self.totals.totals(), &totals) {
-            return Err(Error::Invalid(format!("commit.totals of {key}: {difference}; nothing was committed")));
+            return Err(Error::Invalid(format!(
+                "commit.totals of {key}: {difference}; nothing was committed"
+            )));
         }
         let (mut bytes, mut records) = (0, 0);
         for total in &totals {
@@ -110,7 +145,9 @@ impl AttemptWriter {
             records += total.records;
         }
         let shuffle = &self.attempt.shuffle;
-        shuffle.touched.store(self.shared.millis(), Ordering::Relaxed);
+        shuffle
+            .touched
+            .store(self.shared.millis(), Ordering::Relaxed);
         let mut committed = Committed {
             totals: Arc::new(Totals::new(&totals)),
             durability,
@@ -129,8 +166,16 @@ impl AttemptWriter {
             }
             self.finished = true;
             let (reply, receiver) = oneshot::channel();
-            let task = Task::Commit { attempt: self.attempt.clone(), committed };
-            self.shared.ask(Request { task, durability, asked: begun, reply });
+            let task = Task::Commit {
+                attempt: self.attempt.clone(),
+                committed,
+            };
+            self.shared.ask(Request {
+                task,
+                durability,
+                asked: begun,
+                reply,
+            });
             return Ok(Begun::Waiting(receiver));
         }
         let mut shuffle_state = shuffle.state.lock();
@@ -143,13 +188,19 @@ impl AttemptWriter {
         let (batches, runs) = self.attempt.take_blocks(&mut state);
         drop(state);
         committed.runs = runs.iter().map(|run| run.id).collect();
-        let held = (!batches.is_empty()).then(|| Held { batches, log: None, lost: Default::default() });
+        let held = (!batches.is_empty()).then(|| Held {
+            batches,
+            log: None,
+            lost: Default::default(),
+        });
         let receipt = committed.receipt(self.shared.id);
         shuffle_state.commit(shuffle, self.attempt.owner(), committed, &runs, held);
         drop(shuffle_state);
         self.finished = true;
         Stats::add(&self.shared.stats.commits, 1);
-        self.shared.observer.committed(durability, self.shared.clock.now() - begun);
+        self.shared
+            .observer
+            .committed(durability, self.shared.clock.now() - begun);
         if self.shared.budget.pressed() {
             self.shared.wake();
         }
@@ -166,7 +217,9 @@ fn check_open(phase: &Phase, key: &AttemptKey) -> Result<(), Error> {
     match phase {
         Phase::Open => Ok(()),
         Phase::Fenced(reason) => Err(Error::Fenced(reason.clone())),
-        Phase::Sealed | Phase::Done => Err(Error::Invalid(format!("{key} is committed twice by one stream"))),
+        Phase::Sealed | Phase::Done => Err(Error::Invalid(format!(
+            "{key} is committed twice by one stream"
+        ))),
     }
 }
 
@@ -176,10 +229,15 @@ impl Drop for AttemptWriter {
             return;
         }
         Stats::add(&self.shared.stats.aborts, 1);
-        self.attempt.fence(|| format!("{} ended without a commit", self.attempt.key));
+        self.attempt
+            .fence(|| format!("{} ended without a commit", self.attempt.key));
         let mut state = self.attempt.shuffle.state.lock();
         let owner = self.attempt.owner();
-        if state.open.get(&owner).is_some_and(|open| Arc::ptr_eq(open, &self.attempt)) {
+        if state
+            .open
+            .get(&owner)
+            .is_some_and(|open| Arc::ptr_eq(open, &self.attempt))
+        {
             state.open.remove(&owner);
         }
     }

@@ -42,8 +42,16 @@ impl Batch {
     }
 
     /// Blocks whose bytes begin at an offset of a log. `None` if they are more than a batch can be.
-    pub(super) fn in_log(headers: Vec<BlockHeader>, log: Arc<LogFile>, offset: u64) -> Option<Self> {
-        Some(Self { starts: starts(&headers)?, headers: headers.into(), data: Data::Log(log, offset) })
+    pub(super) fn in_log(
+        headers: Vec<BlockHeader>,
+        log: Arc<LogFile>,
+        offset: u64,
+    ) -> Option<Self> {
+        Some(Self {
+            starts: starts(&headers)?,
+            headers: headers.into(),
+            data: Data::Log(log, offset),
+        })
     }
 
     pub(super) fn headers(&self) -> &[BlockHeader] {
@@ -69,7 +77,10 @@ impl Batch {
 
     /// Positions of the blocks of some partitions, which lie together.
     pub(super) fn select(&self, partitions: &Range<u32>) -> Range<usize> {
-        let before = |bound: u32| self.headers.partition_point(|header| header.partition.0 < bound);
+        let before = |bound: u32| {
+            self.headers
+                .partition_point(|header| header.partition.0 < bound)
+        };
         before(partitions.start)..before(partitions.end)
     }
 
@@ -105,7 +116,14 @@ pub(super) fn sorted_pieces(headers: Vec<BlockHeader>) -> Vec<Vec<BlockHeader>> 
     for header in headers {
         let fits = length + u64::from(header.length) <= u64::from(u32::MAX);
         match pieces.last_mut() {
-            Some(piece) if fits && piece.last().is_some_and(|last| last.partition <= header.partition) => piece.push(header),
+            Some(piece)
+                if fits
+                    && piece
+                        .last()
+                        .is_some_and(|last| last.partition <= header.partition) =>
+            {
+                piece.push(header)
+            }
             _ => {
                 length = 0;
                 pieces.push(vec![header]);

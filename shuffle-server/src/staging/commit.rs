@@ -3,28 +3,21 @@
 //! Per shuffle the group's blocks become one run, if that makes extents of decent size; what does not goes to the commit log, all
 //! shuffles in one write. Then one batch of records goes to the index, and what it names becomes visible.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use super::{
     Durability, Error, Receipt,
     batch::{Batch, Owner},
-    flush::{Cause, Source, account, find_run, flush_shuffle, keep_cached, put_run, sync_runs, write_run},
+    flush::{Cause, account, find_run, flush_shuffle, keep_cached, put_run, sync_runs},
     log::{Entry, LogFile, Logs},
+    run::{Source, write_run},
     segment::Run,
     shared::Shared,
     shuffle::{Committed, Held, OpenAttempt, Phase, Shuffle},
     stats::Stats,
     writer::{Reply, Request, Task},
 };
-use crate::index::{
-    AppNo, Batch as Changes,
-    keys::Key,
-    values::LogPlace,
-};
+use crate::index::{AppNo, Batch as Changes, keys::Key, values::LogPlace};
 use shuffle_proto::ids::ShuffleId;
 
 /// One attempt of a group.
@@ -47,18 +40,32 @@ pub(super) fn commit_group(shared: &Shared, logs: &mut Logs, requests: Vec<Reque
     let mut jobs = Vec::with_capacity(requests.len());
     let mut raises = Vec::new();
     for request in requests {
-        let reply = Reply { asked: request.asked, reply: request.reply };
+        let reply = Reply {
+            asked: request.asked,
+            reply: request.reply,
+        };
         match request.task {
             Task::Commit { attempt, committed } => {
                 let state = attempt.state.lock();
                 let (batches, runs) = (state.batches.clone(), state.runs.clone());
                 drop(state);
                 let durability = request.durability;
-                let job =
-                    Job { attempt, committed, durability, reply, batches, runs, log: None, run: None, failed: None };
+                let job = Job {
+                    attempt,
+                    committed,
+                    durability,
+                    reply,
+                    batches,
+                    runs,
+                    log: None,
+                    run: None,
+                    failed: None,
+                };
                 jobs.push(job);
             }
-            Task::Raise { shuffle, owner } => raises.push((shuffle, owner, request.durability, reply)),
+            Task::Raise { shuffle, owner } => {
+                raises.push((shuffle, owner, request.durability, reply))
+            }
         }
     }
     if !jobs.is_empty() {
@@ -77,16 +84,31 @@ pub(super) fn commit_group(shared: &Shared, logs: &mut Logs, requests: Vec<Reque
 /// Puts each job's blocks into a run or the log.
 fn write_blocks(shared: &Shared, logs: &mut Logs, jobs: &mut [Job]) {
     let mut by_shuffle: BTreeMap<(AppNo, ShuffleId), Vec<usize>> = BTreeMap::new();
-    for (position, job) in jobs.iter().enumerate().filter(|(_, job)| !job.batches.is_empty()) {
+    for (position, job) in jobs
+        .iter()
+        .enumerate()
+        .filter(|(_, job)| !job.batches.is_empty())
+    {
         let shuffle = &job.attempt.shuffle;
-        by_shuffle.entry((shuffle.app_no, shuffle.id)).or_default().push(position);
+        by_shuffle
+            .entry((shuffle.app_no, shuffle.id))
+            .or_default()
+            .push(position);
     }
     let mut logged = Vec::new();
     for mut positions in by_shuffle.into_values() {
         positions.sort_by_key(|&position| jobs[position].attempt.owner());
         let shuffle = jobs[positions[0]].attempt.shuffle.clone();
-        let extents = extents(shuffle.num_partitions, positions.iter().flat_map(|&position| &jobs[position].batches));
-        let bytes: u64 = positions.iter().map(|&position| job_bytes(&jobs[position])).sum();
+        let extents = extents(
+            shuffle.num_partitions,
+            positions
+                .iter()
+                .flat_map(|&position| &jobs[position].batches),
+        );
+        let bytes: u64 = positions
+            .iter()
+            .map(|&position| job_bytes(&jobs[position]))
+            .sum();
         if bytes / extents < shared.options.min_extent {
             logged.extend(positions);
             continue;
@@ -104,11 +126,22 @@ fn write_blocks(shared: &Shared, logs: &mut Logs, jobs: &mut [Job]) {
             rest = later;
             let source = |&position: &usize| {
                 let job = &jobs[position];
-                Source { owner: job.attempt.owner(), batches: job.batches.clone(), open: None, reloaded: false }
+                Source {
+                    owner: job.attempt.owner(),
+                    batches: job.batches.clone(),
+                    open: None,
+                    reloaded: false,
+                }
             };
-            let written = write_run(shared, &shuffle, &now.iter().map(source).collect::<Vec<_>>());
+            let written = write_run(
+                shared,
+                &shuffle,
+                &now.iter().map(source).collect::<Vec<_>>(),
+            );
             match written {
-                Ok(run) => now.iter().for_each(|&position| jobs[position].run = Some(run.clone())),
+                Ok(run) => now
+                    .iter()
+                    .for_each(|&position| jobs[position].run = Some(run.clone())),
                 Err(error) => fail(shared, jobs, now, &error),
             }
         }
@@ -118,7 +151,11 @@ fn write_blocks(shared: &Shared, logs: &mut Logs, jobs: &mut [Job]) {
     }
     let entry = |&position: &usize| {
         let job: &Job = &jobs[position];
-        Entry { shuffle: &job.attempt.shuffle, owner: job.attempt.owner(), batches: &job.batches }
+        Entry {
+            shuffle: &job.attempt.shuffle,
+            owner: job.attempt.owner(),
+            batches: &job.batches,
+        }
     };
     let appended = logs.append(shared, &logged.iter().map(entry).collect::<Vec<_>>());
     match appended {
@@ -141,7 +178,10 @@ fn extents<'a>(num_partitions: u32, batches: impl Iterator<Item = &'a Arc<Batch>
     for header in batches.flat_map(|batch| batch.headers()) {
         seen[header.partition.0 as usize / 64] |= 1 << (header.partition.0 % 64);
     }
-    seen.iter().map(|word| u64::from(word.count_ones())).sum::<u64>().max(1)
+    seen.iter()
+        .map(|word| u64::from(word.count_ones()))
+        .sum::<u64>()
+        .max(1)
 }
 
 /// Syncs what the jobs that ask for it are in.
@@ -151,13 +191,14 @@ fn sync_files(shared: &Shared, jobs: &mut [Job]) {
         if job.failed.is_some() || job.durability < Durability::Fsync {
             continue;
         }
-        let synced = sync_runs(shared, job.runs.iter().chain(&job.run)).and_then(|()| match &job.log {
-            Some((log, _)) => {
-                Stats::add(&shared.stats.syncs, log.sync(&shared.disk)?.into());
-                Ok(())
-            }
-            None => Ok(()),
-        });
+        let synced =
+            sync_runs(shared, job.runs.iter().chain(&job.run)).and_then(|()| match &job.log {
+                Some((log, _)) => {
+                    Stats::add(&shared.stats.syncs, log.sync(&shared.disk)?.into());
+                    Ok(())
+                }
+                None => Ok(()),
+            });
         if let Err(error) = synced {
             fail(shared, jobs, &[position], &error);
         }
@@ -181,7 +222,10 @@ fn record(shared: &Shared, jobs: &mut [Job]) {
             state.recorded
         };
         if !recorded {
-            changes.put(Key::Shuffle(shuffle.app_no, shuffle.id), &shuffle.record(false));
+            changes.put(
+                Key::Shuffle(shuffle.app_no, shuffle.id),
+                &shuffle.record(false),
+            );
         }
         if let Some(run) = &job.run
             && last_run.replace(run.id) != Some(run.id)
@@ -191,7 +235,10 @@ fn record(shared: &Shared, jobs: &mut [Job]) {
         let owner = job.attempt.owner();
         job.committed.runs = job.runs.iter().chain(&job.run).map(|run| run.id).collect();
         let place = job.log.as_ref().map(|(_, place)| *place);
-        changes.put(Key::Attempt(shuffle.app_no, shuffle.id, owner.0, owner.1), &job.committed.record(place));
+        changes.put(
+            Key::Attempt(shuffle.app_no, shuffle.id, owner.0, owner.1),
+            &job.committed.record(place),
+        );
         sync |= job.durability == Durability::Fsync;
     }
     if changes.is_empty() {
@@ -220,8 +267,18 @@ fn record(shared: &Shared, jobs: &mut [Job]) {
             job.attempt.take_blocks(&mut open)
         };
         runs.extend(job.run.clone());
-        let held = job.log.take().map(|log| Held { batches, log: Some(log), lost: Default::default() });
-        state.commit(shuffle, job.attempt.owner(), job.committed.clone(), &runs, held);
+        let held = job.log.take().map(|log| Held {
+            batches,
+            log: Some(log),
+            lost: Default::default(),
+        });
+        state.commit(
+            shuffle,
+            job.attempt.owner(),
+            job.committed.clone(),
+            &runs,
+            held,
+        );
     }
 }
 
@@ -249,7 +306,11 @@ fn finish(shared: &Shared, job: Job) {
     job.attempt.drop_blocks(&mut open);
     drop(open);
     let owner = job.attempt.owner();
-    if state.open.get(&owner).is_some_and(|open| Arc::ptr_eq(open, &job.attempt)) {
+    if state
+        .open
+        .get(&owner)
+        .is_some_and(|open| Arc::ptr_eq(open, &job.attempt))
+    {
         state.open.remove(&owner);
     }
     drop(state);
@@ -257,14 +318,26 @@ fn finish(shared: &Shared, job: Job) {
 }
 
 /// Brings a committed attempt to a higher level.
-fn raise(shared: &Shared, shuffle: &Arc<Shuffle>, owner: Owner, durability: Durability) -> Result<Receipt, Error> {
+fn raise(
+    shared: &Shared,
+    shuffle: &Arc<Shuffle>,
+    owner: Owner,
+    durability: Durability,
+) -> Result<Receipt, Error> {
     let sync = durability == Durability::Fsync;
     let current = || {
         let state = shuffle.state.lock();
         match state.commits.get(&owner) {
             _ if state.deleted => Err(shuffle.fenced()),
-            None => Err(Error::Lost(format!("map {} attempt {} is not committed", owner.0, owner.1))),
-            Some(committed) => Ok((committed.clone(), state.held.contains_key(&owner), state.runs.clone())),
+            None => Err(Error::Lost(format!(
+                "map {} attempt {} is not committed",
+                owner.0, owner.1
+            ))),
+            Some(committed) => Ok((
+                committed.clone(),
+                state.held.contains_key(&owner),
+                state.runs.clone(),
+            )),
         }
     };
     loop {
@@ -273,23 +346,43 @@ fn raise(shared: &Shared, shuffle: &Arc<Shuffle>, owner: Owner, durability: Dura
             return Ok(committed.receipt(shared.id));
         }
         if held {
-            if flush_shuffle(shared, shuffle, false, Cause::Asked, sync).inspect_err(|error| shared.note(error))? == 0 {
-                return Err(Error::Lost(format!("map {} attempt {} cannot be read any more", owner.0, owner.1)));
+            if flush_shuffle(shared, shuffle, false, Cause::Asked, sync)
+                .inspect_err(|error| shared.note(error))?
+                == 0
+            {
+                return Err(Error::Lost(format!(
+                    "map {} attempt {} cannot be read any more",
+                    owner.0, owner.1
+                )));
             }
             continue;
         }
         let mut raised = Committed::clone(&committed);
         raised.durability = durability;
-        let runs: Vec<_> = committed.runs.iter().filter_map(|&id| find_run(&runs, id)).collect();
+        let runs: Vec<_> = committed
+            .runs
+            .iter()
+            .filter_map(|&id| find_run(&runs, id))
+            .collect();
         if sync {
             sync_runs(shared, runs).inspect_err(|error| shared.note(error))?;
         }
         let _gate = shared.gate.lock();
         current()?;
         let mut changes = Changes::default();
-        changes.put(Key::Shuffle(shuffle.app_no, shuffle.id), &shuffle.record(false));
-        changes.put(Key::Attempt(shuffle.app_no, shuffle.id, owner.0, owner.1), &raised.record(None));
-        shared.index.write(&changes, sync).map_err(Error::Index).inspect_err(|error| shared.note(error))?;
+        changes.put(
+            Key::Shuffle(shuffle.app_no, shuffle.id),
+            &shuffle.record(false),
+        );
+        changes.put(
+            Key::Attempt(shuffle.app_no, shuffle.id, owner.0, owner.1),
+            &raised.record(None),
+        );
+        shared
+            .index
+            .write(&changes, sync)
+            .map_err(Error::Index)
+            .inspect_err(|error| shared.note(error))?;
         let mut state = shuffle.state.lock();
         state.recorded = true;
         state.version += 1;
@@ -302,24 +395,44 @@ fn raise(shared: &Shared, shuffle: &Arc<Shuffle>, owner: Owner, durability: Dura
 /// The same error for another who waited for the same write.
 fn again(error: &Error) -> Error {
     match error {
-        Error::Io { operation, path, source } => {
+        Error::Io {
+            operation,
+            path,
+            source,
+        } => {
             let source = match source.raw_os_error() {
                 Some(code) => io::Error::from_raw_os_error(code),
                 None => io::Error::new(source.kind(), source.to_string()),
             };
-            Error::Io { operation, path: path.clone(), source }
+            Error::Io {
+                operation,
+                path: path.clone(),
+                source,
+            }
         }
-        Error::Corrupt { path, offset, reason } => {
-            Error::Corrupt { path: path.clone(), offset: *offset, reason: reason.clone() }
-        }
+        Error::Corrupt {
+            path,
+            offset,
+            reason,
+        } => Error::Corrupt {
+            path: path.clone(),
+            offset: *offset,
+            reason: reason.clone(),
+        },
         Error::Index(error) => Error::Index(error.clone()),
         Error::Invalid(text) => Error::Invalid(text.clone()),
         Error::Fenced(text) => Error::Fenced(text.clone()),
         Error::Busy(text) => Error::Busy(text.clone()),
         Error::Lost(text) => Error::Lost(text.clone()),
         Error::Internal(text) => Error::Internal(text.clone()),
-        Error::Unavailable { volume, reason } => Error::Unavailable { volume: *volume, reason: reason.clone() },
-        Error::Directory { path, reason } => Error::Directory { path: path.clone(), reason: reason.clone() },
+        Error::Unavailable { volume, reason } => Error::Unavailable {
+            volume: *volume,
+            reason: reason.clone(),
+        },
+        Error::Directory { path, reason } => Error::Directory {
+            path: path.clone(),
+            reason: reason.clone(),
+        },
     }
 }
 
@@ -329,7 +442,9 @@ impl Reply {
         match &answer {
             Ok(_) => {
                 Stats::add(&shared.stats.commits, 1);
-                shared.observer.committed(durability, shared.clock.now() - self.asked);
+                shared
+                    .observer
+                    .committed(durability, shared.clock.now() - self.asked);
             }
             Err(error) => {
                 Stats::add(&shared.stats.failed_commits, 1);

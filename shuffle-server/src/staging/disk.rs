@@ -49,17 +49,28 @@ pub(super) struct Disk {
 
 impl Disk {
     pub(super) fn new(faults: Option<Arc<dyn Faults>>) -> Self {
-        Self { faults, refuses_direct: AtomicBool::new(false) }
+        Self {
+            faults,
+            refuses_direct: AtomicBool::new(false),
+        }
     }
 
     fn check(&self, operation: Operation, path: &Path) -> io::Result<()> {
-        self.faults.as_ref().map_or(Ok(()), |faults| faults.before(operation, path))
+        self.faults
+            .as_ref()
+            .map_or(Ok(()), |faults| faults.before(operation, path))
     }
 
     /// A new file, for reading and writing.
     pub(super) fn create(&self, path: &Path) -> Result<File, Error> {
         self.check(Operation::Open, path)
-            .and_then(|()| OpenOptions::new().read(true).write(true).create_new(true).open(path))
+            .and_then(|()| {
+                OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(path)
+            })
             .map_err(|source| Error::io("create", path, source))
     }
 
@@ -69,7 +80,11 @@ impl Disk {
             return None;
         }
         let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
-        match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+        match OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open(path)
+        {
             Ok(file) => Some(file),
             Err(error) => {
                 self.refuse_direct(&error, path);
@@ -91,11 +106,18 @@ impl Disk {
     }
 
     /// Writes all pieces one after the other.
-    pub(super) fn write(&self, file: &File, path: &Path, pieces: &[&[u8]], mut offset: u64) -> Result<(), Error> {
+    pub(super) fn write(
+        &self,
+        file: &File,
+        path: &Path,
+        pieces: &[&[u8]],
+        mut offset: u64,
+    ) -> Result<(), Error> {
         let failed = |source: io::Error| Error::io("write", path, source);
         self.check(Operation::Write, path).map_err(failed)?;
         for group in pieces.chunks(MAX_PIECES) {
-            let mut slices: Vec<IoSlice<'_>> = group.iter().map(|piece| IoSlice::new(piece)).collect();
+            let mut slices: Vec<IoSlice<'_>> =
+                group.iter().map(|piece| IoSlice::new(piece)).collect();
             let mut rest = &mut slices[..];
             IoSlice::advance_slices(&mut rest, 0);
             while !rest.is_empty() {
@@ -114,7 +136,13 @@ impl Disk {
     }
 
     /// Writes one aligned piece past the page cache. `Ok(false)`: the file system does not take it, nothing was written.
-    pub(super) fn write_direct(&self, file: &File, path: &Path, piece: &[u8], offset: u64) -> Result<bool, Error> {
+    pub(super) fn write_direct(
+        &self,
+        file: &File,
+        path: &Path,
+        piece: &[u8],
+        offset: u64,
+    ) -> Result<bool, Error> {
         let failed = |source: io::Error| Error::io("write", path, source);
         self.check(Operation::Write, path).map_err(failed)?;
         match file.write_all_at(piece, offset) {
@@ -128,7 +156,13 @@ impl Disk {
     }
 
     /// Fills the buffer. A file that ends before is an error that says where.
-    pub(super) fn read(&self, file: &File, path: &Path, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
+    pub(super) fn read(
+        &self,
+        file: &File,
+        path: &Path,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<(), Error> {
         let failed = |source: io::Error| Error::io("read", path, source);
         self.check(Operation::Read, path).map_err(failed)?;
         file.read_exact_at(buffer, offset).map_err(|error| {
@@ -136,7 +170,10 @@ impl Disk {
             failed(match file.metadata() {
                 Ok(metadata) if error.kind() == io::ErrorKind::UnexpectedEof => io::Error::new(
                     io::ErrorKind::UnexpectedEof,
-                    format!("bytes {offset} to {end} are wanted, the file ends at {}", metadata.len()),
+                    format!(
+                        "bytes {offset} to {end} are wanted, the file ends at {}",
+                        metadata.len()
+                    ),
                 ),
                 _ => io::Error::new(error.kind(), format!("bytes {offset} to {end}: {error}")),
             })
@@ -159,7 +196,8 @@ impl Disk {
 
     /// Bytes that unprivileged processes may still write.
     pub(super) fn free(&self, path: &Path) -> Result<u64, Error> {
-        let stat = rustix::fs::statvfs(path).map_err(|error| Error::io("stat file system of", path, error.into()))?;
+        let stat = rustix::fs::statvfs(path)
+            .map_err(|error| Error::io("stat file system of", path, error.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
@@ -172,14 +210,17 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 
 /// Whether an error is about this process' limits and says nothing of the file.
 pub(super) fn is_passing(error: &io::Error) -> bool {
-    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
+    let passing =
+        [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
     passing.contains(&error.raw_os_error())
 }
 
 /// Memory that the machine, or the container, could still use for the page cache.
 pub(super) fn page_cache_room() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let available = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10;
     let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
     let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());

@@ -99,14 +99,20 @@ impl Position {
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
-        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u32_at = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         let memory = match bytes[13] {
             0 => None,
             1 => Some(((MapIndex(u32_at(14)), AttemptId(u64_at(18))), u32_at(26))),
             _ => return None,
         };
-        (bytes[0] == Self::VERSION).then(|| Self { run: u64_at(1), ordinal: u32_at(9), memory })
+        (bytes[0] == Self::VERSION).then(|| Self {
+            run: u64_at(1),
+            ordinal: u32_at(9),
+            memory,
+        })
     }
 
     /// Whether a block was already sent from memory.
@@ -136,7 +142,10 @@ impl Fetch {
             position,
             table: None,
         };
-        Ok(Self { reader: Some(Box::new(reader)), summary: Summary::default() })
+        Ok(Self {
+            reader: Some(Box::new(reader)),
+            summary: Summary::default(),
+        })
     }
 
     /// Some more blocks; `None` after the last. Dropped while it waits, or failed, the fetch is over.
@@ -150,7 +159,9 @@ impl Fetch {
                 let step = reader.step(true);
                 (reader, step)
             });
-            let (back, read) = blocking.await.map_err(|error| Error::Internal(format!("fetch: {error}")))?;
+            let (back, read) = blocking
+                .await
+                .map_err(|error| Error::Internal(format!("fetch: {error}")))?;
             reader = back;
             step = read?;
         }
@@ -177,7 +188,11 @@ impl std::fmt::Debug for Fetch {
             Some(reader) => write!(
                 f,
                 "Fetch(app {} shuffle {} partitions {:?} maps {:?} at {:?})",
-                reader.shuffle.app, reader.shuffle.id, reader.partitions, reader.maps, reader.position
+                reader.shuffle.app,
+                reader.shuffle.id,
+                reader.partitions,
+                reader.maps,
+                reader.position
             ),
             None => f.write_str("Fetch(over)"),
         }
@@ -202,8 +217,15 @@ impl Reader {
         }
     }
 
-    fn take_runs(&mut self, snapshot: &Snapshot, part: &mut PartBuilder, disk: bool) -> Result<Filled, Error> {
-        let begin = snapshot.runs.partition_point(|run| run.id.0 < self.position.run);
+    fn take_runs(
+        &mut self,
+        snapshot: &Snapshot,
+        part: &mut PartBuilder,
+        disk: bool,
+    ) -> Result<Filled, Error> {
+        let begin = snapshot
+            .runs
+            .partition_point(|run| run.id.0 < self.position.run);
         for run in &snapshot.runs[begin..] {
             if run.id.0 > self.position.run {
                 (self.position.run, self.position.ordinal) = (run.id.0, 0);
@@ -216,8 +238,16 @@ impl Reader {
                 } else if disk {
                     match self.take_file(snapshot, run, ordinals, part) {
                         Ok(filled) => filled,
-                        Err(Error::Io { source, operation, path }) if is_passing(&source) => {
-                            return Err(Error::Io { source, operation, path });
+                        Err(Error::Io {
+                            source,
+                            operation,
+                            path,
+                        }) if is_passing(&source) => {
+                            return Err(Error::Io {
+                                source,
+                                operation,
+                                path,
+                            });
                         }
                         Err(error) => {
                             self.lose(run, &error);
@@ -238,7 +268,13 @@ impl Reader {
     }
 
     /// Whether a block of a run goes out: it is asked for, not sent yet, and of the stream that was committed.
-    fn wants(&self, snapshot: &Snapshot, run: &Run, all_committed: bool, block: &BlockHeader) -> bool {
+    fn wants(
+        &self,
+        snapshot: &Snapshot,
+        run: &Run,
+        all_committed: bool,
+        block: &BlockHeader,
+    ) -> bool {
         if !self.maps.contains(&block.map_index.0) {
             return false;
         }
@@ -248,7 +284,10 @@ impl Reader {
         }
         all_committed
             || (self.commits.contains_key(&owner)
-                && snapshot.commits.get(&owner).is_some_and(|committed| committed.runs.binary_search(&run.id).is_ok()))
+                && snapshot
+                    .commits
+                    .get(&owner)
+                    .is_some_and(|committed| committed.runs.binary_search(&run.id).is_ok()))
     }
 
     /// Whether all attempts of a run were committed when the fetch began.
@@ -259,26 +298,45 @@ impl Reader {
     fn lose(&self, run: &Run, error: &Error) {
         Stats::add(&self.shared.stats.read_failures, 1);
         run.lose(|| error.to_string());
-        self.shuffle.damaged.store(true, std::sync::atomic::Ordering::Release);
+        self.shuffle
+            .damaged
+            .store(true, std::sync::atomic::Ordering::Release);
     }
 
     /// What the commits say of the partitions, and which attempts are not whole.
     fn summary(&self, snapshot: &Snapshot) -> Summary {
         let mut summary = Summary::default();
-        let damaged = self.shuffle.damaged.load(std::sync::atomic::Ordering::Acquire);
+        let damaged = self
+            .shuffle
+            .damaged
+            .load(std::sync::atomic::Ordering::Acquire);
         let first = (MapIndex(self.maps.start), AttemptId(0));
         for (&(map_index, attempt), committed) in self.commits.range(first..) {
             if map_index.0 >= self.maps.end {
                 break;
             }
-            let reason = if damaged { lost_reason(snapshot, (map_index, attempt)) } else { None };
+            let reason = if damaged {
+                lost_reason(snapshot, (map_index, attempt))
+            } else {
+                None
+            };
             if let Some(reason) = reason {
-                summary.lost.push(LostAttempt { map_index, attempt, reason });
+                summary.lost.push(LostAttempt {
+                    map_index,
+                    attempt,
+                    reason,
+                });
                 continue;
             }
             let sum = committed.totals.sum(&self.partitions);
             let blocks = u32::try_from(sum.blocks).unwrap_or(u32::MAX);
-            summary.covered.push(AttemptTotals { map_index, attempt, blocks, bytes: sum.bytes, records: sum.records });
+            summary.covered.push(AttemptTotals {
+                map_index,
+                attempt,
+                blocks,
+                bytes: sum.bytes,
+                records: sum.records,
+            });
         }
         summary
     }
@@ -293,8 +351,11 @@ fn lost_reason(snapshot: &Snapshot, owner: Owner) -> Option<String> {
     if let Some(reason) = snapshot.held.get(&owner).and_then(|held| held.lost.get()) {
         return Some(reason.clone());
     }
-    committed.runs.iter().find_map(|&id| match find_run(&snapshot.runs, id) {
-        Some(run) => run.lost.get().cloned(),
-        None => Some(format!("run {id} is not in the index")),
-    })
+    committed
+        .runs
+        .iter()
+        .find_map(|&id| match find_run(&snapshot.runs, id) {
+            Some(run) => run.lost.get().cloned(),
+            None => Some(format!("run {id} is not in the index")),
+        })
 }

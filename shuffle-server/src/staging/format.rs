@@ -65,8 +65,16 @@ pub(super) struct Header {
 /// What a header is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
-    Run { id: RunId, attempts: u32 },
-    Record { app: AppNo, shuffle: ShuffleId, map_index: MapIndex, attempt: AttemptId },
+    Run {
+        id: RunId,
+        attempts: u32,
+    },
+    Record {
+        app: AppNo,
+        shuffle: ShuffleId,
+        map_index: MapIndex,
+        attempt: AttemptId,
+    },
 }
 
 // === impl Header ===
@@ -80,7 +88,12 @@ impl Header {
                 bytes[8..16].copy_from_slice(&id.0.to_le_bytes());
                 bytes[16..20].copy_from_slice(&attempts.to_le_bytes());
             }
-            Subject::Record { app, shuffle, map_index, attempt } => {
+            Subject::Record {
+                app,
+                shuffle,
+                map_index,
+                attempt,
+            } => {
                 bytes[0..4].copy_from_slice(&LOG_MAGIC);
                 bytes[8..12].copy_from_slice(&app.0.to_le_bytes());
                 bytes[12..16].copy_from_slice(&shuffle.0.to_le_bytes());
@@ -102,13 +115,22 @@ impl Header {
     pub(super) fn decode(bytes: &[u8; HEADER]) -> Result<Self, String> {
         let checksum = crc32fast::hash(&bytes[..60]);
         if u32_at(bytes, 60) != checksum {
-            return Err(format!("header checksum is {:08x}, computed {checksum:08x}", u32_at(bytes, 60)));
+            return Err(format!(
+                "header checksum is {:08x}, computed {checksum:08x}",
+                u32_at(bytes, 60)
+            ));
         }
         if u32_at(bytes, 4) != VERSION {
-            return Err(format!("format version is {}, this server reads {VERSION}", u32_at(bytes, 4)));
+            return Err(format!(
+                "format version is {}, this server reads {VERSION}",
+                u32_at(bytes, 4)
+            ));
         }
         let subject = if bytes[0..4] == RUN_MAGIC {
-            Subject::Run { id: RunId(u64_at(bytes, 8)), attempts: u32_at(bytes, 16) }
+            Subject::Run {
+                id: RunId(u64_at(bytes, 8)),
+                attempts: u32_at(bytes, 16),
+            }
         } else if bytes[0..4] == LOG_MAGIC {
             Subject::Record {
                 app: AppNo(u32_at(bytes, 8)),
@@ -189,10 +211,23 @@ mod tests {
 
     fn headers() -> [Header; 2] {
         let volume = VolumeId(uuid::Uuid::from_u128(0x0102030405060708090a0b0c0d0e0f10));
-        let run = Subject::Run { id: RunId(7), attempts: 2 };
-        let record =
-            Subject::Record { app: AppNo(1), shuffle: ShuffleId(2), map_index: MapIndex(3), attempt: AttemptId(4) };
-        [run, record].map(|subject| Header { volume, subject, blocks: 5, data_length: 6, table_checksum: 8 })
+        let run = Subject::Run {
+            id: RunId(7),
+            attempts: 2,
+        };
+        let record = Subject::Record {
+            app: AppNo(1),
+            shuffle: ShuffleId(2),
+            map_index: MapIndex(3),
+            attempt: AttemptId(4),
+        };
+        [run, record].map(|subject| Header {
+            volume,
+            subject,
+            blocks: 5,
+            data_length: 6,
+            table_checksum: 8,
+        })
     }
 
     fn block() -> BlockHeader {
@@ -211,12 +246,24 @@ mod tests {
 
     #[test]
     fn stored_bytes_stay_what_they_are() {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let mut text: String = headers().iter().map(|header| hex(&header.encode()) + "\n").collect();
+        let hex = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        let mut text: String = headers()
+            .iter()
+            .map(|header| hex(&header.encode()) + "\n")
+            .collect();
         let mut bytes = Vec::new();
         put_row(&mut bytes, &block());
         text += &(hex(&bytes) + "\n");
-        assert_eq!(text, include_str!("format.golden"), "a changed format needs a new version");
+        assert_eq!(
+            text,
+            include_str!("format.golden"),
+            "a changed format needs a new version"
+        );
     }
 
     #[test]

@@ -104,30 +104,49 @@ impl LogFile {
         shuffle: &Shuffle,
         owner: Owner,
     ) -> Result<Vec<Arc<Batch>>, String> {
-        let at = |reason: String| format!("log {} at {}: {reason}", self.path.display(), place.offset);
+        let at =
+            |reason: String| format!("log {} at {}: {reason}", self.path.display(), place.offset);
         let mut header = [0; HEADER];
-        disk.read(&self.file, &self.path, &mut header, place.offset).map_err(|error| error.to_string())?;
+        disk.read(&self.file, &self.path, &mut header, place.offset)
+            .map_err(|error| error.to_string())?;
         let header = Header::decode(&header).map_err(at)?;
-        let subject =
-            Subject::Record { app: shuffle.app_no, shuffle: shuffle.id, map_index: owner.0, attempt: owner.1 };
+        let subject = Subject::Record {
+            app: shuffle.app_no,
+            shuffle: shuffle.id,
+            map_index: owner.0,
+            attempt: owner.1,
+        };
         let table_length = header.blocks as usize * ROW;
         let length = (HEADER + table_length) as u64 + header.data_length;
         if header.subject != subject || length != place.length {
             return Err(at("record is of something else".into()));
         }
         if self.length() < place.offset + place.length {
-            return Err(at(format!("record ends at {}, the file at {}", place.offset + place.length, self.length())));
+            return Err(at(format!(
+                "record ends at {}, the file at {}",
+                place.offset + place.length,
+                self.length()
+            )));
         }
         let mut table = vec![0; table_length];
-        disk.read(&self.file, &self.path, &mut table, place.offset + HEADER as u64).map_err(|error| error.to_string())?;
+        disk.read(
+            &self.file,
+            &self.path,
+            &mut table,
+            place.offset + HEADER as u64,
+        )
+        .map_err(|error| error.to_string())?;
         if crc32fast::hash(&table) != header.table_checksum {
             return Err(at("table does not fit its checksum".into()));
         }
         let rows: Option<Vec<BlockHeader>> = table.chunks(ROW).map(row).collect();
         let mut offset = place.offset + (HEADER + table_length) as u64;
         let mut batches = Vec::new();
-        for piece in sorted_pieces(rows.ok_or_else(|| at("table has a row that is no block".into()))?) {
-            let batch = Batch::in_log(piece, self.clone(), offset).ok_or_else(|| at("blocks are too long".into()))?;
+        for piece in
+            sorted_pieces(rows.ok_or_else(|| at("table has a row that is no block".into()))?)
+        {
+            let batch = Batch::in_log(piece, self.clone(), offset)
+                .ok_or_else(|| at("blocks are too long".into()))?;
             offset += batch.length();
             batches.push(Arc::new(batch));
         }
@@ -147,18 +166,30 @@ impl Logs {
     }
 
     /// Appends all entries in one write; answers where they are, in their order. They are counted as live.
-    pub(super) fn append(&mut self, shared: &Shared, entries: &[Entry<'_>]) -> Result<(Arc<LogFile>, Vec<LogPlace>), Error> {
+    pub(super) fn append(
+        &mut self,
+        shared: &Shared,
+        entries: &[Entry<'_>],
+    ) -> Result<(Arc<LogFile>, Vec<LogPlace>), Error> {
         let log = self.current(shared)?;
         let begin = log.length();
         let mut heads = Vec::with_capacity(entries.len());
         let mut places = Vec::with_capacity(entries.len());
         let mut offset = begin;
         for entry in entries {
-            let blocks: usize = entry.batches.iter().map(|batch| batch.headers().len()).sum();
+            let blocks: usize = entry
+                .batches
+                .iter()
+                .map(|batch| batch.headers().len())
+                .sum();
             let data_length: u64 = entry.batches.iter().map(|batch| batch.length()).sum();
             let mut head = Vec::with_capacity(HEADER + blocks * ROW);
             head.resize(HEADER, 0);
-            entry.batches.iter().flat_map(|batch| batch.headers()).for_each(|block| put_row(&mut head, block));
+            entry
+                .batches
+                .iter()
+                .flat_map(|batch| batch.headers())
+                .for_each(|block| put_row(&mut head, block));
             let header = Header {
                 volume: shared.id,
                 subject: Subject::Record {
@@ -173,7 +204,11 @@ impl Logs {
             };
             head[..HEADER].copy_from_slice(&header.encode());
             let length = head.len() as u64 + data_length;
-            places.push(LogPlace { log: log.id, offset, length });
+            places.push(LogPlace {
+                log: log.id,
+                offset,
+                length,
+            });
             offset += length;
             heads.push(head);
         }
@@ -218,10 +253,16 @@ impl Logs {
     pub(super) fn reap(&mut self, shared: &Shared) {
         let (gone, kept) = std::mem::take(&mut self.all)
             .into_iter()
-            .partition::<Vec<_>, _>(|log| log.live.load(Ordering::Acquire) == 0 && log.length() > 0);
+            .partition::<Vec<_>, _>(|log| {
+                log.live.load(Ordering::Acquire) == 0 && log.length() > 0
+            });
         self.all = kept;
         for log in gone {
-            if self.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &log)) {
+            if self
+                .current
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, &log))
+            {
                 self.current = None;
             }
             shared.used.fetch_sub(log.length(), Ordering::Relaxed);
@@ -230,7 +271,6 @@ impl Logs {
             }
         }
     }
-
 }
 
 /// Name of a log's file.

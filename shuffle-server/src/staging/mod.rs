@@ -30,6 +30,7 @@ mod options;
 mod part;
 mod recover;
 mod remove;
+mod run;
 mod segment;
 mod shared;
 mod shuffle;
@@ -251,7 +252,11 @@ pub enum Error {
 
 impl std::fmt::Display for AttemptKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "app {} shuffle {} map {} attempt {}", self.app, self.shuffle, self.map_index, self.attempt)
+        write!(
+            f,
+            "app {} shuffle {} map {} attempt {}",
+            self.app, self.shuffle, self.map_index, self.attempt
+        )
     }
 }
 
@@ -288,6 +293,10 @@ impl Error {
 
     /// For calls of a file.
     fn io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Error::Io { operation, path: path.into(), source }
+        Error::Io {
+            operation,
+            path: path.into(),
+            source,
+        }
     }
 }

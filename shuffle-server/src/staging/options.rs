@@ -90,7 +90,12 @@ impl Default for Options {
 impl Components {
     /// The real parts, with this budget.
     pub fn new(budget: Budget) -> Self {
-        Self { budget, clock: Arc::new(SystemClock), observer: Arc::new(()), faults: None }
+        Self {
+            budget,
+            clock: Arc::new(SystemClock),
+            observer: Arc::new(()),
+            faults: None,
+        }
     }
 }
 

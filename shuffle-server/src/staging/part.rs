@@ -47,9 +47,16 @@ enum Piece {
 
 impl Pool {
     fn take(self: &Arc<Self>, length: usize) -> Pooled {
-        let pooled = if length <= PART { self.0.lock().pop() } else { None };
+        let pooled = if length <= PART {
+            self.0.lock().pop()
+        } else {
+            None
+        };
         let bytes = pooled.unwrap_or_else(|| vec![0; length.max(PART)].into());
-        Pooled { bytes, pool: self.clone() }
+        Pooled {
+            bytes,
+            pool: self.clone(),
+        }
     }
 }
 
@@ -74,7 +81,14 @@ impl Drop for Pooled {
 
 impl PartBuilder {
     pub(super) fn new(pool: Arc<Pool>) -> Self {
-        Self { pool, blocks: Vec::new(), pieces: Vec::new(), bytes: 0, buffer: None, filled: 0 }
+        Self {
+            pool,
+            blocks: Vec::new(),
+            pieces: Vec::new(),
+            bytes: 0,
+            buffer: None,
+            filled: 0,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -112,13 +126,21 @@ impl PartBuilder {
 
     /// How many bytes a read may still bring: what is left of the buffer, or all of a new one.
     pub(super) fn capacity(&self) -> usize {
-        self.buffer.as_ref().map_or(PART, |buffer| buffer.bytes.len()) - self.filled
+        self.buffer
+            .as_ref()
+            .map_or(PART, |buffer| buffer.bytes.len())
+            - self.filled
     }
 
     /// Room in the buffer, to be followed by [`PartBuilder::keep`] and [`PartBuilder::advance`]. `None` if there is not enough.
     pub(super) fn room(&mut self, length: usize) -> Option<&mut [u8]> {
         let pool = &self.pool;
-        if self.filled == 0 && self.buffer.as_ref().is_some_and(|buffer| buffer.bytes.len() < length) {
+        if self.filled == 0
+            && self
+                .buffer
+                .as_ref()
+                .is_some_and(|buffer| buffer.bytes.len() < length)
+        {
             self.buffer = None;
         }
         let buffer = self.buffer.get_or_insert_with(|| pool.take(length));
@@ -150,6 +172,10 @@ impl PartBuilder {
             Piece::Buffer(range) => buffer.slice(range),
         };
         let data = self.pieces.into_iter().map(bytes).collect();
-        Some(FetchPart { blocks: self.blocks, data, cursor: Cursor(position) })
+        Some(FetchPart {
+            blocks: self.blocks,
+            data,
+            cursor: Cursor(position),
+        })
     }
 }

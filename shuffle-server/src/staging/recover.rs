@@ -54,14 +54,27 @@ struct Found {
 }
 
 /// Reads the index of the volume at `dir`; `new` if the volume has just been made.
-pub(super) fn recover(dir: &Path, index: &dyn SegmentIndex, disk: &Disk, new: bool) -> Result<Recovered, Error> {
+pub(super) fn recover(
+    dir: &Path,
+    index: &dyn SegmentIndex,
+    disk: &Disk,
+    new: bool,
+) -> Result<Recovered, Error> {
     let times = open_index(dir, index, new)?;
     let mut names = Names::default();
     let mut apps = HashMap::new();
     read_apps(index, &mut names, &mut apps)?;
     let mut found = read_shuffles(index)?;
     let mut changes = Changes::default();
-    let mut recovery = Recovery { dir, disk, logs: HashMap::new(), used: 0, kept: HashSet::new(), lost: 0, attempts: 0 };
+    let mut recovery = Recovery {
+        dir,
+        disk,
+        logs: HashMap::new(),
+        used: 0,
+        kept: HashSet::new(),
+        lost: 0,
+        attempts: 0,
+    };
     for (place, found) in std::mem::take(&mut found) {
         let Some(app) = apps.get(&place.0) else {
             changes.delete_app(place.0);
@@ -89,7 +102,12 @@ pub(super) fn recover(dir: &Path, index: &dyn SegmentIndex, disk: &Disk, new: bo
         path = %dir.display(), apps = names.apps.len(), shuffles = names.shuffles.len(), attempts = recovery.attempts,
         lost = recovery.lost, bytes = used, removed, "volume recovered"
     );
-    Ok(Recovered { times, names, logs, used })
+    Ok(Recovered {
+        times,
+        names,
+        logs,
+        used,
+    })
 }
 
 /// Checks the index's version and counts this opening.
@@ -97,17 +115,30 @@ fn open_index(dir: &Path, index: &dyn SegmentIndex, new: bool) -> Result<u64, Er
     let opened = match read(index, Key::Meta)? {
         Some(Record::Meta(meta)) if meta.format == FORMAT => meta.opened + 1,
         Some(Record::Meta(meta)) => {
-            return Err(crate::index::Error::Version { found: meta.format, known: FORMAT }.into());
+            return Err(crate::index::Error::Version {
+                found: meta.format,
+                known: FORMAT,
+            }
+            .into());
         }
         // Without the check an index that was lost would look like an order to remove everything.
         None if !new && has_entries(&dir.join("apps")) => {
             let reason = "there are segments but no index: bring back the directory index, or empty the data directory".into();
-            return Err(Error::Directory { path: dir.into(), reason });
+            return Err(Error::Directory {
+                path: dir.into(),
+                reason,
+            });
         }
         _ => 1,
     };
     let mut changes = Changes::default();
-    changes.put(Key::Meta, &Record::Meta(Meta { format: FORMAT, opened }));
+    changes.put(
+        Key::Meta,
+        &Record::Meta(Meta {
+            format: FORMAT,
+            opened,
+        }),
+    );
     index.write(&changes, true)?;
     Ok(opened)
 }
@@ -116,11 +147,19 @@ fn has_entries(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-fn read_apps(index: &dyn SegmentIndex, names: &mut Names, apps: &mut HashMap<AppNo, shuffle_proto::ids::AppId>) -> Result<(), Error> {
+fn read_apps(
+    index: &dyn SegmentIndex,
+    names: &mut Names,
+    apps: &mut HashMap<AppNo, shuffle_proto::ids::AppId>,
+) -> Result<(), Error> {
     let mut failed = None;
     read_all(index, keys::APP, |row| match row {
         Ok((Key::App(no), Record::App(app))) => {
-            let record = AppRecord { app: app.id.clone(), token_hash: app.token_hash, lease: app.lease };
+            let record = AppRecord {
+                app: app.id.clone(),
+                token_hash: app.token_hash,
+                lease: app.lease,
+            };
             names.next_app = names.next_app.max(no.0.saturating_add(1));
             apps.insert(no, app.id.clone());
             names.apps.insert(app.id, App { no, record });
@@ -143,20 +182,34 @@ fn read_shuffles(index: &dyn SegmentIndex) -> Result<BTreeMap<Place, Found>, Err
                     found.entry((app, shuffle)).or_default().record = Some(record);
                 }
                 (Some(Key::Segment(app, shuffle, segment)), _) => {
-                    found.entry((app, shuffle)).or_default().segments.push(segment);
+                    found
+                        .entry((app, shuffle))
+                        .or_default()
+                        .segments
+                        .push(segment);
                 }
                 (Some(Key::Run(app, shuffle, run)), Ok(Record::Run(record))) => {
-                    found.entry((app, shuffle)).or_default().runs.insert(run, record);
+                    found
+                        .entry((app, shuffle))
+                        .or_default()
+                        .runs
+                        .insert(run, record);
                 }
                 // Its attempts name it, and will not find it.
-                (Some(Key::Run(..)), Err(error)) => tracing::error!(%error, "record of a run is broken"),
+                (Some(Key::Run(..)), Err(error)) => {
+                    tracing::error!(%error, "record of a run is broken")
+                }
                 (Some(Key::Attempt(app, shuffle, map_index, attempt)), record) => {
                     let record = match record {
                         Ok(Record::Attempt(record)) => Ok(record),
                         Ok(_) => Err("record of another kind".into()),
                         Err(error) => Err(error.to_string()),
                     };
-                    found.entry((app, shuffle)).or_default().attempts.insert((map_index, attempt), record);
+                    found
+                        .entry((app, shuffle))
+                        .or_default()
+                        .attempts
+                        .insert((map_index, attempt), record);
                 }
                 (_, Err(error)) => failed = Some(error),
                 (_, Ok(_)) => {}
@@ -191,21 +244,41 @@ impl Recovery<'_> {
         changes: &mut Changes,
     ) -> Arc<Shuffle> {
         let dir = shuffle_dir(self.dir, app, id);
-        let state = State { deleted: record.deleted, recorded: true, ..State::default() };
-        let shuffle = Shuffle::new(app.clone(), no, id, (record.num_maps, record.num_partitions), dir, state);
+        let state = State {
+            deleted: record.deleted,
+            recorded: true,
+            ..State::default()
+        };
+        let shuffle = Shuffle::new(
+            app.clone(),
+            no,
+            id,
+            (record.num_maps, record.num_partitions),
+            dir,
+            state,
+        );
         if record.deleted {
             return Arc::new(shuffle);
         }
-        let named: HashSet<RunId> =
-            found.attempts.values().flatten().flat_map(|attempt| attempt.runs.iter().copied()).collect();
-        let mut state = State { recorded: true, ..State::default() };
+        let named: HashSet<RunId> = found
+            .attempts
+            .values()
+            .flatten()
+            .flat_map(|attempt| attempt.runs.iter().copied())
+            .collect();
+        let mut state = State {
+            recorded: true,
+            ..State::default()
+        };
         let mut segments: HashMap<SegmentId, (Arc<Segment>, Result<u64, String>)> = HashMap::new();
         for (run_id, run) in found.runs {
             if !named.contains(&run_id) {
                 changes.delete(Key::Run(no, id, run_id));
                 continue;
             }
-            let (segment, length) = segments.entry(run.segment).or_insert_with(|| self.segment(&shuffle, run.segment));
+            let (segment, length) = segments
+                .entry(run.segment)
+                .or_insert_with(|| self.segment(&shuffle, run.segment));
             let run = Arc::new(Run::new(
                 run_id,
                 segment.clone(),
@@ -221,15 +294,23 @@ impl Recovery<'_> {
                 Ok(length) if *length >= run.end() => {}
                 Ok(length) => {
                     let path = segment.path.display();
-                    run.lose(|| format!("segment {path} ends at {length}, the run at {}", run.end()));
+                    run.lose(|| {
+                        format!("segment {path} ends at {length}, the run at {}", run.end())
+                    });
                 }
                 Err(reason) => run.lose(|| reason.clone()),
             }
-            shuffle.file_bytes.fetch_add(align(run.end() - run.offset), Ordering::Relaxed);
+            shuffle
+                .file_bytes
+                .fetch_add(align(run.end() - run.offset), Ordering::Relaxed);
             self.used += align(run.end() - run.offset);
             state.add_run(run);
         }
-        for segment in found.segments.iter().filter(|segment| !segments.contains_key(segment)) {
+        for segment in found
+            .segments
+            .iter()
+            .filter(|segment| !segments.contains_key(segment))
+        {
             changes.delete(Key::Segment(no, id, *segment));
         }
         for (owner, attempt) in found.attempts {
@@ -249,19 +330,38 @@ impl Recovery<'_> {
         (Arc::new(Segment::new(id, path, 0)), length)
     }
 
-    fn attempt(&mut self, shuffle: &Shuffle, state: &mut State, owner: Owner, attempt: Result<values::Attempt, String>) {
+    fn attempt(
+        &mut self,
+        shuffle: &Shuffle,
+        state: &mut State,
+        owner: Owner,
+        attempt: Result<values::Attempt, String>,
+    ) {
         self.attempts += 1;
         let (attempt, broken) = match attempt {
             Ok(attempt) => (attempt, None),
             Err(reason) => {
                 let (synced, bytes, records) = (false, 0, 0);
-                (values::Attempt { synced, bytes, records, runs: vec![], log: None, totals: vec![] }, Some(reason))
+                (
+                    values::Attempt {
+                        synced,
+                        bytes,
+                        records,
+                        runs: vec![],
+                        log: None,
+                        totals: vec![],
+                    },
+                    Some(reason),
+                )
             }
         };
         let totals = Totals::decode(attempt.totals);
         let lost = broken.or_else(|| totals.is_none().then(|| "its totals cannot be read".into()));
-        let runs: Vec<Arc<Run>> =
-            attempt.runs.iter().filter_map(|&id| super::flush::find_run(&state.runs, id).cloned()).collect();
+        let runs: Vec<Arc<Run>> = attempt
+            .runs
+            .iter()
+            .filter_map(|&id| super::flush::find_run(&state.runs, id).cloned())
+            .collect();
         let held = attempt.log.map(|place| self.held(shuffle, owner, place));
         let whole = lost.is_none()
             && runs.len() == attempt.runs.len()
@@ -273,7 +373,11 @@ impl Recovery<'_> {
         }
         let committed = Committed {
             totals: Arc::new(totals.unwrap_or_default()),
-            durability: if attempt.synced { Durability::Fsync } else { Durability::Disk },
+            durability: if attempt.synced {
+                Durability::Fsync
+            } else {
+                Durability::Disk
+            },
             bytes: attempt.bytes,
             records: attempt.records,
             runs: attempt.runs,
@@ -294,21 +398,32 @@ impl Recovery<'_> {
             }
             None => {
                 let path = log_path(self.dir, place.log);
-                (Vec::new(), None, Some(format!("commit log {} cannot be opened", path.display())))
+                (
+                    Vec::new(),
+                    None,
+                    Some(format!("commit log {} cannot be opened", path.display())),
+                )
             }
         };
         if let Some(reason) = &lost {
             let (MapIndex(map), AttemptId(attempt)) = owner;
             tracing::error!(app = %shuffle.app, shuffle = %shuffle.id, map, attempt, %reason, "attempt is lost");
         }
-        Held { batches, log, lost: lost.map_or_else(OnceLock::new, OnceLock::from) }
+        Held {
+            batches,
+            log,
+            lost: lost.map_or_else(OnceLock::new, OnceLock::from),
+        }
     }
 
     fn log(&mut self, id: LogId) -> Option<Arc<LogFile>> {
         let (dir, disk) = (self.dir, self.disk);
         let open = || {
             let path = log_path(dir, id);
-            let file = disk.open(&path).inspect_err(|error| tracing::error!(%error, "commit log")).ok()?;
+            let file = disk
+                .open(&path)
+                .inspect_err(|error| tracing::error!(%error, "commit log"))
+                .ok()?;
             let length = file.metadata().ok()?.len();
             Some(Arc::new(LogFile::new(id, path, file, length)))
         };
@@ -324,7 +439,9 @@ fn remove_unknown(dir: &Path, kept: &HashSet<PathBuf>) -> usize {
             if path.extension().is_some_and(|ours| ours == extension) && !kept.contains(&path) {
                 match fs::remove_file(&path) {
                     Ok(()) => removed += 1,
-                    Err(error) => tracing::warn!(path = %path.display(), %error, "file is not needed and cannot be removed"),
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "file is not needed and cannot be removed")
+                    }
                 }
             }
         }
@@ -342,5 +459,10 @@ fn remove_unknown(dir: &Path, kept: &HashSet<PathBuf>) -> usize {
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
 }

@@ -20,40 +20,63 @@ use crate::index::{Batch as Changes, keys::Key};
 
 /// Deletes a shuffle and leaves its tombstone; answers bytes freed.
 pub(super) fn delete_shuffle(shared: &Shared, app: &AppId, id: ShuffleId) -> Result<u64, Error> {
-    let (freed, dir) = {
+    let (freed, shuffle) = {
         let _gate = shared.gate.lock();
-        let Some(no) = shared.app_no(app) else { return Ok(0) };
+        let Some(no) = shared.app_no(app) else {
+            return Ok(0);
+        };
         let shuffle = {
             let dir = shuffle_dir(&shared.dir, app, id);
             let mut names = shared.names.write();
-            let tombstone = || Arc::new(Shuffle::new(app.clone(), no, id, (0, 0), dir, State::default()));
-            names.shuffles.entry((no, id)).or_insert_with(tombstone).clone()
+            let tombstone = || {
+                Arc::new(Shuffle::new(
+                    app.clone(),
+                    no,
+                    id,
+                    (0, 0),
+                    dir,
+                    State::default(),
+                ))
+            };
+            names
+                .shuffles
+                .entry((no, id))
+                .or_insert_with(tombstone)
+                .clone()
         };
-        let Some(freed) = empty(shared, &shuffle) else { return Ok(0) };
+        let Some(freed) = empty(shared, &shuffle) else {
+            return Ok(0);
+        };
         let mut changes = Changes::default();
         changes.delete_shuffle_data(no, id);
         changes.put(Key::Shuffle(no, id), &shuffle.record(true));
         write(shared, &changes)?;
-        (freed, shuffle.dir.clone())
+        (freed, shuffle)
     };
-    remove_dir(&dir);
+    remove_dir(&shuffle.dir);
+    close_output(shared, &shuffle);
     tracing::info!(volume = %shared.id, %app, shuffle = %id, bytes = freed, "shuffle deleted");
     Ok(freed)
 }
 
 /// Deletes all that an app has, and the app; answers bytes freed.
 pub(super) fn delete_app(shared: &Shared, app: &AppId) -> Result<u64, Error> {
+    let shuffles: Vec<Arc<Shuffle>>;
     let freed = {
         let _gate = shared.gate.lock();
-        let shuffles: Vec<Arc<Shuffle>>;
         let no = {
             let mut names = shared.names.write();
-            let Some(app) = names.apps.remove(app) else { return Ok(0) };
+            let Some(app) = names.apps.remove(app) else {
+                return Ok(0);
+            };
             let gone = names.shuffles.extract_if(|(no, _), _| *no == app.no);
             shuffles = gone.map(|(_, shuffle)| shuffle).collect();
             app.no
         };
-        let freed = shuffles.iter().filter_map(|shuffle| empty(shared, shuffle)).sum();
+        let freed = shuffles
+            .iter()
+            .filter_map(|shuffle| empty(shared, shuffle))
+            .sum();
         let mut changes = Changes::default();
         changes.delete_app(no);
         write(shared, &changes)?;
@@ -61,6 +84,9 @@ pub(super) fn delete_app(shared: &Shared, app: &AppId) -> Result<u64, Error> {
         remove_dir(&app_dir(&shared.dir, app));
         freed
     };
+    shuffles
+        .iter()
+        .for_each(|shuffle| close_output(shared, shuffle));
     tracing::info!(volume = %shared.id, %app, bytes = freed, "app deleted");
     Ok(freed)
 }
@@ -72,7 +98,12 @@ fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<u64> {
         if state.deleted {
             return None;
         }
-        let tombstone = State { deleted: true, recorded: true, version: state.version + 1, ..State::default() };
+        let tombstone = State {
+            deleted: true,
+            recorded: true,
+            version: state.version + 1,
+            ..State::default()
+        };
         let mut old = std::mem::replace(&mut *state, tombstone);
         let open = std::mem::take(&mut old.open);
         (old, open)
@@ -83,7 +114,12 @@ fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<u64> {
     old.held.values().for_each(|held| held.leave_log(shuffle));
     shuffle.memory.store(0, Ordering::Relaxed);
     // In memory, in a commit log, or in both: they are in no segment.
-    let held = old.held.values().flat_map(|held| &held.batches).map(|batch| batch.length()).sum::<u64>();
+    let held = old
+        .held
+        .values()
+        .flat_map(|held| &held.batches)
+        .map(|batch| batch.length())
+        .sum::<u64>();
     let files = shuffle.file_bytes.swap(0, Ordering::Relaxed);
     shared.used.fetch_sub(files, Ordering::Relaxed);
     Stats::add(&shared.stats.deleted_bytes, files + held);
@@ -92,8 +128,22 @@ fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<u64> {
     Some(files + held)
 }
 
+/// Closes the file that the next run would go to, when a run that is just being written is through: a file that is open keeps its
+/// space although it has no name any more. Not under the gate, which is taken inside of the output's lock when a file is made.
+fn close_output(shared: &Shared, shuffle: &Shuffle) {
+    let mut output = shuffle.output.lock();
+    *output = None;
+    // Of that run; from here on none can begin.
+    let late = shuffle.file_bytes.swap(0, Ordering::Relaxed);
+    shared.used.fetch_sub(late, Ordering::Relaxed);
+}
+
 fn write(shared: &Shared, changes: &Changes) -> Result<(), Error> {
-    shared.index.write(changes, false).map_err(Error::Index).inspect_err(|error| shared.note(error))
+    shared
+        .index
+        .write(changes, false)
+        .map_err(Error::Index)
+        .inspect_err(|error| shared.note(error))
 }
 
 fn remove_dir(dir: &Path) {

@@ -156,15 +156,21 @@ impl Run {
     /// Ordinals of the blocks of some partitions.
     pub(super) fn span(&self, partitions: &Range<u32>) -> Range<u32> {
         let bound = |partition: u32| {
-            let at = self.directory.partition_point(|entry| entry.partition < partition);
-            self.directory.get(at).map_or(self.blocks, |entry| entry.first_block)
+            let at = self
+                .directory
+                .partition_point(|entry| entry.partition < partition);
+            self.directory
+                .get(at)
+                .map_or(self.blocks, |entry| entry.first_block)
         };
         bound(partitions.start)..bound(partitions.end)
     }
 
     /// The partition that a block belongs to, as its place in the directory.
     pub(super) fn entry_of(&self, ordinal: u32) -> Option<usize> {
-        self.directory.partition_point(|entry| entry.first_block <= ordinal).checked_sub(1)
+        self.directory
+            .partition_point(|entry| entry.first_block <= ordinal)
+            .checked_sub(1)
     }
 
     /// Counts attempts that were committed at this version of the state.
@@ -182,7 +188,9 @@ impl Run {
     /// Drops its blocks from memory; answers how many bytes that were.
     pub(super) fn evict(&self) -> u64 {
         let cached = self.cache.lock().take();
-        cached.map_or(0, |cached| cached.batches.iter().map(|batch| batch.memory()).sum())
+        cached.map_or(0, |cached| {
+            cached.batches.iter().map(|batch| batch.memory()).sum()
+        })
     }
 
     /// Says why it cannot be read; the first reason stays.
@@ -214,7 +222,9 @@ impl Cached {
         let (batch, first) = self.slots[ordinals.start as usize];
         let batch = &self.batches[batch as usize];
         match batch.data() {
-            Data::Memory(bytes) => bytes.slice(batch.span(first as usize..first as usize + ordinals.len())),
+            Data::Memory(bytes) => {
+                bytes.slice(batch.span(first as usize..first as usize + ordinals.len()))
+            }
             // A run is cached only if memory has all of it.
             Data::Log(..) => Bytes::new(),
         }

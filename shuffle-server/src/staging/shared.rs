@@ -113,7 +113,12 @@ pub(super) struct Opened {
 // === impl Shared ===
 
 impl Shared {
-    pub(super) fn new(opened: Opened, options: Options, components: super::Components, disk: Disk) -> Self {
+    pub(super) fn new(
+        opened: Opened,
+        options: Options,
+        components: super::Components,
+        disk: Disk,
+    ) -> Self {
         Self {
             id: opened.id,
             dir: opened.dir,
@@ -183,7 +188,10 @@ impl Shared {
             Health::Failed(reason) | Health::Full(reason) => reason,
             Health::Ok => "is closing".into(),
         };
-        Error::Unavailable { volume: self.id, reason }
+        Error::Unavailable {
+            volume: self.id,
+            reason,
+        }
     }
 
     /// Draws conclusions from an error of the writer's.
@@ -200,13 +208,20 @@ impl Shared {
     pub(super) fn set_health(&self, new: Health) {
         let mut health = self.health.lock();
         // What has failed stays so: a write that succeeds afterwards does not say that the one before it is there.
-        if *health == new || matches!((&*health, &new), (Health::Failed(_), _) | (Health::Full(_), Health::Full(_))) {
+        if *health == new
+            || matches!(
+                (&*health, &new),
+                (Health::Failed(_), _) | (Health::Full(_), Health::Full(_))
+            )
+        {
             return;
         }
         match &new {
             Health::Ok => tracing::info!(volume = %self.id, "volume has space again"),
             Health::Full(reason) => tracing::warn!(volume = %self.id, %reason, "volume is full"),
-            Health::Failed(reason) => tracing::error!(volume = %self.id, %reason, "volume has failed"),
+            Health::Failed(reason) => {
+                tracing::error!(volume = %self.id, %reason, "volume has failed")
+            }
         }
         self.healthy.store(new == Health::Ok, Ordering::Relaxed);
         *health = new;
@@ -247,7 +262,10 @@ impl Shared {
             let _ = self.awake.wait_for(&mut queue, timeout);
         }
         queue.awake = false;
-        Work { requests: std::mem::take(&mut queue.requests), stop: queue.stop }
+        Work {
+            requests: std::mem::take(&mut queue.requests),
+            stop: queue.stop,
+        }
     }
 
     /// Whatever has been asked since.
@@ -266,7 +284,9 @@ impl Shared {
             self.closed.store(true, Ordering::Release);
             std::mem::take(&mut queue.requests)
         };
-        waiting.into_iter().for_each(|request| request.refuse(self.unavailable()));
+        waiting
+            .into_iter()
+            .for_each(|request| request.refuse(self.unavailable()));
     }
 
     // --- memory ---
@@ -274,7 +294,9 @@ impl Shared {
     /// Drops the oldest flushed blocks from memory; false if there are none.
     pub(super) fn evict_one(&self) -> bool {
         loop {
-            let Some(run) = self.cached.lock().pop_front() else { return false };
+            let Some(run) = self.cached.lock().pop_front() else {
+                return false;
+            };
             let freed = run.upgrade().map_or(0, |run| run.evict());
             if freed > 0 {
                 Stats::add(&self.stats.evicted_bytes, freed);

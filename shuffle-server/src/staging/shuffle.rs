@@ -18,8 +18,8 @@ use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
 use super::{
     AttemptKey, Durability, Error, Receipt,
     batch::{Batch, Owner},
-    flush::Output,
     log::LogFile,
+    run::Output,
     segment::Run,
     totals::Totals,
 };
@@ -166,7 +166,10 @@ impl Shuffle {
     pub(super) fn snapshot(&self) -> Result<Snapshot, Error> {
         let state = self.state.lock();
         if state.deleted {
-            return Err(Error::Lost(format!("app {} shuffle {} is deleted", self.app, self.id)));
+            return Err(Error::Lost(format!(
+                "app {} shuffle {} is deleted",
+                self.app, self.id
+            )));
         }
         Ok(Snapshot {
             version: state.version,
@@ -201,13 +204,23 @@ impl State {
     }
 
     /// Makes an attempt visible (invariant: whole-attempt-or-none), with its runs and what is in no run.
-    pub(super) fn commit(&mut self, shuffle: &Shuffle, owner: Owner, committed: Committed, runs: &[Arc<Run>], held: Option<Held>) {
+    pub(super) fn commit(
+        &mut self,
+        shuffle: &Shuffle,
+        owner: Owner,
+        committed: Committed,
+        runs: &[Arc<Run>],
+        held: Option<Held>,
+    ) {
         self.version += 1;
         runs.iter().for_each(|run| run.settle(self.version));
         Arc::make_mut(&mut self.commits).insert(owner, Arc::new(committed));
         if let Some(held) = held {
             shuffle.memory.fetch_add(held.memory(), Ordering::Relaxed);
-            shuffle.logged.fetch_add((held.log.is_some() && held.lost.get().is_none()).into(), Ordering::Relaxed);
+            shuffle.logged.fetch_add(
+                (held.log.is_some() && held.lost.get().is_none()).into(),
+                Ordering::Relaxed,
+            );
             Arc::make_mut(&mut self.held).insert(owner, Arc::new(held));
         }
         self.open.remove(&owner);
@@ -227,7 +240,12 @@ impl State {
 
 impl Committed {
     pub(super) fn receipt(&self, volume: VolumeId) -> Receipt {
-        Receipt { volume, durability: self.durability, bytes: self.bytes, records: self.records }
+        Receipt {
+            volume,
+            durability: self.durability,
+            bytes: self.bytes,
+            records: self.records,
+        }
     }
 
     /// As the index has it.
@@ -254,7 +272,9 @@ impl Held {
     pub(super) fn leave_log(&self, shuffle: &Shuffle) {
         if let Some((log, _)) = &self.log {
             log.leave();
-            shuffle.logged.fetch_sub(self.lost.get().is_none().into(), Ordering::Relaxed);
+            shuffle
+                .logged
+                .fetch_sub(self.lost.get().is_none().into(), Ordering::Relaxed);
         }
     }
 
@@ -291,7 +311,11 @@ impl OpenAttempt {
 
     /// Forgets what it holds.
     pub(super) fn drop_blocks(&self, state: &mut OpenState) {
-        let bytes = state.batches.iter().map(|batch| batch.memory()).sum::<u64>();
+        let bytes = state
+            .batches
+            .iter()
+            .map(|batch| batch.memory())
+            .sum::<u64>();
         self.shuffle.open_memory.fetch_sub(bytes, Ordering::Relaxed);
         state.batches.clear();
         state.runs.clear();

@@ -7,12 +7,7 @@ mod model;
 mod pressure;
 mod recovery;
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use shuffle_proto::{
@@ -91,15 +86,30 @@ pub(super) fn app() -> AppId {
 }
 
 pub(super) fn record(app: &AppId) -> AppRecord {
-    AppRecord { app: app.clone(), token_hash: [7; 32], lease: Duration::from_secs(600) }
+    AppRecord {
+        app: app.clone(),
+        token_hash: [7; 32],
+        lease: Duration::from_secs(600),
+    }
 }
 
 pub(super) fn key(shuffle: u32, map_index: u32, attempt: u64) -> AttemptKey {
-    AttemptKey { app: app(), shuffle: ShuffleId(shuffle), map_index: MapIndex(map_index), attempt: AttemptId(attempt) }
+    AttemptKey {
+        app: app(),
+        shuffle: ShuffleId(shuffle),
+        map_index: MapIndex(map_index),
+        attempt: AttemptId(attempt),
+    }
 }
 
 /// A valid header for a body.
-pub(super) fn header(partition: u32, map_index: u32, attempt: u64, seq: u32, body: &[u8]) -> BlockHeader {
+pub(super) fn header(
+    partition: u32,
+    map_index: u32,
+    attempt: u64,
+    seq: u32,
+    body: &[u8],
+) -> BlockHeader {
     let mut header = BlockHeader {
         partition: PartitionId(partition),
         map_index: MapIndex(map_index),
@@ -118,11 +128,20 @@ pub(super) fn header(partition: u32, map_index: u32, attempt: u64, seq: u32, bod
 }
 
 /// What a block holds: different for every block, and known from its header.
-pub(super) fn body(partition: u32, map_index: u32, attempt: u64, seq: u32, length: usize) -> Vec<u8> {
-    let mut state = u64::from(partition) << 40 ^ u64::from(map_index) << 20 ^ attempt << 8 ^ u64::from(seq) | 1;
+pub(super) fn body(
+    partition: u32,
+    map_index: u32,
+    attempt: u64,
+    seq: u32,
+    length: usize,
+) -> Vec<u8> {
+    let mut state =
+        u64::from(partition) << 40 ^ u64::from(map_index) << 20 ^ attempt << 8 ^ u64::from(seq) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         bytes.extend((state >> 8).to_le_bytes());
     }
     bytes.truncate(length);
@@ -146,14 +165,17 @@ pub(super) async fn staged(budget: &Budget, bodies: &[Vec<u8>]) -> Bytes {
 }
 
 /// Appends a shape to an attempt; answers its totals.
-pub(super) async fn push(budget: &Budget, writer: &mut AttemptWriter, shape: &Shape) -> Result<Vec<PartitionTotal>, Error> {
+pub(super) async fn push(
+    budget: &Budget,
+    writer: &mut AttemptWriter,
+    shape: &Shape,
+) -> Result<Vec<PartitionTotal>, Error> {
     let key = writer.key().clone();
     let (map_index, attempt) = (key.map_index.0, key.attempt.0);
     let mut totals = BTreeMap::<u32, PartitionTotal>::new();
     for batch in shape {
-        let mut seq = writer.next_seq();
         let (mut headers, mut bodies) = (Vec::new(), Vec::new());
-        for &(partition, length) in batch {
+        for (seq, &(partition, length)) in (writer.next_seq()..).zip(batch) {
             let body = body(partition, map_index, attempt, seq, length);
             let header = header(partition, map_index, attempt, seq, &body);
             let total = totals.entry(partition).or_insert(PartitionTotal {
@@ -167,7 +189,6 @@ pub(super) async fn push(budget: &Budget, writer: &mut AttemptWriter, shape: &Sh
             total.records += u64::from(header.records);
             headers.push(header);
             bodies.push(body);
-            seq += 1;
         }
         let data = staged(budget, &bodies).await;
         writer.append(headers, data)?;
@@ -176,16 +197,27 @@ pub(super) async fn push(budget: &Budget, writer: &mut AttemptWriter, shape: &Sh
 }
 
 pub(super) fn begin(volume: &Volume, key: AttemptKey) -> AttemptWriter {
-    match volume.open_attempt(key, MAPS, PARTITIONS).expect("open attempt") {
+    match volume
+        .open_attempt(key, MAPS, PARTITIONS)
+        .expect("open attempt")
+    {
         Opened::New(writer) => writer,
         Opened::Committed(receipt) => panic!("committed already: {receipt:?}"),
     }
 }
 
 /// Pushes and commits an attempt.
-pub(super) async fn write(bench: &Bench, volume: &Volume, key: AttemptKey, shape: &Shape, durability: Durability) -> Receipt {
+pub(super) async fn write(
+    bench: &Bench,
+    volume: &Volume,
+    key: AttemptKey,
+    shape: &Shape,
+    durability: Durability,
+) -> Receipt {
     let mut writer = begin(volume, key);
-    let totals = push(&bench.budget, &mut writer, shape).await.expect("append");
+    let totals = push(&bench.budget, &mut writer, shape)
+        .await
+        .expect("append");
     writer.commit(totals, durability).await.expect("commit")
 }
 
@@ -211,7 +243,11 @@ pub(super) async fn drain(mut fetch: Fetch) -> Result<Fetched, Error> {
     Ok(fetched)
 }
 
-pub(super) fn take(part: &FetchPart, fetched: &mut Fetched, last: &mut BTreeMap<(u32, u32, u64), u32>) {
+pub(super) fn take(
+    part: &FetchPart,
+    fetched: &mut Fetched,
+    last: &mut BTreeMap<(u32, u32, u64), u32>,
+) {
     assert!(!part.blocks.is_empty(), "a part without blocks");
     let bytes: Vec<u8> = part.data.concat();
     let mut rest = &bytes[..];
@@ -223,9 +259,17 @@ pub(super) fn take(part: &FetchPart, fetched: &mut Fetched, last: &mut BTreeMap<
         assert!(block.verify([body]), "checksum of {block:?}");
         let of = (block.partition.0, block.map_index.0, block.attempt.0);
         if let Some(before) = last.insert(of, block.seq) {
-            assert!(before < block.seq, "{of:?}: block {} after {before}", block.seq);
+            assert!(
+                before < block.seq,
+                "{of:?}: block {} after {before}",
+                block.seq
+            );
         }
-        if fetched.blocks.insert((of.0, of.1, of.2, block.seq), body.to_vec()).is_some() {
+        if fetched
+            .blocks
+            .insert((of.0, of.1, of.2, block.seq), body.to_vec())
+            .is_some()
+        {
             fetched.repeated += 1;
         }
     }
@@ -251,16 +295,31 @@ pub(super) fn expected(
     let wanted = blocks.filter(|((partition, _), _)| partitions.contains(partition));
     wanted
         .map(|(&(partition, length), seq)| {
-            ((partition, map_index, attempt, seq), body(partition, map_index, attempt, seq, length))
+            (
+                (partition, map_index, attempt, seq),
+                body(partition, map_index, attempt, seq, length),
+            )
         })
         .collect()
 }
 
 /// Compares what came with what should have, and names just what differs.
 pub(super) fn assert_same(came: &Blocks, expected: &Blocks) {
-    let missing: Vec<_> = expected.keys().filter(|block| !came.contains_key(block)).take(5).collect();
-    let unknown: Vec<_> = came.keys().filter(|block| !expected.contains_key(block)).take(5).collect();
-    let differ: Vec<_> = came.iter().filter(|(block, body)| expected.get(block).is_some_and(|e| e != *body)).take(5).collect();
+    let missing: Vec<_> = expected
+        .keys()
+        .filter(|block| !came.contains_key(block))
+        .take(5)
+        .collect();
+    let unknown: Vec<_> = came
+        .keys()
+        .filter(|block| !expected.contains_key(block))
+        .take(5)
+        .collect();
+    let differ: Vec<_> = came
+        .iter()
+        .filter(|(block, body)| expected.get(block).is_some_and(|e| e != *body))
+        .take(5)
+        .collect();
     assert!(
         missing.is_empty() && unknown.is_empty() && differ.is_empty(),
         "of {} blocks came {}; missing {missing:?} unknown {unknown:?} differ {:?}",
@@ -272,7 +331,9 @@ pub(super) fn assert_same(came: &Blocks, expected: &Blocks) {
 
 /// Reads a whole shuffle and compares it with the attempts that should be there.
 pub(super) async fn assert_holds(volume: &Volume, shuffle: u32, attempts: &[(u32, u64, Shape)]) {
-    let fetched = read(volume, shuffle, 0..PARTITIONS, 0..u32::MAX).await.expect("fetch");
+    let fetched = read(volume, shuffle, 0..PARTITIONS, 0..u32::MAX)
+        .await
+        .expect("fetch");
     let mut blocks = BTreeMap::new();
     for (map_index, attempt, shape) in attempts {
         blocks.append(&mut expected(*map_index, *attempt, shape, 0..PARTITIONS));
@@ -280,13 +341,25 @@ pub(super) async fn assert_holds(volume: &Volume, shuffle: u32, attempts: &[(u32
     assert_same(&fetched.blocks, &blocks);
     assert_eq!(fetched.repeated, 0);
     assert_eq!(fetched.summary.lost, []);
-    let mut sorted: Vec<_> = attempts.iter().map(|(map_index, attempt, _)| (*map_index, *attempt)).collect();
+    let mut sorted: Vec<_> = attempts
+        .iter()
+        .map(|(map_index, attempt, _)| (*map_index, *attempt))
+        .collect();
     sorted.sort_unstable();
-    let covered: Vec<_> = fetched.summary.covered.iter().map(|totals| (totals.map_index.0, totals.attempt.0)).collect();
+    let covered: Vec<_> = fetched
+        .summary
+        .covered
+        .iter()
+        .map(|totals| (totals.map_index.0, totals.attempt.0))
+        .collect();
     assert_eq!(covered, sorted);
     for totals in &fetched.summary.covered {
-        let of = blocks.iter().filter(|((_, map, attempt, _), _)| (*map, *attempt) == (totals.map_index.0, totals.attempt.0));
-        let (count, bytes) = of.fold((0, 0), |(count, bytes), (_, body)| (count + 1, bytes + body.len() as u64));
+        let of = blocks.iter().filter(|((_, map, attempt, _), _)| {
+            (*map, *attempt) == (totals.map_index.0, totals.attempt.0)
+        });
+        let (count, bytes) = of.fold((0, 0), |(count, bytes), (_, body)| {
+            (count + 1, bytes + body.len() as u64)
+        });
         assert_eq!((totals.blocks, totals.bytes), (count, bytes), "{totals:?}");
     }
 }

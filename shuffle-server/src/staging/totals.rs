@@ -62,7 +62,10 @@ impl Totals {
         let mut base = 0;
         for (position, total) in totals.iter().enumerate() {
             if position % MARK_EVERY == 0 {
-                marks.push(Mark { base, offset: encoded.len() as u32 });
+                marks.push(Mark {
+                    base,
+                    offset: encoded.len() as u32,
+                });
             }
             put_varint(&mut encoded, u64::from(total.partition.0 - base));
             put_varint(&mut encoded, u64::from(total.blocks));
@@ -70,13 +73,19 @@ impl Totals {
             put_varint(&mut encoded, total.records);
             base = total.partition.0 + 1;
         }
-        Self { encoded: encoded.into(), marks: marks.into() }
+        Self {
+            encoded: encoded.into(),
+            marks: marks.into(),
+        }
     }
 
     /// Reads stored ones; `None` if they are none.
     pub(super) fn decode(encoded: Vec<u8>) -> Option<Self> {
         let mut marks = Vec::new();
-        let mut entries = Entries { reader: Reader(&encoded), base: 0 };
+        let mut entries = Entries {
+            reader: Reader(&encoded),
+            base: 0,
+        };
         let mut count = 0usize;
         loop {
             if entries.reader.0.is_empty() {
@@ -84,12 +93,18 @@ impl Totals {
             }
             if count.is_multiple_of(MARK_EVERY) {
                 let offset = u32::try_from(encoded.len() - entries.reader.0.len()).ok()?;
-                marks.push(Mark { base: entries.base, offset });
+                marks.push(Mark {
+                    base: entries.base,
+                    offset,
+                });
             }
             entries.next()?;
             count += 1;
         }
-        Some(Self { marks: marks.into(), encoded: encoded.into() })
+        Some(Self {
+            marks: marks.into(),
+            encoded: encoded.into(),
+        })
     }
 
     pub(super) fn encoded(&self) -> &[u8] {
@@ -97,16 +112,29 @@ impl Totals {
     }
 
     /// Ascending by partition, from the first that is not below `start`.
-    fn from_partition(&self, start: u32) -> impl Iterator<Item = PartitionTotal> {
-        let mark = self.marks.partition_point(|mark| mark.base <= start).checked_sub(1).map(|at| self.marks[at]);
-        let (base, offset) = mark.map_or((0, self.encoded.len()), |mark| (mark.base, mark.offset as usize));
-        Entries { reader: Reader(&self.encoded[offset..]), base }.skip_while(move |total| total.partition.0 < start)
+    fn entries_from(&self, start: u32) -> impl Iterator<Item = PartitionTotal> {
+        let mark = self
+            .marks
+            .partition_point(|mark| mark.base <= start)
+            .checked_sub(1)
+            .map(|at| self.marks[at]);
+        let (base, offset) = mark.map_or((0, self.encoded.len()), |mark| {
+            (mark.base, mark.offset as usize)
+        });
+        Entries {
+            reader: Reader(&self.encoded[offset..]),
+            base,
+        }
+        .skip_while(move |total| total.partition.0 < start)
     }
 
     /// Over the partitions of a range.
     pub(super) fn sum(&self, partitions: &Range<u32>) -> Sum {
         let mut sum = Sum::default();
-        for total in self.from_partition(partitions.start).take_while(|total| total.partition.0 < partitions.end) {
+        for total in self
+            .entries_from(partitions.start)
+            .take_while(|total| total.partition.0 < partitions.end)
+        {
             sum.blocks += u64::from(total.blocks);
             sum.bytes += total.bytes;
             sum.records += total.records;
@@ -116,7 +144,7 @@ impl Totals {
 
     /// Where these differ from `others`, in words; `None` if they do not.
     pub(super) fn difference(&self, others: &[PartitionTotal]) -> Option<String> {
-        difference(self.from_partition(0), others.iter().copied())
+        difference(self.entries_from(0), others.iter().copied())
     }
 }
 
@@ -126,18 +154,33 @@ fn difference(
     sent: impl IntoIterator<Item = PartitionTotal>,
 ) -> Option<String> {
     let (mut held, mut sent) = (held.into_iter(), sent.into_iter());
-    let words = |total: PartitionTotal| format!("{} blocks, {} bytes, {} records", total.blocks, total.bytes, total.records);
+    let words = |total: PartitionTotal| {
+        format!(
+            "{} blocks, {} bytes, {} records",
+            total.blocks, total.bytes, total.records
+        )
+    };
     loop {
         let (ours, theirs) = (held.next(), sent.next());
         if ours == theirs {
             ours?;
             continue;
         }
-        let partition = ours.iter().chain(&theirs).map(|total| total.partition).min()?;
+        let partition = ours
+            .iter()
+            .chain(&theirs)
+            .map(|total| total.partition)
+            .min()?;
         let of = |total: Option<PartitionTotal>| {
-            total.filter(|total| total.partition == partition).map_or_else(|| "nothing".to_owned(), words)
+            total
+                .filter(|total| total.partition == partition)
+                .map_or_else(|| "nothing".to_owned(), words)
         };
-        return Some(format!("partition {partition}: the commit says {}, the server holds {}", of(theirs), of(ours)));
+        return Some(format!(
+            "partition {partition}: the commit says {}, the server holds {}",
+            of(theirs),
+            of(ours)
+        ));
     }
 }
 
@@ -151,11 +194,17 @@ impl Iterator for Entries<'_> {
     type Item = PartitionTotal;
 
     fn next(&mut self) -> Option<PartitionTotal> {
-        let partition = u32::try_from(u64::from(self.base).checked_add(self.reader.varint()?)?).ok()?;
+        let partition =
+            u32::try_from(u64::from(self.base).checked_add(self.reader.varint()?)?).ok()?;
         let blocks = u32::try_from(self.reader.varint()?).ok()?;
         let (bytes, records) = (self.reader.varint()?, self.reader.varint()?);
         self.base = partition.checked_add(1)?;
-        Some(PartitionTotal { partition: PartitionId(partition), blocks, bytes, records })
+        Some(PartitionTotal {
+            partition: PartitionId(partition),
+            blocks,
+            bytes,
+            records,
+        })
     }
 }
 
@@ -173,7 +222,12 @@ impl Accumulator {
                     last.bytes += bytes;
                     last.records += records;
                 }
-                _ => self.pending.push(PartitionTotal { partition: header.partition, blocks: 1, bytes, records }),
+                _ => self.pending.push(PartitionTotal {
+                    partition: header.partition,
+                    blocks: 1,
+                    bytes,
+                    records,
+                }),
             }
         }
         // Folding when the pending are as many as the folded costs a constant number of moves per entry over all batches.
@@ -209,7 +263,11 @@ impl Accumulator {
 
 /// Where what `held` counted differs from what a commit says, in words.
 pub(super) fn compare(held: &[PartitionTotal], sent: &[PartitionTotal]) -> Option<String> {
-    if held == sent { None } else { difference(held.iter().copied(), sent.iter().copied()) }
+    if held == sent {
+        None
+    } else {
+        difference(held.iter().copied(), sent.iter().copied())
+    }
 }
 
 #[cfg(test)]
@@ -221,7 +279,12 @@ mod tests {
     use super::*;
 
     fn total(partition: u32, blocks: u32) -> PartitionTotal {
-        PartitionTotal { partition: PartitionId(partition), blocks, bytes: u64::from(blocks) * 100, records: 7 }
+        PartitionTotal {
+            partition: PartitionId(partition),
+            blocks,
+            bytes: u64::from(blocks) * 100,
+            records: 7,
+        }
     }
 
     #[test]
@@ -229,31 +292,41 @@ mod tests {
         let held = [total(1, 2), total(3, 4)];
         assert_eq!(compare(&held, &held), None);
         let text = compare(&held, &[total(1, 2), total(2, 1), total(3, 4)]).expect("differs");
-        assert_eq!(text, "partition 2: the commit says 1 blocks, 100 bytes, 7 records, the server holds nothing");
+        assert_eq!(
+            text,
+            "partition 2: the commit says 1 blocks, 100 bytes, 7 records, the server holds nothing"
+        );
         let text = compare(&held, &held[..1]).expect("differs");
-        assert_eq!(text, "partition 3: the commit says nothing, the server holds 4 blocks, 400 bytes, 7 records");
+        assert_eq!(
+            text,
+            "partition 3: the commit says nothing, the server holds 4 blocks, 400 bytes, 7 records"
+        );
         let text = compare(&held, &[total(1, 2), total(3, 5)]).expect("differs");
-        assert!(text.starts_with("partition 3: the commit says 5 blocks"), "{text}");
+        assert!(
+            text.starts_with("partition 3: the commit says 5 blocks"),
+            "{text}"
+        );
         assert_eq!(compare(&[], &[]), None);
     }
 
     fn totals() -> impl Strategy<Value = Vec<PartitionTotal>> {
-        prop::collection::btree_map(0u32..3000, (1u32..1000, any::<u32>(), any::<u32>()), 0..400).prop_map(|map| {
-            let entry = |(partition, (blocks, bytes, records))| PartitionTotal {
-                partition: PartitionId(partition),
-                blocks,
-                bytes: u64::from(bytes) << 8,
-                records: u64::from(records),
-            };
-            map.into_iter().map(entry).collect()
-        })
+        prop::collection::btree_map(0u32..3000, (1u32..1000, any::<u32>(), any::<u32>()), 0..400)
+            .prop_map(|map| {
+                let entry = |(partition, (blocks, bytes, records))| PartitionTotal {
+                    partition: PartitionId(partition),
+                    blocks,
+                    bytes: u64::from(bytes) << 8,
+                    records: u64::from(records),
+                };
+                map.into_iter().map(entry).collect()
+            })
     }
 
     proptest! {
         #[test]
         fn packed_totals_are_what_was_packed(totals in totals(), start in 0u32..3100, length in 0u32..500) {
             let packed = Totals::new(&totals);
-            prop_assert_eq!(packed.from_partition(0).collect::<Vec<_>>(), totals.clone());
+            prop_assert_eq!(packed.entries_from(0).collect::<Vec<_>>(), totals.clone());
             prop_assert_eq!(Totals::decode(packed.encoded().to_vec()), Some(packed.clone()));
             prop_assert_eq!(packed.difference(&totals), None);
             let range = start..start + length;

@@ -27,8 +27,8 @@ use shuffle_proto::{
 use tokio::sync::oneshot;
 
 use super::{
-    AppRecord, AttemptKey, AttemptWriter, Components, Cursor, Durability, Error, Fetch, Health, Opened, Options, Receipt,
-    StatsSnapshot, Usage,
+    AppRecord, AttemptKey, AttemptWriter, Components, Cursor, Durability, Error, Fetch, Health,
+    Opened, Options, Receipt, StatsSnapshot, Usage,
     disk::Disk,
     fetch::Position,
     log::Logs,
@@ -84,13 +84,20 @@ impl Volume {
             }
         });
         let logs = Logs::recovered(found.logs);
-        let writer = std::thread::Builder::new().name("forebay-writer".into()).spawn({
-            let shared = shared.clone();
-            move || writer::run(&shared, logs)
-        });
-        let writer = writer.map_err(|source| Error::io("start the writer thread of", dir, source))?;
+        let writer = std::thread::Builder::new()
+            .name("forebay-writer".into())
+            .spawn({
+                let shared = shared.clone();
+                move || writer::run(&shared, logs)
+            });
+        let writer =
+            writer.map_err(|source| Error::io("start the writer thread of", dir, source))?;
         shared.wake();
-        Ok(Self(Arc::new(Handle { shared, writer: Mutex::new(Some(writer)), free: Mutex::new(None) })))
+        Ok(Self(Arc::new(Handle {
+            shared,
+            writer: Mutex::new(Some(writer)),
+            free: Mutex::new(None),
+        })))
     }
 
     /// Its identity.
@@ -135,7 +142,14 @@ impl Volume {
 
     /// Apps that it knows; after opening, those that were recovered.
     pub fn apps(&self) -> Vec<AppRecord> {
-        self.0.shared.names.read().apps.values().map(|app| app.record.clone()).collect()
+        self.0
+            .shared
+            .names
+            .read()
+            .apps
+            .values()
+            .map(|app| app.record.clone())
+            .collect()
     }
 
     /// Remembers an app, or its new lease. Must come before the app's first attempt. Blocking (a write to the index).
@@ -150,13 +164,27 @@ impl Volume {
                 None => AppNo(names.next_app),
             }
         };
-        let record = values::App { id: app.app.clone(), token_hash: app.token_hash, lease: app.lease };
+        let record = values::App {
+            id: app.app.clone(),
+            token_hash: app.token_hash,
+            lease: app.lease,
+        };
         let mut changes = Changes::default();
         changes.put(Key::App(no), &values::Record::App(record));
-        shared.index.write(&changes, false).map_err(Error::Index).inspect_err(|error| shared.note(error))?;
+        shared
+            .index
+            .write(&changes, false)
+            .map_err(Error::Index)
+            .inspect_err(|error| shared.note(error))?;
         let mut names = shared.names.write();
         names.next_app = names.next_app.max(no.0 + 1);
-        names.apps.insert(app.app.clone(), App { no, record: app.clone() });
+        names.apps.insert(
+            app.app.clone(),
+            App {
+                no,
+                record: app.clone(),
+            },
+        );
         Ok(())
     }
 
@@ -173,10 +201,17 @@ impl Volume {
     /// Begins an attempt, taking over from an older stream of the same one. Does not block.
     ///
     /// `Busy` while the older stream's commit is being written: a moment later it is committed, or failed.
-    pub fn open_attempt(&self, key: AttemptKey, num_maps: u32, num_partitions: u32) -> Result<Opened, Error> {
+    pub fn open_attempt(
+        &self,
+        key: AttemptKey,
+        num_maps: u32,
+        num_partitions: u32,
+    ) -> Result<Opened, Error> {
         let shared = &self.0.shared;
         if key.map_index.0 >= num_maps {
-            return Err(Error::Invalid(format!("open.map_index of {key}: send an index below {num_maps}")));
+            return Err(Error::Invalid(format!(
+                "open.map_index of {key}: send an index below {num_maps}"
+            )));
         }
         let shuffle = self.shuffle(&key, num_maps, num_partitions)?;
         let owner = (key.map_index, key.attempt);
@@ -193,15 +228,29 @@ impl Volume {
         {
             return Err(Error::Busy(format!("the commit of {key} is being written")));
         }
-        let attempt = Arc::new(OpenAttempt { key, shuffle: shuffle.clone(), state: Mutex::default() });
+        let attempt = Arc::new(OpenAttempt {
+            key,
+            shuffle: shuffle.clone(),
+            state: Mutex::default(),
+        });
         state.open.insert(owner, attempt.clone());
         Ok(Opened::New(AttemptWriter::new(shared.clone(), attempt)))
     }
 
     /// The shuffle of an attempt, made if it is new.
-    fn shuffle(&self, key: &AttemptKey, num_maps: u32, num_partitions: u32) -> Result<Arc<Shuffle>, Error> {
+    fn shuffle(
+        &self,
+        key: &AttemptKey,
+        num_maps: u32,
+        num_partitions: u32,
+    ) -> Result<Arc<Shuffle>, Error> {
         let shared = &self.0.shared;
-        let unknown = || Error::Fenced(format!("app {} is not known to volume {}: its data are deleted", key.app, shared.id));
+        let unknown = || {
+            Error::Fenced(format!(
+                "app {} is not known to volume {}: its data are deleted",
+                key.app, shared.id
+            ))
+        };
         let shuffle = match shared.shuffle(&key.app, key.shuffle) {
             Some(shuffle) => shuffle,
             None => {
@@ -210,9 +259,20 @@ impl Volume {
                 let make = || {
                     let dir = remove::shuffle_dir(&shared.dir, &key.app, key.shuffle);
                     let tasks = (num_maps, num_partitions);
-                    Arc::new(Shuffle::new(key.app.clone(), no, key.shuffle, tasks, dir, State::default()))
+                    Arc::new(Shuffle::new(
+                        key.app.clone(),
+                        no,
+                        key.shuffle,
+                        tasks,
+                        dir,
+                        State::default(),
+                    ))
                 };
-                names.shuffles.entry((no, key.shuffle)).or_insert_with(make).clone()
+                names
+                    .shuffles
+                    .entry((no, key.shuffle))
+                    .or_insert_with(make)
+                    .clone()
             }
         };
         let known = (shuffle.num_maps, shuffle.num_partitions);
@@ -229,18 +289,34 @@ impl Volume {
     pub fn committed(&self, key: &AttemptKey) -> Option<Receipt> {
         let shuffle = self.0.shared.shuffle(&key.app, key.shuffle)?;
         let state = shuffle.state.lock();
-        state.commits.get(&(key.map_index, key.attempt)).map(|committed| committed.receipt(self.id()))
+        state
+            .commits
+            .get(&(key.map_index, key.attempt))
+            .map(|committed| committed.receipt(self.id()))
     }
 
     /// Answers the commit of an attempt that is committed already: compares totals, raises the level if a higher one is asked for.
-    pub async fn confirm(&self, key: &AttemptKey, totals: &[PartitionTotal], durability: Durability) -> Result<Receipt, Error> {
+    pub async fn confirm(
+        &self,
+        key: &AttemptKey,
+        totals: &[PartitionTotal],
+        durability: Durability,
+    ) -> Result<Receipt, Error> {
         let shared = &self.0.shared;
         let lost = || Error::Lost(format!("{key} is not committed on volume {}", shared.id));
         let shuffle = shared.shuffle(&key.app, key.shuffle).ok_or_else(lost)?;
         let owner = (key.map_index, key.attempt);
-        let committed = shuffle.state.lock().commits.get(&owner).cloned().ok_or_else(lost)?;
+        let committed = shuffle
+            .state
+            .lock()
+            .commits
+            .get(&owner)
+            .cloned()
+            .ok_or_else(lost)?;
         if let Some(difference) = committed.totals.difference(totals) {
-            return Err(Error::Invalid(format!("commit.totals of {key}, which is committed already: {difference}")));
+            return Err(Error::Invalid(format!(
+                "commit.totals of {key}, which is committed already: {difference}"
+            )));
         }
         if committed.durability >= durability {
             return Ok(committed.receipt(shared.id));
@@ -248,7 +324,12 @@ impl Volume {
         shared.check_health()?;
         let (reply, receiver) = oneshot::channel();
         let task = Task::Raise { shuffle, owner };
-        shared.ask(Request { task, durability, asked: shared.clock.now(), reply });
+        shared.ask(Request {
+            task,
+            durability,
+            asked: shared.clock.now(),
+            reply,
+        });
         receiver.await.unwrap_or_else(|_| Err(shared.unavailable()))
     }
 
@@ -262,10 +343,18 @@ impl Volume {
         cursor: Option<Cursor>,
     ) -> Result<Fetch, Error> {
         let shared = &self.0.shared;
-        let lost = || Error::Lost(format!("app {app} shuffle {shuffle} is not on volume {}", shared.id));
+        let lost = || {
+            Error::Lost(format!(
+                "app {app} shuffle {shuffle} is not on volume {}",
+                shared.id
+            ))
+        };
         let shuffle = shared.shuffle(app, shuffle).ok_or_else(lost)?;
         if shuffle.state.lock().deleted {
-            return Err(Error::Lost(format!("app {app} shuffle {} is deleted", shuffle.id)));
+            return Err(Error::Lost(format!(
+                "app {app} shuffle {} is deleted",
+                shuffle.id
+            )));
         }
         if partitions.start > partitions.end || partitions.end > shuffle.num_partitions {
             return Err(Error::Invalid(format!(
@@ -280,9 +369,15 @@ impl Volume {
     /// What an app holds, or one of its shuffles.
     pub fn usage(&self, app: &AppId, shuffle: Option<ShuffleId>) -> Usage {
         let shared = &self.0.shared;
-        let Some(no) = shared.app_no(app) else { return Usage::default() };
+        let Some(no) = shared.app_no(app) else {
+            return Usage::default();
+        };
         let mut usage = Usage::default();
-        for of_app in shared.shuffles().iter().filter(|of_app| of_app.app_no == no) {
+        for of_app in shared
+            .shuffles()
+            .iter()
+            .filter(|of_app| of_app.app_no == no)
+        {
             if shuffle.is_some_and(|id| id != of_app.id) {
                 continue;
             }
@@ -329,22 +424,36 @@ impl Drop for Handle {
 
 /// Makes sure that no other process uses the directory while the file is open.
 fn lock(dir: &Path) -> Result<File, Error> {
-    let refuse = |reason: String| Error::Directory { path: dir.into(), reason };
+    let refuse = |reason: String| Error::Directory {
+        path: dir.into(),
+        reason,
+    };
     fs::create_dir_all(dir).map_err(|error| refuse(format!("cannot be made: {error}")))?;
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"));
-    let file = file.map_err(|error| refuse(format!("cannot be written: {error}; give one that this user may write to")))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join("LOCK"));
+    let file = file.map_err(|error| {
+        refuse(format!(
+            "cannot be written: {error}; give one that this user may write to"
+        ))
+    })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
-            Err(refuse("is in use by another process: end that one, or give another directory".into()))
-        }
+        Err(error) if error == rustix::io::Errno::WOULDBLOCK => Err(refuse(
+            "is in use by another process: end that one, or give another directory".into(),
+        )),
         Err(error) => Err(refuse(format!("cannot be locked: {error}"))),
     }
 }
 
 /// The volume's id, and whether it was made just now.
 fn identity(dir: &Path) -> Result<(VolumeId, bool), Error> {
-    let refuse = |reason: String| Error::Directory { path: dir.into(), reason };
+    let refuse = |reason: String| Error::Directory {
+        path: dir.into(),
+        reason,
+    };
     let path = dir.join("volume");
     match fs::read_to_string(&path) {
         Ok(text) => {
@@ -358,11 +467,14 @@ fn identity(dir: &Path) -> Result<(VolumeId, bool), Error> {
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let listing = fs::read_dir(dir).map_err(|error| refuse(format!("cannot be listed: {error}")))?;
+            let listing =
+                fs::read_dir(dir).map_err(|error| refuse(format!("cannot be listed: {error}")))?;
             for entry in listing.flatten() {
                 let name = entry.file_name();
                 if name != "LOCK" && name != "volume.new" && name != "lost+found" {
-                    return Err(refuse(format!("is not a volume and holds {name:?}: give an empty directory")));
+                    return Err(refuse(format!(
+                        "is not a volume and holds {name:?}: give an empty directory"
+                    )));
                 }
             }
             let id = VolumeId::random();

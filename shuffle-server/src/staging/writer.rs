@@ -40,7 +40,10 @@ pub(super) struct Request {
 /// What to do.
 pub(super) enum Task {
     /// Commit an attempt, which is sealed.
-    Commit { attempt: Arc<OpenAttempt>, committed: Committed },
+    Commit {
+        attempt: Arc<OpenAttempt>,
+        committed: Committed,
+    },
     /// Bring a committed attempt to a higher level.
     Raise { shuffle: Arc<Shuffle>, owner: Owner },
 }
@@ -65,7 +68,12 @@ impl Request {
 
 /// Runs until it is stopped.
 pub(super) fn run(shared: &Shared, logs: Logs) {
-    let mut writer = Writer { shared, logs, retry_at: None, probed: None };
+    let mut writer = Writer {
+        shared,
+        logs,
+        retry_at: None,
+        probed: None,
+    };
     if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
         // The panic hook has said where. Whoever waits gets an error, because the replies are dropped.
         shared.set_health(Health::Failed("its writer has panicked".into()));
@@ -85,9 +93,15 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn run(&mut self) {
         loop {
-            let work = self.shared.wait(if self.something_may_fall_due() { TICK } else { IDLE });
+            let work = self.shared.wait(if self.something_may_fall_due() {
+                TICK
+            } else {
+                IDLE
+            });
             if work.stop == Some(Stop::Now) {
-                work.requests.into_iter().for_each(|request| request.refuse(self.shared.unavailable()));
+                work.requests
+                    .into_iter()
+                    .for_each(|request| request.refuse(self.shared.unavailable()));
                 return;
             }
             if !work.requests.is_empty() {
@@ -106,7 +120,11 @@ impl Writer<'_> {
     fn something_may_fall_due(&self) -> bool {
         self.shared.health() != Health::Ok
             || self.retry_at.is_some()
-            || self.shared.shuffles().iter().any(|shuffle| shuffle.logged.load(Ordering::Relaxed) > 0)
+            || self
+                .shared
+                .shuffles()
+                .iter()
+                .any(|shuffle| shuffle.logged.load(Ordering::Relaxed) > 0)
     }
 
     /// Commits that have come in meanwhile are not to wait for all of a long job.
@@ -130,7 +148,9 @@ impl Writer<'_> {
             if self.shared.evict_one() {
                 continue;
             }
-            let Some((shuffle, uncommitted)) = self.largest() else { return };
+            let Some((shuffle, uncommitted)) = self.largest() else {
+                return;
+            };
             if !self.flush(&shuffle, uncommitted, Cause::Pressure) {
                 return;
             }
@@ -144,10 +164,17 @@ impl Writer<'_> {
         let shuffles = self.shared.shuffles();
         let most = |bytes: fn(&Shuffle) -> u64| {
             let sized = shuffles.iter().map(|shuffle| (bytes(shuffle), shuffle));
-            sized.filter(|(bytes, _)| *bytes > 0).max_by_key(|(bytes, _)| *bytes).map(|(_, shuffle)| shuffle.clone())
+            sized
+                .filter(|(bytes, _)| *bytes > 0)
+                .max_by_key(|(bytes, _)| *bytes)
+                .map(|(_, shuffle)| shuffle.clone())
         };
-        let committed = most(|shuffle| shuffle.memory.load(Ordering::Relaxed)).map(|shuffle| (shuffle, false));
-        committed.or_else(|| most(|shuffle| shuffle.open_memory.load(Ordering::Relaxed)).map(|shuffle| (shuffle, true)))
+        let committed =
+            most(|shuffle| shuffle.memory.load(Ordering::Relaxed)).map(|shuffle| (shuffle, false));
+        committed.or_else(|| {
+            most(|shuffle| shuffle.open_memory.load(Ordering::Relaxed))
+                .map(|shuffle| (shuffle, true))
+        })
     }
 
     /// Flushes once; false if that freed nothing.
@@ -166,7 +193,9 @@ impl Writer<'_> {
     }
 
     fn may_flush(&mut self) -> bool {
-        if self.retry_at.is_some_and(|at| self.shared.clock.now() < at) || matches!(self.shared.health(), Health::Failed(_)) {
+        if self.retry_at.is_some_and(|at| self.shared.clock.now() < at)
+            || matches!(self.shared.health(), Health::Failed(_))
+        {
             return false;
         }
         self.retry_at = None;
@@ -179,7 +208,8 @@ impl Writer<'_> {
         for shuffle in self.shared.shuffles() {
             let due = |shuffle: &Shuffle| {
                 shuffle.logged.load(Ordering::Relaxed) > 0
-                    && u128::from(now.saturating_sub(shuffle.touched.load(Ordering::Relaxed))) >= quiet
+                    && u128::from(now.saturating_sub(shuffle.touched.load(Ordering::Relaxed)))
+                        >= quiet
             };
             while due(&shuffle) && !self.shared.stopping() && self.may_flush() {
                 if !self.flush(&shuffle, false, Cause::Quiet) {
@@ -204,7 +234,12 @@ impl Writer<'_> {
         let path = self.shared.dir.join("probe");
         let free = self.shared.disk.free(&self.shared.dir).unwrap_or(0);
         let written = free >= ENOUGH
-            && self.shared.disk.create(&path).and_then(|file| self.shared.disk.write(&file, &path, &[&[0; 4096]], 0)).is_ok();
+            && self
+                .shared
+                .disk
+                .create(&path)
+                .and_then(|file| self.shared.disk.write(&file, &path, &[&[0; 4096]], 0))
+                .is_ok();
         let _ = std::fs::remove_file(&path);
         if written {
             self.retry_at = None;
@@ -216,9 +251,19 @@ impl Writer<'_> {
     fn flush_all(&mut self) {
         self.commit_waiting();
         for shuffle in self.shared.shuffles() {
-            let only_memory = || shuffle.state.lock().held.values().any(|held| held.log.is_none());
+            let only_memory = || {
+                shuffle
+                    .state
+                    .lock()
+                    .held
+                    .values()
+                    .any(|held| held.log.is_none())
+            };
             let keep = || -> Result<(), Error> {
-                while only_memory() && flush_shuffle(self.shared, &shuffle, false, Cause::Asked, false)? > 0 {}
+                while only_memory()
+                    && flush_shuffle(self.shared, &shuffle, false, Cause::Asked, false)? > 0
+                {
+                }
                 record_memory(self.shared, &shuffle)
             };
             match keep() {

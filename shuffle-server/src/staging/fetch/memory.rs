@@ -17,7 +17,12 @@ use super::{
 };
 
 impl Reader {
-    pub(super) fn take_memory(&mut self, snapshot: &Snapshot, part: &mut PartBuilder, disk: bool) -> Result<Filled, Error> {
+    pub(super) fn take_memory(
+        &mut self,
+        snapshot: &Snapshot,
+        part: &mut PartBuilder,
+        disk: bool,
+    ) -> Result<Filled, Error> {
         let first = (MapIndex(self.maps.start), AttemptId(0));
         let (begin, mut seq) = match self.position.memory {
             Some((owner, seq)) if owner >= first => (owner, seq),
@@ -39,7 +44,8 @@ impl Reader {
                 }
                 let mut blocks = batch.select(&self.partitions);
                 // The blocks of a batch are in the order of seq.
-                blocks.start += batch.headers()[blocks.clone()].partition_point(|block| block.seq < seq);
+                blocks.start +=
+                    batch.headers()[blocks.clone()].partition_point(|block| block.seq < seq);
                 while !blocks.is_empty() {
                     if matches!(batch.data(), Data::Log(..)) && !disk {
                         return Ok(Filled::NeedsDisk);
@@ -51,8 +57,16 @@ impl Reader {
                     let now = blocks.start..blocks.start + count;
                     match self.take_blocks(batch, now.clone(), part) {
                         Ok(()) => {}
-                        Err(Error::Io { source, operation, path }) if is_passing(&source) => {
-                            return Err(Error::Io { source, operation, path });
+                        Err(Error::Io {
+                            source,
+                            operation,
+                            path,
+                        }) if is_passing(&source) => {
+                            return Err(Error::Io {
+                                source,
+                                operation,
+                                path,
+                            });
                         }
                         Err(error) => {
                             Stats::add(&self.shared.stats.read_failures, 1);
@@ -72,7 +86,12 @@ impl Reader {
     }
 
     /// Takes neighbouring blocks of a batch, which fit.
-    fn take_blocks(&self, batch: &Arc<Batch>, blocks: Range<usize>, part: &mut PartBuilder) -> Result<(), Error> {
+    fn take_blocks(
+        &self,
+        batch: &Arc<Batch>,
+        blocks: Range<usize>,
+        part: &mut PartBuilder,
+    ) -> Result<(), Error> {
         let span = batch.span(blocks.clone());
         match batch.data() {
             Data::Memory(bytes) => {
@@ -83,13 +102,17 @@ impl Reader {
                 let length = span.len();
                 let no_room = || Error::Internal(format!("{length} bytes do not fit into a part"));
                 let room = part.room(length).ok_or_else(no_room)?;
-                self.shared.disk.read(&log.file, &log.path, room, offset + span.start as u64)?;
+                self.shared
+                    .disk
+                    .read(&log.file, &log.path, room, offset + span.start as u64)?;
                 part.keep(0..length);
                 part.advance(length);
                 Stats::add(&self.shared.stats.read_disk_bytes, length as u64);
             }
         }
-        batch.headers()[blocks].iter().for_each(|header| part.header(*header));
+        batch.headers()[blocks]
+            .iter()
+            .for_each(|header| part.header(*header));
         Ok(())
     }
 }

@@ -95,7 +95,9 @@ impl Reader {
         let mut next = ordinals.start;
         while next < ordinals.end {
             let mut table = match self.table.take() {
-                Some(table) if table.run == run.id.0 && table.next == next && table.has(next) => table,
+                Some(table) if table.run == run.id.0 && table.next == next && table.has(next) => {
+                    table
+                }
                 Some(table) if table.run == run.id.0 && table.next == next => {
                     self.read_table(run, next, table.offset, ordinals.end)?
                 }
@@ -111,10 +113,14 @@ impl Reader {
                 if self.wants(snapshot, run, all_committed, &block) {
                     let alone = part.is_empty() && headers.is_empty();
                     let cost = match extents.last() {
-                        Some(last) if range.start - last.bytes.end <= GAP => range.end - last.bytes.end,
+                        Some(last) if range.start - last.bytes.end <= GAP => {
+                            range.end - last.bytes.end
+                        }
                         _ => range.end - range.start,
                     };
-                    if !alone && (!part.takes_more(headers.len(), bytes, block.length) || cost > room) {
+                    if !alone
+                        && (!part.takes_more(headers.len(), bytes, block.length) || cost > room)
+                    {
                         full = true;
                         break;
                     }
@@ -138,12 +144,21 @@ impl Reader {
     }
 
     /// Reads extents into the part.
-    fn read_extents(&self, run: &Run, headers: &[BlockHeader], extents: &[Extent], part: &mut PartBuilder) -> Result<(), Error> {
+    fn read_extents(
+        &self,
+        run: &Run,
+        headers: &[BlockHeader],
+        extents: &[Extent],
+        part: &mut PartBuilder,
+    ) -> Result<(), Error> {
         if headers.is_empty() {
             return Ok(());
         }
         let file = run.segment.reader(&self.shared.disk)?;
-        let total: u64 = extents.iter().map(|extent| extent.bytes.end - extent.bytes.start).sum();
+        let total: u64 = extents
+            .iter()
+            .map(|extent| extent.bytes.end - extent.bytes.start)
+            .sum();
         // All of them are read before the part changes, so that a read that fails leaves it as it was.
         let corrupt = || Error::Internal(format!("{total} bytes do not fit into a part of {PART}"));
         let room = part.room(total as usize).ok_or_else(corrupt)?;
@@ -151,13 +166,21 @@ impl Reader {
         for extent in extents {
             let length = (extent.bytes.end - extent.bytes.start) as usize;
             let at = run.data_offset() + extent.bytes.start;
-            self.shared.disk.read(file, &run.segment.path, &mut room[filled..filled + length], at)?;
+            self.shared.disk.read(
+                file,
+                &run.segment.path,
+                &mut room[filled..filled + length],
+                at,
+            )?;
             filled += length;
         }
         let mut base = 0;
         for extent in extents {
             for wanted in &extent.wanted {
-                let (start, end) = (wanted.start - extent.bytes.start, wanted.end - extent.bytes.start);
+                let (start, end) = (
+                    wanted.start - extent.bytes.start,
+                    wanted.end - extent.bytes.start,
+                );
                 part.keep(base + start as usize..base + end as usize);
             }
             base += (extent.bytes.end - extent.bytes.start) as usize;
@@ -171,7 +194,8 @@ impl Reader {
     /// The table from a block whose bytes begin nobody knows where: from the beginning of its partition, where the directory knows.
     fn seek(&self, run: &Run, ordinal: u32, end: u32) -> Result<Table, Error> {
         let entry = run.entry_of(ordinal).map(|at| run.directory[at]);
-        let (mut next, mut offset) = entry.map_or((0, 0), |entry| (entry.first_block, entry.offset));
+        let (mut next, mut offset) =
+            entry.map_or((0, 0), |entry| (entry.first_block, entry.offset));
         loop {
             let mut table = self.read_table(run, next, offset, end)?;
             while table.next < ordinal && table.has(table.next) {
@@ -191,21 +215,33 @@ impl Reader {
         let mut bytes = vec![0; count as usize * ROW];
         let at = run.offset + HEADER as u64 + u64::from(first) * ROW as u64;
         let path = &run.segment.path;
-        self.shared.disk.read(run.segment.reader(&self.shared.disk)?, path, &mut bytes, at)?;
+        self.shared
+            .disk
+            .read(run.segment.reader(&self.shared.disk)?, path, &mut bytes, at)?;
         let corrupt = |ordinal: u32, what: &str| {
             let at = run.offset + HEADER as u64 + u64::from(ordinal) * ROW as u64;
-            Error::Corrupt { path: path.clone(), offset: at, reason: format!("block {ordinal} of run {}: {what}", run.id) }
+            Error::Corrupt {
+                path: path.clone(),
+                offset: at,
+                reason: format!("block {ordinal} of run {}: {what}", run.id),
+            }
         };
         let mut rows = Vec::with_capacity(count as usize);
         let mut entry = run.entry_of(first).unwrap_or(0);
         let mut position = offset;
         for (ordinal, bytes) in (first..).zip(bytes.chunks(ROW)) {
             let block = row(bytes).ok_or_else(|| corrupt(ordinal, "not a block"))?;
-            if run.directory.get(entry + 1).is_some_and(|next| next.first_block == ordinal) {
+            if run
+                .directory
+                .get(entry + 1)
+                .is_some_and(|next| next.first_block == ordinal)
+            {
                 entry += 1;
             }
             let directory = run.directory[entry];
-            if directory.partition != block.partition.0 || (directory.first_block == ordinal && directory.offset != position) {
+            if directory.partition != block.partition.0
+                || (directory.first_block == ordinal && directory.offset != position)
+            {
                 return Err(corrupt(ordinal, "table and directory differ"));
             }
             position += u64::from(block.length);
@@ -220,7 +256,13 @@ impl Reader {
         if position != expected {
             return Err(corrupt(after, "lengths do not sum up to the directory's"));
         }
-        Ok(Table { run: run.id.0, rows, first, next: first, offset })
+        Ok(Table {
+            run: run.id.0,
+            rows,
+            first,
+            next: first,
+            offset,
+        })
     }
 }
 
@@ -234,7 +276,10 @@ fn add(extents: &mut Vec<Extent>, range: Range<u64>) {
                 _ => last.wanted.push(range),
             }
         }
-        _ => extents.push(Extent { bytes: range.clone(), wanted: vec![range] }),
+        _ => extents.push(Extent {
+            bytes: range.clone(),
+            wanted: vec![range],
+        }),
     }
 }
 
@@ -258,8 +303,14 @@ mod tests {
         for range in [0..10, 10..20, 30..40, 40 + GAP + 1..50 + GAP + 1] {
             add(&mut extents, range);
         }
-        let seen: Vec<_> = extents.iter().map(|extent| (extent.bytes.clone(), extent.wanted.clone())).collect();
+        let seen: Vec<_> = extents
+            .iter()
+            .map(|extent| (extent.bytes.clone(), extent.wanted.clone()))
+            .collect();
         let far = 41 + GAP..51 + GAP;
-        assert_eq!(seen, [(0..40, vec![0..20, 30..40]), (far.clone(), vec![far])]);
+        assert_eq!(
+            seen,
+            [(0..40, vec![0..20, 30..40]), (far.clone(), vec![far])]
+        );
     }
 }

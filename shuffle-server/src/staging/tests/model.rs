@@ -6,17 +6,38 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { shuffle: u32, map: u32, shape: Shape, level: Durability },
+    Write {
+        shuffle: u32,
+        map: u32,
+        shape: Shape,
+        level: Durability,
+    },
     /// Pushes, lets memory be flushed, and goes away.
-    Abort { shuffle: u32, map: u32, shape: Shape },
+    Abort {
+        shuffle: u32,
+        map: u32,
+        shape: Shape,
+    },
     /// Pushes twice under one attempt; the second stream commits.
-    TakeOver { shuffle: u32, map: u32, first: Shape, second: Shape, pressure: bool },
+    TakeOver {
+        shuffle: u32,
+        map: u32,
+        first: Shape,
+        second: Shape,
+        pressure: bool,
+    },
     Pressure,
     Quiet,
     Kill,
     Close,
-    Delete { shuffle: u32 },
-    Read { shuffle: u32, partitions: std::ops::Range<u32>, maps: std::ops::Range<u32> },
+    Delete {
+        shuffle: u32,
+    },
+    Read {
+        shuffle: u32,
+        partitions: std::ops::Range<u32>,
+        maps: std::ops::Range<u32>,
+    },
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
@@ -66,7 +87,10 @@ async fn survivors(volume: &Volume, oracle: &mut Oracle) {
         if let Some(attempts) = attempts {
             attempts.retain(|&(map, attempt), (_, level)| {
                 let there = volume.committed(&key(shuffle, map, attempt));
-                assert!(there.is_some() || *level == Durability::Memory, "{shuffle} {map} {attempt} was promised");
+                assert!(
+                    there.is_some() || *level == Durability::Memory,
+                    "{shuffle} {map} {attempt} was promised"
+                );
                 if let Some(receipt) = there {
                     *level = receipt.durability;
                 }
@@ -97,15 +121,26 @@ async fn compare(
         return;
     }
     let fetched = fetched.expect("fetch");
-    let wanted: Vec<_> = attempts.iter().filter(|((map, _), _)| maps.contains(map)).collect();
+    let wanted: Vec<_> = attempts
+        .iter()
+        .filter(|((map, _), _)| maps.contains(map))
+        .collect();
     let mut blocks = BTreeMap::new();
     for ((map, attempt), (shape, _)) in &wanted {
         blocks.append(&mut expected(*map, *attempt, shape, partitions.clone()));
     }
     assert_same(&fetched.blocks, &blocks);
     assert_eq!(fetched.repeated, 0);
-    let covered: Vec<_> = fetched.summary.covered.iter().map(|t| (t.map_index.0, t.attempt.0)).collect();
-    assert_eq!(covered, wanted.iter().map(|(owner, _)| **owner).collect::<Vec<_>>());
+    let covered: Vec<_> = fetched
+        .summary
+        .covered
+        .iter()
+        .map(|t| (t.map_index.0, t.attempt.0))
+        .collect();
+    assert_eq!(
+        covered,
+        wanted.iter().map(|(owner, _)| **owner).collect::<Vec<_>>()
+    );
     assert_eq!(fetched.summary.lost, []);
 }
 
@@ -122,39 +157,87 @@ async fn play(steps: Vec<Step>) {
     for step in steps {
         next_attempt += 1;
         match step {
-            Step::Write { shuffle, map, shape, level } => {
-                let Some(attempts) = oracle.entry(shuffle).or_insert_with(|| Some(BTreeMap::new())) else { continue };
-                let receipt = write(&bench, &volume, key(shuffle, map, next_attempt), &shape, level).await;
+            Step::Write {
+                shuffle,
+                map,
+                shape,
+                level,
+            } => {
+                let Some(attempts) = oracle
+                    .entry(shuffle)
+                    .or_insert_with(|| Some(BTreeMap::new()))
+                else {
+                    continue;
+                };
+                let receipt = write(
+                    &bench,
+                    &volume,
+                    key(shuffle, map, next_attempt),
+                    &shape,
+                    level,
+                )
+                .await;
                 assert!(receipt.durability >= level);
                 attempts.insert((map, next_attempt), (shape, level));
             }
-            Step::Abort { shuffle, map, shape } => {
-                if oracle.entry(shuffle).or_insert_with(|| Some(BTreeMap::new())).is_none() {
+            Step::Abort {
+                shuffle,
+                map,
+                shape,
+            } => {
+                if oracle
+                    .entry(shuffle)
+                    .or_insert_with(|| Some(BTreeMap::new()))
+                    .is_none()
+                {
                     continue;
                 }
                 let mut writer = begin(&volume, key(shuffle, map, next_attempt));
-                push(&bench.budget, &mut writer, &shape).await.expect("append");
+                push(&bench.budget, &mut writer, &shape)
+                    .await
+                    .expect("append");
                 pressure(&bench).await;
             }
-            Step::TakeOver { shuffle, map, first, second, pressure: pressed } => {
-                let Some(attempts) = oracle.entry(shuffle).or_insert_with(|| Some(BTreeMap::new())) else { continue };
+            Step::TakeOver {
+                shuffle,
+                map,
+                first,
+                second,
+                pressure: pressed,
+            } => {
+                let Some(attempts) = oracle
+                    .entry(shuffle)
+                    .or_insert_with(|| Some(BTreeMap::new()))
+                else {
+                    continue;
+                };
                 let mut older = begin(&volume, key(shuffle, map, next_attempt));
-                push(&bench.budget, &mut older, &first).await.expect("append");
+                push(&bench.budget, &mut older, &first)
+                    .await
+                    .expect("append");
                 if pressed {
                     pressure(&bench).await;
                 }
                 let mut newer = begin(&volume, key(shuffle, map, next_attempt));
-                let totals = push(&bench.budget, &mut newer, &second).await.expect("append");
+                let totals = push(&bench.budget, &mut newer, &second)
+                    .await
+                    .expect("append");
                 if pressed {
                     pressure(&bench).await;
                 }
-                newer.commit(totals, Durability::Disk).await.expect("commit");
+                newer
+                    .commit(totals, Durability::Disk)
+                    .await
+                    .expect("commit");
                 attempts.insert((map, next_attempt), (second, Durability::Disk));
             }
             Step::Pressure => pressure(&bench).await,
             Step::Quiet => {
                 bench.clock.advance(Duration::from_secs(60));
-                eventually("logs are sorted into runs", || bench.files(".log").is_empty()).await;
+                eventually("logs are sorted into runs", || {
+                    bench.files(".log").is_empty()
+                })
+                .await;
             }
             Step::Kill | Step::Close => {
                 if matches!(step, Step::Close) {
@@ -164,16 +247,24 @@ async fn play(steps: Vec<Step>) {
                 volume = bench.open();
                 if matches!(step, Step::Close) {
                     for attempts in oracle.values_mut().flatten() {
-                        attempts.values_mut().for_each(|(_, level)| *level = Durability::Disk.max(*level));
+                        attempts
+                            .values_mut()
+                            .for_each(|(_, level)| *level = Durability::Disk.max(*level));
                     }
                 }
                 survivors(&volume, &mut oracle).await;
             }
             Step::Delete { shuffle } => {
-                volume.delete_shuffle(&app(), ShuffleId(shuffle)).expect("delete");
+                volume
+                    .delete_shuffle(&app(), ShuffleId(shuffle))
+                    .expect("delete");
                 oracle.insert(shuffle, None);
             }
-            Step::Read { shuffle, partitions, maps } => compare(&volume, &oracle, shuffle, partitions, maps).await,
+            Step::Read {
+                shuffle,
+                partitions,
+                maps,
+            } => compare(&volume, &oracle, shuffle, partitions, maps).await,
         }
     }
     for shuffle in 0..3 {
@@ -181,7 +272,10 @@ async fn play(steps: Vec<Step>) {
     }
     volume.delete_app(&app()).expect("delete");
     eventually("nothing is held", || bench.budget.used() == 0).await;
-    eventually("no file is left", || bench.files(".seg").is_empty() && bench.files(".log").is_empty()).await;
+    eventually("no file is left", || {
+        bench.files(".seg").is_empty() && bench.files(".log").is_empty()
+    })
+    .await;
     assert_eq!(volume.bytes_used(), 0);
 }
 

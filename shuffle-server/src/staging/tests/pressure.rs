@@ -13,7 +13,11 @@ async fn many_attempts_with_little_memory_all_come_through() {
         let mut tasks = tokio::task::JoinSet::new();
         let mut attempts = Vec::new();
         for map in 0..40 {
-            let batch = |round: u32| (0..PARTITIONS).map(|p| (p, 500 + ((p + map + round) % 7) as usize * 300)).collect();
+            let batch = |round: u32| {
+                (0..PARTITIONS)
+                    .map(|p| (p, 500 + ((p + map + round) % 7) as usize * 300))
+                    .collect()
+            };
             let shape: Shape = (0..6).map(batch).collect();
             attempts.push((map, 1, shape.clone()));
             let (bench, volume) = (bench.clone(), volume.clone());
@@ -24,7 +28,9 @@ async fn many_attempts_with_little_memory_all_come_through() {
                 done.expect("committed");
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), all).await.expect("nobody waits for ever");
+        tokio::time::timeout(Duration::from_secs(60), all)
+            .await
+            .expect("nobody waits for ever");
         assert!(volume.stats().pressure_runs > 0, "{:?}", volume.stats());
         assert_holds(&volume, 1, &attempts).await;
         volume.close().await;
@@ -43,11 +49,19 @@ async fn a_reader_that_stands_still_keeps_no_memory() {
     let volume = bench.open();
     let shape = even(0..PARTITIONS, 100_000);
     write(&bench, &volume, key(1, 0, 1), &shape, Durability::Memory).await;
-    let mut fetch = volume.fetch(&app(), ShuffleId(1), 0..PARTITIONS, 0..MAPS, None).expect("fetch");
+    let mut fetch = volume
+        .fetch(&app(), ShuffleId(1), 0..PARTITIONS, 0..MAPS, None)
+        .expect("fetch");
     drop(fetch.next().await.expect("part"));
     let all = tokio::time::timeout(Duration::from_secs(30), bench.budget.acquire(8 << 20)).await;
     assert_eq!(all.expect("memory is freed").bytes(), 8 << 20);
-    assert!(fetch.next().await.expect("the rest is read from disk").is_some());
+    assert!(
+        fetch
+            .next()
+            .await
+            .expect("the rest is read from disk")
+            .is_some()
+    );
     assert_holds(&volume, 1, &[(0, 1, shape)]).await;
 }
 
@@ -59,10 +73,16 @@ async fn what_was_just_flushed_is_read_from_memory_until_memory_is_needed() {
     write(&bench, &volume, key(1, 0, 1), &shape, Durability::Disk).await;
     assert_holds(&volume, 1, &[(0, 1, shape.clone())]).await;
     let stats = volume.stats();
-    assert_eq!((stats.runs, stats.read_disk_bytes, stats.read_memory_bytes), (1, 0, 2_000_000));
+    assert_eq!(
+        (stats.runs, stats.read_disk_bytes, stats.read_memory_bytes),
+        (1, 0, 2_000_000)
+    );
     let all = bench.budget.acquire(256 << 20).await;
     assert_holds(&volume, 1, &[(0, 1, shape)]).await;
-    assert_eq!((volume.stats().evicted_bytes, volume.stats().read_disk_bytes), (2_000_000, 2_000_000));
+    assert_eq!(
+        (volume.stats().evicted_bytes, volume.stats().read_disk_bytes),
+        (2_000_000, 2_000_000)
+    );
     drop(all);
     assert_eq!(bench.budget.used(), 0);
 }
@@ -73,18 +93,33 @@ async fn blocks_of_an_older_stream_that_were_flushed_are_never_served() {
     bench.budget = Budget::new(4 << 20);
     let volume = bench.open();
     let mut older = begin(&volume, key(1, 0, 1));
-    push(&bench.budget, &mut older, &even(0..PARTITIONS, 40_000)).await.expect("append");
+    push(&bench.budget, &mut older, &even(0..PARTITIONS, 40_000))
+        .await
+        .expect("append");
     drop(bench.budget.acquire(4 << 20).await);
-    assert_eq!(volume.stats().pressure_runs, 1, "blocks in progress are flushed too");
+    assert_eq!(
+        volume.stats().pressure_runs,
+        1,
+        "blocks in progress are flushed too"
+    );
     let mut newer = begin(&volume, key(1, 0, 1));
     let shape = vec![vec![(0, 10), (1, 20)]];
-    let totals = push(&bench.budget, &mut newer, &shape).await.expect("append");
-    newer.commit(totals, Durability::Disk).await.expect("commit");
+    let totals = push(&bench.budget, &mut newer, &shape)
+        .await
+        .expect("append");
+    newer
+        .commit(totals, Durability::Disk)
+        .await
+        .expect("commit");
     assert_holds(&volume, 1, &[(0, 1, shape.clone())]).await;
     drop((older, volume));
     let volume = bench.open();
     assert_holds(&volume, 1, &[(0, 1, shape)]).await;
-    assert_eq!(bench.files(".seg").len(), 0, "a run that nobody committed is removed at the next start");
+    assert_eq!(
+        bench.files(".seg").len(),
+        0,
+        "a run that nobody committed is removed at the next start"
+    );
 }
 
 #[tokio::test]

@@ -19,14 +19,27 @@ async fn a_killed_process_loses_memory_and_keeps_disk() {
     write(&bench, &volume, key(1, 3, 1), &small, Durability::Fsync).await;
     write(&bench, &volume, key(2, 3, 1), &small, Durability::Memory).await;
     let mut running = begin(&volume, key(1, 4, 1));
-    push(&bench.budget, &mut running, &large).await.expect("append");
+    push(&bench.budget, &mut running, &large)
+        .await
+        .expect("append");
     drop((running, volume));
 
     let volume = bench.open();
     assert_eq!(volume.id(), id);
     assert_eq!(volume.apps(), [record(&app())]);
-    assert_holds(&volume, 1, &[(1, 1, small.clone()), (2, 1, large), (3, 1, small)]).await;
-    assert_eq!(read(&volume, 2, 0..1, 0..MAPS).await.expect_err("only memory had it").kind(), Kind::Lost);
+    assert_holds(
+        &volume,
+        1,
+        &[(1, 1, small.clone()), (2, 1, large), (3, 1, small)],
+    )
+    .await;
+    assert_eq!(
+        read(&volume, 2, 0..1, 0..MAPS)
+            .await
+            .expect_err("only memory had it")
+            .kind(),
+        Kind::Lost
+    );
     let usage = volume.usage(&app(), None);
     assert_eq!((usage.attempts, usage.fsync), (3, 5000));
 }
@@ -39,8 +52,21 @@ async fn a_closed_volume_keeps_what_only_memory_had() {
     write(&bench, &volume, key(1, 0, 1), &shape, Durability::Memory).await;
     let writer = begin(&volume, key(1, 1, 1));
     volume.close().await;
-    assert_eq!(writer.commit(vec![], Durability::Disk).await.expect_err("closed").kind(), Kind::Unavailable);
-    assert_eq!(volume.open_attempt(key(1, 2, 1), MAPS, PARTITIONS).expect_err("closed").kind(), Kind::Unavailable);
+    assert_eq!(
+        writer
+            .commit(vec![], Durability::Disk)
+            .await
+            .expect_err("closed")
+            .kind(),
+        Kind::Unavailable
+    );
+    assert_eq!(
+        volume
+            .open_attempt(key(1, 2, 1), MAPS, PARTITIONS)
+            .expect_err("closed")
+            .kind(),
+        Kind::Unavailable
+    );
     drop(volume);
     assert_holds(&bench.open(), 1, &[(0, 1, shape)]).await;
 }
@@ -82,13 +108,32 @@ async fn three(bench: &mut Bench) -> Vec<(u32, u64, Shape)> {
 }
 
 /// Attempt 1 is lost for this reason, the others are whole.
-async fn assert_second_is_lost(bench: &Bench, volume: &Volume, attempts: &[(u32, u64, Shape)], reason: &str) {
-    let fetched = read(volume, 1, 0..PARTITIONS, 0..MAPS).await.expect("the others are served");
-    let [lost] = &fetched.summary.lost[..] else { panic!("lost: {:?}", fetched.summary.lost) };
+async fn assert_second_is_lost(
+    bench: &Bench,
+    volume: &Volume,
+    attempts: &[(u32, u64, Shape)],
+    reason: &str,
+) {
+    let fetched = read(volume, 1, 0..PARTITIONS, 0..MAPS)
+        .await
+        .expect("the others are served");
+    let [lost] = &fetched.summary.lost[..] else {
+        panic!("lost: {:?}", fetched.summary.lost)
+    };
     assert_eq!((lost.map_index.0, lost.attempt.0), (1, 1));
     assert!(lost.reason.contains(reason), "{}", lost.reason);
-    assert!(lost.reason.contains(bench.dir.path().to_str().expect("text")), "names the file: {}", lost.reason);
-    let covered: Vec<_> = fetched.summary.covered.iter().map(|totals| totals.map_index.0).collect();
+    assert!(
+        lost.reason
+            .contains(bench.dir.path().to_str().expect("text")),
+        "names the file: {}",
+        lost.reason
+    );
+    let covered: Vec<_> = fetched
+        .summary
+        .covered
+        .iter()
+        .map(|totals| totals.map_index.0)
+        .collect();
     assert_eq!(covered, [0, 2]);
     for (map, attempt, shape) in [&attempts[0], &attempts[2]] {
         for (block, body) in expected(*map, *attempt, shape, 0..PARTITIONS) {
@@ -101,15 +146,23 @@ async fn assert_second_is_lost(bench: &Bench, volume: &Volume, attempts: &[(u32,
 async fn a_truncated_segment_loses_exactly_its_attempts() {
     let mut bench = Bench::new();
     let attempts = three(&mut bench).await;
-    let file = OpenOptions::new().write(true).open(&bench.files(".seg")[1]).expect("open");
+    let file = OpenOptions::new()
+        .write(true)
+        .open(&bench.files(".seg")[1])
+        .expect("open");
     file.set_len(1_000_000).expect("truncate");
     let volume = bench.open();
     assert_second_is_lost(&bench, &volume, &attempts, "ends at 1000000").await;
     // Again: the map was re-run.
     let shape = even(0..PARTITIONS, 40_000);
     write(&bench, &volume, key(1, 1, 2), &shape, Durability::Disk).await;
-    let fetched = read(&volume, 1, 0..PARTITIONS, 0..MAPS).await.expect("fetch");
-    assert_eq!((fetched.summary.covered.len(), fetched.summary.lost.len()), (3, 1));
+    let fetched = read(&volume, 1, 0..PARTITIONS, 0..MAPS)
+        .await
+        .expect("fetch");
+    assert_eq!(
+        (fetched.summary.covered.len(), fetched.summary.lost.len()),
+        (3, 1)
+    );
 }
 
 #[tokio::test]
@@ -126,7 +179,10 @@ async fn a_segment_that_shrinks_while_it_is_served_loses_exactly_its_attempts() 
     let attempts = three(&mut bench).await;
     let volume = bench.open();
     assert_holds(&volume, 1, &attempts).await;
-    let file = OpenOptions::new().write(true).open(&bench.files(".seg")[1]).expect("open");
+    let file = OpenOptions::new()
+        .write(true)
+        .open(&bench.files(".seg")[1])
+        .expect("open");
     file.set_len(1_000_000).expect("truncate");
     assert_second_is_lost(&bench, &volume, &attempts, "the file ends at 1000000").await;
     assert!(volume.stats().read_failures > 0);
@@ -136,10 +192,20 @@ async fn a_segment_that_shrinks_while_it_is_served_loses_exactly_its_attempts() 
 async fn a_table_that_contradicts_the_directory_is_found() {
     let mut bench = Bench::new();
     let attempts = three(&mut bench).await;
-    let file = OpenOptions::new().write(true).open(&bench.files(".seg")[1]).expect("open");
+    let file = OpenOptions::new()
+        .write(true)
+        .open(&bench.files(".seg")[1])
+        .expect("open");
     // The length in the eleventh row.
-    file.write_all_at(&[1, 2], 64 + 10 * 40 + 20).expect("overwrite");
-    assert_second_is_lost(&bench, &bench.open(), &attempts, "table and directory differ").await;
+    file.write_all_at(&[1, 2], 64 + 10 * 40 + 20)
+        .expect("overwrite");
+    assert_second_is_lost(
+        &bench,
+        &bench.open(),
+        &attempts,
+        "table and directory differ",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -155,8 +221,12 @@ async fn a_damaged_log_record_loses_exactly_its_attempt() {
         }
         drop(volume);
         let length = 64 + 40 * u64::from(PARTITIONS) + 100 * u64::from(PARTITIONS);
-        let file = OpenOptions::new().write(true).open(&bench.files(".log")[0]).expect("open");
-        file.write_all_at(&[0xff], length + damage).expect("overwrite");
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&bench.files(".log")[0])
+            .expect("open");
+        file.write_all_at(&[0xff], length + damage)
+            .expect("overwrite");
         let volume = bench.open();
         assert_second_is_lost(&bench, &volume, &attempts, "checksum").await;
         // The others leave the log; the file stays as long as a record in it is not whole.
@@ -182,10 +252,19 @@ async fn a_truncated_or_missing_log_loses_exactly_what_was_in_it() {
         if missing {
             fs::remove_file(path).expect("remove");
         } else {
-            OpenOptions::new().write(true).open(path).expect("open").set_len(3000).expect("truncate");
+            OpenOptions::new()
+                .write(true)
+                .open(path)
+                .expect("open")
+                .set_len(3000)
+                .expect("truncate");
         }
         let attempts = [(0, 1, large.clone()), (1, 1, small), (2, 1, large)];
-        let reason = if missing { "cannot be opened" } else { "the file at 3000" };
+        let reason = if missing {
+            "cannot be opened"
+        } else {
+            "the file at 3000"
+        };
         assert_second_is_lost(&bench, &bench.open(), &attempts, reason).await;
     }
 }
@@ -197,14 +276,21 @@ async fn files_that_the_index_does_not_name_are_removed_and_others_left() {
     let ours = bench.dir.path().join("apps/app-1/1/00000000ffff.seg");
     let old_app = bench.dir.path().join("apps/old-app/7");
     fs::create_dir_all(&old_app).expect("make");
-    for path in [ours.clone(), old_app.join("000000000001.seg"), bench.dir.path().join("log/000000000001.log")] {
+    for path in [
+        ours.clone(),
+        old_app.join("000000000001.seg"),
+        bench.dir.path().join("log/000000000001.log"),
+    ] {
         fs::write(path, b"leftover").expect("write");
     }
     let theirs = bench.dir.path().join("apps/app-1/notes.txt");
     fs::write(&theirs, b"mine").expect("write");
     let volume = bench.open();
     assert!(!ours.exists() && !old_app.exists() && theirs.exists());
-    assert_eq!((bench.files(".seg").len(), bench.files(".log").len()), (3, 0));
+    assert_eq!(
+        (bench.files(".seg").len(), bench.files(".log").len()),
+        (3, 0)
+    );
     assert_holds(&volume, 1, &attempts).await;
 }
 
@@ -213,8 +299,16 @@ fn a_directory_in_use_is_refused_by_name() {
     let bench = Bench::new();
     let volume = bench.open();
     let error = bench.try_open().expect_err("in use");
-    assert!(error.to_string().contains("is in use by another process"), "{error}");
-    assert!(error.to_string().contains(bench.dir.path().to_str().expect("text")), "{error}");
+    assert!(
+        error.to_string().contains("is in use by another process"),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .contains(bench.dir.path().to_str().expect("text")),
+        "{error}"
+    );
     drop(volume);
     bench.try_open().expect("free again");
 }
@@ -224,21 +318,36 @@ fn a_directory_that_is_no_volume_is_refused_and_untouched() {
     let bench = Bench::new();
     fs::write(bench.dir.path().join("thesis.tex"), b"years of work").expect("write");
     let error = bench.try_open().expect_err("not empty").to_string();
-    assert!(error.contains("thesis.tex") && error.contains("give an empty directory"), "{error}");
+    assert!(
+        error.contains("thesis.tex") && error.contains("give an empty directory"),
+        "{error}"
+    );
     assert!(bench.dir.path().join("thesis.tex").exists());
     fs::remove_file(bench.dir.path().join("thesis.tex")).expect("remove");
     fs::write(bench.dir.path().join("volume"), "forebay-volume 9\n").expect("write");
     let error = bench.try_open().expect_err("another version").to_string();
-    assert!(error.contains("forebay-volume 9") && error.contains("forebay-volume 1"), "{error}");
+    assert!(
+        error.contains("forebay-volume 9") && error.contains("forebay-volume 1"),
+        "{error}"
+    );
     fs::write(bench.dir.path().join("volume"), "hello").expect("write");
-    assert!(bench.try_open().expect_err("something else").to_string().contains("not what Forebay writes"));
+    assert!(
+        bench
+            .try_open()
+            .expect_err("something else")
+            .to_string()
+            .contains("not what Forebay writes")
+    );
 }
 
 #[tokio::test]
 async fn segments_without_an_index_are_not_taken_for_garbage() {
     let mut bench = Bench::new();
     let attempts = three(&mut bench).await;
-    let (index, away) = (bench.dir.path().join("index"), bench.dir.path().join("index.away"));
+    let (index, away) = (
+        bench.dir.path().join("index"),
+        bench.dir.path().join("index.away"),
+    );
     fs::rename(&index, &away).expect("rename");
     let error = bench.try_open().expect_err("no index").to_string();
     assert!(error.contains("there are segments but no index"), "{error}");
