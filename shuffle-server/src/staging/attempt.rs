@@ -182,6 +182,7 @@ impl AttemptWriter {
         if shuffle_state.deleted {
             return Err(shuffle.fenced());
         }
+        self.shared.check_running()?;
         let mut state = self.attempt.state.lock();
         check_open(&state.phase, key)?;
         state.phase = Phase::Done;

@@ -55,6 +55,9 @@ pub(super) struct Shared {
     pub(super) pool: Arc<Pool>,
     health: Mutex<Health>,
     healthy: AtomicBool,
+    /// Told to stop: nothing new is taken.
+    stopping: AtomicBool,
+    /// The writer is gone: nothing is asked of it any more.
     closed: AtomicBool,
     queue: Mutex<Queue>,
     awake: Condvar,
@@ -137,6 +140,7 @@ impl Shared {
             pool: Arc::default(),
             health: Mutex::new(Health::Ok),
             healthy: AtomicBool::new(true),
+            stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             queue: Mutex::default(),
             awake: Condvar::new(),
@@ -177,10 +181,18 @@ impl Shared {
 
     /// For calls that need a volume that writes.
     pub(super) fn check_health(&self) -> Result<(), Error> {
-        if self.healthy.load(Ordering::Relaxed) && !self.closed.load(Ordering::Relaxed) {
-            return Ok(());
+        if self.healthy.load(Ordering::Relaxed) {
+            return self.check_running();
         }
         Err(self.unavailable())
+    }
+
+    /// For calls that need a volume that is not closing. What is decided under a shuffle's lock is seen by the writer's last flush.
+    pub(super) fn check_running(&self) -> Result<(), Error> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(self.unavailable());
+        }
+        Ok(())
     }
 
     pub(super) fn unavailable(&self) -> Error {
@@ -251,6 +263,7 @@ impl Shared {
     }
 
     pub(super) fn stop(&self, stop: Stop) {
+        self.stopping.store(true, Ordering::SeqCst);
         self.queue.lock().stop.get_or_insert(stop);
         self.wake();
     }
@@ -273,7 +286,7 @@ impl Shared {
         std::mem::take(&mut self.queue.lock().requests)
     }
 
-    pub(super) fn stopping(&self) -> bool {
+    pub(super) fn stops_now(&self) -> bool {
         self.queue.lock().stop == Some(Stop::Now)
     }
 
@@ -281,6 +294,7 @@ impl Shared {
     pub(super) fn close(&self) {
         let waiting = {
             let mut queue = self.queue.lock();
+            self.stopping.store(true, Ordering::SeqCst);
             self.closed.store(true, Ordering::Release);
             std::mem::take(&mut queue.requests)
         };

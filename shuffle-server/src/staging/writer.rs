@@ -144,7 +144,7 @@ impl Writer<'_> {
         if !self.shared.budget.pressed() || !self.may_flush() {
             return;
         }
-        while !self.shared.budget.relieved() && !self.shared.stopping() {
+        while !self.shared.budget.relieved() && !self.shared.stops_now() {
             if self.shared.evict_one() {
                 continue;
             }
@@ -211,7 +211,7 @@ impl Writer<'_> {
                     && u128::from(now.saturating_sub(shuffle.touched.load(Ordering::Relaxed)))
                         >= quiet
             };
-            while due(&shuffle) && !self.shared.stopping() && self.may_flush() {
+            while due(&shuffle) && !self.shared.stops_now() && self.may_flush() {
                 if !self.flush(&shuffle, false, Cause::Quiet) {
                     break;
                 }

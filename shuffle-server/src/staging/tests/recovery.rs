@@ -50,19 +50,16 @@ async fn a_closed_volume_keeps_what_only_memory_had() {
     let volume = bench.open();
     let shape = even(0..PARTITIONS, 100);
     write(&bench, &volume, key(1, 0, 1), &shape, Durability::Memory).await;
-    let writer = begin(&volume, key(1, 1, 1));
+    let levels = [Durability::Memory, Durability::Disk];
+    let running = levels.map(|level| (level, begin(&volume, key(1, level as u32 + 1, 1))));
     volume.close().await;
-    assert_eq!(
-        writer
-            .commit(vec![], Durability::Disk)
-            .await
-            .expect_err("closed")
-            .kind(),
-        Kind::Unavailable
-    );
+    for (level, writer) in running {
+        let error = writer.commit(vec![], level).await.expect_err("closed");
+        assert_eq!(error.kind(), Kind::Unavailable);
+    }
     assert_eq!(
         volume
-            .open_attempt(key(1, 2, 1), MAPS, PARTITIONS)
+            .open_attempt(key(1, 3, 1), MAPS, PARTITIONS)
             .expect_err("closed")
             .kind(),
         Kind::Unavailable
