@@ -226,6 +226,17 @@ async fn deletes_that_race_with_pushes_leave_nothing() {
             &[],
         );
     }
+    // Nor does it take up space without a name, nor is it still counted.
+    eventually(Duration::from_secs(10), || async {
+        let open = server.deleted_but_open();
+        let used = peer.describe().await.volumes[0].bytes_used;
+        if open.is_empty() && used == 0 {
+            Ok(())
+        } else {
+            Err(format!("{used} bytes are used, still open: {open:?}"))
+        }
+    })
+    .await;
     for round in 0..2 {
         eventually(Duration::from_secs(10), || async {
             let files = server.data_files();

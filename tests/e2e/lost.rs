@@ -133,7 +133,8 @@ async fn a_server_that_comes_back_with_another_disk_says_lost() {
         .fetch(fetch_first(&app, 0, old.clone()))
         .await
         .unwrap_err();
-    assert_refused(&refusal, Kind::Lost, &["app-1"]);
+    let id = uuid::Uuid::from_slice(&old[0]).unwrap().to_string();
+    assert_refused(&refusal, Kind::Lost, &[&id]);
     // Also once it holds the same shuffle of the same app again.
     let mut second = Oracle::default();
     second
@@ -145,7 +146,7 @@ async fn a_server_that_comes_back_with_another_disk_says_lost() {
             .await
             .unwrap_err(),
         Kind::Lost,
-        &[&uuid::Uuid::from_slice(&old[0]).unwrap().to_string()],
+        &[&id],
     );
     second.check(&peer, &app, 0).await;
     // And the old disk, back again, is what it was.

@@ -171,7 +171,11 @@ async fn one_attempt_opened_by_many_at_once_is_committed_once() {
     while let Some(done) = tries.join_next().await {
         match done.unwrap() {
             Ok(receipt) => receipts.push(receipt),
-            Err(status) => assert_refused(&status, Kind::Fenced, &[]),
+            // Taken over, or it met a commit that was just being written.
+            Err(status) => assert!(
+                matches!(Kind::of(&status), Kind::Fenced | Kind::Busy),
+                "{status:?}"
+            ),
         }
     }
     assert!(

@@ -462,6 +462,20 @@ impl Server {
         self.child.as_ref().expect("the server is running").id()
     }
 
+    /// Files that it has deleted and still has open: they keep their space.
+    pub fn deleted_but_open(&self) -> Vec<PathBuf> {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let ours = |path: &PathBuf| {
+            self.dirs.iter().any(|dir| path.starts_with(dir))
+                && path.to_string_lossy().ends_with(" (deleted)")
+        };
+        targets.filter(ours).collect()
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(
             pid(self.child.as_ref().expect("the server is running")),
