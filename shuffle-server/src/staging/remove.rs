@@ -54,7 +54,7 @@ pub(super) fn delete_shuffle(shared: &Shared, app: &AppId, id: ShuffleId) -> Res
         (freed, shuffle)
     };
     remove_dir(&shuffle.dir);
-    close_output(shared, &shuffle);
+    close_output(&shuffle);
     tracing::info!(volume = %shared.id, %app, shuffle = %id, bytes = freed, "shuffle deleted");
     Ok(freed)
 }
@@ -84,9 +84,7 @@ pub(super) fn delete_app(shared: &Shared, app: &AppId) -> Result<u64, Error> {
         remove_dir(&app_dir(&shared.dir, app));
         freed
     };
-    shuffles
-        .iter()
-        .for_each(|shuffle| close_output(shared, shuffle));
+    shuffles.iter().for_each(|shuffle| close_output(shuffle));
     tracing::info!(volume = %shared.id, %app, bytes = freed, "app deleted");
     Ok(freed)
 }
@@ -130,12 +128,8 @@ fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<u64> {
 
 /// Closes the file that the next run would go to, when a run that is just being written is through: a file that is open keeps its
 /// space although it has no name any more. Not under the gate, which is taken inside of the output's lock when a file is made.
-fn close_output(shared: &Shared, shuffle: &Shuffle) {
-    let mut output = shuffle.output.lock();
-    *output = None;
-    // Of that run; from here on none can begin.
-    let late = shuffle.file_bytes.swap(0, Ordering::Relaxed);
-    shared.used.fetch_sub(late, Ordering::Relaxed);
+fn close_output(shuffle: &Shuffle) {
+    *shuffle.output.lock() = None;
 }
 
 fn write(shared: &Shared, changes: &Changes) -> Result<(), Error> {
