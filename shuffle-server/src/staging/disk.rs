@@ -18,6 +18,10 @@ use super::{Error, format::ALIGNMENT};
 
 /// Most pieces of one gathered write (the system's own limit).
 const MAX_PIECES: usize = 1024;
+/// Bytes of one write through the page cache. Larger ones gain nothing, and make the kernel look for page cache in blocks of
+/// several MiB: on a virtual machine that gives free memory back to its host (free page reporting works on such blocks) those are
+/// the ones that are not there. Measured on one, in CPU s/GB: 0.3 in writes of 1 MiB, 1.9 to 4.1 in writes of 64 MiB.
+const MAX_WRITE: usize = 1 << 20;
 /// Buffer that is gathered into before a write past the page cache.
 pub(super) const GATHER: usize = 4 << 20;
 
@@ -115,23 +119,22 @@ impl Disk {
     ) -> Result<(), Error> {
         let failed = |source: io::Error| Error::io("write", path, source);
         self.check(Operation::Write, path).map_err(failed)?;
-        for group in pieces.chunks(MAX_PIECES) {
-            let mut slices: Vec<IoSlice<'_>> =
-                group.iter().map(|piece| IoSlice::new(piece)).collect();
-            let mut rest = &mut slices[..];
-            IoSlice::advance_slices(&mut rest, 0);
-            while !rest.is_empty() {
-                match rustix::io::pwritev(file, rest, offset) {
-                    Ok(0) => return Err(failed(io::ErrorKind::WriteZero.into())),
-                    Ok(count) => {
-                        offset += count as u64;
-                        IoSlice::advance_slices(&mut rest, count);
-                    }
-                    Err(Errno::INTR) => {}
-                    Err(error) => return Err(failed(error.into())),
+        let mut group: Vec<IoSlice<'_>> = Vec::with_capacity(MAX_PIECES.min(pieces.len() + 1));
+        let mut room = MAX_WRITE;
+        for piece in pieces {
+            let mut piece = *piece;
+            while !piece.is_empty() {
+                let (now, later) = piece.split_at(piece.len().min(room));
+                group.push(IoSlice::new(now));
+                room -= now.len();
+                piece = later;
+                if room == 0 || group.len() == MAX_PIECES {
+                    write_group(file, &mut group, &mut offset).map_err(failed)?;
+                    room = MAX_WRITE;
                 }
             }
         }
+        write_group(file, &mut group, &mut offset).map_err(failed)?;
         Ok(())
     }
 
@@ -200,6 +203,24 @@ impl Disk {
             .map_err(|error| Error::io("stat file system of", path, error.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+/// Writes the group, and empties it.
+fn write_group(file: &File, group: &mut Vec<IoSlice<'_>>, offset: &mut u64) -> io::Result<()> {
+    let mut rest = &mut group[..];
+    while !rest.is_empty() {
+        match rustix::io::pwritev(file, rest, *offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                *offset += count as u64;
+                IoSlice::advance_slices(&mut rest, count);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    group.clear();
+    Ok(())
 }
 
 /// Whether an error says that there is no space.
