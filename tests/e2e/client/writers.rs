@@ -61,6 +61,16 @@ async fn an_output_that_outgrew_its_replay_buffer_fails_and_says_so() {
     };
     let mut writer = driver.client.open_writer(driver.spec(0, 1, 0, 1));
     task.write(&mut writer, 0..30).await.unwrap();
+    let peer = server.peer().await;
+    eventually(Duration::from_secs(10), || async {
+        let held = peer.describe().await.memory_used;
+        if held > 2 << 20 {
+            Ok(())
+        } else {
+            Err(format!("the server holds {held} bytes"))
+        }
+    })
+    .await;
     server.kill();
     server.restart().await;
     let failed = match task.write(&mut writer, 30..40).await {
