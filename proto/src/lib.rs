@@ -34,7 +34,7 @@ pub mod http2 {
     pub const GROUP: usize = 1 << 20;
     /// Largest DATA frame.
     pub const MAX_FRAME: u32 = (1 << 20) + (64 << 10);
-    /// Flow-control window of a stream and of a connection.
+    /// Flow-control window of a stream. A connection's must be out of its streams' reach, or one that waits stops the others.
     pub const WINDOW: u32 = 2 << 20;
     /// Bytes that a connection buffers for sending.
     pub const MAX_SEND_BUFFER: usize = 1 << 20;

@@ -23,7 +23,11 @@ const FIRST_BYTE: Duration = Duration::from_secs(10);
 /// Pause after an error of `accept`: out of files, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Calls at the same time on one connection. More wait at the client.
-const MAX_STREAMS: u32 = 1024;
+const MAX_STREAMS: u32 = 256;
+/// Out of reach of [`MAX_STREAMS`] full stream windows. A push that waits for memory leaves its bytes unread; if those could use up
+/// the connection's window, a push beside it that has its memory already could not finish, and its memory may be what the first one
+/// waits for. What is unread is bounded by the streams' own windows.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * settings::WINDOW;
 /// Bytes of request headers: gRPC's are a few hundred.
 const MAX_HEADERS: u32 = 16 << 10;
 
@@ -104,7 +108,7 @@ impl Listener {
         http.timer(TokioTimer::new())
             .max_frame_size(settings::MAX_FRAME)
             .initial_stream_window_size(settings::WINDOW)
-            .initial_connection_window_size(settings::WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(settings::MAX_SEND_BUFFER)
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADERS)
