@@ -1,8 +1,8 @@
 //! What the end-to-end tests stand on: real server processes, peers that can be hostile, data that can be told apart, and a model
 //! of what must come back.
 //!
-//! - [`server`]: starts, kills, pauses and restarts `forebay-server`; fails a test when the server logged an unexpected ERROR.
-//! - [`peer`]: the *stock* generated tonic client, so that the tests share no framing code with the product and can send anything.
+//! - [`server`], [`setup`]: starts, kills, pauses and restarts `forebay-server`; fails a test when the server logged an unexpected ERROR.
+//! - [`peer`], [`push`]: the *stock* generated tonic client, so that the tests share no framing code with the product and can send anything.
 //! - [`attempt`]: well-formed map attempts with deterministic bytes, and their messages, free to be spoilt by a test.
 //! - [`oracle`]: what was committed, and whether an answer is exactly that.
 //! - [`disk`]: small file systems, read-only ones, and flipped bits.
@@ -14,13 +14,17 @@ pub mod disk;
 pub mod oracle;
 pub mod peer;
 pub mod proxy;
+pub mod push;
 pub mod raw;
 pub mod server;
+pub mod setup;
 
 pub use attempt::{App, Attempt, Block, Shape, random_bytes};
 pub use oracle::Oracle;
-pub use peer::{Fetched, Peer, Push};
-pub use server::{Server, Setup};
+pub use peer::{Fetched, Peer};
+pub use push::Push;
+pub use server::Server;
+pub use setup::Setup;
 pub use shuffle_proto::{kind::Kind, v1};
 
 use std::{future::Future, time::Duration};

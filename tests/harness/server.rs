@@ -12,50 +12,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
-use crate::peer::Peer;
+use crate::{peer::Peer, setup::Setup};
 
 /// How long a start may take. Recovery is promised in seconds; a busy two-core machine gets more.
 const START: Duration = Duration::from_secs(30);
-
-/// How to start a server.
-#[derive(Clone, Debug, Default)]
-pub struct Setup {
-    dirs: Vec<PathBuf>,
-    new_dirs: usize,
-    args: Vec<String>,
-    env: Vec<(String, String)>,
-}
-
-impl Setup {
-    /// With one new data directory, unless others are named.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// With this many new data directories.
-    pub fn volumes(mut self, count: usize) -> Self {
-        self.new_dirs = count;
-        self
-    }
-
-    /// With this data directory.
-    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.dirs.push(dir.into());
-        self
-    }
-
-    /// With this flag and value.
-    pub fn flag(mut self, name: &str, value: impl ToString) -> Self {
-        self.args.extend([name.to_owned(), value.to_string()]);
-        self
-    }
-
-    /// With this environment variable.
-    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
-        self.env.push((name.to_owned(), value.to_string()));
-        self
-    }
-}
 
 /// A server process, running or not.
 pub struct Server {
