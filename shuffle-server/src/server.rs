@@ -27,6 +27,8 @@ use crate::{
     staging::{self, Components, Faults, Volume},
 };
 
+/// How often half of the unneeded memory is given back: an idle server has nearly none after a few minutes.
+const TRIM_PERIOD: Duration = Duration::from_secs(30);
 /// What ends a call that does not end by itself gets to finish.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 
@@ -195,6 +197,7 @@ impl Server {
             (TaskTracker::new(), End::default(), CancellationToken::new());
         let mut parts = JoinSet::new();
         parts.spawn(core.registry.clone().run(background.clone()));
+        parts.spawn(trim(core.budget.clone(), background.clone()));
         parts.spawn({
             let (core, background) = (core.clone(), background.clone());
             async move {
@@ -263,6 +266,17 @@ impl Server {
         {}
         tracing::info!("ended");
         failed.map_or(Ok(()), |failed| Err(Error::Process(failed)))
+    }
+}
+
+/// Gives memory back that pushes have not needed for a while.
+async fn trim(budget: Budget, shutdown: CancellationToken) {
+    while shutdown
+        .run_until_cancelled(tokio::time::sleep(TRIM_PERIOD))
+        .await
+        .is_some()
+    {
+        budget.trim();
     }
 }
 

@@ -11,10 +11,11 @@ use std::{
     },
 };
 
-use memmap2::MmapMut;
+use memmap2::{Advice, MmapMut};
+use parking_lot::Mutex;
 use rustix::{fs::OFlags, io::Errno};
 
-use super::{Error, format::ALIGNMENT};
+use super::Error;
 
 /// Most pieces of one gathered write (the system's own limit).
 const MAX_PIECES: usize = 1024;
@@ -49,6 +50,8 @@ pub(super) struct Disk {
     faults: Option<Arc<dyn Faults>>,
     /// Whether it has refused to write past the page cache.
     refuses_direct: AtomicBool,
+    /// The buffer of the last gathered write, for the next one: new memory costs about as much to clear as to copy into.
+    spare: Mutex<Option<Gather>>,
 }
 
 impl Disk {
@@ -56,7 +59,18 @@ impl Disk {
         Self {
             faults,
             refuses_direct: AtomicBool::new(false),
+            spare: Mutex::default(),
         }
+    }
+
+    /// A buffer to gather into; [`give_back`](Self::give_back) it.
+    pub(super) fn gather(&self) -> io::Result<Gather> {
+        let spare = self.spare.lock().take();
+        spare.map_or_else(Gather::new, Ok)
+    }
+
+    pub(super) fn give_back(&self, gather: Gather) {
+        *self.spare.lock() = Some(gather);
     }
 
     fn check(&self, operation: Operation, path: &Path) -> io::Result<()> {
@@ -248,14 +262,15 @@ pub(super) fn page_cache_room() -> Option<u64> {
     Some(limit.map_or(available, |limit| limit.min(available)))
 }
 
-/// An aligned buffer that is gathered into and written whole, past the page cache or not.
+/// An aligned buffer of [`GATHER`] bytes that is gathered into and written whole, past the page cache or not.
 pub(super) struct Gather(MmapMut);
 
 impl Gather {
-    /// For writes of `total` bytes: as large as they need, up to [`GATHER`].
-    pub(super) fn new(total: u64) -> io::Result<Self> {
-        let length = usize::try_from(total.next_multiple_of(ALIGNMENT)).unwrap_or(GATHER);
-        MmapMut::map_anon(length.clamp(ALIGNMENT as usize, GATHER)).map(Self)
+    fn new() -> io::Result<Self> {
+        let memory = MmapMut::map_anon(GATHER)?;
+        // Only costs less where the system has it.
+        let _ = memory.advise(Advice::HugePage);
+        Ok(Self(memory))
     }
 
     pub(super) fn buffer(&mut self) -> &mut [u8] {

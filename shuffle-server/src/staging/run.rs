@@ -198,9 +198,12 @@ fn write_bytes(
         }
         if let Some(file) = &output.direct {
             let pieces = std::iter::once(head).chain(blocks.clone());
-            let written = gather(pieces, output.length, length, true, &path, |piece, at| {
+            let mut buffer = take_gather(shared, &path)?;
+            let written = gather(&mut buffer, pieces, output.length, true, |piece, at| {
                 shared.disk.write_direct(file, &path, piece, at)
-            })?;
+            });
+            shared.disk.give_back(buffer);
+            let written = written?;
             if written {
                 return Ok((length, true));
             }
@@ -209,12 +212,15 @@ fn write_bytes(
     }
     if data_length < SMALL_BLOCK * slots.len() as u64 {
         let pieces = std::iter::once(head).chain(blocks);
-        gather(pieces, output.length, length, false, &path, |piece, at| {
+        let mut buffer = take_gather(shared, &path)?;
+        let written = gather(&mut buffer, pieces, output.length, false, |piece, at| {
             shared
                 .disk
                 .write(&output.file, &path, &[piece], at)
                 .map(|()| true)
-        })?;
+        });
+        shared.disk.give_back(buffer);
+        written?;
     } else {
         let pieces: Vec<&[u8]> = std::iter::once(head).chain(blocks).collect();
         shared
@@ -222,6 +228,11 @@ fn write_bytes(
             .write(&output.file, &path, &pieces, output.length)?;
     }
     Ok((length, false))
+}
+
+fn take_gather(shared: &Shared, path: &std::path::Path) -> Result<Gather, Error> {
+    let buffer = shared.disk.gather();
+    buffer.map_err(|source| Error::io("map memory to write", path, source))
 }
 
 fn wants_direct(shared: &Shared) -> bool {
@@ -235,18 +246,15 @@ fn wants_direct(shared: &Shared) -> bool {
     }
 }
 
-/// Copies pieces, `total` bytes, into one buffer and hands it on whenever it is full; `padded` rounds the last one up with zeros. Ends early, with
+/// Copies pieces into the buffer and hands it on whenever it is full; `padded` rounds the last one up with zeros. Ends early, with
 /// false, when `write` does.
 fn gather<'a>(
+    gather: &mut Gather,
     pieces: impl Iterator<Item = &'a [u8]>,
     mut offset: u64,
-    total: u64,
     padded: bool,
-    path: &std::path::Path,
     mut write: impl FnMut(&[u8], u64) -> Result<bool, Error>,
 ) -> Result<bool, Error> {
-    let mut gather =
-        Gather::new(total).map_err(|source| Error::io("map memory to write", path, source))?;
     let capacity = gather.buffer().len();
     let mut filled = 0;
     for mut piece in pieces {
