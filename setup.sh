@@ -68,7 +68,7 @@ look_for_tools() {
     PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
   fi
   command -v cargo >/dev/null || need "$(apt-cache show rustup >/dev/null 2>&1 && echo rustup)" \
-    "Rust by rustup (https://rustup.rs); rust-toolchain.toml names the version, which rustup then fetches itself"
+    "Rust by rustup; rust-toolchain.toml names the version, which rustup then fetches itself"
 }
 
 install_tools() {
