@@ -14,7 +14,8 @@ set -euo pipefail
 
 root=$(cd "$(dirname "$0")" && pwd)
 cache=${FOREBAY_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set; set FOREBAY_CACHE}/.cache}/forebay}
-build_tools=(libclang==18.1.1 pytest==9.2.0 tpchgen-cli==4.0.0)
+# DuckDB makes the tables of TPC-DS and knows its queries; versions after this one would download that part.
+build_tools=(libclang==18.1.1 pytest==9.2.0 tpchgen-cli==4.0.0 duckdb==1.1.3)
 dist_tools=(cargo-zigbuild==0.24.0 ziglang==0.17.1)
 
 lines=()

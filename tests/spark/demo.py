@@ -15,7 +15,7 @@ import sys
 import time
 from contextlib import contextmanager
 
-from harness import places
+from harness import benchmarks, places
 from harness.application import Application, CallFailed
 from harness.places import Missing, SparkLine
 from harness.progress import Progress
@@ -127,7 +127,7 @@ def demo(options, progress: Progress, run: Run) -> dict:
     line = SparkLine(options.spark)
     progress.title(f"Preparing (Spark {line.version}, TPC-H at scale {options.scale})")
     with progress.step("TPC-H tables, kept in target/tpch") as step:
-        data = places.tpch(options.scale)
+        data = benchmarks.tpch(options.scale)
         step.said = human_bytes(sum(f.stat().st_size for f in data.rglob("*.parquet")))
     with progress.step("two servers on loopback, each with a temporary disk") as step:
         servers = [Server(run, f"server-{n}").start() for n in (1, 2)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness import places
+from harness import benchmarks
 
 SMALL_PARTITIONS = {  # so small that AQE cuts up what our small data gives it
     "spark.sql.adaptive.advisoryPartitionSizeInBytes": "100k",
@@ -13,7 +13,7 @@ SMALL_PARTITIONS = {  # so small that AQE cuts up what our small data gives it
 
 @pytest.fixture(scope="module")
 def tpch_tables(vanilla, forebay):
-    data = str(places.tpch("0.1"))
+    data = str(benchmarks.tpch("0.1"))
     assert vanilla.call("tables", data=data) == forebay.call("tables", data=data) > 600_000
 
 

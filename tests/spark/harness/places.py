@@ -47,17 +47,3 @@ class SparkLine:
         subprocess.run(["jar", "--create", "--file", fresh, "-C", classes, "."], check=True)
         fresh.rename(jar)
         return jar
-
-
-def tpch(scale: str) -> Path:
-    """TPC-H tables as Parquet, made once per checkout."""
-    folder = TARGET / "tpch" / f"sf{scale}"
-    if not folder.exists():
-        fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
-        fresh.mkdir(parents=True)
-        command = ["tpchgen-cli", "parquet", "-s", scale, "-o", str(fresh)]
-        made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        if made.returncode != 0:
-            raise Missing(f"{' '.join(command)} failed: {made.stdout[-2000:]}")
-        fresh.rename(folder)
-    return folder

@@ -1,9 +1,12 @@
 """The jobs: each function runs inside a Spark application, gets its session, and answers with plain values."""
 
 import hashlib
+import json
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
-from worker.queries import TABLES, TPCH
+from worker.queries import TPCH
 
 _held = {}  # between the two halves of a job
 
@@ -16,11 +19,32 @@ def _java_context(spark):
     return spark.sparkContext._jsc
 
 
+def views(spark, data):
+    """Makes the tables of a folder known, each a `<name>.parquet`; answers with their numbers of rows."""
+    counts = {}
+    for path in sorted(Path(data).glob("*.parquet")):
+        frame = spark.read.parquet(str(path))
+        frame.createOrReplaceTempView(path.stem)
+        counts[path.stem] = frame.count()
+    return counts
+
+
 def tables(spark, data):
     """Makes the TPC-H tables known and reads the largest once, so that no job pays for the first look at the files."""
-    for table in TABLES:
-        spark.read.parquet(f"{data}/{table}.parquet").createOrReplaceTempView(table)
+    views(spark, data)
     return spark.sql("SELECT count(*), sum(l_quantity) FROM lineitem").collect()[0][0]
+
+
+def answer(spark, text, path, conf=None):
+    """Writes a query's rows to a file for `harness.answers`: a JSON list each, in which a number with a point is a float or double
+    of Spark's and whatever JSON has no word for is text."""
+    start = time.monotonic()
+    with _settings(spark, conf):
+        rows = spark.sql(text).collect()
+    seconds = time.monotonic() - start
+    with open(path, "w", encoding="utf-8") as out:
+        out.writelines(json.dumps(list(row), default=str) + "\n" for row in rows)
+    return {"rows": len(rows), "seconds": round(seconds, 2)}
 
 
 def tpch(spark, query):
@@ -98,15 +122,22 @@ def python_pairs(spark, records):
 
 def digest(spark, view, conf=None):
     """The digest of a named query with settings for this one job; also says how its plan read the shuffles."""
+    with _settings(spark, conf):
+        frame = QUERIES[view](spark)
+        digest = _rows(spark).digest(_rows(spark).runMaps(frame._jdf))
+        plan = frame._jdf.queryExecution().executedPlan().toString()
+        return {"digest": digest, "plan": plan}
+
+
+@contextmanager
+def _settings(spark, conf):
+    """Settings of the session for as long as the body runs."""
     saved = {}
     for key, value in (conf or {}).items():
         saved[key] = spark.conf.get(key, None)
         spark.conf.set(key, value)
     try:
-        frame = QUERIES[view](spark)
-        answer = _rows(spark).digest(_rows(spark).runMaps(frame._jdf))
-        plan = frame._jdf.queryExecution().executedPlan().toString()
-        return {"digest": answer, "plan": plan}
+        yield
     finally:
         for key, value in saved.items():
             if value is None:

@@ -1,8 +1,6 @@
 """Four TPC-H queries (the benchmark's specification 3.0.1, validation parameters): joins of up to six tables, a large
 aggregation with a semi-join, and self-joins with EXISTS. Between them they shuffle most of the data set."""
 
-TABLES = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
-
 TPCH = {
     "q5": """
         SELECT n_name, sum(l_extendedprice * (1 - l_discount)) AS revenue
