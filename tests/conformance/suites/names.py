@@ -1,0 +1,62 @@
+"""Which of Spark's own test suites run on Forebay: those that move rows through a shuffle or watch what happens to one."""
+
+CORE = [
+    # Spark's ShuffleSuite, with our settings put in.
+    "io.forebay.conformance.ForebayShuffleSuite",
+    "org.apache.spark.DistributedSuite",
+    "org.apache.spark.rdd.PairRDDFunctionsSuite",
+    "org.apache.spark.rdd.SortingSuite",
+    "org.apache.spark.rdd.RDDSuite",
+    "org.apache.spark.rdd.AsyncRDDActionsSuite",
+    "org.apache.spark.rdd.LocalCheckpointSuite",
+    "org.apache.spark.PartitioningSuite",
+    "org.apache.spark.FailureSuite",
+    "org.apache.spark.JobCancellationSuite",
+    "org.apache.spark.AccumulatorSuite",
+    "org.apache.spark.InternalAccumulatorSuite",
+    "org.apache.spark.CheckpointSuite",
+    "org.apache.spark.ContextCleanerSuite",
+    "org.apache.spark.StatusTrackerSuite",
+    "org.apache.spark.UnpersistSuite",
+    "org.apache.spark.scheduler.AdaptiveSchedulingSuite",
+    "org.apache.spark.scheduler.BarrierTaskContextSuite",
+    "org.apache.spark.scheduler.SparkListenerSuite",
+    "org.apache.spark.scheduler.WorkerDecommissionSuite",
+]
+
+SQL = [
+    "org.apache.spark.sql.JoinSuite",
+    "org.apache.spark.sql.DataFrameJoinSuite",
+    "org.apache.spark.sql.execution.joins.InnerJoinSuite",
+    "org.apache.spark.sql.execution.joins.OuterJoinSuite",
+    "org.apache.spark.sql.execution.joins.ExistenceJoinSuite",
+    "org.apache.spark.sql.DataFrameAggregateSuite",
+    "org.apache.spark.sql.DatasetAggregatorSuite",
+    "org.apache.spark.sql.DataFrameSetOperationsSuite",
+    "org.apache.spark.sql.DataFrameWindowFunctionsSuite",
+    "org.apache.spark.sql.DataFrameSuite",
+    "org.apache.spark.sql.DatasetSuite",
+    "org.apache.spark.sql.SQLQuerySuite",
+    "org.apache.spark.sql.SubquerySuite",
+    "org.apache.spark.sql.execution.SortSuite",
+    "org.apache.spark.sql.execution.ExchangeSuite",
+    "org.apache.spark.sql.execution.CoalesceShufflePartitionsSuite",
+    "org.apache.spark.sql.execution.ReuseExchangeAndSubquerySuite",
+    "org.apache.spark.sql.execution.adaptive.AdaptiveQueryExecSuite",
+    "org.apache.spark.sql.execution.metric.SQLMetricsSuite",
+    "org.apache.spark.sql.streaming.StreamingAggregationSuite",
+    "org.apache.spark.sql.streaming.StreamingInnerJoinSuite",
+    # From 4.2 on: what a map's status says of its rows, end to end.
+    "org.apache.spark.sql.MapStatusEndToEndSuite",
+]
+
+SINCE = {"org.apache.spark.sql.MapStatusEndToEndSuite": "4.2.0"}
+
+
+def of(version: str) -> list[str]:
+    """The suites that a line has."""
+
+    def number(text: str) -> list[int]:
+        return [int(part) for part in text.split(".")]
+
+    return [suite for suite in CORE + SQL if number(SINCE.get(suite, "0")) <= number(version)]
