@@ -20,6 +20,7 @@ final class DriverApp {
     private final SparkConf sparkConf;
     private final ForebayConf conf;
     private final ClientHolder client;
+    private final ShuffleNumbers numbers = new ShuffleNumbers();
 
     private Caller caller;
     private String token;
@@ -39,7 +40,7 @@ final class DriverApp {
         String[] candidates = client.get().placeShuffle(caller.app(), shuffle, Math.max(1, maps), Math.max(1, partitions));
         LOG.debug("shuffle {}: {} maps, {} partitions on {} servers", shuffle, maps, partitions, candidates.length);
         boolean compress = sparkConf.getBoolean("spark.shuffle.compress", true);
-        return new ForebayShuffleHandle<>(shuffle, dependency, caller, token, candidates, conf.durability(), maps, compress);
+        return new ForebayShuffleHandle<>(shuffle, numbers.register(shuffle), dependency, caller, token, candidates, conf.durability(), maps, compress);
     }
 
     /** The id is not there before the SparkContext is complete, but no shuffle is either. */
@@ -56,17 +57,18 @@ final class DriverApp {
         return caller;
     }
 
-    /** Deletes the shuffle's data; what cannot be reached goes with the lease. */
+    /** Deletes the shuffle's data; what cannot be reached goes with the lease. The shuffle may be written again. */
     void removeShuffle(int shuffle, boolean blocking) {
         Caller caller = ifOpen();
         if (caller == null) {
             return;
         }
+        int number = numbers.delete(shuffle);
         try {
             if (blocking) {
-                client.get().deleteShuffle(caller.app(), shuffle, Interrupts.THREAD);
+                client.get().deleteShuffle(caller.app(), number, Interrupts.THREAD);
             } else {
-                client.get().deleteShuffleInBackground(caller.app(), shuffle);
+                client.get().deleteShuffleInBackground(caller.app(), number);
             }
         } catch (ForebayException e) {
             LOG.warn("shuffle {} could not be deleted on every Forebay server; the rest goes when the app ends: {}", shuffle, e.getMessage());

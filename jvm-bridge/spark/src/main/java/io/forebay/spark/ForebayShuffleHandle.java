@@ -14,6 +14,7 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
     private final String app;
     private final String token;
     private final long leaseMillis;
+    private final ShuffleNumbers.Current number;
     final String[] candidates;
     final String durability;
     final int numMaps;
@@ -22,6 +23,7 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
 
     ForebayShuffleHandle(
             int shuffleId,
+            ShuffleNumbers.Current number,
             ShuffleDependency<K, V, C> dependency,
             Caller caller,
             String token,
@@ -30,6 +32,7 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
             int numMaps,
             boolean compress) {
         super(shuffleId, dependency);
+        this.number = number;
         this.app = caller.app();
         this.token = token;
         this.leaseMillis = caller.leaseMillis();
@@ -38,6 +41,11 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
         this.numMaps = numMaps;
         this.numPartitions = dependency.partitioner().numPartitions();
         this.compress = compress;
+    }
+
+    /** Under which number the servers know the shuffle. */
+    int number() {
+        return number.value();
     }
 
     Caller caller() {

@@ -80,7 +80,7 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
             return new Nothing<>();
         }
         InterruptCheck interrupt = Interrupts.ofTask(context);
-        BlockReader reader = client.get().openReader(handle.caller(), shuffle, outputs.plan(), windowBytes, interrupt);
+        BlockReader reader = client.get().openReader(handle.caller(), handle.number(), outputs.plan(), windowBytes, interrupt);
         ReaderCleanup cleanup = new ReaderCleanup(reader::close);
         context.addTaskCompletionListener(cleanup);
         Runnable ended = () -> context.taskMetrics().mergeShuffleReadMetrics();

@@ -70,7 +70,7 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
                 client.get()
                         .openWriter(
                                 handle.caller(),
-                                handle.shuffleId(),
+                                handle.number(),
                                 handle.numMaps,
                                 handle.numPartitions,
                                 context.partitionId(),

@@ -1,0 +1,96 @@
+package io.forebay.spark;
+
+import java.io.Serializable;
+import java.lang.ref.ReferenceQueue;
+import java.lang.ref.WeakReference;
+import java.util.HashMap;
+import java.util.Map;
+
+/**
+ * Under which number the servers know each shuffle: Spark's own, until its data are deleted.
+ *
+ * <p>The servers refuse whatever is pushed to a shuffle that was deleted, because it comes from a task that is late. But Spark frees the
+ * storage of shuffles that may be read again, at the end of a query ({@code spark.sql.classic.shuffleDependency.fileCleanup.enabled},
+ * 4.1), and then expects fetches to fail and the maps to run again. So what is written after a deletion has a number of its own. Tasks
+ * learn it with the shuffle's handle, which Spark serialises anew for each attempt of a stage.
+ *
+ * <p>Lives on the driver, where shuffles are registered and deleted.
+ */
+final class ShuffleNumbers {
+    /** A shuffle's number of now; travels in its handle. */
+    static final class Current implements Serializable {
+        private static final long serialVersionUID = 1L;
+
+        private volatile int value;
+
+        private Current(int value) {
+            this.value = value;
+        }
+
+        int value() {
+            return value;
+        }
+    }
+
+    private static final class Entry extends WeakReference<Current> {
+        final int shuffle;
+        int number;
+        boolean deleted;
+
+        Entry(int shuffle, Current current, ReferenceQueue<Current> gone) {
+            super(current, gone);
+            this.shuffle = shuffle;
+            this.number = current.value;
+        }
+    }
+
+    private final Map<Integer, Entry> entries = new HashMap<>();
+
+    /** Of shuffles that nothing refers to any more. */
+    private final ReferenceQueue<Current> gone = new ReferenceQueue<>();
+
+    /** Spark counts up from 0. */
+    private int unused = Integer.MAX_VALUE;
+
+    /** Starts with Spark's number. */
+    synchronized Current register(int shuffle) {
+        forget();
+        Current current = new Current(shuffle);
+        entries.put(shuffle, new Entry(shuffle, current, gone));
+        return current;
+    }
+
+    /** The number whose data are to be deleted; the shuffle has another from now on, in case that it is written again. */
+    synchronized int delete(int shuffle) {
+        Entry entry = entries.get(shuffle);
+        if (entry == null) {
+            return shuffle;
+        }
+        int number = entry.number;
+        Current current = entry.get();
+        if (current == null) {
+            entries.remove(shuffle);
+        } else {
+            entry.number = unused--;
+            entry.deleted = true;
+            current.value = entry.number;
+        }
+        return number;
+    }
+
+    /** What was deleted last and can be written no more. */
+    private void forget() {
+        for (Object ended = gone.poll(); ended != null; ended = gone.poll()) {
+            Entry entry = (Entry) ended;
+            if (entry.deleted) {
+                entries.remove(entry.shuffle, entry);
+            }
+        }
+    }
+
+    /** How many shuffles are kept in mind. */
+    synchronized int size() {
+        forget();
+        return entries.size();
+    }
+}
