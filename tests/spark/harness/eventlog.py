@@ -45,3 +45,8 @@ class EventLog:
 
     def task_ends(self) -> list[dict]:
         return [e for e in self.events() if e["Event"] == "SparkListenerTaskEnd"]
+
+    def task_failures(self) -> list[str]:
+        """The reasons of all attempts that did not end well, in Spark's words: FetchFailed, ExceptionFailure, TaskKilled…"""
+        reasons = [end["Task End Reason"]["Reason"] for end in self.task_ends()]
+        return [reason for reason in reasons if reason != "Success"]

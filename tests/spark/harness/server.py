@@ -14,11 +14,11 @@ from harness.run import Run
 
 
 class Server:
-    def __init__(self, run: Run, name: str, memory: str = "512MiB", flags: tuple[str, ...] = ()):
+    def __init__(self, run: Run, name: str, memory: str = "512MiB", flags: tuple[str, ...] = (), disks: int = 1):
         self.run = run
         self.name = name
         self.folder = run.folder("servers", name)
-        self.data_dir = self.folder / "data"
+        self.data_dirs = [self.folder / f"data-{disk}" for disk in range(disks)]
         self.log = self.folder / "server.log"
         self.memory = memory
         self.flags = flags
@@ -29,14 +29,16 @@ class Server:
 
     def start(self) -> "Server":
         """Starts it, on the ports it had before if it had any, and waits until it is ready."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        for data_dir in self.data_dirs:
+            data_dir.mkdir(parents=True, exist_ok=True)
         ready = self.folder / "ready"
         ready.unlink(missing_ok=True)
         env = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}  # they are settings
         with open(self.log, "ab") as log:
             self.process = self.run.spawn(
                 "server",
-                [SERVER, "--data-dir", self.data_dir, "--listen", self.address, "--admin-listen", self.admin]
+                [SERVER, "--listen", self.address, "--admin-listen", self.admin]
+                + [word for data_dir in self.data_dirs for word in ("--data-dir", data_dir)]
                 + ["--memory", self.memory, "--ready-file", ready, *self.flags],
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -61,11 +63,15 @@ class Server:
         self.process.wait()
 
     def restart(self, empty: bool = False) -> "Server":
-        """Back on its port, with its disk or with an empty one."""
+        """Back on its port, with its disks or with empty ones."""
+        return self.restart_without(*(self.data_dirs if empty else ()))
+
+    def restart_without(self, *data_dirs: Path) -> "Server":
+        """Back on its port, with what these directories held gone."""
         if self.process.poll() is None:
             self.kill()
-        if empty:
-            shutil.rmtree(self.data_dir)
+        for data_dir in data_dirs:
+            shutil.rmtree(data_dir)
         return self.start()
 
     def hang(self):
@@ -106,8 +112,9 @@ class Server:
         """Files that hold rows: segments and commit logs. The index's own files are not rows."""
         return [
             path
-            for path in self.data_dir.rglob("*")
-            if path.suffix in (".seg", ".log") and "index" not in path.relative_to(self.data_dir).parts[:-1]
+            for data_dir in self.data_dirs
+            for path in data_dir.rglob("*")
+            if path.suffix in (".seg", ".log") and "index" not in path.relative_to(data_dir).parts[:-1]
         ]
 
     def shuffle_bytes(self) -> int:

@@ -225,3 +225,8 @@ def settle(spark):
 
 def setting(spark, key):
     return spark.sparkContext.getConf().get(key)
+
+
+def shuffles(spark):
+    """The shuffles that Spark knows."""
+    return sorted({int(line.split()[0]) for line in _rows(spark).mapLocations()})

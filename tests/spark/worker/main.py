@@ -15,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pyspark.sql import SparkSession
 
-from worker import jobs
+from worker import jobs, retries
+
+CALLS = {name: call for module in (jobs, retries) for name, call in vars(module).items() if callable(call)}
 
 
 def main():
@@ -28,7 +30,7 @@ def main():
 
     def obey(call):
         try:
-            result = getattr(jobs, call["name"])(spark, **call["args"])
+            result = CALLS[call["name"]](spark, **call["args"])
             answer({"id": call["id"], "result": result})
         except Exception:  # the test decides whether it was expected
             answer({"id": call["id"], "error": traceback.format_exc()})

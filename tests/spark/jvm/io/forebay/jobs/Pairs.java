@@ -21,13 +21,17 @@ public final class Pairs {
   private Pairs() {}
 
   /** Strings of very different lengths under skewed keys, the same ones each time. */
-  private static JavaPairRDD<String, Integer> pairs(JavaSparkContext spark, int records) {
+  static JavaPairRDD<String, Integer> pairs(JavaSparkContext spark, int records) {
+    return pairs(spark, records, MAPS);
+  }
+
+  static JavaPairRDD<String, Integer> pairs(JavaSparkContext spark, int records, int maps) {
     List<Integer> starts = new ArrayList<>();
-    for (int map = 0; map < MAPS; map++) {
+    for (int map = 0; map < maps; map++) {
       starts.add(map);
     }
-    int perMap = records / MAPS;
-    return spark.parallelize(starts, MAPS).flatMapToPair(map -> {
+    int perMap = records / maps;
+    return spark.parallelize(starts, maps).flatMapToPair(map -> {
       List<Tuple2<String, Integer>> out = new ArrayList<>();
       for (int i = 0; i < perMap; i++) {
         int n = map * perMap + i;
@@ -91,14 +95,14 @@ public final class Pairs {
     return digest(pairs.reduceByKey(new HashPartitioner(REDUCES), Integer::sum).map(Tuple2::toString));
   }
 
-  private static List<Integer> sorted(Iterable<Integer> values) {
+  static List<Integer> sorted(Iterable<Integer> values) {
     List<Integer> list = new ArrayList<>();
     values.forEach(list::add);
     Collections.sort(list);
     return list;
   }
 
-  private static String digest(JavaRDD<String> rows) {
+  static String digest(JavaRDD<String> rows) {
     long[] total = rows.mapPartitions(partition -> {
       long[] part = new long[3];
       while (partition.hasNext()) {
