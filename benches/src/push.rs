@@ -15,7 +15,8 @@ use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use shuffle_client::{
-    AttemptId, Caller, Client, Commit, Durability, MapIndex, PartitionId, ShuffleId, WriteSpec,
+    AttemptId, Caller, Client, Commit, Compression, Durability, MapIndex, PartitionId, ShuffleId,
+    WriteSpec,
 };
 use tokio::task::JoinSet;
 
@@ -32,7 +33,7 @@ pub(crate) struct Push {
     pub(crate) shape: Shape,
     pub(crate) shuffle: ShuffleId,
     pub(crate) durability: Durability,
-    pub(crate) compress: bool,
+    pub(crate) compression: Compression,
     pub(crate) candidates: Arc<[String]>,
 }
 
@@ -115,7 +116,7 @@ impl Push {
             attempt: attempt(self.shuffle, map),
             durability: self.durability,
             candidates: Arc::clone(&self.candidates),
-            compress: self.compress,
+            compression: self.compression,
         });
         let mut given = 0;
         for partition in 0..shape.partitions {

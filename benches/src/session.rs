@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
-use shuffle_client::{AppHandle, AppId, Caller, Client, Durability, Settings, ShuffleId};
+use shuffle_client::{
+    AppHandle, AppId, Caller, Client, Compression, Durability, Settings, ShuffleId,
+};
 use tokio::time::timeout;
 
 use crate::{
@@ -356,7 +358,11 @@ fn push(
             Level::Disk => Durability::Disk,
             Level::Fsync => Durability::Fsync,
         },
-        compress: load.compress,
+        compression: if load.compress {
+            Compression::Lz4
+        } else {
+            Compression::None
+        },
         candidates: Arc::from(app.place(shuffle, shape.maps, shape.partitions)),
     }
 }

@@ -25,13 +25,18 @@ pub const MAX_BATCH: u32 = 8 << 20;
 /// Most blocks in one message.
 pub const MAX_BATCH_BLOCKS: usize = 1 << 16;
 
-/// How a block's bytes are encoded, in the low 8 bits of its flags.
+/// By how much encryption makes a block longer: 8 bytes of a nonce before it, 16 bytes of an authentication tag behind.
+pub const ENCRYPTION: u32 = 24;
+
+/// How a block's bytes are encoded, in the low 8 bits of its flags. The server stores blocks of any of them and decodes none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Codec {
-    /// As they are; `raw_length == length`.
+    /// As they are; `raw_length` bytes.
     None,
     /// LZ4 block format without a size prefix; the size is `raw_length`.
     Lz4,
+    /// One Zstandard frame.
+    Zstd,
 }
 
 /// A block's flags, known to be valid.
@@ -41,6 +46,7 @@ pub struct Flags(u32);
 impl Flags {
     const CONTINUES: u32 = 1 << 8;
     const CONTINUED: u32 = 1 << 9;
+    const ENCRYPTED: u32 = 1 << 10;
 
     /// `continues`: the block starts inside a record of block `seq - 1`. `continued`: it ends inside one that block `seq + 1`
     /// goes on with.
@@ -48,6 +54,7 @@ impl Flags {
         let codec = match codec {
             Codec::None => 0,
             Codec::Lz4 => 1,
+            Codec::Zstd => 2,
         };
         Self(
             codec
@@ -56,9 +63,15 @@ impl Flags {
         )
     }
 
+    /// The same of a block that is encrypted, after its codec.
+    #[must_use]
+    pub fn encrypted(self) -> Self {
+        Self(self.0 | Self::ENCRYPTED)
+    }
+
     /// `None` if a codec or a bit is not known.
     pub fn try_from_bits(bits: u32) -> Option<Self> {
-        (bits & !(Self::CONTINUES | Self::CONTINUED) <= 1).then_some(Self(bits))
+        (bits & !(Self::CONTINUES | Self::CONTINUED | Self::ENCRYPTED) <= 2).then_some(Self(bits))
     }
 
     /// As they are sent and stored.
@@ -68,11 +81,16 @@ impl Flags {
 
     /// How the bytes are encoded.
     pub fn codec(self) -> Codec {
-        if self.0 & 0xff == 0 {
-            Codec::None
-        } else {
-            Codec::Lz4
+        match self.0 & 0xff {
+            0 => Codec::None,
+            1 => Codec::Lz4,
+            _ => Codec::Zstd,
         }
+    }
+
+    /// Encrypted after it was encoded.
+    pub fn is_encrypted(self) -> bool {
+        self.0 & Self::ENCRYPTED != 0
     }
 
     /// Starts inside a record of block `seq - 1`.
@@ -89,6 +107,11 @@ impl Flags {
 impl std::fmt::Debug for Flags {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}", self.codec())?;
+        f.write_str(if self.is_encrypted() {
+            "+encrypted"
+        } else {
+            ""
+        })?;
         f.write_str(if self.continues() { "+continues" } else { "" })?;
         f.write_str(if self.continued() { "+continued" } else { "" })
     }
@@ -118,8 +141,8 @@ pub struct BlockHeader {
 }
 
 impl BlockHeader {
-    /// The checksum that this header must carry for a body whose CRC-32 state is `body`. Does not look at `self.checksum`.
-    pub fn checksum_of(&self, mut body: crc32fast::Hasher) -> u32 {
+    /// Everything but the checksum, as it is checksummed and, for an encrypted block, authenticated.
+    pub fn identity(&self) -> [u8; 36] {
         let mut bytes = [0; 36];
         bytes[0..4].copy_from_slice(&self.partition.0.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.map_index.0.to_le_bytes());
@@ -129,7 +152,12 @@ impl BlockHeader {
         bytes[24..28].copy_from_slice(&self.raw_length.to_le_bytes());
         bytes[28..32].copy_from_slice(&self.records.to_le_bytes());
         bytes[32..36].copy_from_slice(&self.flags.bits().to_le_bytes());
-        body.update(&bytes);
+        bytes
+    }
+
+    /// The checksum that this header must carry for a body whose CRC-32 state is `body`. Does not look at `self.checksum`.
+    pub fn checksum_of(&self, mut body: crc32fast::Hasher) -> u32 {
+        body.update(&self.identity());
         body.finalize()
     }
 
@@ -226,19 +254,22 @@ mod tests {
 
     #[test]
     fn flags_keep_what_they_say_and_unknown_bits_are_refused() {
-        for codec in [Codec::None, Codec::Lz4] {
+        for codec in [Codec::None, Codec::Lz4, Codec::Zstd] {
             for (continues, continued) in
                 [(false, false), (false, true), (true, false), (true, true)]
             {
                 let flags = Flags::new(codec, continues, continued);
-                assert_eq!(
-                    (flags.codec(), flags.continues(), flags.continued()),
-                    (codec, continues, continued)
-                );
-                assert_eq!(Flags::try_from_bits(flags.bits()), Some(flags));
+                for flags in [flags, flags.encrypted()] {
+                    assert_eq!(
+                        (flags.codec(), flags.continues(), flags.continued()),
+                        (codec, continues, continued)
+                    );
+                    assert_eq!(Flags::try_from_bits(flags.bits()), Some(flags));
+                }
+                assert!(flags.encrypted().is_encrypted() && !flags.is_encrypted());
             }
         }
-        for bits in [2, 0xff, 1 << 10, 1 << 31, 1 << 7] {
+        for bits in [3, 0xff, 1 << 11, 1 << 31, 1 << 7] {
             assert_eq!(Flags::try_from_bits(bits), None, "{bits:#x}");
         }
     }

@@ -1,7 +1,10 @@
 //! Raw integers and strings from the network become ids here, and nowhere else. Everything is bounded before it is believed.
 
 use crate::{
-    block::{BlockHeader, Codec, Flags, MAX_BATCH, MAX_BATCH_BLOCKS, MAX_BLOCK, PartitionTotal},
+    block::{
+        BlockHeader, Codec, ENCRYPTION, Flags, MAX_BATCH, MAX_BATCH_BLOCKS, MAX_BLOCK,
+        PartitionTotal,
+    },
     ids::{AppId, AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
     v1,
 };
@@ -213,12 +216,16 @@ fn blocks(
                 "use codecs and bits of version 1",
             )
         })?;
-        if flags.codec() == Codec::None && length != raw_length {
-            let value = format!("{length} stored, {raw_length} raw");
+        let extra = if flags.is_encrypted() { ENCRYPTION } else { 0 };
+        let plain = length.checked_sub(extra).filter(|&plain| plain > 0);
+        if plain.is_none() || flags.codec() == Codec::None && plain != Some(raw_length) {
+            let value = format!("{length} stored, {raw_length} raw, flags {flags:?}");
             return Err(Invalid::new(
                 field,
                 value,
-                "send equal lengths for a block without codec",
+                format!(
+                    "send the raw length of a block without codec, and {ENCRYPTION} bytes more of an encrypted one"
+                ),
             ));
         }
         total += u64::from(length);

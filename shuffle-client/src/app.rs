@@ -332,7 +332,8 @@ impl Members {
             said.join("; ")
         };
         let message = format!(
-            "no server took app {app} within {tried_for:.0?} (servers: {servers}): {said}. Start a server, or correct the list"
+            "no server took app {app} within {tried_for:.0?} (servers: {servers}): {said}. Start a server, or correct {}",
+            self.client.settings().name("servers"),
         );
         Error::new(Kind::Unavailable, message)
     }

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use crate::{
     app::AppHandle,
     channel::{Connections, Failure},
+    crypt::Secret,
     error::{Error, Kind},
     pool::BufferPool,
     reader::{ReadSpec, Reader},
@@ -28,6 +29,7 @@ struct Inner {
     settings: Settings,
     handle: Handle,
     connections: Connections,
+    secret: Option<Secret>,
     batches: Arc<BufferPool>,
     blocks: Arc<BufferPool>,
 }
@@ -109,6 +111,16 @@ impl Client {
 
     /// A client that runs its tasks on this runtime. Does no I/O.
     pub fn with_handle(settings: Settings, handle: Handle) -> Result<Self, Error> {
+        Self::build(settings, handle, None)
+    }
+
+    /// The same, with blocks encrypted. Every client of the application must have the same secret: what was written with another one,
+    /// or in the clear, is not read.
+    pub fn encrypted(settings: Settings, handle: Handle, secret: Secret) -> Result<Self, Error> {
+        Self::build(settings, handle, Some(secret))
+    }
+
+    fn build(settings: Settings, handle: Handle, secret: Option<Secret>) -> Result<Self, Error> {
         settings.check()?;
         let connections = Connections::new(settings.clone(), handle.clone());
         let (batches, blocks) = (BufferPool::new(KEPT_BATCHES), BufferPool::new(KEPT_BLOCKS));
@@ -117,6 +129,7 @@ impl Client {
                 settings,
                 handle,
                 connections,
+                secret,
                 batches,
                 blocks,
             }),
@@ -207,6 +220,11 @@ impl Client {
 
     pub(crate) fn connections(&self) -> &Connections {
         &self.inner.connections
+    }
+
+    /// What blocks are encrypted with, if they are.
+    pub(crate) fn secret(&self) -> Option<&Secret> {
+        self.inner.secret.as_ref()
     }
 
     pub(crate) fn handle(&self) -> &Handle {

@@ -13,6 +13,8 @@ mod app;
 mod backoff;
 mod channel;
 mod client;
+mod codec;
+mod crypt;
 mod error;
 #[cfg(feature = "test-util")]
 pub mod fake;
@@ -30,6 +32,8 @@ pub use shuffle_proto::{
 pub use crate::{
     app::AppHandle,
     client::{Caller, Client, Description, Durability, VolumeState},
+    codec::Compression,
+    crypt::Secret,
     error::{Error, LostOutput},
     reader::{Block, Buffer, Output, ReadSpec, Reader, ReaderStats},
     settings::Settings,

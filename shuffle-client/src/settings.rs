@@ -1,6 +1,6 @@
 //! What a person tunes. Every field has a default that suits a cluster; only `servers` must be given.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use shuffle_proto::{block::MAX_BATCH, http2};
 
@@ -36,6 +36,8 @@ pub struct Settings {
     pub block_bytes: usize,
     /// Bytes of one message of a push. Default 1 MiB: one HTTP/2 frame.
     pub batch_bytes: usize,
+    /// What the person who tunes these calls them, where that is something else: field name → that name. Errors use it.
+    pub names: BTreeMap<String, String>,
 }
 
 impl Default for Settings {
@@ -53,6 +55,7 @@ impl Default for Settings {
             replay_buffer: 64 << 20,
             block_bytes: 64 << 10,
             batch_bytes: http2::GROUP,
+            names: BTreeMap::new(),
         }
     }
 }
@@ -66,12 +69,17 @@ impl Settings {
         }
     }
 
+    /// What to call a field when a person is told about it.
+    pub(crate) fn name<'a>(&'a self, field: &'a str) -> &'a str {
+        self.names.get(field).map_or(field, String::as_str)
+    }
+
     /// Refuses what cannot work, naming field, value and remedy.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |field: &str, value: String, remedy: &str| {
             Err(Error::new(
                 Kind::Invalid,
-                format!("setting `{field}` is {value}: {remedy}"),
+                format!("setting `{}` is {value}: {remedy}", self.name(field)),
             ))
         };
         if self.servers.is_empty() {

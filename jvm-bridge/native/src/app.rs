@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use shuffle_client::{AppHandle, AppId, Caller, Client, Error, Kind, Settings, ShuffleId};
+use shuffle_client::{AppHandle, AppId, Caller, Client, Error, Kind, Secret, Settings, ShuffleId};
 use tokio::{sync::RwLock, task::JoinHandle};
 
 use crate::{error::invalid, handle::exclusive, runtime};
@@ -29,8 +29,12 @@ type SharedApp = Arc<RwLock<Option<AppHandle>>>;
 
 impl ClientEntry {
     /// A client of the library's runtime. Does no I/O.
-    pub(crate) fn open(settings: Settings) -> Result<Self, Error> {
-        let client = Client::with_handle(settings, runtime::get()?.handle().clone())?;
+    pub(crate) fn open(settings: Settings, secret: Option<Secret>) -> Result<Self, Error> {
+        let handle = runtime::get()?.handle().clone();
+        let client = match secret {
+            Some(secret) => Client::encrypted(settings, handle, secret)?,
+            None => Client::with_handle(settings, handle)?,
+        };
         Ok(Self {
             client,
             apps: Arc::new(Apps(Mutex::new(Some(HashMap::new())))),
@@ -228,7 +232,7 @@ mod tests {
             call_timeout: Duration::from_millis(500),
             ..Settings::of(["127.0.0.1:1"])
         };
-        let entry = ClientEntry::open(settings).expect("a client");
+        let entry = ClientEntry::open(settings, None).expect("a client");
         assert_eq!(
             entry
                 .place("a", ShuffleId(0), 1, 1)

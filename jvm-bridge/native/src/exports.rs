@@ -11,8 +11,8 @@ use jni::{
     sys::{jboolean, jint, jlong},
 };
 use shuffle_client::{
-    AppId, AttemptId, Caller, Durability, Error, Kind, MapIndex, PartitionId, ReadSpec, ShuffleId,
-    WriteSpec,
+    AppId, AttemptId, Caller, Compression, Durability, Error, Kind, MapIndex, PartitionId,
+    ReadSpec, Secret, ShuffleId, WriteSpec,
 };
 
 use crate::{
@@ -62,9 +62,17 @@ exports! {
 
     // ---- client ----
 
-    fn Java_io_forebay_core_Native_clientOpen(env, settings: JString<'l>) -> jlong {
+    fn Java_io_forebay_core_Native_clientOpen(env, settings: JString<'l>, key: JByteArray<'l>) -> jlong {
         let settings = settings::parse(&text(env, "settings", &settings)?)?;
-        Ok(CLIENTS.insert(ClientEntry::open(settings)?)?)
+        let secret = if key.is_null() {
+            None
+        } else {
+            let mut bytes = vec![0; key.len(env)?];
+            key.get_region(env, 0, &mut bytes)?;
+            let bytes: Vec<u8> = bytes.into_iter().map(i8::cast_unsigned).collect();
+            Some(Secret::new(&bytes)?)
+        };
+        Ok(CLIENTS.insert(ClientEntry::open(settings, secret)?)?)
     }
 
     fn Java_io_forebay_core_Native_clientClose(_env, client: jlong) -> () {
@@ -119,7 +127,7 @@ exports! {
     fn Java_io_forebay_core_Native_writerOpen(
         env, client: jlong, app: JString<'l>, token: JString<'l>, lease_millis: jlong, shuffle: jint, num_maps: jint,
         num_partitions: jint, map_index: jint, attempt: jlong, durability: JString<'l>, candidates: Strings<'l>,
-        compress: jboolean, arena_bytes: jlong,
+        compression: JString<'l>, arena_bytes: jlong,
     ) -> jlong {
         let spec = WriteSpec {
             caller: caller(env, &app, &token, lease_millis)?,
@@ -130,7 +138,7 @@ exports! {
             attempt: AttemptId(attempt.cast_unsigned()),
             durability: text(env, "durability", &durability)?.parse::<Durability>()?,
             candidates: texts(env, "candidates", &candidates)?.into(),
-            compress,
+            compression: text(env, "compression", &compression)?.parse::<Compression>()?,
         };
         let arena_bytes = u64::try_from(arena_bytes).map_err(|_| invalid(format!("arenaBytes is {arena_bytes}: give 4096 or more")))?;
         let client = CLIENTS.get(client)?;

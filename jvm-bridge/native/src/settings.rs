@@ -1,6 +1,6 @@
 //! The JSON of a client's settings. What is left out has the client's default; an unknown field is refused.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 use shuffle_client::{Error, Settings};
@@ -23,13 +23,19 @@ struct ClientSettings {
     replay_buffer_bytes: Option<usize>,
     block_bytes: Option<usize>,
     batch_bytes: Option<usize>,
+    /// Field of [`Settings`] → the key by which people know it.
+    #[serde(default)]
+    names: BTreeMap<String, String>,
 }
 
 /// Reads the settings and checks them, naming what cannot be.
 pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
     let given: ClientSettings = serde_json::from_str(json)
         .map_err(|error| invalid(format!("client settings are not right: {error}")))?;
-    let mut settings = Settings::of(given.servers);
+    let mut settings = Settings {
+        names: given.names,
+        ..Settings::of(given.servers)
+    };
     for (given, setting) in [
         (given.connect_timeout_ms, &mut settings.connect_timeout),
         (given.call_timeout_ms, &mut settings.call_timeout),
@@ -78,7 +84,7 @@ mod tests {
         let settings = parse(
             r#"{"servers":["a:1"],"connect_timeout_ms":1,"call_timeout_ms":2,"retry_deadline_ms":3,"backoff_base_ms":4,
                 "backoff_max_ms":5,"keep_alive_ms":6,"fetch_window_bytes":70000,"fetch_streams":8,"replay_buffer_bytes":9,
-                "block_bytes":2000,"batch_bytes":3000}"#,
+                "block_bytes":2000,"batch_bytes":3000,"names":{"keep_alive":"my.keepAlive"}}"#,
         )
         .expect("valid");
         let expected = Settings {
@@ -94,6 +100,7 @@ mod tests {
             replay_buffer: 9,
             block_bytes: 2000,
             batch_bytes: 3000,
+            names: BTreeMap::from([("keep_alive".into(), "my.keepAlive".into())]),
         };
         assert_eq!(settings, expected);
     }
@@ -104,5 +111,10 @@ mod tests {
         assert!(unknown.message.contains("colour"), "{unknown}");
         let bad = parse(r#"{"servers":["a:1"],"fetch_streams":0}"#).expect_err("bad");
         assert!(bad.message.contains("fetch_streams"), "{bad}");
+        let named = parse(
+            r#"{"servers":["a:1"],"fetch_streams":0,"names":{"fetch_streams":"my.streams"}}"#,
+        )
+        .expect_err("bad");
+        assert!(named.message.contains("`my.streams`"), "{named}");
     }
 }

@@ -9,7 +9,6 @@ use std::{
 };
 
 use shuffle_client::{Client, Commit, Error, Kind, MapWriter, PartitionId, WriteSpec, WriterStats};
-use shuffle_proto::block::MAX_BLOCK;
 
 use crate::{
     arena::Arena,
@@ -337,7 +336,7 @@ fn add(
     records: u32,
 ) -> Result<(), Error> {
     // Up to a batch, one large block is cheaper for everybody than parts that have to be put together.
-    if bytes <= batch_bytes.min(MAX_BLOCK as usize) {
+    if bytes <= batch_bytes.min(writer.longest_block()) {
         writer.add_block(partition, pieces, records)
     } else if let [piece] = pieces {
         writer.add_long(partition, piece, records)

@@ -37,6 +37,32 @@ fn a_pushed_table_comes_through_with_the_owner_of_its_stream() {
 }
 
 #[test]
+fn an_encrypted_block_is_longer_by_what_encryption_adds() {
+    let block = |codec, length, raw_length| BlockHeader {
+        length,
+        raw_length,
+        flags: Flags::new(codec, false, false).encrypted(),
+        ..header(0, 5, 1)
+    };
+    for good in [
+        block(Codec::None, 34, 10),
+        block(Codec::Zstd, 25, 1000),
+        block(Codec::Lz4, MAX_BLOCK, MAX_BLOCK),
+    ] {
+        let payload = good.length as usize;
+        assert_eq!(pushed(&table(&[good], false), payload), Ok(vec![good]));
+    }
+    for bad in [
+        block(Codec::None, 10, 10),
+        block(Codec::None, 35, 10),
+        block(Codec::Lz4, 24, 1000),
+    ] {
+        let payload = bad.length as usize;
+        assert!(pushed(&table(&[bad], false), payload).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
 fn a_fetched_table_comes_through_with_the_owners_of_its_blocks() {
     let blocks = [
         BlockHeader {
@@ -73,7 +99,11 @@ fn a_pushed_table_that_cannot_be_is_refused_with_its_field() {
     );
     assert_eq!(refused(&|table| table.seq[1] = 7, 20), "batch.table.seq");
     assert_eq!(refused(&|table| table.seq[0] = 0, 20), "batch.table.seq");
-    assert_eq!(refused(&|table| table.flags[0] = 2, 20), "batch.table");
+    assert_eq!(refused(&|table| table.flags[0] = 3, 20), "batch.table");
+    assert_eq!(
+        refused(&|table| table.flags[0] = 1 << 10, 20),
+        "batch.table"
+    );
     assert_eq!(refused(&|table| table.flags[0] = 0, 20), "batch.table");
     assert_eq!(refused(&|table| table.length[0] = 0, 10), "batch.table");
     assert_eq!(refused(&|table| table.raw_length[0] = 0, 20), "batch.table");

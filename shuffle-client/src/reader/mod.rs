@@ -2,8 +2,8 @@
 //!
 //! - `plan.rs`: what must be seen, grouped by server. `verify.rs`: what has been seen of it, block by block, and the comparison at
 //!   the end. `stream.rs`: one task per server that fetches, resumes, and looks for volumes that moved.
-//! - Here: the window, the queue of verified blocks, and what happens on the caller's thread: putting long records together and
-//!   decoding, so that decoded bytes never wait in memory.
+//! - Here: the window, the queue of verified blocks, and what happens on the caller's thread: putting long records together,
+//!   decrypting and decoding, so that decoded bytes never wait in memory.
 //!
 //! **Window.** A stream takes permits for a message before it reads the message's payload, and gives them back when the caller has
 //! taken its last block. A message larger than the window takes the whole window. A record longer than the window is put together
@@ -31,6 +31,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     client::{Caller, Client},
+    codec::Decoder,
+    crypt::Decryptor,
     error::{Error, Kind, LostOutput},
     pool::{BufferPool, Pooled},
     writer::MAX_LONG,
@@ -128,6 +130,10 @@ pub struct Reader {
     /// Records that are not whole yet: at most one per attempt and partition.
     open: HashMap<(AttemptId, PartitionId), Record>,
     pool: Arc<BufferPool>,
+    decoder: Decoder,
+    decryptor: Option<Decryptor>,
+    /// A block between decryption and decoding.
+    plain: Vec<u8>,
     stats: ReaderStats,
 }
 
@@ -172,6 +178,9 @@ impl Reader {
         let (events, queue) = mpsc::unbounded_channel();
         let pool = client.block_pool().clone();
         let groups = plan::groups(&spec);
+        let decryptor = client
+            .secret()
+            .map(|secret| Decryptor::new(secret.clone(), spec.caller.app.clone(), spec.shuffle));
         let shared = Arc::new(Shared {
             window: Arc::new(Semaphore::new(window_bytes)),
             window_bytes,
@@ -202,6 +211,9 @@ impl Reader {
             _permit: None,
             open: HashMap::new(),
             pool,
+            decoder: Decoder::default(),
+            decryptor,
+            plain: Vec::new(),
             stats: ReaderStats::default(),
         }
     }
@@ -297,13 +309,15 @@ impl Reader {
         self.stats.bytes += u64::from(header.length);
         let flags = header.flags;
         if !flags.continues() && !flags.continued() {
-            let data = match flags.codec() {
-                Codec::None => Storage::Received(bytes),
-                Codec::Lz4 => {
-                    let mut buffer = self.pool.take(header.raw_length as usize);
-                    self.decode(header, &bytes, buffer.as_mut())?;
-                    Storage::Pooled(buffer)
-                }
+            let data = if flags.codec() == Codec::None
+                && self.decryptor.is_none()
+                && !flags.is_encrypted()
+            {
+                Storage::Received(bytes)
+            } else {
+                let mut buffer = self.pool.take(header.raw_length as usize);
+                self.decode(header, &bytes, buffer.as_mut())?;
+                Storage::Pooled(buffer)
             };
             return Ok(Some(Block {
                 partition: header.partition,
@@ -348,10 +362,7 @@ impl Reader {
             return Err(self.broken(header.attempt, message));
         }
         record.data.resize(end, 0);
-        match flags.codec() {
-            Codec::None => record.data[start..].copy_from_slice(&bytes),
-            Codec::Lz4 => self.decode(header, &bytes, &mut record.data[start..])?,
-        }
+        self.decode(header, &bytes, &mut record.data[start..])?;
         record.next_seq = header.seq.wrapping_add(1);
         record.records += header.records;
         record.stored_bytes += u64::from(header.length);
@@ -369,13 +380,31 @@ impl Reader {
         }))
     }
 
-    /// The checksum was right, so what cannot be decoded was written so: no other copy would help.
-    fn decode(&self, header: &BlockHeader, bytes: &[u8], space: &mut [u8]) -> Result<(), Error> {
-        let why = match lz4_flex::block::decompress_into(bytes, space) {
-            Ok(length) if length == space.len() => return Ok(()),
-            Ok(length) => format!("{length} bytes instead of {}", space.len()),
-            Err(error) => error.to_string(),
+    /// Decrypts and decodes. The checksum was right, so what cannot be decoded was written so: no other copy would help.
+    fn decode(
+        &mut self,
+        header: &BlockHeader,
+        bytes: &[u8],
+        space: &mut [u8],
+    ) -> Result<(), Error> {
+        let encoded = match (&mut self.decryptor, header.flags.is_encrypted()) {
+            (None, false) => Ok(bytes),
+            (Some(decryptor), true) => {
+                if decryptor.decrypt(header, bytes, &mut self.plain) {
+                    Ok(&self.plain[..])
+                } else {
+                    Err("it was encrypted with another key, or changed since".to_string())
+                }
+            }
+            (None, true) => Err("it is encrypted, and this client has no key".to_string()),
+            // Taking it would let anybody who can reach a server's disk put rows into the answer.
+            (Some(_), false) => {
+                Err("it is not encrypted, and everything of this application must be".to_string())
+            }
         };
+        let decoded =
+            encoded.and_then(|encoded| self.decoder.decode(header.flags.codec(), encoded, space));
+        let Err(why) = decoded else { return Ok(()) };
         let message = format!(
             "block {} of attempt {} (partition {}) passes its checksum and cannot be decoded ({why}): {}",
             header.seq,

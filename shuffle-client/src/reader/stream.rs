@@ -371,11 +371,12 @@ impl<'a> Fetch<'a> {
         let tried_for: Duration = self.backoff.failing_for();
         let message = format!(
             "{} did not serve {} within {tried_for:.0?} and {} tries, and no other server has its volumes: {}. Start it again with \
-             its disk, or raise retry_deadline",
+             its disk, or raise {}",
             self.group.address,
             self.shared.name(),
             self.backoff.tries(),
             failure.message,
+            self.shared.client.settings().name("retry_deadline"),
         );
         self.name_one(Error::new(Kind::Unavailable, message), None)
     }

@@ -1,4 +1,4 @@
-//! From records to messages: gathers, compresses, checksums and frames, and counts what it built.
+//! From records to messages: gathers, compresses, encrypts, checksums and frames, and counts what it built.
 //!
 //! CPU only, and nothing is allocated per block: a block is compressed straight into the payload of its message, whose buffer comes
 //! from a pool and goes back when the message is sent and committed.
@@ -6,21 +6,21 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use shuffle_proto::{
-    block::{BlockHeader, Codec, Flags, MAX_BATCH_BLOCKS, PartitionTotal},
+    block::{BlockHeader, ENCRYPTION, Flags, MAX_BATCH_BLOCKS, PartitionTotal},
     frame::{self, Rope},
     ids::{AttemptId, MapIndex, PartitionId},
     v1, wire,
 };
 
-use crate::pool::{BufferPool, Pooled};
+use crate::{
+    codec::Encoder,
+    crypt::Encryptor,
+    pool::{BufferPool, Pooled},
+};
 
 /// Bytes of a block's entry in its table, at most or nearly so: a message with its table must fit one HTTP/2 frame.
 const ENTRY: usize = 28;
-
-/// Shorter blocks are stored as they are: LZ4 needs a token and 5 literals at the end, and clearing its table costs more than it saves.
-const WORTH_COMPRESSING: usize = 32;
 
 /// A finished message, ready to be sent any number of times.
 #[derive(Clone, Debug)]
@@ -33,11 +33,11 @@ pub(crate) struct Message {
 pub(crate) struct Builder {
     map_index: MapIndex,
     attempt: AttemptId,
-    compress: bool,
     batch_bytes: usize,
     block_bytes: usize,
     pool: Arc<BufferPool>,
-    lz4: CompressTable,
+    encoder: Encoder,
+    encryptor: Option<Encryptor>,
     /// Where pieces come together before they are compressed.
     gathered: Vec<u8>,
     table: v1::BlockTable,
@@ -64,7 +64,7 @@ impl Builder {
     pub(crate) fn new(
         (map_index, attempt): (MapIndex, AttemptId),
         num_partitions: u32,
-        compress: bool,
+        (encoder, encryptor): (Encoder, Option<Encryptor>),
         (block_bytes, batch_bytes): (usize, usize),
         pool: Arc<BufferPool>,
     ) -> Self {
@@ -72,11 +72,11 @@ impl Builder {
         Self {
             map_index,
             attempt,
-            compress,
             batch_bytes,
             block_bytes,
             pool,
-            lz4: CompressTable::large(),
+            encoder,
+            encryptor,
             gathered: Vec::new(),
             table: v1::BlockTable::default(),
             payload: None,
@@ -92,7 +92,7 @@ impl Builder {
         }
     }
 
-    /// Appends one block whose raw bytes are `pieces` (`raw_len` together, 1 to `MAX_BLOCK`); the partition is in range. Gives back
+    /// Appends one block whose raw bytes are `pieces` (`raw_len` together, 1 to what a block may have); the partition is in range. Gives back
     /// the message that had to be finished first.
     pub(crate) fn add(
         &mut self,
@@ -102,10 +102,15 @@ impl Builder {
         records: u32,
         (continues, continued): (bool, bool),
     ) -> Option<Message> {
+        // Where the block's bytes begin in its space, and what is left free around them.
+        let (start, around) = match &self.encryptor {
+            Some(_) => (Encryptor::START, ENCRYPTION as usize),
+            None => (0, 0),
+        };
         let last = self.table.partition.last();
         let restarts = last.is_some_and(|&last| last > partition.0);
         let count = self.table.partition.len();
-        let full = self.filled + raw_len + ENTRY * (count + 1) > self.batch_bytes
+        let full = self.filled + raw_len + around + ENTRY * (count + 1) > self.batch_bytes
             || count == MAX_BATCH_BLOCKS;
         let finished = if count > 0 && (restarts || full) {
             self.finish()
@@ -113,26 +118,18 @@ impl Builder {
             None
         };
 
-        let worst = if self.compress {
-            get_maximum_output_size(raw_len)
-        } else {
-            raw_len
-        };
-        let usual = self.batch_bytes + get_maximum_output_size(self.block_bytes);
+        let worst = around + self.encoder.space(raw_len);
+        let usual = self.batch_bytes + around + self.encoder.space(self.block_bytes);
         let payload = self.payload.get_or_insert_with(|| self.pool.take(usual));
-        let start = self.filled;
-        if payload.as_ref().len() < start + worst {
-            payload.set_len(start + worst);
+        if payload.as_ref().len() < self.filled + worst {
+            payload.set_len(self.filled + worst);
         }
-        let space = &mut payload.as_mut()[start..];
-        let (codec, length) = store(
-            &mut self.lz4,
-            &mut self.gathered,
-            self.compress,
-            pieces,
-            raw_len,
-            space,
-        );
+        let space = &mut payload.as_mut()[self.filled..];
+        let (codec, encoded) =
+            self.encoder
+                .store(pieces, raw_len, &mut self.gathered, &mut space[start..]);
+        let length = encoded + around;
+        let flags = Flags::new(codec, continues, continued);
         let mut header = BlockHeader {
             partition,
             map_index: self.map_index,
@@ -141,9 +138,16 @@ impl Builder {
             length: u32::try_from(length).expect("a stored block is at most MAX_BLOCK"),
             raw_length: u32::try_from(raw_len).expect("a raw block is at most MAX_BLOCK"),
             records,
-            flags: Flags::new(codec, continues, continued),
+            flags: if self.encryptor.is_some() {
+                flags.encrypted()
+            } else {
+                flags
+            },
             checksum: 0,
         };
+        if let Some(encryptor) = &self.encryptor {
+            encryptor.encrypt(&header, &mut space[..length]);
+        }
         let mut body = crc32fast::Hasher::new();
         body.update(&space[..length]);
         header.checksum = header.checksum_of(body);
@@ -179,6 +183,10 @@ impl Builder {
         Some(Message { head, payload })
     }
 
+    pub(crate) fn encrypts(&self) -> bool {
+        self.encryptor.is_some()
+    }
+
     /// Raw bytes of one block of a long byte string.
     pub(crate) fn block_bytes(&self) -> usize {
         self.block_bytes
@@ -187,42 +195,6 @@ impl Builder {
     pub(crate) fn totals(&self) -> &Totals {
         &self.totals
     }
-}
-
-/// Stores one block at the start of `space`, compressed if that makes it smaller.
-fn store(
-    lz4: &mut CompressTable,
-    gathered: &mut Vec<u8>,
-    compress: bool,
-    pieces: &[&[u8]],
-    raw_len: usize,
-    space: &mut [u8],
-) -> (Codec, usize) {
-    if compress && raw_len >= WORTH_COMPRESSING {
-        let raw: &[u8] = match pieces {
-            [piece] => piece,
-            _ => {
-                gathered.clear();
-                pieces
-                    .iter()
-                    .for_each(|piece| gathered.extend_from_slice(piece));
-                gathered
-            }
-        };
-        if let Ok(length) = compress_into_with_table(raw, space, lz4)
-            && length < raw_len
-        {
-            return (Codec::Lz4, length);
-        }
-        space[..raw_len].copy_from_slice(raw);
-    } else {
-        let mut start = 0;
-        for piece in pieces {
-            space[start..start + piece.len()].copy_from_slice(piece);
-            start += piece.len();
-        }
-    }
-    (Codec::None, raw_len)
 }
 
 /// Empties a table and keeps its memory.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use shuffle_proto::{
-    block::MAX_BLOCK,
+    block::{ENCRYPTION, MAX_BLOCK},
     ids::{AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
     wire,
 };
@@ -25,6 +25,8 @@ use self::{
 };
 use crate::{
     client::{Caller, Client, Durability},
+    codec::{Compression, Encoder},
+    crypt::Encryptor,
     error::{Error, Kind},
 };
 
@@ -53,8 +55,8 @@ pub struct WriteSpec {
     pub durability: Durability,
     /// Candidate servers as [`AppHandle::place`](crate::AppHandle::place) ordered them; map index `m` goes to number `m mod k`.
     pub candidates: Arc<[String]>,
-    /// Whether blocks are compressed (LZ4).
-    pub compress: bool,
+    /// How blocks are compressed.
+    pub compression: Compression,
 }
 
 /// A committed output: visible, whole, and as safe as asked.
@@ -102,17 +104,19 @@ impl MapWriter {
     pub(crate) fn open(client: Client, spec: WriteSpec) -> Self {
         let settings = client.settings();
         let shared = Arc::new(Shared::new(settings.replay_buffer));
-        // A spec that is refused builds nothing, so the size of its tables is of no account.
-        let checked = check(&spec);
-        let num_partitions = if checked.is_ok() {
-            spec.num_partitions
-        } else {
-            1
+        let checked = check(&spec).and_then(|()| Encoder::new(spec.compression));
+        // A spec that is refused builds nothing, so how it would is of no account.
+        let (num_partitions, encoder, checked) = match checked {
+            Ok(encoder) => (spec.num_partitions, encoder, Ok(())),
+            Err(error) => (1, Encoder::None, Err(error)),
         };
+        let encryptor = client
+            .secret()
+            .map(|secret| Encryptor::new(secret, &spec.caller.app, spec.shuffle, spec.attempt));
         let builder = Builder::new(
             (spec.map_index, spec.attempt),
             num_partitions,
-            spec.compress,
+            (encoder, encryptor),
             (settings.block_bytes, settings.batch_bytes),
             client.batch_pool().clone(),
         );
@@ -137,7 +141,7 @@ impl MapWriter {
     }
 
     /// Adds one block: the pieces, back to back, hold `records` whole records of `partition`; together at least 1 byte and at most
-    /// 4 MiB, best `block_bytes`. Costs CPU only (gather, compress, checksum); call [`ready`](Self::ready) now and then, at the
+    /// [`longest_block`](Self::longest_block), best `block_bytes`. Costs CPU only (gather, compress, encrypt, checksum); call [`ready`](Self::ready) now and then, at the
     /// latest after every few MiB, to let the servers hold you back. A block of a lower partition than the one before starts a new
     /// message, so a sorted arena is cheapest.
     ///
@@ -149,12 +153,22 @@ impl MapWriter {
         records: u32,
     ) -> Result<(), Error> {
         let raw_len = raw.iter().map(|piece| piece.len()).sum();
-        self.check_block(partition, raw_len, MAX_BLOCK as usize)?;
+        self.check_block(partition, raw_len, self.longest_block())?;
         let finished = self
             .builder
             .add(partition, raw, raw_len, records, (false, false));
         self.hand_over(finished);
         Ok(())
+    }
+
+    /// Most bytes of one block: 4 MiB, less what encryption adds.
+    pub fn longest_block(&self) -> usize {
+        let extra = if self.builder.encrypts() {
+            ENCRYPTION
+        } else {
+            0
+        };
+        (MAX_BLOCK - extra) as usize
     }
 
     /// Adds a byte string of any length up to 2 GiB that must reach its reader in one piece: a record longer than a block, or a

@@ -378,13 +378,15 @@ impl Push {
     }
 
     fn outgrown(&self, address: &str, failure: &Failure) -> Error {
+        let settings = self.client.settings();
+        let replay_buffer = settings.name("replay_buffer");
         let message = format!(
             "{address} failed while it took the {}: {}. The output cannot be sent to another server: its {} bytes have outgrown \
-             replay_buffer ({} bytes). Run the task again, or raise replay_buffer",
+             {replay_buffer} ({} bytes). Run the task again, or raise {replay_buffer}",
             name(&self.spec),
             failure.message,
             self.shared.built_bytes(),
-            self.client.settings().replay_buffer,
+            settings.replay_buffer,
         );
         Error::new(Kind::Unavailable, message)
     }
@@ -399,7 +401,8 @@ impl Push {
         for (address, (count, reason)) in &self.failures {
             let _ = write!(message, " {address} ({count} times): {reason};");
         }
-        message.push_str(" start the servers, or raise retry_deadline");
+        let retry_deadline = self.client.settings().name("retry_deadline");
+        let _ = write!(message, " start the servers, or raise {retry_deadline}");
         Error::new(Kind::Unavailable, message)
     }
 }

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use shuffle_client::{
-    AppId, AttemptId, Caller, Client, Commit, Durability, Error, MapIndex, MapWriter, Output,
-    PartitionId, ReadSpec, Reader, Settings, ShuffleId, WriteSpec, fake::Fake,
+    AppId, AttemptId, Caller, Client, Commit, Compression, Durability, Error, MapIndex, MapWriter,
+    Output, PartitionId, ReadSpec, Reader, Settings, ShuffleId, WriteSpec, fake::Fake,
 };
 
 pub const SHUFFLE: ShuffleId = ShuffleId(7);
@@ -46,7 +46,7 @@ pub fn write_spec(servers: &[&Fake], map: u32, attempt: u64) -> WriteSpec {
         attempt: AttemptId(attempt),
         durability: Durability::Disk,
         candidates: servers.iter().map(|server| server.address()).collect(),
-        compress: true,
+        compression: Compression::Lz4,
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::{collection::vec, prelude::*};
 use shuffle_client::{
-    AppId, AttemptId, Caller, Durability, MapIndex, Output, ReadSpec, Settings, ShuffleId,
-    fake::Fake,
+    AppId, AttemptId, Caller, Compression, Durability, MapIndex, Output, ReadSpec, Settings,
+    ShuffleId, fake::Fake,
 };
 
 use super::*;
@@ -43,7 +43,7 @@ impl Rig {
             attempt: AttemptId(attempt),
             durability: Durability::Memory,
             candidates: [self.fake.address()].into(),
-            compress: true,
+            compression: Compression::Lz4,
         };
         Writer::open(&self.client, spec, ARENA).expect("memory")
     }
