@@ -38,7 +38,7 @@ class Call:
 
 
 class Application:
-    """Starts with the settings that both shuffles share; `servers` switches Forebay on."""
+    """Starts with the settings that both shuffles share; `servers` switches Forebay on. A setting that is None is left out."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Application:
             settings["spark.shuffle.manager"] = "io.forebay.spark.ForebayShuffleManager"
             settings["spark.forebay.servers"] = ",".join(server.address for server in servers)
         settings.update(conf or {})
-        self._start(line, settings)
+        self._start(line, {key: value for key, value in settings.items() if value is not None})
 
     def _home(self, line: SparkLine):
         """A folder that looks like the installation: `local-cluster` keeps its executors' files under SPARK_HOME/work."""

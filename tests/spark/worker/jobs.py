@@ -63,6 +63,8 @@ def _two_stages(spark, maps, reduces, records, kind):
         return rows.groupBy("k").agg({"v": "sum", "w": "max", "*": "count"})
     if kind == "count":
         return numbers.selectExpr("id * 7919 % 100003 AS k", "xxhash64(id) AS w").repartition(reduces, "k")
+    if kind == "marked":
+        return numbers.selectExpr("id % 1009 AS k", "concat('in-the-clear-', string(id)) AS text").repartition(reduces, "k")
     raise ValueError(f"no kind {kind}")
 
 
@@ -230,3 +232,7 @@ def setting(spark, key):
 def shuffles(spark):
     """The shuffles that Spark knows."""
     return sorted({int(line.split()[0]) for line in _rows(spark).mapLocations()})
+
+
+def forebay_status(spark):
+    return spark.sparkContext._jvm.io.forebay.spark.ForebayStatus.current().get().toString()

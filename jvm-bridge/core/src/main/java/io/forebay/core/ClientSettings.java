@@ -10,6 +10,8 @@ import java.util.Map;
  */
 public final class ClientSettings {
     private final Map<String, String> fields = new LinkedHashMap<>();
+    private final Map<String, String> names = new LinkedHashMap<>();
+    private byte[] key;
 
     /**
      * @param servers {@code host:port} or {@code dns://name:port}
@@ -29,7 +31,34 @@ public final class ClientSettings {
         return this;
     }
 
+    /** What errors call a setting, because people know it by that name; without the unit at its end: {@code retry_deadline}. */
+    public ClientSettings name(String setting, String name) {
+        StringBuilder quoted = new StringBuilder();
+        quote(quoted, name);
+        names.put(setting, quoted.toString());
+        return this;
+    }
+
+    /** Encrypts blocks with this key, 16 to 64 bytes. Every client of an application needs the same. */
+    public ClientSettings encrypt(byte[] key) {
+        this.key = key.clone();
+        return this;
+    }
+
+    /** Null if blocks are not encrypted. In no other text of this object. */
+    byte[] encryptionKey() {
+        return key;
+    }
+
     String json() {
+        Map<String, String> all = new LinkedHashMap<>(fields);
+        if (!names.isEmpty()) {
+            all.put("names", object(names));
+        }
+        return object(all);
+    }
+
+    private static String object(Map<String, String> fields) {
         StringBuilder json = new StringBuilder("{");
         for (Map.Entry<String, String> field : fields.entrySet()) {
             json.append(json.length() > 1 ? "," : "");

@@ -21,7 +21,7 @@ public final class ForebayClient implements AutoCloseable {
      */
     public static ForebayClient open(ClientSettings settings) {
         NativeLibrary.load();
-        return new ForebayClient(Native.clientOpen(settings.json()));
+        return new ForebayClient(Native.clientOpen(settings.json(), settings.encryptionKey()));
     }
 
     // ---- driver ----
@@ -66,6 +66,7 @@ public final class ForebayClient implements AutoCloseable {
      *
      * @param candidates what {@link #placeShuffle} answered
      * @param durability {@code memory, disk, fsync, mirror} or {@code object}
+     * @param compression {@code none, lz4, zstd} or {@code zstd:LEVEL}
      * @param arenaBytes size of the arena, which is native memory
      */
     public MapOutputWriter openWriter(
@@ -77,7 +78,7 @@ public final class ForebayClient implements AutoCloseable {
             long attempt,
             String durability,
             String[] candidates,
-            boolean compress,
+            String compression,
             long arenaBytes,
             InterruptCheck interrupt) {
         Objects.requireNonNull(interrupt, "interrupt");
@@ -94,7 +95,7 @@ public final class ForebayClient implements AutoCloseable {
                         attempt,
                         durability,
                         candidates,
-                        compress,
+                        compression,
                         arenaBytes);
         try {
             return new MapOutputWriter(writer, Native.writerArena(writer), arenaBytes, interrupt);

@@ -32,8 +32,9 @@ final class Native {
      *
      * @param settings JSON object with the fields of {@code ClientSettings} in jvm-bridge/native/src/settings.rs; an unknown field
      *     or a bad value is an error that names it
+     * @param key what blocks are encrypted with, 16 to 64 bytes, or null = they are not encrypted; copied before this returns
      */
-    static native long clientOpen(String settings);
+    static native long clientOpen(String settings, byte[] key);
 
     static native void clientClose(long client);
 
@@ -90,7 +91,7 @@ final class Native {
      *
      * @param candidates addresses, in the order of {@link #appPlace}
      * @param durability memory, disk, fsync, mirror or object
-     * @param compress whether blocks are compressed (LZ4)
+     * @param compression how blocks are compressed: none, lz4, zstd or zstd:LEVEL
      * @param arenaBytes size of the arena; the native side may hand out a recycled one of exactly this size
      */
     static native long writerOpen(
@@ -105,7 +106,7 @@ final class Native {
             long attempt,
             String durability,
             String[] candidates,
-            boolean compress,
+            String compression,
             long arenaBytes);
 
     /** Address of the writer's arena. */

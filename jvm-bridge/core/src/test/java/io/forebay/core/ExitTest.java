@@ -23,7 +23,7 @@ class ExitTest {
             Caller caller = new Caller("app", "token", 60_000);
             String[] candidates = {args[0]};
             MapOutputWriter writer =
-                    client.openWriter(caller, 1, 1, 1, 0, 7, "disk", candidates, true, 1 << 20, InterruptCheck.THREAD);
+                    client.openWriter(caller, 1, 1, 1, 0, 7, "disk", candidates, "lz4", 1 << 20, InterruptCheck.THREAD);
             writer.block(0, new byte[1 << 20], 0, 1 << 20, 1);
             Thread waiting = new Thread(writer::commit);
             waiting.setDaemon(true);

@@ -32,7 +32,7 @@ class NativeTest {
         silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
         address = "127.0.0.1:" + silent.getLocalPort();
         NativeLibrary.load();
-        client = Native.clientOpen(new ClientSettings(Collections.singleton(address)).json());
+        client = Native.clientOpen(new ClientSettings(Collections.singleton(address)).json(), null);
     }
 
     @AfterEach
@@ -92,8 +92,12 @@ class NativeTest {
             }
             assertThrows(ForebayException.class, () -> Native.writerBlock(writer, 0, null, 0, 1, 1));
             assertInvalid("location", () -> Native.writerLocation(writer));
-            assertInvalid("colour", () -> Native.clientOpen("{\"servers\":[\"a:1\"],\"colour\":1}"));
-            assertInvalid("settings", () -> Native.clientOpen(null));
+            assertInvalid("colour", () -> Native.clientOpen("{\"servers\":[\"a:1\"],\"colour\":1}", null));
+            assertInvalid("settings", () -> Native.clientOpen(null, null));
+            for (int length : new int[] {0, 15, 65, 1 << 20}) {
+                assertInvalid("key", () -> Native.clientOpen("{\"servers\":[\"a:1\"]}", new byte[length]));
+            }
+            assertInvalid("compression", () -> openWriter("app", "disk", "snappy", ARENA, 0));
         } finally {
             Native.writerClose(writer);
         }
@@ -220,12 +224,16 @@ class NativeTest {
     }
 
     private long openWriter(String app, String durability, long arenaBytes, int mapIndex) {
+        return openWriter(app, durability, "lz4", arenaBytes, mapIndex);
+    }
+
+    private long openWriter(String app, String durability, String compression, long arenaBytes, int mapIndex) {
         String[] candidates = {address};
-        return Native.writerOpen(client, app, "token", 60_000, 1, 2, 4, mapIndex, 7, durability, candidates, true, arenaBytes);
+        return Native.writerOpen(client, app, "token", 60_000, 1, 2, 4, mapIndex, 7, durability, candidates, compression, arenaBytes);
     }
 
     private MapOutputWriter openWriter(ForebayClient client, InterruptCheck check) {
-        return client.openWriter(caller(), 1, 2, 4, 0, 7, "disk", new String[] {address}, true, ARENA, check);
+        return client.openWriter(caller(), 1, 2, 4, 0, 7, "disk", new String[] {address}, "lz4", ARENA, check);
     }
 
     private static Caller caller() {

@@ -22,6 +22,8 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** The public API against a real server process, as the Spark plugin uses it. Skipped where no server was built. */
 @Timeout(120)
@@ -35,6 +37,7 @@ class ServerTest {
     private Process server;
     private String address;
     private ForebayClient client;
+    private String compression = "lz4";
 
     @BeforeEach
     void start() throws Exception {
@@ -76,8 +79,10 @@ class ServerTest {
         }
     }
 
-    @Test
-    void recordsArriveAsTheyWereWritten() throws Exception {
+    @ParameterizedTest
+    @ValueSource(strings = {"none", "lz4", "zstd", "zstd:9"})
+    void recordsArriveAsTheyWereWritten(String codec) throws Exception {
+        compression = codec;
         String[] candidates = client.placeShuffle("app-1", 5, 3, PARTITIONS);
         assertArrayEquals(new String[] {address}, candidates);
         List<ByteArrayOutputStream> expected = new ArrayList<>();
@@ -124,6 +129,30 @@ class ServerTest {
     }
 
     @Test
+    void whatIsEncryptedIsReadWithItsKeyOnly() throws Exception {
+        client.close();
+        client = encrypted(1);
+        client.openApp(CALLER, InterruptCheck.THREAD);
+        recordsArriveAsTheyWereWritten("zstd");
+        CommittedOutput output = write(0, client.placeShuffle("app-1", 5, 3, PARTITIONS), new Random(0), null, new long[PARTITIONS]);
+        ReadPlan plan = new ReadPlan(0, 1, 0, Integer.MAX_VALUE);
+        plan.output(output.location(), 0, 100);
+        plan.partition(0);
+        try (ForebayClient other = encrypted(2);
+                BlockReader reader = other.openReader(CALLER, 5, plan, 0, InterruptCheck.THREAD)) {
+            ForebayException e = assertThrows(ForebayException.class, () -> reader.next(new BlockReader.Block()));
+            assertEquals("corrupt", e.kind());
+            assertTrue(e.getMessage().contains("another key"), e.getMessage());
+        }
+    }
+
+    private ForebayClient encrypted(int key) {
+        byte[] bytes = new byte[16];
+        bytes[0] = (byte) key;
+        return ForebayClient.open(new ClientSettings(Collections.singleton(address)).set("retry_deadline_ms", 5_000).encrypt(bytes));
+    }
+
+    @Test
     void aShuffleThatWasDeletedIsLostAndNeverEmpty() throws Exception {
         String[] candidates = client.placeShuffle("app-1", 5, 1, PARTITIONS);
         CommittedOutput output = write(0, candidates, new Random(1), null, new long[PARTITIONS]);
@@ -157,7 +186,7 @@ class ServerTest {
             throws Exception {
         try (MapOutputWriter writer =
                 client.openWriter(
-                        CALLER, 5, 3, PARTITIONS, map, 100 + map, "disk", candidates, true, ARENA, InterruptCheck.THREAD)) {
+                        CALLER, 5, 3, PARTITIONS, map, 100 + map, "disk", candidates, compression, ARENA, InterruptCheck.THREAD)) {
             int count = 0;
             int written = 0;
             long used = 0;

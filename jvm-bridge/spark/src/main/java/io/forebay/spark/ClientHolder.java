@@ -1,7 +1,10 @@
 package io.forebay.spark;
 
+import io.forebay.core.ClientSettings;
 import io.forebay.core.ForebayClient;
 import io.forebay.core.NativeLibrary;
+import org.apache.spark.SparkEnv;
+import scala.Option;
 
 /** The client of this JVM, made when it is first needed: a driver that shuffles nothing loads no library. */
 final class ClientHolder {
@@ -18,13 +21,35 @@ final class ClientHolder {
             throw new IllegalStateException("Forebay is stopped in this JVM: its SparkContext or executor is shutting down");
         }
         if (client == null) {
-            // A property that somebody set by hand for this JVM knows better than a key for all.
-            if (conf.nativeDir().isPresent() && System.getProperty(NativeLibrary.DIRECTORY) == null) {
-                System.setProperty(NativeLibrary.DIRECTORY, conf.nativeDir().get());
-            }
-            client = ForebayClient.open(conf.clientSettings());
+            client = open(conf.clientSettings());
         }
         return client;
+    }
+
+    /** A client beside that of this JVM, for its caller to close, which gives up after this time. */
+    ForebayClient another(long retryMillis) {
+        return open(conf.clientSettings().set("retry_deadline_ms", retryMillis));
+    }
+
+    private ForebayClient open(ClientSettings settings) {
+        // A property that somebody set by hand for this JVM knows better than a key for all.
+        if (conf.nativeDir().isPresent() && System.getProperty(NativeLibrary.DIRECTORY) == null) {
+            System.setProperty(NativeLibrary.DIRECTORY, conf.nativeDir().get());
+        }
+        if (conf.encrypts()) {
+            settings.encrypt(encryptionKey());
+        }
+        return ForebayClient.open(settings);
+    }
+
+    /** Made by Spark on the driver and given to executors over its own RPC. */
+    private static byte[] encryptionKey() {
+        Option<byte[]> key = SparkEnv.get().securityManager().getIOEncryptionKey();
+        if (key.isEmpty()) {
+            throw new IllegalStateException(
+                    ForebayConf.ENCRYPTION + " is true, and Spark has no key in this JVM: set it when the application is started, not later");
+        }
+        return key.get();
     }
 
     synchronized void close() {

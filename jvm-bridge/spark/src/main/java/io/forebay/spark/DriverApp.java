@@ -1,7 +1,9 @@
 package io.forebay.spark;
 
 import io.forebay.core.Caller;
+import io.forebay.core.ForebayClient;
 import io.forebay.core.ForebayException;
+import io.forebay.core.NativeLibraryException;
 import java.security.SecureRandom;
 import java.util.concurrent.TimeUnit;
 import org.apache.spark.ShuffleDependency;
@@ -17,19 +19,55 @@ final class DriverApp {
     private static final Logger LOG = LoggerFactory.getLogger(DriverApp.class);
     private static final long GOODBYE_SECONDS = 30;
 
+    /** How long the start of an application may be held up to find out whether there are servers, if it can do without. */
+    private static final long DECISION_MILLIS = 30_000;
+
     private final SparkConf sparkConf;
     private final ForebayConf conf;
     private final ClientHolder client;
     private final ShuffleNumbers numbers = new ShuffleNumbers();
+    private final DriverSettings settings;
+    private final String compression;
 
     private Caller caller;
     private String token;
     private boolean open;
+    private volatile ForebayStatus status = ForebayStatus.active();
 
-    DriverApp(SparkConf sparkConf, ForebayConf conf, ClientHolder client) {
+    DriverApp(SparkConf sparkConf, ForebayConf conf, ClientHolder client, DriverSettings settings) {
         this.sparkConf = sparkConf;
         this.conf = conf;
         this.client = client;
+        this.settings = settings;
+        this.compression = BlockCodec.of(sparkConf);
+    }
+
+    ForebayStatus status() {
+        return status;
+    }
+
+    /**
+     * Called when the app has its id, before anything is shuffled or Spark has looked at how safe shuffle data is. Where falling back is
+     * allowed, registers the app now, and decides for the whole application: a part of its shuffles on Forebay and a part not would be
+     * kept by Spark as if all were.
+     */
+    void start() {
+        if (!conf.fallback()) {
+            return;
+        }
+        // A client of its own, because it has less patience. The lease of the app outlives it by far.
+        try (ForebayClient impatient = client.another(Math.min(DECISION_MILLIS, conf.retryMillis()))) {
+            impatient.openApp(caller(), Interrupts.THREAD);
+        } catch (ForebayException | NativeLibraryException e) {
+            status = ForebayStatus.fallback(e.getMessage());
+            client.close();
+            settings.restore(status.toString());
+            LOG.warn(
+                    "Forebay is not used: the whole application runs on Spark's own shuffle ({}=true), and the loss of an executor costs its map "
+                            + "outputs. The reason: {}",
+                    ForebayConf.Key.FALLBACK.key,
+                    e.getMessage());
+        }
     }
 
     <K, V, C> ForebayShuffleHandle<K, V, C> register(int shuffle, ShuffleDependency<K, V, C> dependency) {
@@ -39,20 +77,24 @@ final class DriverApp {
         // Spark makes shuffles of no maps (an empty relation) and of no partitions (sorting an empty RDD); no task will use them.
         String[] candidates = client.get().placeShuffle(caller.app(), shuffle, Math.max(1, maps), Math.max(1, partitions));
         LOG.debug("shuffle {}: {} maps, {} partitions on {} servers", shuffle, maps, partitions, candidates.length);
-        boolean compress = sparkConf.getBoolean("spark.shuffle.compress", true);
-        return new ForebayShuffleHandle<>(shuffle, numbers.register(shuffle), dependency, caller, token, candidates, conf.durability(), maps, compress);
+        return new ForebayShuffleHandle<>(
+                shuffle, numbers.register(shuffle), dependency, caller, token, candidates, conf.durability(), maps, compression);
     }
 
     /** The id is not there before the SparkContext is complete, but no shuffle is either. */
     private synchronized Caller open() {
         if (!open) {
-            if (caller == null) {
-                token = conf.token().orElseGet(DriverApp::randomToken);
-                caller = new Caller(appId(sparkConf), token, conf.leaseMillis());
-            }
-            client.get().openApp(caller, Interrupts.THREAD);
+            client.get().openApp(caller(), Interrupts.THREAD);
             open = true;
             LOG.info("app {} is registered with the Forebay servers {}", caller.app(), conf.servers());
+        }
+        return caller;
+    }
+
+    private synchronized Caller caller() {
+        if (caller == null) {
+            token = conf.token().orElseGet(DriverApp::randomToken);
+            caller = new Caller(appId(sparkConf), token, conf.leaseMillis());
         }
         return caller;
     }

@@ -14,16 +14,27 @@ final class DriverSettings {
     static final String IO_PLUGIN = "spark.shuffle.sort.io.plugin.class";
     private static final String SPARKS_IO_PLUGIN = "org.apache.spark.shuffle.sort.io.LocalDiskShuffleDataIO";
     private static final String TRACKING = "spark.dynamicAllocation.shuffleTracking.enabled";
-    private static final String REDUCE_LOCALITY = "spark.shuffle.reduceLocality.enabled";
 
-    private DriverSettings() {}
+    private final SparkConf conf;
+    private final String plugin;
+    private final String tracking;
 
-    /** Throws an {@link IllegalArgumentException} that names the key and the remedy. */
-    static void prepare(SparkConf conf) {
+    private DriverSettings(SparkConf conf) {
+        this.conf = conf;
+        this.plugin = conf.get(IO_PLUGIN, null);
+        this.tracking = conf.get(TRACKING, null);
+    }
+
+    /**
+     * Throws an {@link IllegalArgumentException} that names the key and the remedy.
+     *
+     * @return what was there before, for {@link #restore}
+     */
+    static DriverSettings prepare(SparkConf conf) {
+        DriverSettings before = new DriverSettings(conf);
         refuse(conf, "spark.shuffle.service.enabled", "map outputs are on Forebay's servers, and executors must not register with a shuffle service");
         refuse(conf, "spark.shuffle.push.enabled", "push-based merging is for Spark's own shuffle");
         refuse(conf, "spark.shuffle.useOldFetchProtocol", "map outputs are named by the id of their task attempt, which the old protocol does not carry");
-        refuse(conf, "spark.io.encryption.enabled", "encryption of shuffle data comes with a later version, and until then data would be stored in the clear");
 
         String plugin = conf.get(IO_PLUGIN, SPARKS_IO_PLUGIN);
         String ours = ForebayShuffleDataIO.class.getName();
@@ -35,8 +46,22 @@ final class DriverSettings {
         conf.set(IO_PLUGIN, ours);
         // With it idle executors are kept for the sake of files that they do not have.
         set(conf, TRACKING, "false");
-        // A map output's host is no worker.
-        set(conf, REDUCE_LOCALITY, "false");
+        return before;
+    }
+
+    /** Makes everything Spark's own again, and leaves the reason where the UI and the event log show it. */
+    void restore(String status) {
+        put(IO_PLUGIN, plugin != null && plugin.equals(ForebayShuffleDataIO.class.getName()) ? SPARKS_IO_PLUGIN : plugin);
+        put(TRACKING, tracking);
+        conf.set(ForebayConf.STATUS, status);
+    }
+
+    private void put(String key, String value) {
+        if (value == null) {
+            conf.remove(key);
+        } else {
+            conf.set(key, value);
+        }
     }
 
     private static void refuse(SparkConf conf, String key, String why) {

@@ -13,14 +13,22 @@ import org.apache.spark.SparkConf;
 import scala.Tuple2;
 
 /**
- * What a person sets: every key under {@code spark.forebay.}, with its default and its meaning, in one table ({@link Key}). The table in
- * jvm-bridge/README.md is {@link #markdown}; a test compares the two.
+ * What a person sets: every key under {@code spark.forebay.}, with its default and its meaning, in one table ({@link Key}). The page
+ * jvm-bridge/KEYS.md is made from it, and a test compares the two.
  *
  * <p>Read on the driver and again on each executor, from the same SparkConf. A key that is not in the table is refused, because a
  * misspelt durability would otherwise be a silent default.
  */
 public final class ForebayConf {
     static final String PREFIX = "spark.forebay.";
+
+    /** Not for people to set: says in the UI and in the event log that, and why, an application is on Spark's own shuffle. */
+    static final String STATUS = PREFIX + "status";
+
+    static final String ENCRYPTION = "spark.io.encryption.enabled";
+    private static final String WINDOW = "spark.reducer.maxSizeInFlight";
+    private static final long SMALLEST_WINDOW = 64 << 10;
+    private static final long LARGEST_WINDOW = 1L << 30;
 
     /** Entries hold the offset of a record in 32 bits, and nobody has so much memory for each task. */
     private static final long LARGEST_ARENA = 1L << 30;
@@ -37,11 +45,16 @@ public final class ForebayConf {
                 "disk",
                 "What a map output survives once its task has succeeded. `memory`: loss of the executor. `disk`: also a crash or a "
                         + "restart of the server process. `fsync`: also a power cut. Raise it if servers share power and maps are dear."),
-        LEASE("lease", "10min", "How long the servers keep the data of an application whose driver is gone. At least a second."),
+        LEASE(
+                "lease",
+                "10min",
+                "How long the servers keep the data of an application whose driver is gone, at least a second. Raise it if drivers may be cut "
+                        + "off from the servers for longer."),
         TOKEN_FILE(
                 "token.file",
                 "none: 256 random bits",
-                "File on the driver with the secret that opens this application's data on the servers. Executors get it with their tasks."),
+                "File on the driver with the secret that opens this application's data on the servers. Executors get it with "
+                        + "their tasks. Set it if something else is to read or delete the data."),
         WRITE_ARENA(
                 "writeArena",
                 "32m",
@@ -51,26 +64,33 @@ public final class ForebayConf {
                 "replayBuffer",
                 "64m",
                 "Native memory in which a map task keeps what it has pushed, so that it can push it again to another server. A larger "
-                        + "output fails with its server, and the task is run again."),
-        FETCH_WINDOW(
-                "fetchWindow",
-                "the value of `spark.reducer.maxSizeInFlight`",
-                "Native memory for what a reduce task has asked for and not yet read, over all servers. At least `64k`."),
-        FETCH_STREAMS("fetchStreams", "8", "Servers that a reduce task reads from at a time."),
+                        + "output fails with its server, and the task is run again. Raise it if map outputs are larger and tasks dear; lower it where "
+                        + "memory is short."),
+        FETCH_STREAMS(
+                "fetchStreams", "8", "Servers that a reduce task reads from at a time. Raise it if reduce tasks wait and no server is busy."),
         RETRY_DEADLINE(
                 "retryDeadline",
                 "2min",
                 "How long a task waits for a server that restarts, is busy or cannot be reached. Then a reduce task reports the fetch "
                         + "failure and a map task fails. Raise it if servers take longer to come back than maps to run again."),
-        CONNECT_TIMEOUT("connectTimeout", "3s", "How long one try to connect may take."),
-        CALL_TIMEOUT("callTimeout", "30s", "How long a server may be silent before the call is tried again."),
+        CONNECT_TIMEOUT("connectTimeout", "3s", "How long one try to connect may take. Raise it on networks that answer later."),
+        CALL_TIMEOUT(
+                "callTimeout",
+                "30s",
+                "How long a server may be silent before the call is tried again. Raise it if the servers' disks stall for longer."),
         NATIVE_DIR(
                 "nativeDir",
                 "the JVM's `java.io.tmpdir`",
                 "Directory into which the native library is unpacked. Set it if that one is mounted `noexec`."),
         WRITEBACK_POLICY(
-                "writeback.policy", "off", "When data is copied to object storage. This version knows `off` only: data stays on the servers."),
-        FALLBACK("fallback", "false", "Whether Spark's own shuffle is used when there are no servers. This version knows `false` only.");
+                "writeback.policy", "off", "When data is copied to object storage. This version knows `off` only: data stays on the "
+                        + "servers."),
+        FALLBACK(
+                "fallback",
+                "false",
+                "`true`: if, when the application starts, no server takes it within 30 s (or within `retryDeadline`, if that is less) or the "
+                        + "native library cannot be loaded, the whole application uses Spark's own shuffle, and says so. `false`: its first "
+                        + "shuffle fails then, with the reason. Set it for jobs that had rather lose the protection than wait.");
 
         final String key;
         final String standard;
@@ -94,6 +114,8 @@ public final class ForebayConf {
     private final long retryMillis;
     private final long connectMillis;
     private final long callMillis;
+    private final boolean fallback;
+    private final boolean encrypts;
 
     /** Reads and checks all keys; an {@link IllegalArgumentException} names the key, its value and what to write instead. */
     ForebayConf(SparkConf conf) {
@@ -102,7 +124,8 @@ public final class ForebayConf {
         servers = readServers();
         durability = readDurability();
         onlyKnown(Key.WRITEBACK_POLICY, "lazy", "eager");
-        onlyKnown(Key.FALLBACK, "true");
+        fallback = flag(Key.FALLBACK);
+        encrypts = conf.getBoolean(ENCRYPTION, false);
         leaseMillis = duration(Key.LEASE, 1000);
         long arena = size(Key.WRITE_ARENA, SMALLEST_ARENA);
         if (arena > LARGEST_ARENA) {
@@ -138,6 +161,19 @@ public final class ForebayConf {
         return windowBytes;
     }
 
+    long retryMillis() {
+        return retryMillis;
+    }
+
+    boolean fallback() {
+        return fallback;
+    }
+
+    /** Whether blocks are encrypted. */
+    boolean encrypts() {
+        return encrypts;
+    }
+
     Optional<String> nativeDir() {
         return text(Key.NATIVE_DIR);
     }
@@ -150,7 +186,10 @@ public final class ForebayConf {
                 .set("retry_deadline_ms", retryMillis)
                 .set("replay_buffer_bytes", replayBytes)
                 .set("fetch_window_bytes", windowBytes)
-                .set("fetch_streams", streams);
+                .set("fetch_streams", streams)
+                .name("servers", Key.SERVERS.key)
+                .name("retry_deadline", Key.RETRY_DEADLINE.key)
+                .name("replay_buffer", Key.REPLAY_BUFFER.key);
     }
 
     /** The secret in the file that {@link Key#TOKEN_FILE} names, if it names one. Read on the driver only. */
@@ -176,6 +215,9 @@ public final class ForebayConf {
     private void refuseUnknown() {
         for (Tuple2<String, String> entry : conf.getAllWithPrefix(PREFIX)) {
             String name = PREFIX + entry._1();
+            if (name.equals(STATUS)) {
+                continue;
+            }
             Key nearest = null;
             int distance = Integer.MAX_VALUE;
             for (Key key : Key.values()) {
@@ -238,11 +280,11 @@ public final class ForebayConf {
         throw bad(key, "this version knows " + key.standard + " only");
     }
 
+    /** Spark's own key, which counts MiB where no unit is given; one reader of a giant window would be an executor out of memory. */
     private long readWindow() {
-        if (text(Key.FETCH_WINDOW).isPresent()) {
-            return size(Key.FETCH_WINDOW, 64 << 10);
-        }
-        return Math.max(64 << 10, conf.getSizeAsMb("spark.reducer.maxSizeInFlight", "48m") << 20);
+        long mib = conf.getSizeAsMb(WINDOW, "48m");
+        long bytes = mib == 0 ? conf.getSizeAsBytes(WINDOW, "48m") : mib << 20;
+        return Math.min(LARGEST_WINDOW, Math.max(SMALLEST_WINDOW, bytes));
     }
 
     private long readStreams() {
@@ -256,6 +298,14 @@ public final class ForebayConf {
             // Refused below, as a number that is too small is.
         }
         throw bad(Key.FETCH_STREAMS, "write a whole number, at least 1");
+    }
+
+    private boolean flag(Key key) {
+        String value = text(key).orElse(key.standard);
+        if (!value.equals("true") && !value.equals("false")) {
+            throw bad(key, "write true or false");
+        }
+        return value.equals("true");
     }
 
     private Optional<String> text(Key key) {
@@ -291,15 +341,5 @@ public final class ForebayConf {
 
     private IllegalArgumentException bad(Key key, String remedy) {
         return new IllegalArgumentException(key.key + "=" + conf.get(key.key, "") + ": " + remedy);
-    }
-
-    /** The table of the documentation. */
-    static String markdown() {
-        StringBuilder table = new StringBuilder("| key | default | meaning |\n|---|---|---|\n");
-        for (Key key : Key.values()) {
-            String standard = key.standard == null ? "–" : key.standard.matches("[0-9a-z]+") ? "`" + key.standard + "`" : key.standard;
-            table.append("| `").append(key.key).append("` | ").append(standard).append(" | ").append(key.meaning).append(" |\n");
-        }
-        return table.toString();
     }
 }

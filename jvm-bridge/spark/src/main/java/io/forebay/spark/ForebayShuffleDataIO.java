@@ -9,7 +9,7 @@ import org.apache.spark.shuffle.sort.io.LocalDiskShuffleDataIO;
 import org.apache.spark.shuffle.sort.io.LocalDiskShuffleDriverComponents;
 
 /**
- * Tells Spark that map outputs outlive executors. Set by the shuffle manager on the driver. All that has to do with files is Spark's
+ * Tells Spark that map outputs outlive executors, as long as they are on Forebay's servers. Set by the shuffle manager on the driver. All that has to do with files is Spark's
  * own: nothing of ours goes through it.
  */
 public final class ForebayShuffleDataIO extends LocalDiskShuffleDataIO {
@@ -31,12 +31,15 @@ public final class ForebayShuffleDataIO extends LocalDiskShuffleDataIO {
                         DriverSettings.IO_PLUGIN + " is Forebay's, but spark.shuffle.manager is not: remove the key, or set the manager to "
                                 + ForebayShuffleManager.class.getName());
             }
+            app().start();
             return super.initializeApplication();
         }
 
+        /** Asked again and again; not before {@link #initializeApplication}. */
         @Override
         public boolean supportsReliableStorage() {
-            return true;
+            DriverApp app = app();
+            return app != null && app.status().isActive();
         }
 
         @Override

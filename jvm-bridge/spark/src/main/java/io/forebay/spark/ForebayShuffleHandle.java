@@ -19,7 +19,8 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
     final String durability;
     final int numMaps;
     final int numPartitions;
-    final boolean compress;
+    /** As {@link BlockCodec} has it. */
+    final String compression;
 
     ForebayShuffleHandle(
             int shuffleId,
@@ -30,7 +31,7 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
             String[] candidates,
             String durability,
             int numMaps,
-            boolean compress) {
+            String compression) {
         super(shuffleId, dependency);
         this.number = number;
         this.app = caller.app();
@@ -40,7 +41,7 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
         this.durability = durability;
         this.numMaps = numMaps;
         this.numPartitions = dependency.partitioner().numPartitions();
-        this.compress = compress;
+        this.compression = compression;
     }
 
     /** Under which number the servers know the shuffle. */

@@ -29,12 +29,14 @@ public final class ForebayShuffleManager extends SortShuffleManager {
      */
     public ForebayShuffleManager(SparkConf sparkConf, boolean isDriver) {
         super(sparkConf);
-        if (isDriver) {
-            DriverSettings.prepare(sparkConf);
-        }
         conf = new ForebayConf(sparkConf);
         client = new ClientHolder(conf);
-        app = isDriver ? new DriverApp(sparkConf, conf, client) : null;
+        if (isDriver) {
+            ExecutorClassPath.check(sparkConf);
+            app = new DriverApp(sparkConf, conf, client, DriverSettings.prepare(sparkConf));
+        } else {
+            app = null;
+        }
     }
 
     /** The app, on the driver; null on an executor. */
@@ -47,12 +49,18 @@ public final class ForebayShuffleManager extends SortShuffleManager {
         if (app == null) {
             throw new IllegalStateException("shuffle " + shuffleId + " is registered on an executor: only the driver does that");
         }
+        if (!app.status().isActive()) {
+            return super.registerShuffle(shuffleId, dependency);
+        }
         return app.register(shuffleId, dependency);
     }
 
     @Override
     public <K, V> ShuffleWriter<K, V> getWriter(
             ShuffleHandle handle, long mapId, TaskContext context, ShuffleWriteMetricsReporter metrics) {
+        if (isSparks(handle)) {
+            return super.getWriter(handle, mapId, context, metrics);
+        }
         ForebayShuffleHandle<K, V, ?> ours = ours(handle);
         return new ForebayShuffleWriter<>(ours, mapId, context, metrics, client, conf.arenaBytes());
     }
@@ -66,6 +74,9 @@ public final class ForebayShuffleManager extends SortShuffleManager {
             int endPartition,
             TaskContext context,
             ShuffleReadMetricsReporter metrics) {
+        if (isSparks(handle)) {
+            return super.getReader(handle, startMapIndex, endMapIndex, startPartition, endPartition, context, metrics);
+        }
         ReadRange range = new ReadRange(startMapIndex, endMapIndex, startPartition, endPartition);
         ForebayShuffleHandle<K, ?, C> ours = ours(handle);
         return new ForebayShuffleReader<>(ours, range, context, metrics, client, conf.windowBytes());
@@ -78,6 +89,11 @@ public final class ForebayShuffleManager extends SortShuffleManager {
         } finally {
             super.stop();
         }
+    }
+
+    /** The driver has decided for the whole application; each handle says how, so executors need not be told. */
+    private boolean isSparks(ShuffleHandle handle) {
+        return conf.fallback() && !(handle instanceof ForebayShuffleHandle);
     }
 
     @SuppressWarnings("unchecked")

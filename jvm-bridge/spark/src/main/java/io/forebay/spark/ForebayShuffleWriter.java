@@ -77,7 +77,7 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
                                 attempt,
                                 handle.durability,
                                 handle.candidates,
-                                handle.compress,
+                                handle.compression,
                                 arenaBytes,
                                 interrupt);
         try {

@@ -1,6 +1,7 @@
 package io.forebay.spark;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -19,7 +20,6 @@ class DriverSettingsTest {
         DriverSettings.prepare(conf);
         assertEquals("io.forebay.spark.ForebayShuffleDataIO", conf.get("spark.shuffle.sort.io.plugin.class"));
         assertEquals("false", conf.get("spark.dynamicAllocation.shuffleTracking.enabled"));
-        assertEquals("false", conf.get("spark.shuffle.reduceLocality.enabled"));
         // A second context in the same JVM starts from what the first has set.
         DriverSettings.prepare(conf);
     }
@@ -28,7 +28,7 @@ class DriverSettingsTest {
     void whatCannotWorkIsRefusedByNameWithTheRemedy() {
         for (String key :
                 new String[] {
-                    "spark.shuffle.service.enabled", "spark.shuffle.push.enabled", "spark.shuffle.useOldFetchProtocol", "spark.io.encryption.enabled"
+                    "spark.shuffle.service.enabled", "spark.shuffle.push.enabled", "spark.shuffle.useOldFetchProtocol"
                 }) {
             String message = refused(key, "true");
             assertTrue(message.startsWith(key + "=true") && message.contains("set it to false"), message);
@@ -38,8 +38,25 @@ class DriverSettingsTest {
 
     @Test
     void whatIsSwitchedOffIsAccepted() {
-        SparkConf conf = new SparkConf(false).set("spark.shuffle.service.enabled", "false").set("spark.io.encryption.enabled", "false");
+        SparkConf conf = new SparkConf(false).set("spark.shuffle.service.enabled", "false").set("spark.io.encryption.enabled", "true");
         DriverSettings.prepare(conf);
+    }
+
+    @Test
+    void fallbackGivesSparkBackWhatItHadAndLeavesTheReason() {
+        SparkConf bare = new SparkConf(false);
+        DriverSettings.prepare(bare).restore("the reason");
+        assertFalse(bare.contains("spark.shuffle.sort.io.plugin.class"));
+        assertFalse(bare.contains("spark.dynamicAllocation.shuffleTracking.enabled"));
+        assertEquals("the reason", bare.get("spark.forebay.status"));
+
+        SparkConf set =
+                new SparkConf(false)
+                        .set("spark.dynamicAllocation.shuffleTracking.enabled", "true")
+                        .set("spark.shuffle.sort.io.plugin.class", "io.forebay.spark.ForebayShuffleDataIO");
+        DriverSettings.prepare(set).restore("the reason");
+        assertEquals("true", set.get("spark.dynamicAllocation.shuffleTracking.enabled"));
+        assertEquals("org.apache.spark.shuffle.sort.io.LocalDiskShuffleDataIO", set.get("spark.shuffle.sort.io.plugin.class"));
     }
 
     @Test

