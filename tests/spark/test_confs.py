@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from conftest import EXECUTOR_MIB, LINES, SHARED
+from conftest import EXECUTOR_MIB, SHARED
 from harness.application import Application, CallFailed
-from harness.places import JAR, Missing, SparkLine
+from harness.places import JAR
 from harness.server import Server
 
 MARK = b"in-the-clear-"  # in every row of the job "marked"
@@ -153,27 +153,3 @@ def test_map_task_that_cannot_push_counts_as_one_of_sparks_failures(run, line, a
         app.call("settle")
         failures = [task for task in app.events.task_ends() if task["Task End Reason"]["Reason"] == "ExceptionFailure"]
         assert 2 <= len(failures) <= 4  # of the task that was counted, and of its neighbour
-
-
-def test_applications_of_the_oldest_and_the_newest_line_share_a_server(run):
-    try:
-        lines = [SparkLine(version) for version in (LINES[0], LINES[-1])]
-    except Missing as missing:
-        pytest.skip(str(missing))
-    if lines[0].version == lines[1].version:
-        pytest.skip("only one line was asked for")
-    server = Server(run, "lines").start()
-    old, new = apps = [Application(run, line, f"shared-{line.version}", [server], SHARED, EXECUTOR_MIB) for line in lines]
-    for app in apps:
-        app.call("run_maps", name="marked", kind="marked", **SMALL)
-    calls = [app.start_call("digest", view="groups") for app in apps]
-    groups = [call.result()["digest"] for call in calls]
-    assert groups[0] == groups[1] and groups[0].startswith("150000 rows")
-    answer = old.call("run_reduces", name="marked")
-    assert answer["digest"].startswith("60000 rows")
-    old.stop()  # and takes nothing of the other along
-    assert new.call("run_reduces", name="marked") == answer
-    new.stop()
-    assert server.shuffle_files() == []
-    assert server.stop() == 0
-    assert server.errors() == []
