@@ -9,6 +9,7 @@ import pytest
 from conftest import EXECUTOR_MIB, SHARED
 from harness.application import Application, CallFailed
 from harness.places import JAR
+from harness.run import wait_until
 from harness.server import Server
 
 MARK = b"in-the-clear-"  # in every row of the job "marked"
@@ -73,6 +74,7 @@ def test_encrypted_rows_are_nowhere_in_the_clear_and_the_answers_are_the_same(ap
         "spark.io.encryption.keySizeBits": "192",
         "spark.forebay.fallback": "true",  # and not needed
     }
+    wait_until(lambda: not pool.shuffle_files(), 30, "the files of the application before are still there")
     with application("encrypted", [pool], conf) as app:
         app.call("run_maps", name="marked", kind="marked", **SMALL)
         assert not stored_in_the_clear(pool)
