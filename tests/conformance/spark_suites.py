@@ -2,6 +2,7 @@
 
 Each suite runs in a JVM of its own with ScalaTest's runner and real servers. The manager is set by system properties; the one suite
 that does not look at them is subclassed (suites/jvm). With --own they run on Spark's own shuffle, to tell what fails there too.
+A run that was cut off goes on with --resume.
 
 Run by `make conformance`. Logs and reports are kept in target/conformance/suites, results in tests/conformance/results (--record).
 """
@@ -30,8 +31,8 @@ LIMIT = 3600  # seconds for a suite; the longest takes some minutes on two idle 
 class Suites:
     """The suites of one line, one after the other."""
 
-    def __init__(self, run: Run, tests: SparkTests, own: bool):
-        self.run, self.tests, self.own = run, tests, own
+    def __init__(self, run: Run, tests: SparkTests, own: bool, resume: bool):
+        self.run, self.tests, self.own, self.resume = run, tests, own, resume
         self.servers = [] if own else [Server(run, f"server-{number}").start() for number in (1, 2)]
         self.kept = tests.folder / ("own" if own else "forebay")
 
@@ -48,10 +49,20 @@ class Suites:
         """What came of it, and how many bytes it sent to the servers."""
         if self.own and suite.startswith("io.forebay."):
             suite = "org.apache.spark.SortShuffleSuite"
-        reports = self.kept / suite
+        reports, known = self.kept / suite, self.kept / f"{suite}.json"
+        if self.resume and known.exists() and (before := json.loads(known.read_text()))["of"] == origin()["commit"]:
+            return outcome.read(suite, reports, before["ended"]), before["bytes"]
         shutil.rmtree(reports, ignore_errors=True)
+        known.unlink(missing_ok=True)
         reports.mkdir(parents=True)
-        before = self._bytes()
+        bytes_before = self._bytes()
+        ended = self._test(suite, reports)
+        sent = self._bytes() - bytes_before
+        known.write_text(json.dumps({"of": origin()["commit"], "ended": ended, "bytes": sent}))
+        return outcome.read(suite, reports, ended), sent
+
+    def _test(self, suite: str, reports: Path) -> str | None:
+        """How its JVM ended, if not by itself."""
         scratch = self.run.folder("scratch", suite)
         env = {key: value for key, value in os.environ.items() if not key.startswith(("SPARK_", "FOREBAY_", "JAVA_TOOL"))}
         with open(self.kept / f"{suite}.log", "wb") as log:
@@ -65,13 +76,13 @@ class Suites:
                 stderr=log,
             )
             try:
-                ended = None if process.wait(LIMIT) in (0, 1) else f"the JVM ended with {process.returncode}"
+                return None if process.wait(LIMIT) in (0, 1) else f"the JVM ended with {process.returncode}"
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                ended = f"not done after {LIMIT} s"
-        shutil.rmtree(scratch, ignore_errors=True)
-        return outcome.read(suite, reports, ended), self._bytes() - before
+                return f"not done after {LIMIT} s"
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def _bytes(self) -> int:
         return sum(server.bytes_in() for server in self.servers)
@@ -88,7 +99,7 @@ def check_line(version: str, options, progress: Progress) -> dict:
     chosen = [suite for suite in names.of(version) if not options.suites or suite.rpartition(".")[2] in options.suites]
     outcomes, per_suite = [], {}
     with Run("suites") as run:
-        suites = Suites(run, tests, options.own)
+        suites = Suites(run, tests, options.own, options.resume)
         for suite in chosen:
             with progress.step(suite) as step:
                 result, sent = suites.go(suite)
@@ -108,6 +119,7 @@ def main():
     parser.add_argument("--lines", default=",".join(LINES), help="versions of Spark, comma separated (default: %(default)s)")
     parser.add_argument("--suites", default="", help="only these, by their simple names, comma separated")
     parser.add_argument("--own", action="store_true", help="on Spark's own shuffle, to see what fails there too")
+    parser.add_argument("--resume", action="store_true", help="take the outcome of suites that this commit has run already")
     parser.add_argument("--record", action="store_true", help="write the results into tests/conformance/results")
     options = parser.parse_args()
     options.suites = set(filter(None, options.suites.split(",")))
