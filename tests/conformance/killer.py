@@ -12,7 +12,7 @@ class Killer:
     """Inside its `with`: SIGKILL for an executor after a random pause, as a spot VM would go; the next only when Spark has replaced it.
     (With both gone the run would stop, not limp, and Spark gives an application up whose executors all go again and again.)"""
 
-    PAUSE = (2.0, 12.0)  # seconds
+    PAUSE = (5.0, 30.0)  # seconds: shorter ones leave no executor time to compile what it runs
     REPLACED = 120.0
 
     def __init__(self, app: Application, seed: int):
