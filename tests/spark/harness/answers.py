@@ -1,7 +1,7 @@
 """Compares two answers to one query: the rows, in whatever order, exactly but for floats and doubles.
 
 A sum of doubles depends on the order of its terms, and Spark reads the blocks of a shuffle in whatever order they arrive: its own
-answers differ from run to run in the last bits. So a float or double may differ by `TOLERANCE`, relative to the larger; how much
+answers may differ from run to run in the last bits. So a float or double may differ by `TOLERANCE`, relative to the larger; how much
 the worst one did is told. All other types are compared as they are.
 """
 
@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-# Observed from run to run of Spark's own shuffle: up to 1e-15. A row too many or too few in a million changes a sum more than this.
+# The order of a million terms of one size moves their sum by some 1e-13; a row too many or too few among them, by 1e-6.
 TOLERANCE = 1e-12
 
 
