@@ -89,3 +89,8 @@ def test_local_reader_reads_all_partitions_of_single_maps(same):
     conf = {"spark.sql.adaptive.autoBroadcastJoinThreshold": "10m", "spark.sql.adaptive.localShuffleReader.enabled": "true"}
     plan = same("digest", part="digest", view="local_read", conf=conf)["plan"]
     assert "AQEShuffleRead local" in plan
+
+
+def test_shuffle_that_is_reused_is_read_whole_and_by_map_ranges(same):
+    plan = same("digest", part="digest", view="reused", conf=SMALL_PARTITIONS)["plan"]
+    assert "skew=true" in plan and "Reused" in plan

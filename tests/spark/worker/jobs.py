@@ -56,6 +56,17 @@ def tpch(spark, query):
     return {"rows": len(rows), "hash": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16], "seconds": seconds}
 
 
+def measured(spark, query=None, view=None, conf=None):
+    """Runs a TPC-H query or a named one and tells of its final plan and of the SQL metrics of each of its shuffles."""
+    with _settings(spark, conf):
+        frame = spark.sql(TPCH[query]) if query else QUERIES[view](spark)
+        # Not `collect`: this is run by the plan that is looked at.
+        _rows(spark).digest(_rows(spark).runMaps(frame._jdf))
+        plans = spark.sparkContext._jvm.io.forebay.jobs.Plans
+        shuffles = [dict(shuffle) for shuffle in plans.shuffles(frame._jdf)]
+        return {"shape": list(plans.shape(frame._jdf)), "shuffles": shuffles}
+
+
 def _two_stages(spark, maps, reduces, records, kind):
     numbers = spark.range(0, records, 1, maps)
     if kind == "aggregation":
@@ -158,13 +169,28 @@ def _giant(spark):
     return both.selectExpr("k", "length(body) AS n", "md5(body) AS sum")
 
 
-def _skew(spark):
-    # Nine tenths of the left side fall on one key.
-    left = spark.range(0, 400_000, 1, 8).selectExpr(
+def _skewed_side(spark):
+    # Nine tenths of it fall on one key.
+    return spark.range(0, 400_000, 1, 8).selectExpr(
         "CASE WHEN id % 10 = 0 THEN id % 1000 ELSE 1 END AS k", "id AS v", "repeat(sha1(string(id)), 3) AS pad"
     )
+
+
+def _skew(spark):
     right = spark.range(0, 1000, 1, 4).selectExpr("id AS k", "sha1(string(id)) AS w")
-    return left.join(right, "k").selectExpr("k", "v", "pad", "w")
+    return _skewed_side(spark).join(right, "k").selectExpr("k", "v", "pad", "w")
+
+
+def _reused(spark):
+    # The shuffle of the skewed side is needed twice: the join reads its largest partition in ranges of maps, the window reads it
+    # whole.
+    # (A key that could be null would be filtered for the join only, and there would be two shuffles.)
+    _skewed_side(spark).selectExpr("coalesce(k, 0) AS k", "v", "pad").createOrReplaceTempView("skewed_side")
+    spark.range(0, 1000, 1, 4).selectExpr("id AS k", "sha1(string(id)) AS w").createOrReplaceTempView("names")
+    return spark.sql(
+        "SELECT l.k, v, pad, w FROM skewed_side l JOIN names r ON l.k = r.k UNION ALL "
+        "SELECT k, v, pad, string(row_number() OVER (PARTITION BY k ORDER BY v)) AS w FROM skewed_side"
+    )
 
 
 def _local_read(spark):
@@ -189,6 +215,7 @@ QUERIES = {
         "SELECT /*+ REBALANCE(k) */ CASE WHEN id % 3 = 0 THEN 0 ELSE id END AS k, repeat(string(id), 5) AS v "
         "FROM range(0, 300000, 1, 6)"
     ),
+    "reused": _reused,
     "wide": lambda spark: spark.range(0, 40_000, 1, 4)
     .selectExpr("id % 97 AS k", "repeat(sha1(string(id)), cast(id % 60 AS int)) AS v", "array(id, id + 1) AS a")
     .repartition(11, "k"),
