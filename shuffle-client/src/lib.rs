@@ -22,6 +22,7 @@ pub mod placement;
 mod pool;
 mod reader;
 mod settings;
+mod tally;
 mod writer;
 
 pub use shuffle_proto::{
@@ -37,5 +38,6 @@ pub use crate::{
     error::{Error, LostOutput},
     reader::{Block, Buffer, Output, ReadSpec, Reader, ReaderStats},
     settings::Settings,
+    tally::{ServerStats, Tally},
     writer::{Commit, MapWriter, WriteSpec, WriterStats},
 };

@@ -80,6 +80,14 @@ async fn a_broken_stream_is_taken_up_where_it_was_verified() {
     assert!(read_all(&mut reader).await.unwrap() == wrote(&[0, 1, 2, 3], 10, LENGTH));
     assert_eq!(reader.stats().resumes, 2);
     let stored: u64 = reader.stats().bytes;
+    let servers = reader.tally().servers();
+    assert_eq!(
+        servers.iter().map(|s| s.failures).collect::<Vec<_>>(),
+        [1, 1]
+    );
+    assert_eq!(servers.iter().map(|s| s.bytes).sum::<u64>(), stored);
+    let why = servers[0].last_failure.as_deref().unwrap_or_default();
+    assert!(!why.is_empty());
     let sent = first.counters().fetched_bytes + second.counters().fetched_bytes;
     assert!(
         sent < stored + (2 << 20),

@@ -17,6 +17,9 @@ async fn a_broken_stream_is_sent_again_from_the_start() {
     fill(&mut writer, 0, 20, 65_536).unwrap();
     let commit = writer.commit().await.unwrap();
     assert_eq!(writer.stats().resends, 1);
+    let servers = writer.tally().servers();
+    assert_eq!(servers.len(), 1);
+    assert_eq!((servers[0].failures, servers[0].bytes), (1, commit.bytes));
     check_read(&client, &commit, 0, 1, 20, 65_536).await;
 }
 

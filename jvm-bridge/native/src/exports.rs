@@ -12,7 +12,7 @@ use jni::{
 };
 use shuffle_client::{
     AppId, AttemptId, Caller, Compression, Durability, Error, Kind, MapIndex, PartitionId,
-    ReadSpec, Secret, ShuffleId, WriteSpec,
+    ReadSpec, Secret, ShuffleId, Tally, WriteSpec,
 };
 
 use crate::{
@@ -196,6 +196,10 @@ exports! {
         longs(env, &[stats.bytes, stats.records, nanos(stats.waited), stats.resends])
     }
 
+    fn Java_io_forebay_core_Native_writerServers(env, writer: jlong) -> JObject<'l> {
+        servers(env, WRITERS.get(writer)?.tally())
+    }
+
     fn Java_io_forebay_core_Native_writerClose(_env, writer: jlong) -> () {
         close(&WRITERS, writer)
     }
@@ -269,6 +273,10 @@ exports! {
     fn Java_io_forebay_core_Native_readerStats(env, reader: jlong) -> JObject<'l> {
         let stats = READERS.get(reader)?.stats()?;
         longs(env, &[stats.bytes, stats.blocks, nanos(stats.waited), stats.resumes])
+    }
+
+    fn Java_io_forebay_core_Native_readerServers(env, reader: jlong) -> JObject<'l> {
+        servers(env, READERS.get(reader)?.tally())
     }
 
     fn Java_io_forebay_core_Native_readerClose(_env, reader: jlong) -> () {
@@ -353,6 +361,18 @@ fn signed(value: u64) -> Result<jlong, Error> {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A line per server, its fields between tabs.
+fn servers<'l>(env: &mut Env<'l>, tally: &Tally) -> Result<JObject<'l>, Failure> {
+    let mut text = String::new();
+    for server in tally.servers() {
+        let why = server.last_failure.unwrap_or_default();
+        let why = why.replace(['\t', '\n', '\r'], " ");
+        let (address, blocks, bytes) = (server.address, server.blocks, server.bytes);
+        text += &format!("{address}\t{bytes}\t{blocks}\t{}\t{why}\n", server.failures);
+    }
+    Ok(JString::from_str(env, &text)?.into())
 }
 
 fn longs<'l>(env: &mut Env<'l>, values: &[u64]) -> Result<JObject<'l>, Failure> {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use shuffle_client::{
     AttemptId, Buffer, Client, Error, MapIndex, Output, ReadSpec, Reader as Input, ReaderStats,
-    VolumeId,
+    Tally, VolumeId,
 };
 
 use crate::{error::invalid, handle::exclusive, runtime};
@@ -14,6 +14,8 @@ const NAME: &str = "reader";
 /// The input of one reduce task.
 pub(crate) struct Reader {
     state: Mutex<State>,
+    /// Beside the state: a task that ends may ask while another thread is still inside.
+    tally: Tally,
 }
 
 struct State {
@@ -48,13 +50,20 @@ impl Reader {
     /// Starts to read; connects in the background.
     pub(crate) fn open(client: &Client, spec: ReadSpec) -> Result<Self, Error> {
         let _context = runtime::get()?.enter();
+        let input = client.open_reader(spec);
         Ok(Self {
+            tally: input.tally(),
             state: Mutex::new(State {
-                input: client.open_reader(spec),
+                input,
                 lent: HashMap::new(),
                 next_id: 1,
             }),
         })
+    }
+
+    /// What each server did so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The next block, lent until it is released.

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shuffle_client::{Client, Commit, Error, Kind, MapWriter, PartitionId, WriteSpec, WriterStats};
+use shuffle_client::{
+    Client, Commit, Error, Kind, MapWriter, PartitionId, Tally, WriteSpec, WriterStats,
+};
 
 use crate::{
     arena::Arena,
@@ -23,6 +25,7 @@ const NAME: &str = "writer";
 /// The output of one map attempt.
 pub(crate) struct Writer {
     arena_address: usize,
+    tally: Tally,
     state: Mutex<State>,
 }
 
@@ -59,8 +62,10 @@ impl Writer {
         let settings = client.settings();
         let (block_bytes, batch_bytes) = (settings.block_bytes, settings.batch_bytes);
         let _context = runtime::get()?.enter();
+        let writer = client.open_writer(spec);
+        let tally = writer.tally();
         let state = State {
-            writer: Some(client.open_writer(spec)),
+            writer: Some(writer),
             arena,
             sorted: Sorted::default(),
             flush: None,
@@ -74,6 +79,7 @@ impl Writer {
         };
         Ok(Self {
             arena_address: state.arena.address() as usize,
+            tally,
             state: Mutex::new(state),
         })
     }
@@ -175,6 +181,11 @@ impl Writer {
     /// Counters so far.
     pub(crate) fn stats(&self) -> Result<WriterStats, Error> {
         Ok(exclusive(&self.state, NAME)?.writer()?.stats())
+    }
+
+    /// What each server did so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
     crypt::Decryptor,
     error::{Error, Kind, LostOutput},
     pool::{BufferPool, Pooled},
+    tally::Tally,
     writer::MAX_LONG,
 };
 
@@ -148,6 +149,7 @@ struct Shared {
     /// The first failure: seen by the caller before blocks that wait.
     failed: Mutex<Option<Error>>,
     resumes: std::sync::atomic::AtomicU64,
+    tally: Tally,
 }
 
 /// What a stream tells the reader.
@@ -187,6 +189,7 @@ impl Reader {
             streams: Semaphore::new(settings.fetch_streams),
             failed: Mutex::default(),
             resumes: Default::default(),
+            tally: Tally::default(),
             client,
             spec,
         });
@@ -244,6 +247,11 @@ impl Reader {
                 .load(std::sync::atomic::Ordering::Relaxed),
             ..self.stats
         }
+    }
+
+    /// What each server did: verified bytes, whether or not they have been released, and failures.
+    pub fn tally(&self) -> Tally {
+        self.shared.tally.clone()
     }
 
     async fn try_next(&mut self) -> Result<Option<Block>, Error> {

@@ -117,12 +117,14 @@ impl<'a> Fetch<'a> {
                 }
             };
             let address = &self.group.address;
+            self.shared.tally.failed(address, trouble.message());
             match trouble {
                 Trouble::Wrong { fault, from_start } => {
                     if std::mem::replace(&mut self.asked_again, true) {
                         return Err(self.wrong(&fault));
                     }
                     tracing::debug!(
+                        read = self.shared.name(),
                         server = address,
                         error = fault.message,
                         "answer is wrong, asking once more"
@@ -144,6 +146,7 @@ impl<'a> Fetch<'a> {
                             return Err(self.unavailable(&failure));
                         };
                         tracing::debug!(
+                            read = self.shared.name(),
                             server = self.group.address,
                             error = failure.message,
                             "fetch broke; next try in {pause:?}"
@@ -246,6 +249,13 @@ impl<'a> Fetch<'a> {
                 let blocks = verify::cut(headers, pieces).map_err(wrong)?;
                 let blocks = verify::admit(&mut self.group.expected, blocks).map_err(wrong)?;
                 if !blocks.is_empty() {
+                    let bytes = blocks
+                        .iter()
+                        .map(|(block, _)| u64::from(block.length))
+                        .sum();
+                    self.shared
+                        .tally
+                        .moved(&address, blocks.len() as u64, bytes);
                     self.backoff.succeeded();
                     self.asked_again = false;
                     if self.events.send(Event::Blocks(blocks, permit)).is_err() {
@@ -337,7 +347,7 @@ impl<'a> Fetch<'a> {
         for description in answers.into_iter().filter_map(|answer| answer.ok()?.ok()) {
             for found in &description.volumes {
                 if volumes.contains(&found.id) && self.group.volumes.contains(&found.id) {
-                    tracing::info!(volume = %found.id, from = self.group.address, to = description.address, "volume has moved");
+                    tracing::info!(read = self.shared.name(), volume = %found.id, from = self.group.address, to = description.address, "volume has moved");
                     more.push(self.group.split_off(found.id, description.address.clone()));
                 }
             }
@@ -398,6 +408,15 @@ impl<'a> Fetch<'a> {
             error.message, output.map_index, output.attempt
         );
         error.with_output(output.lost())
+    }
+}
+
+impl Trouble {
+    fn message(&self) -> &str {
+        match self {
+            Self::Failed(failure) | Self::Silent(failure) => &failure.message,
+            Self::Wrong { fault, .. } => &fault.message,
+        }
     }
 }
 

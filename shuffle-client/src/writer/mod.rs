@@ -28,6 +28,7 @@ use crate::{
     codec::{Compression, Encoder},
     crypt::Encryptor,
     error::{Error, Kind},
+    tally::Tally,
 };
 
 /// Longest byte string of [`MapWriter::add_long`]: what fits an array of any engine.
@@ -260,6 +261,11 @@ impl MapWriter {
             waited: self.waited,
             resends: self.shared.resends(),
         }
+    }
+
+    /// What each server did: bytes only of the one that committed, failures of all that were tried.
+    pub fn tally(&self) -> Tally {
+        self.shared.tally().clone()
     }
 
     fn check_block(

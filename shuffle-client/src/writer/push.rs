@@ -8,7 +8,7 @@
 //! Open, and Commit alone brings the receipt. If it stays away, another server gets the whole output: two servers may then hold the
 //! attempt, and only the one named to the engine is ever read.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use shuffle_proto::{
     frame::{self, Rope},
@@ -38,8 +38,6 @@ pub(super) struct Push {
     spec: Arc<WriteSpec>,
     shared: Arc<Shared>,
     backoff: Backoff,
-    /// Per server: failures and the last one's reason, for the message to a person.
-    failures: BTreeMap<String, (u32, String)>,
 }
 
 /// How one stream ended.
@@ -67,7 +65,6 @@ impl Push {
             spec,
             shared,
             backoff,
-            failures: BTreeMap::new(),
         }
     }
 
@@ -105,7 +102,10 @@ impl Push {
             self.shared.restart(started);
             let opened = tokio::time::Instant::now();
             let failure = match self.stream(&address, !started).await {
-                End::Committed(receipt) => return Ok(receipt),
+                End::Committed(receipt) => {
+                    self.shared.delivered(&receipt.address);
+                    return Ok(receipt);
+                }
                 End::Aborted => return Err(self.given_up()),
                 End::Failed(failure) => failure,
             };
@@ -116,8 +116,7 @@ impl Push {
                 self.backoff.succeeded();
                 again = false;
             }
-            let tries = self.failures.entry(address.clone()).or_default();
-            *tries = (tries.0 + 1, failure.message.clone());
+            self.shared.tally().failed(&address, &failure.message);
             if stops(failure.kind) {
                 return Err(Error::new(
                     failure.kind,
@@ -398,8 +397,13 @@ impl Push {
             self.backoff.failing_for(),
             self.backoff.tries()
         );
-        for (address, (count, reason)) in &self.failures {
-            let _ = write!(message, " {address} ({count} times): {reason};");
+        for server in self.shared.tally().servers() {
+            let reason = server.last_failure.unwrap_or_default();
+            let _ = write!(
+                message,
+                " {} ({} times): {reason};",
+                server.address, server.failures
+            );
         }
         let retry_deadline = self.client.settings().name("retry_deadline");
         let _ = write!(message, " start the servers, or raise {retry_deadline}");

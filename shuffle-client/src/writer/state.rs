@@ -14,6 +14,7 @@ use super::build::Message;
 use crate::{
     client::Durability,
     error::{Error, Kind},
+    tally::Tally,
 };
 
 /// What a server said to the commit.
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     news: Notify,
     aborted: CancellationToken,
     replay_buffer: usize,
+    tally: Tally,
 }
 
 pub(super) struct State {
@@ -99,6 +101,7 @@ impl Shared {
             news: Notify::new(),
             aborted: CancellationToken::new(),
             replay_buffer,
+            tally: Tally::default(),
         }
     }
 
@@ -178,7 +181,19 @@ impl Shared {
         self.state.lock().resends
     }
 
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     // --- the push task's side ---
+
+    /// The whole output is at this server.
+    pub(super) fn delivered(&self, address: &str) {
+        if let Some(totals) = self.totals() {
+            let blocks = totals.message.blocks.iter().copied().map(u64::from).sum();
+            self.tally.moved(address, blocks, totals.bytes);
+        }
+    }
 
     /// The first result stays.
     pub(super) fn finish(&self, result: Result<Receipt, Error>) {

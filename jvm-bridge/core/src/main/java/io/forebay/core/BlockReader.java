@@ -1,5 +1,8 @@
 package io.forebay.core;
 
+import java.util.Collections;
+import java.util.List;
+
 /**
  * The input of one reduce task: verified, decoded blocks of whole records. Blocks of different outputs come in no particular order;
  * those of one output and partition come in the order in which they were written. Used by one thread at a time.
@@ -14,6 +17,7 @@ public final class BlockReader implements AutoCloseable {
     private final long[] fields = new long[FIELDS];
     private boolean closed;
     private long[] lastStats = new long[4];
+    private List<ServerStats> lastServers = Collections.emptyList();
 
     BlockReader(long id, InterruptCheck interrupt) {
         this.id = id;
@@ -53,11 +57,20 @@ public final class BlockReader implements AutoCloseable {
         return new Stats(lastStats);
     }
 
+    /** The servers so far; after {@link #close}, those at its time. */
+    public List<ServerStats> servers() {
+        if (!closed) {
+            lastServers = ServerStats.parse(Native.readerServers(id));
+        }
+        return lastServers;
+    }
+
     /** Frees the reader and all its blocks. Closing twice does nothing. */
     @Override
     public void close() {
         if (!closed) {
             try {
+                lastServers = ServerStats.parse(Native.readerServers(id));
                 lastStats = Native.readerStats(id);
             } catch (ForebayException e) {
                 // The counters of a reader that panicked are not to be had; it is closed all the same.

@@ -1,5 +1,8 @@
 package io.forebay.core;
 
+import java.util.Collections;
+import java.util.List;
+
 /**
  * The output of one map attempt. Used by one thread at a time; {@link #close} frees the arena, so the thread that writes into the
  * arena must be the one that closes.
@@ -15,6 +18,7 @@ public final class MapOutputWriter implements AutoCloseable {
     private final InterruptCheck interrupt;
     private boolean closed;
     private long[] lastStats = new long[4];
+    private List<ServerStats> lastServers = Collections.emptyList();
 
     MapOutputWriter(long id, long address, long bytes, InterruptCheck interrupt) {
         this.id = id;
@@ -79,11 +83,20 @@ public final class MapOutputWriter implements AutoCloseable {
         return new Stats(lastStats);
     }
 
+    /** The servers so far; after {@link #close}, those at its time. */
+    public List<ServerStats> servers() {
+        if (!closed) {
+            lastServers = ServerStats.parse(Native.writerServers(id));
+        }
+        return lastServers;
+    }
+
     /** Frees the writer and its arena; an output that is not committed is aborted. Closing twice does nothing. */
     @Override
     public void close() {
         if (!closed) {
             try {
+                lastServers = ServerStats.parse(Native.writerServers(id));
                 lastStats = Native.writerStats(id);
             } catch (ForebayException e) {
                 // The counters of a writer that panicked are not to be had; it is closed all the same.

@@ -145,6 +145,12 @@ final class Native {
     /** Counters of this writer: stored bytes, records, nanoseconds spent waiting for the servers, re-sent outputs. */
     static native long[] writerStats(long writer);
 
+    /**
+     * What each server did for this writer: a line per server with address, stored bytes, blocks, failed tries and the reason of the last
+     * of them, between tabs. From any thread.
+     */
+    static native String writerServers(long writer);
+
     /** Frees the writer and its arena; an output that is not committed is aborted. */
     static native void writerClose(long writer);
 
@@ -194,6 +200,9 @@ final class Native {
 
     /** Counters of this reader: stored bytes, blocks, nanoseconds spent waiting, resumed streams. */
     static native long[] readerStats(long reader);
+
+    /** As {@link #writerServers}, for this reader. */
+    static native String readerServers(long reader);
 
     static native void readerClose(long reader);
 }
