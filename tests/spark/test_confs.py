@@ -3,6 +3,7 @@
 import re
 import time
 from collections import Counter
+import urllib.request
 from contextlib import contextmanager
 
 import pytest
@@ -130,6 +131,7 @@ def test_application_without_servers_fails_soon_and_names_them(application, line
 
 def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(application, own_answer, marked):
     conf = {"spark.forebay.servers": NOBODY, "spark.forebay.retryDeadline": "2s", "spark.forebay.fallback": "true"}
+    conf |= {"spark.ui.enabled": "true", "spark.ui.port": "0"}
     with application("fallback", [], conf) as app:
         reason = rf"fallback to Spark's own shuffle: no server took app {re.escape(app.id)} .*{NOBODY}"
         assert re.match(reason, app.call("setting", key="spark.forebay.status"))
@@ -137,6 +139,9 @@ def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(
         assert re.search(f"WARN.*Forebay is not used.*{NOBODY}", app.log.read_text())
         job = {"job": "groupWithKryo", "records": 80_000}
         assert app.call("pairs", **job) == own_answer("pairs", **job)
+        app.call("settle")
+        with urllib.request.urlopen(f"{app.call('ui')}/forebay/", timeout=30) as page:
+            assert re.search(f"Forebay is not used.*no server took app {re.escape(app.id)} .*{NOBODY}", page.read().decode(), re.S)
         # Spark knows that map outputs go with their executor: it runs them again by itself.
         app.call("run_maps", name="marked", kind="marked", **SMALL)
         app.kill_executor()

@@ -252,6 +252,10 @@ def settle(spark):
     spark.sparkContext._jsc.sc().listenerBus().waitUntilEmpty()
 
 
+def ui(spark):
+    return spark.sparkContext.uiWebUrl
+
+
 def setting(spark, key):
     return spark.sparkContext.getConf().get(key)
 

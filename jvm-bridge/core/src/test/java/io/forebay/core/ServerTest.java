@@ -118,6 +118,11 @@ class ServerTest {
             }
             assertFalse(reader.next(block));
             assertTrue(reader.stats().blocks() > 0 && reader.stats().bytes() > 0);
+            ServerStats server = reader.servers().get(0);
+            assertEquals(address, server.address());
+            assertEquals(reader.stats().bytes(), server.bytes());
+            assertEquals(reader.stats().blocks(), server.blocks());
+            assertEquals("", server.lastFailure());
         }
         assertArrayEquals(records, read);
         assertEquals(0, read[3]);
@@ -166,6 +171,8 @@ class ServerTest {
             assertEquals(output.volume(), e.volume());
             assertEquals(0, e.mapIndex());
             assertEquals(100, e.attempt());
+            ServerStats server = reader.servers().get(0);
+            assertTrue(server.failures() > 0 && !server.lastFailure().isEmpty(), server.lastFailure());
         }
         client.closeApp("app-1", InterruptCheck.THREAD);
         assertThrows(ForebayException.class, () -> client.placeShuffle("app-1", 6, 1, 1));

@@ -5,12 +5,16 @@ import io.forebay.core.BlockReader.Block;
 import io.forebay.core.ForebayException;
 import java.util.concurrent.TimeUnit;
 import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 
 /**
  * The verified blocks of one reduce task: keeps Spark's account of what is read, and tells Spark of failures in its own words. Iterators
  * may be left at any point, so it is closed when the task ends.
  */
 final class BlockSource implements Blocks {
+    private static final Logger LOG = LoggerFactory.getLogger(BlockSource.class);
+
     /** Blocks between two looks at the clock of the native side. */
     private static final int WAIT_EVERY = 64;
 
@@ -20,7 +24,7 @@ final class BlockSource implements Blocks {
     private final ReaderCleanup cleanup;
 
     private long blocks;
-    private long waitedMillis;
+    private volatile long waitedNanos;
     private boolean ended;
 
     BlockSource(BlockReader reader, MapOutputs outputs, ShuffleReadMetricsReporter metrics, ReaderCleanup cleanup) {
@@ -68,9 +72,25 @@ final class BlockSource implements Blocks {
     }
 
     private void countWait() {
-        long millis = TimeUnit.NANOSECONDS.toMillis(reader.stats().waitNanos());
-        metrics.incFetchWaitTime(millis - waitedMillis);
-        waitedMillis = millis;
+        long before = TimeUnit.NANOSECONDS.toMillis(waitedNanos);
+        waitedNanos = reader.stats().waitNanos();
+        metrics.incFetchWaitTime(TimeUnit.NANOSECONDS.toMillis(waitedNanos) - before);
+    }
+
+    /** The task has ended: counts what an iterator that was left half way has not. */
+    void left() {
+        if (!ended) {
+            try {
+                countWait();
+            } catch (ForebayException e) {
+                LOG.debug("another thread still reads: its last wait is not counted: {}", e.getMessage());
+            }
+        }
+    }
+
+    /** Time spent waiting for servers, as far as it is counted. */
+    long waitedNanos() {
+        return waitedNanos;
     }
 
     @Override

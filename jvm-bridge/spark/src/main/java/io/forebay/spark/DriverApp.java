@@ -4,10 +4,14 @@ import io.forebay.core.Caller;
 import io.forebay.core.ForebayClient;
 import io.forebay.core.ForebayException;
 import io.forebay.core.NativeLibraryException;
+import io.forebay.spark.ui.AppObserver;
+import io.forebay.spark.ui.AppStarted;
+import io.forebay.spark.ui.ShuffleRegistered;
 import java.security.SecureRandom;
 import java.util.concurrent.TimeUnit;
 import org.apache.spark.ShuffleDependency;
 import org.apache.spark.SparkConf;
+import org.apache.spark.SparkContext;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -28,6 +32,7 @@ final class DriverApp {
     private final ShuffleNumbers numbers = new ShuffleNumbers();
     private final DriverSettings settings;
     private final String compression;
+    private final AppObserver observer = new AppObserver();
 
     private Caller caller;
     private String token;
@@ -77,8 +82,23 @@ final class DriverApp {
         // Spark makes shuffles of no maps (an empty relation) and of no partitions (sorting an empty RDD); no task will use them.
         String[] candidates = client.get().placeShuffle(caller.app(), shuffle, Math.max(1, maps), Math.max(1, partitions));
         LOG.debug("shuffle {}: {} maps, {} partitions on {} servers", shuffle, maps, partitions, candidates.length);
+        ShuffleRegistered event = new ShuffleRegistered();
+        event.shuffle = shuffle;
+        event.maps = maps;
+        event.partitions = partitions;
+        event.candidates = candidates.length;
+        event.durability = conf.durability();
+        observer.registered(event);
         return new ForebayShuffleHandle<>(
-                shuffle, numbers.register(shuffle), dependency, caller, token, candidates, conf.durability(), maps, compression);
+                shuffle, numbers.register(shuffle), dependency, caller, token, candidates, conf.durability(), maps, compression, observer.reports());
+    }
+
+    /** Shows people what becomes of the application's shuffles; there is no SparkContext before the first. */
+    void observe(SparkContext context) {
+        AppStarted event = new AppStarted();
+        event.settings = conf.shown();
+        event.fallback = status.fallbackReason().orElse("");
+        observer.start(context, event);
     }
 
     /** The id is not there before the SparkContext is complete, but no shuffle is either. */

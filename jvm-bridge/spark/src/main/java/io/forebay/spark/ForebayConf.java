@@ -6,7 +6,9 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Paths;
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.Optional;
 import java.util.regex.Pattern;
 import org.apache.spark.SparkConf;
@@ -116,6 +118,15 @@ public final class ForebayConf {
     private final long callMillis;
     private final boolean fallback;
     private final boolean encrypts;
+
+    /** Every key with its value or default, for people to see. No secret is among them. */
+    Map<String, String> shown() {
+        Map<String, String> shown = new LinkedHashMap<>();
+        for (Key key : Key.values()) {
+            shown.put(key.key, conf.get(key.key, key.standard == null ? "" : key.standard));
+        }
+        return shown;
+    }
 
     /** Reads and checks all keys; an {@link IllegalArgumentException} names the key, its value and what to write instead. */
     ForebayConf(SparkConf conf) {

@@ -1,6 +1,7 @@
 package io.forebay.spark;
 
 import io.forebay.core.Caller;
+import io.forebay.spark.ui.TaskReports;
 import org.apache.spark.ShuffleDependency;
 import org.apache.spark.shuffle.BaseShuffleHandle;
 
@@ -22,6 +23,9 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
     /** As {@link BlockCodec} has it. */
     final String compression;
 
+    /** What tasks tell the driver goes here. */
+    final TaskReports reports;
+
     ForebayShuffleHandle(
             int shuffleId,
             ShuffleNumbers.Current number,
@@ -31,7 +35,8 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
             String[] candidates,
             String durability,
             int numMaps,
-            String compression) {
+            String compression,
+            TaskReports reports) {
         super(shuffleId, dependency);
         this.number = number;
         this.app = caller.app();
@@ -42,6 +47,7 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
         this.numMaps = numMaps;
         this.numPartitions = dependency.partitioner().numPartitions();
         this.compression = compression;
+        this.reports = reports;
     }
 
     /** Under which number the servers know the shuffle. */

@@ -1,7 +1,9 @@
 package io.forebay.spark;
 
+import io.forebay.spark.ui.ForebaySource;
 import org.apache.spark.ShuffleDependency;
 import org.apache.spark.SparkConf;
+import org.apache.spark.SparkEnv;
 import org.apache.spark.TaskContext;
 import org.apache.spark.shuffle.ShuffleHandle;
 import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
@@ -21,6 +23,9 @@ public final class ForebayShuffleManager extends SortShuffleManager {
     private final ForebayConf conf;
     private final ClientHolder client;
     private final DriverApp app;
+
+    /** On an executor, once it has run a task of ours. */
+    private ForebaySource source;
 
     /**
      * Called by Spark. On the driver, sets and checks the settings of Spark that matter here.
@@ -49,6 +54,7 @@ public final class ForebayShuffleManager extends SortShuffleManager {
         if (app == null) {
             throw new IllegalStateException("shuffle " + shuffleId + " is registered on an executor: only the driver does that");
         }
+        app.observe(dependency.rdd().context());
         if (!app.status().isActive()) {
             return super.registerShuffle(shuffleId, dependency);
         }
@@ -62,7 +68,8 @@ public final class ForebayShuffleManager extends SortShuffleManager {
             return super.getWriter(handle, mapId, context, metrics);
         }
         ForebayShuffleHandle<K, V, ?> ours = ours(handle);
-        return new ForebayShuffleWriter<>(ours, mapId, context, metrics, client, conf.arenaBytes());
+        Traffic traffic = new Traffic(ours, context, source());
+        return new ForebayShuffleWriter<>(ours, mapId, context, metrics, client, conf.arenaBytes(), traffic);
     }
 
     @Override
@@ -79,7 +86,17 @@ public final class ForebayShuffleManager extends SortShuffleManager {
         }
         ReadRange range = new ReadRange(startMapIndex, endMapIndex, startPartition, endPartition);
         ForebayShuffleHandle<K, ?, C> ours = ours(handle);
-        return new ForebayShuffleReader<>(ours, range, context, metrics, client, conf.windowBytes());
+        Traffic traffic = new Traffic(ours, context, source());
+        return new ForebayShuffleReader<>(ours, range, context, metrics, client, conf.windowBytes(), traffic);
+    }
+
+    /** Spark's metrics are not there yet when the manager of a 3.5 executor is made. */
+    private synchronized ForebaySource source() {
+        if (source == null && app == null) {
+            source = new ForebaySource();
+            SparkEnv.get().metricsSystem().registerSource(source);
+        }
+        return source;
     }
 
     @Override

@@ -28,6 +28,7 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
     private final ShuffleReadMetricsReporter metrics;
     private final ClientHolder client;
     private final long windowBytes;
+    private final Traffic traffic;
 
     ForebayShuffleReader(
             ForebayShuffleHandle<K, ?, C> handle,
@@ -35,13 +36,15 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
             TaskContext context,
             ShuffleReadMetricsReporter metrics,
             ClientHolder client,
-            long windowBytes) {
+            long windowBytes,
+            Traffic traffic) {
         this.handle = handle;
         this.range = range;
         this.context = context;
         this.metrics = metrics;
         this.client = client;
         this.windowBytes = windowBytes;
+        this.traffic = traffic;
     }
 
     @Override
@@ -82,11 +85,14 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
         InterruptCheck interrupt = Interrupts.ofTask(context);
         BlockReader reader = client.get().openReader(handle.caller(), handle.number(), outputs.plan(), windowBytes, interrupt);
         ReaderCleanup cleanup = new ReaderCleanup(reader::close);
-        context.addTaskCompletionListener(cleanup);
-        Runnable ended = () -> context.taskMetrics().mergeShuffleReadMetrics();
-        // Listeners run last in, first out: this one after the counts of an iterator that was left half way.
-        context.addTaskCompletionListener((TaskCompletionListener) end -> ended.run());
         BlockSource source = new BlockSource(reader, outputs, metrics, cleanup);
+        Runnable ended = () -> context.taskMetrics().mergeShuffleReadMetrics();
+        // Listeners run last in, first out: an iterator that was left half way counts, Spark is told, the reader is closed, and then the
+        // driver is told.
+        context.addTaskCompletionListener((TaskCompletionListener) end -> traffic.read(reader, source.waitedNanos(), range));
+        context.addTaskCompletionListener(cleanup);
+        context.addTaskCompletionListener((TaskCompletionListener) end -> ended.run());
+        context.addTaskCompletionListener((TaskCompletionListener) end -> source.left());
         Serializer serializer = handle.dependency().serializer();
         if (ForebayShuffleWriter.writesRows(handle.dependency())) {
             int fields = (Integer) Shim.unsafeRowField(serializer, "numFields");

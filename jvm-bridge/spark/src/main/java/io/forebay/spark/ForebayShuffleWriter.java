@@ -30,11 +30,13 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
     private final ShuffleWriteMetricsReporter metrics;
     private final ClientHolder client;
     private final long arenaBytes;
+    private final Traffic traffic;
     private final Object[] checksums;
     private final ArenaMemory memory;
 
     private MapOutputWriter output;
     private long[] partitionLengths;
+    private CommittedOutput committed;
     private boolean stopped;
 
     ForebayShuffleWriter(
@@ -43,7 +45,8 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
             TaskContext context,
             ShuffleWriteMetricsReporter metrics,
             ClientHolder client,
-            long arenaBytes) {
+            long arenaBytes,
+            Traffic traffic) {
         this.handle = handle;
         this.dependency = handle.dependency();
         this.attempt = attempt;
@@ -51,6 +54,7 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
         this.metrics = metrics;
         this.client = client;
         this.arenaBytes = arenaBytes;
+        this.traffic = traffic;
         this.checksums = Shim.rowChecksums(dependency);
         this.memory = new ArenaMemory(context.taskMemoryManager());
         // Spark calls stop on the ways out that it knows; this is for the others.
@@ -139,7 +143,7 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
             partitionLengths = new long[0];
         } else {
             long start = System.nanoTime();
-            CommittedOutput committed = output.commit();
+            committed = output.commit();
             metrics.incWriteTime(System.nanoTime() - start);
             location = VolumeLocation.of(handle.shuffleId(), committed);
             partitionLengths = committed.partitionLengths();
@@ -167,6 +171,7 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
         memory.release();
         if (output != null) {
             output.close();
+            traffic.wrote(output, committed);
         }
     }
 

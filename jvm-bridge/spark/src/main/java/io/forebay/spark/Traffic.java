@@ -1,0 +1,117 @@
+package io.forebay.spark;
+
+import io.forebay.core.BlockReader;
+import io.forebay.core.CommittedOutput;
+import io.forebay.core.ForebayException;
+import io.forebay.core.MapOutputWriter;
+import io.forebay.core.ServerStats;
+import io.forebay.spark.ui.ForebaySource;
+import io.forebay.spark.ui.ShuffleTraffic;
+import java.util.List;
+import org.apache.spark.TaskContext;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * Tells of what one task did with one shuffle, when it has ended: the driver by the handle's reports, this executor's metrics, and the
+ * executor's log if there was trouble.
+ */
+final class Traffic {
+    private static final Logger LOG = LoggerFactory.getLogger(Traffic.class);
+
+    /** Null in the driver's JVM, whose metrics count what all tasks tell. */
+    private final ForebaySource source;
+
+    private final ForebayShuffleHandle<?, ?, ?> handle;
+    private final TaskContext context;
+
+    Traffic(ForebayShuffleHandle<?, ?, ?> handle, TaskContext context, ForebaySource source) {
+        this.handle = handle;
+        this.context = context;
+        this.source = source;
+    }
+
+    /** @param committed the output, or null if it was not committed */
+    void wrote(MapOutputWriter output, CommittedOutput committed) {
+        ShuffleTraffic task = start(true);
+        MapOutputWriter.Stats stats = output.stats();
+        task.waitNanos = stats.waitNanos();
+        task.repeats = stats.resends();
+        servers(task, output.servers());
+        if (committed != null) {
+            task.outputs = 1;
+            task.records = stats.records();
+            // An output may be empty and still be there.
+            ShuffleTraffic.Server server = task.servers.computeIfAbsent(committed.address(), address -> new ShuffleTraffic.Server());
+            server.tasks = 1;
+            server.volumes.add(committed.volume());
+        }
+        tell(task, "output of map " + context.partitionId());
+    }
+
+    /** Called when the task ends; another thread may still be reading. */
+    void read(BlockReader input, long waitedNanos, ReadRange range) {
+        ShuffleTraffic task = start(false);
+        task.waitNanos = waitedNanos;
+        try {
+            servers(task, input.servers());
+            task.repeats = input.stats().resumes();
+        } catch (ForebayException e) {
+            // It is inside at this moment. What the servers did is there all the same.
+            LOG.debug("the counters of a reader are not all to be had: {}", e.getMessage());
+        }
+        tell(task, "input of partitions " + range.partitionStart + ".." + range.partitionEnd);
+    }
+
+    private ShuffleTraffic start(boolean write) {
+        ShuffleTraffic task = new ShuffleTraffic();
+        task.shuffle = handle.shuffleId();
+        task.stage = context.stageId();
+        task.write = write;
+        return task;
+    }
+
+    private static void servers(ShuffleTraffic task, List<ServerStats> servers) {
+        for (ServerStats stats : servers) {
+            ShuffleTraffic.Server server = new ShuffleTraffic.Server();
+            server.bytes = stats.bytes();
+            server.blocks = stats.blocks();
+            server.failures = stats.failures();
+            server.lastFailure = stats.lastFailure();
+            server.tasks = stats.bytes() > 0 ? 1 : 0;
+            task.servers.put(stats.address(), server);
+        }
+    }
+
+    private void tell(ShuffleTraffic task, String what) {
+        if (handle.reports != null) {
+            handle.reports.add(task);
+        }
+        if (source != null) {
+            source.count(task);
+        }
+        task.servers.forEach(
+                (address, server) -> {
+                    if (server.failures > 0) {
+                        LOG.warn(
+                                "{} (attempt {}) of shuffle {}, app {}: tries that failed at {}: {}, the last with: {}",
+                                what,
+                                context.taskAttemptId(),
+                                task.shuffle,
+                                handle.caller().app(),
+                                address,
+                                server.failures,
+                                server.lastFailure);
+                    }
+                });
+        LOG.debug(
+                "{} (attempt {}) of shuffle {}, app {}: {} servers, waited {} ns, {} repeated",
+                what,
+                context.taskAttemptId(),
+                task.shuffle,
+                handle.caller().app(),
+                task.servers.size(),
+                task.waitNanos,
+                task.repeats);
+    }
+}

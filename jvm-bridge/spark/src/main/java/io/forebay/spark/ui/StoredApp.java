@@ -1,0 +1,19 @@
+package io.forebay.spark.ui;
+
+import java.util.Collections;
+import java.util.Map;
+import org.apache.spark.util.kvstore.KVIndex;
+
+/** The application as the tab shows it. As all that is stored: public fields, because the history server keeps it as JSON. */
+public final class StoredApp {
+    /** There is one. */
+    static final String KEY = "app";
+
+    @KVIndex public String key = KEY;
+    public String fallback = "";
+    public Map<String, String> settings = Collections.emptyMap();
+    public int shuffles;
+    public Flow written = new Flow();
+    public Flow read = new Flow();
+    public long fetchFailures;
+}

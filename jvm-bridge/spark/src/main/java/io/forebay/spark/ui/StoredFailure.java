@@ -1,0 +1,23 @@
+package io.forebay.spark.ui;
+
+import org.apache.spark.util.kvstore.KVIndex;
+
+/** A fetch failure as the tab shows it. */
+public final class StoredFailure {
+    /** Counts from 1. */
+    @KVIndex public long number;
+
+    public long time;
+    public int stage;
+    public int stageAttempt;
+    public long task;
+    public int shuffle;
+    public int map;
+    public int partition;
+    public String volume = "";
+
+    /** Where the volume was when it took the output; empty if that is not known. */
+    public String address = "";
+
+    public String reason = "";
+}
