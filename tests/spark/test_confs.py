@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections import Counter
 import urllib.request
+from collections import Counter
 from contextlib import contextmanager
 
 import pytest
