@@ -1,7 +1,7 @@
 # Thin targets: each is plain commands, run by setup.sh in the environment that it prepares. `make help` lists them.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check rust jvm spark conformance build bench bench-spark dist
+.PHONY: help demo test check rust jvm spark spark-long conformance build bench bench-spark dist
 
 IN := ./setup.sh --
 MVN := mvn --batch-mode --no-transfer-progress --quiet -f jvm-bridge/pom.xml
@@ -34,6 +34,9 @@ spark: build ## real Spark 3.5.9 and 4.3.0 on real servers, and Spark's own Shuf
 conformance: build ## hours: all of TPC-H and TPC-DS on every Spark line, and Spark's own test suites (ARGS=--record keeps the results)
 	@./setup.sh $(addprefix --spark ,3.5.9 4.0.5 4.1.4 4.2.1 4.3.0) -- python tests/conformance/tpc.py $(ARGS)
 	@$(IN) python tests/conformance/spark_suites.py $(ARGS)
+
+spark-long: build ## what takes minutes: giant records, 20 000 tasks, many kills
+	@./setup.sh --spark 3.5.9 --spark 4.3.0 -- pytest tests/spark -m long
 
 build: ## the server, the load tool, the native library and the jar with it
 	@test -e target/release/forebay-server || echo "first build: about 6 minutes on 2 cores, once RocksDB is there"

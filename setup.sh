@@ -16,6 +16,7 @@ root=$(cd "$(dirname "$0")" && pwd)
 cache=${FOREBAY_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set; set FOREBAY_CACHE}/.cache}/forebay}
 # DuckDB makes the tables of TPC-DS and knows its queries; versions after this one would download that part.
 build_tools=(libclang==18.1.1 pytest==9.2.0 tpchgen-cli==4.0.0 duckdb==1.1.3)
+spark_tools=(pandas==2.2.3 pyarrow==21.0.0 numpy==2.2.6) # what Spark's Python functions on whole columns need
 dist_tools=(cargo-zigbuild==0.24.0 ziglang==0.17.1)
 
 lines=()
@@ -134,7 +135,7 @@ prepare() {
   local line
   for line in "${lines[@]}"; do
     [ -d "$cache/pyspark-$line/lib" ] || say "Spark $line from PyPI (300 to 450 MB, then one to two minutes to unpack)"
-    venv "$cache/pyspark-$line" "pyspark==$line"
+    venv "$cache/pyspark-$line" "pyspark==$line" "${spark_tools[@]}"
   done
   (cd "$root" && shuffle-server/rocksdb.sh "$cache/rocksdb") >/dev/null 8>&-
   exec 8>&-
