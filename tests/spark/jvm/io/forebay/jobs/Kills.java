@@ -1,0 +1,84 @@
+package io.forebay.jobs;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import org.apache.spark.SparkContext;
+import org.apache.spark.SparkEnv;
+import org.apache.spark.status.api.v1.ThreadStackTrace;
+import org.apache.spark.storage.BlockManagerId;
+
+/** Looks at what the executors' threads do, and kills a task in the middle of it. */
+public final class Kills {
+  private static final Pattern TASK = Pattern.compile("\\(TID (\\d+)\\)");
+
+  private Kills() {}
+
+  /** Waits until a task is inside that method: "executor task" where it is, null if it was not seen in time. */
+  public static String find(SparkContext spark, String method, long millis) {
+    for (long end = System.currentTimeMillis() + millis; System.currentTimeMillis() < end; ) {
+      for (String executor : executors()) {
+        for (ThreadStackTrace thread : threads(spark, executor)) {
+          Matcher task = TASK.matcher(thread.threadName());
+          if (task.find() && thread.stackTrace().toString().contains(method + "(")) {
+            return executor + " " + task.group(1);
+          }
+        }
+      }
+    }
+    return null;
+  }
+
+  /** What Spark does to a task that is not needed any more: its thread is interrupted. It is tried again and counts as no failure. */
+  public static boolean kill(SparkContext spark, long task) {
+    return spark.killTaskAttempt(task, true, "killed by a test");
+  }
+
+  /** The stacks of all threads on executors that are in our code: none, where nothing runs. */
+  public static List<String> busy(SparkContext spark) {
+    List<String> found = new ArrayList<>();
+    for (String executor : executors()) {
+      for (ThreadStackTrace thread : threads(spark, executor)) {
+        if (thread.stackTrace().toString().contains("io.forebay.")) {
+          found.add("executor " + executor + ", " + thread.threadName() + ":\n" + thread.stackTrace());
+        }
+      }
+    }
+    return found;
+  }
+
+  /** Task ids that run now. */
+  public static List<Long> running(SparkContext spark) {
+    List<Long> found = new ArrayList<>();
+    for (String executor : executors()) {
+      for (ThreadStackTrace thread : threads(spark, executor)) {
+        Matcher task = TASK.matcher(thread.threadName());
+        if (task.find()) {
+          found.add(Long.valueOf(task.group(1)));
+        }
+      }
+    }
+    return found;
+  }
+
+  private static ThreadStackTrace[] threads(SparkContext spark, String executor) {
+    try {
+      return spark.getExecutorThreadDump(executor).getOrElse(() -> new ThreadStackTrace[0]);
+    } catch (RuntimeException e) {
+      return new ThreadStackTrace[0]; // the executor is gone
+    }
+  }
+
+  private static List<String> executors() {
+    List<String> found = new ArrayList<>();
+    scala.collection.Iterator<BlockManagerId> managers = SparkEnv.get().blockManager().master().getMemoryStatus().keysIterator();
+    while (managers.hasNext()) {
+      BlockManagerId manager = managers.next();
+      if (!manager.isDriver()) {
+        found.add(manager.executorId());
+      }
+    }
+    return found;
+  }
+}

@@ -1,0 +1,91 @@
+"""Executors come and go, batches come and go: nothing is computed again, and nothing stays."""
+
+import os
+import time
+
+import pytest
+
+from harness.application import Application
+from harness.run import wait_until
+from harness.server import Server
+
+DYNAMIC = {
+    "spark.dynamicAllocation.enabled": "true",
+    "spark.dynamicAllocation.executorIdleTimeout": "2s",
+    "spark.dynamicAllocation.initialExecutors": "1",
+    "spark.dynamicAllocation.maxExecutors": "2",
+    "spark.dynamicAllocation.minExecutors": "0",
+}
+DECOMMISSION = {
+    "spark.decommission.enabled": "true",
+    "spark.storage.decommission.enabled": "true",
+    "spark.storage.decommission.rddBlocks.enabled": "true",
+    "spark.storage.decommission.shuffleBlocks.enabled": "true",
+}
+
+
+@pytest.mark.parametrize("conf", [DYNAMIC, DYNAMIC | DECOMMISSION], ids=["plain", "decommissioning"])
+def test_idle_executors_are_released_and_nothing_is_computed_again(run, line, servers, own_answer, conf):
+    """No shuffle service, no shuffle tracking, nothing set besides what switches dynamic allocation on."""
+    job = {"kind": "aggregation", "maps": 12}
+    app = Application(run, line, f"dynamic-{len(conf)}-{line.version}", servers, conf)
+    try:
+        for name in ("first", "second"):
+            app.call("run_maps", name=name, **job)
+            # Data that nobody has read yet does not keep them.
+            wait_until(lambda: app.call("executors") == 0, 60, "idle executors were kept")
+            own_answer("run_maps", name="allocation", **job)
+            assert app.call("run_reduces", name=name) == own_answer("run_reduces", name="allocation")
+        wait_until(lambda: app.call("executors") == 0, 60, "idle executors were kept")
+        assert app.call("run_reduces", name="first") == own_answer("run_reduces", name="allocation")
+        assert app.maps_rerun() == {}
+        assert app.events.task_failures() == []
+        assert len(set(app.events.executors_removed())) >= 3
+    finally:
+        app.stop()
+
+
+BATCHES = 10  # between two looks
+
+
+def test_stream_leaves_nothing_of_its_batches(run, line):
+    """Hours of a stream in small: what the servers hold goes up and down with the batches, and not up."""
+    server = Server(run, f"{line.version}-stream").start()
+    app = Application(run, line, f"stream-{line.version}", [server], {"spark.cleaner.referenceTracking.blocking.shuffle": "true"})
+    try:
+        app.call("start_stream", name="counts", checkpoint=str(run.folder("tmp", f"checkpoint-{line.version}")))
+        looks = [look_after(app, server, BATCHES * number) for number in range(1, 5)]
+        rows, total, keys = app.call("stop_stream", name="counts")
+        assert (total, keys) == (rows * (rows - 1) // 2, 101)
+        assert rows >= 4 * BATCHES * 2000
+        # Twenty batches lie between the two halves; a few come and go while we look.
+        few, of_a_batch = 5, server.metric("shuffle_server_pushed_bytes_total") / (4 * BATCHES)
+        for name, slack in {"shuffles": few, "attempts": few * 3, "bytes": few * of_a_batch + 4096, "descriptors": few}.items():
+            first, second = (max(look[name] for look in half) for half in (looks[:2], looks[2:]))
+            assert second <= first + slack, f"{name} of {looks}"
+        app.call("collect_garbage")
+        wait_until(lambda: server.shuffle_files() == [], 60, "the stream has ended and its files are there")
+        assert server.bytes_in() > 0
+    finally:
+        app.stop()
+    assert server.stop() == 0
+    assert server.errors() == []
+
+
+def look_after(app, server, batches) -> dict:
+    """What is held when so many batches are done and Spark has found out which of their shuffles it needs no more: the lowest of
+    some moments, because the stream goes on meanwhile."""
+    wait_until(lambda: app.call("batches", name="counts") >= batches, 300, f"{batches} batches were not finished")
+    moments = []
+    for _ in range(6):
+        app.call("collect_garbage")
+        time.sleep(0.3)
+        moments.append(
+            {
+                "shuffles": len({path.parent for path in server.shuffle_files() if path.suffix == ".seg"}),
+                "attempts": server.metric("shuffle_server_attempts"),
+                "bytes": server.shuffle_bytes(),
+                "descriptors": len(os.listdir(f"/proc/{server.process.pid}/fd")),
+            }
+        )
+    return {name: min(moment[name] for moment in moments) for name in moments[0]}
