@@ -33,10 +33,10 @@ def test_idle_executors_are_released_and_nothing_is_computed_again(run, line, se
         for name in ("first", "second"):
             app.call("run_maps", name=name, **job)
             # Data that nobody has read yet does not keep them.
-            wait_until(lambda: app.call("executors") == 0, 60, "idle executors were kept")
+            wait_until(lambda: app.call("executors") == 0, 180, "idle executors were kept")
             own_answer("run_maps", name="allocation", **job)
             assert app.call("run_reduces", name=name) == own_answer("run_reduces", name="allocation")
-        wait_until(lambda: app.call("executors") == 0, 60, "idle executors were kept")
+        wait_until(lambda: app.call("executors") == 0, 180, "idle executors were kept")
         assert app.call("run_reduces", name="first") == own_answer("run_reduces", name="allocation")
         assert app.maps_rerun() == {}
         assert app.events.task_failures() == []
@@ -64,7 +64,7 @@ def test_stream_leaves_nothing_of_its_batches(run, line):
             first, second = (max(look[name] for look in half) for half in (looks[:2], looks[2:]))
             assert second <= first + slack, f"{name} of {looks}"
         app.call("collect_garbage")
-        wait_until(lambda: server.shuffle_files() == [], 60, "the stream has ended and its files are there")
+        wait_until(lambda: server.shuffle_files() == [], 120, "the stream has ended and its files are there")
         assert server.bytes_in() > 0
     finally:
         app.stop()
