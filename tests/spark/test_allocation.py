@@ -9,6 +9,8 @@ from harness.application import Application
 from harness.run import wait_until
 from harness.server import Server
 
+pytestmark = pytest.mark.long
+
 DYNAMIC = {
     "spark.dynamicAllocation.enabled": "true",
     "spark.dynamicAllocation.executorIdleTimeout": "2s",

@@ -16,6 +16,8 @@ from harness.application import Application, CallFailed
 from harness.run import wait_until
 from harness.server import Server
 
+pytestmark = pytest.mark.long
+
 SMALL_BUFFERS = {  # so that a task waits in every call, and not only in its last one
     "spark.forebay.fetchWindow": "64k",
     "spark.forebay.replayBuffer": "1m",
@@ -106,7 +108,6 @@ def test_kills_at_random_moments_of_short_jobs(app, pool, answers, line):
     hit_at_random(app, pool, answers, f"{line.version} short", rounds=10)
 
 
-@pytest.mark.long
 def test_kills_at_random_moments_of_many_jobs(app, pool, answers, line):
     hit_at_random(app, pool, answers, f"{line.version} long", rounds=150)
 
