@@ -19,7 +19,7 @@ from harness.server import Server
 pytestmark = pytest.mark.long
 
 SMALL_BUFFERS = {  # so that a task waits in every call, and not only in its last one
-    "spark.forebay.fetchWindow": "64k",
+    "spark.reducer.maxSizeInFlight": "64k",
     "spark.forebay.replayBuffer": "1m",
     "spark.forebay.writeArena": "1m",
     "spark.sql.shuffle.partitions": "6",

@@ -14,7 +14,7 @@ from harness.server import Server
 
 CONF = {
     "spark.sql.autoBroadcastJoinThreshold": "-1",
-    "spark.forebay.fetchWindow": "64k",  # so that a reducer that waits has most of its input still to ask for
+    "spark.reducer.maxSizeInFlight": "64k",  # so that a reducer that waits has most of its input still to ask for
     "spark.forebay.retryDeadline": "20s",
 }
 
