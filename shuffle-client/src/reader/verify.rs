@@ -221,3 +221,63 @@ pub(super) fn compare(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use shuffle_proto::{
+        block::{Codec, Flags, MAX_BLOCK},
+        ids::{MapIndex, PartitionId, VolumeId},
+    };
+
+    use super::*;
+
+    const ATTEMPT: AttemptId = AttemptId(1 << 40);
+    const BLOCKS: u32 = 1100;
+
+    /// One output whose blocks have been counted: more bytes and rows than 32 bits hold.
+    fn received() -> HashMap<AttemptId, Progress> {
+        let mut progress = Progress::new(&Output {
+            volume: VolumeId::random(),
+            address: String::new(),
+            map_index: MapIndex(3),
+            attempt: ATTEMPT,
+            partitions: vec![5],
+        });
+        for seq in 0..BLOCKS {
+            let block = BlockHeader {
+                partition: PartitionId(5),
+                map_index: MapIndex(3),
+                attempt: ATTEMPT,
+                seq,
+                length: MAX_BLOCK,
+                raw_length: MAX_BLOCK,
+                records: u32::MAX,
+                flags: Flags::new(Codec::Lz4, false, false),
+                checksum: 0,
+            };
+            assert!(progress.count(0, &block));
+        }
+        HashMap::from([(ATTEMPT, progress)])
+    }
+
+    fn committed(bytes: u64, records: u64) -> v1::Summary {
+        v1::Summary {
+            map_index: vec![3],
+            attempt: vec![ATTEMPT.0],
+            blocks: vec![BLOCKS],
+            bytes: vec![bytes],
+            records: vec![records],
+            lost: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn sums_beyond_32_bits_are_compared_whole() {
+        let bytes = u64::from(BLOCKS) * u64::from(MAX_BLOCK);
+        let records = u64::from(BLOCKS) * u64::from(u32::MAX);
+        assert!(compare(&received(), &committed(bytes, records)).is_ok());
+        // What a 32-bit counter would take for the same.
+        assert!(compare(&received(), &committed(bytes, records % (1 << 32))).is_err());
+        assert!(compare(&received(), &committed(bytes % (1 << 32), records)).is_err());
+    }
+}

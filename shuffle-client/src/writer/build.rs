@@ -265,3 +265,45 @@ impl Totals {
         self.partition_bytes.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shuffle_proto::block::Codec;
+
+    use super::*;
+
+    /// A billion rows of one map in one partition are nothing special; blocks and batches are counted in 32 bits, sums are not.
+    #[test]
+    fn sums_of_a_map_go_beyond_32_bits() {
+        const BLOCKS: u64 = 1100;
+        let header = BlockHeader {
+            partition: PartitionId(1),
+            map_index: MapIndex(0),
+            attempt: AttemptId(7),
+            seq: 0,
+            length: shuffle_proto::block::MAX_BLOCK,
+            raw_length: shuffle_proto::block::MAX_BLOCK,
+            records: u32::MAX,
+            flags: Flags::new(Codec::Lz4, false, false),
+            checksum: 0,
+        };
+        let mut totals = Totals {
+            blocks: vec![0; 2],
+            partition_bytes: vec![0; 2],
+            partition_records: vec![0; 2],
+            bytes: 0,
+            records: 0,
+        };
+        (0..BLOCKS).for_each(|_| totals.add(&header));
+        let bytes = BLOCKS * u64::from(shuffle_proto::block::MAX_BLOCK);
+        let records = BLOCKS * u64::from(u32::MAX);
+        assert!(bytes > u64::from(u32::MAX) && records > 1 << 40);
+        let message = totals.message();
+        assert_eq!(
+            (message.bytes, message.records),
+            (vec![bytes], vec![records])
+        );
+        assert_eq!((totals.bytes, totals.records), (bytes, records));
+        assert_eq!(totals.partition_lengths(), [0, bytes]);
+    }
+}

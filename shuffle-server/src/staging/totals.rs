@@ -275,6 +275,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
+    use shuffle_proto::{
+        block::{Codec, Flags, MAX_BLOCK},
+        ids::{AttemptId, MapIndex},
+    };
 
     use super::*;
 
@@ -307,6 +311,35 @@ mod tests {
             "{text}"
         );
         assert_eq!(compare(&[], &[]), None);
+    }
+
+    #[test]
+    fn sums_go_beyond_32_bits() {
+        let header = BlockHeader {
+            partition: PartitionId(9),
+            map_index: MapIndex(0),
+            attempt: AttemptId(1),
+            seq: 0,
+            length: MAX_BLOCK,
+            raw_length: 1,
+            records: u32::MAX,
+            flags: Flags::new(Codec::Lz4, false, false),
+            checksum: 0,
+        };
+        let mut counted = Accumulator::default();
+        (0..1100).for_each(|_| counted.add(&[header, header]));
+        let expected = PartitionTotal {
+            partition: PartitionId(9),
+            blocks: 2200,
+            bytes: 2200 * u64::from(header.length),
+            records: 2200 * u64::from(u32::MAX),
+        };
+        assert!(expected.bytes > u64::from(u32::MAX));
+        assert_eq!(counted.totals(), [expected]);
+        let packed =
+            Totals::decode(Totals::new(&[expected]).encoded().to_vec()).expect("as packed");
+        let sum = packed.sum(&(0..10));
+        assert_eq!((sum.bytes, sum.records), (expected.bytes, expected.records));
     }
 
     fn totals() -> impl Strategy<Value = Vec<PartitionTotal>> {

@@ -86,4 +86,16 @@ class RecordIteratorTest {
         assertEquals(4, stream.records());
         assertEquals(0, blocks.blocks.lent());
     }
+
+    @Test
+    void recordsOfAPartitionMayBeMoreThanAnIntCounts() {
+        for (int block = 0; block < 3; block++) {
+            blocks.blocks.add(Integer.MAX_VALUE, new byte[] {1});
+        }
+        Block block = new Block();
+        blocks.next(block);
+        BlockStream stream = new BlockStream(blocks, block, true);
+        while (stream.read() >= 0) {}
+        assertEquals(3L * Integer.MAX_VALUE, stream.records());
+    }
 }
