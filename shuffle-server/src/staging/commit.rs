@@ -222,10 +222,7 @@ fn record(shared: &Shared, jobs: &mut [Job]) {
             state.recorded
         };
         if !recorded {
-            changes.put(
-                Key::Shuffle(shuffle.app_no, shuffle.id),
-                &shuffle.record(false),
-            );
+            changes.put(Key::Shuffle(shuffle.app_no, shuffle.id), &shuffle.record());
         }
         if let Some(run) = &job.run
             && last_run.replace(run.id) != Some(run.id)
@@ -370,10 +367,7 @@ fn raise(
         let _gate = shared.gate.lock();
         current()?;
         let mut changes = Changes::default();
-        changes.put(
-            Key::Shuffle(shuffle.app_no, shuffle.id),
-            &shuffle.record(false),
-        );
+        changes.put(Key::Shuffle(shuffle.app_no, shuffle.id), &shuffle.record());
         changes.put(
             Key::Attempt(shuffle.app_no, shuffle.id, owner.0, owner.1),
             &raised.record(None),

@@ -97,10 +97,7 @@ pub(super) fn flush_shuffle(
         }
         put_run(&mut changes, shuffle, &run);
         if !state.recorded {
-            changes.put(
-                Key::Shuffle(shuffle.app_no, shuffle.id),
-                &shuffle.record(false),
-            );
+            changes.put(Key::Shuffle(shuffle.app_no, shuffle.id), &shuffle.record());
         }
     }
     // invariant: bytes-before-index
@@ -169,10 +166,7 @@ pub(super) fn record_memory(shared: &Shared, shuffle: &Shuffle) -> Result<(), Er
     if recorded.is_empty() {
         return Ok(());
     }
-    changes.put(
-        Key::Shuffle(shuffle.app_no, shuffle.id),
-        &shuffle.record(false),
-    );
+    changes.put(Key::Shuffle(shuffle.app_no, shuffle.id), &shuffle.record());
     shared.index.write(&changes, false)?;
     let mut state = shuffle.state.lock();
     state.recorded = true;

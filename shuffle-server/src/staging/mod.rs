@@ -21,6 +21,7 @@
 mod attempt;
 mod batch;
 mod commit;
+mod deleted;
 mod disk;
 mod fetch;
 mod flush;

@@ -16,6 +16,7 @@ use shuffle_proto::ids::{AttemptId, MapIndex, ShuffleId};
 use super::{
     AppRecord, Durability, Error,
     batch::Owner,
+    deleted::Deleted,
     disk::Disk,
     format::align,
     log::{LogFile, log_path},
@@ -81,6 +82,11 @@ pub(super) fn recover(
             continue;
         };
         match found.record {
+            Some(record) if record.deleted => {
+                if let Some(app) = names.apps.get_mut(app) {
+                    app.deleted.insert(place.1);
+                }
+            }
             Some(record) => {
                 let shuffle = recovery.shuffle(app, place, record, found, &mut changes);
                 names.shuffles.insert(place, shuffle);
@@ -162,7 +168,14 @@ fn read_apps(
             };
             names.next_app = names.next_app.max(no.0.saturating_add(1));
             apps.insert(no, app.id.clone());
-            names.apps.insert(app.id, App { no, record });
+            names.apps.insert(
+                app.id,
+                App {
+                    no,
+                    record,
+                    deleted: Deleted::default(),
+                },
+            );
         }
         Ok(_) => {}
         Err(error) => failed = Some(error),
@@ -244,22 +257,14 @@ impl Recovery<'_> {
         changes: &mut Changes,
     ) -> Arc<Shuffle> {
         let dir = shuffle_dir(self.dir, app, id);
-        let state = State {
-            deleted: record.deleted,
-            recorded: true,
-            ..State::default()
-        };
         let shuffle = Shuffle::new(
             app.clone(),
             no,
             id,
             (record.num_maps, record.num_partitions),
             dir,
-            state,
+            State::default(),
         );
-        if record.deleted {
-            return Arc::new(shuffle);
-        }
         let named: HashSet<RunId> = found
             .attempts
             .values()

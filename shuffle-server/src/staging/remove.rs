@@ -16,7 +16,14 @@ use super::{
     shuffle::{Shuffle, State},
     stats::Stats,
 };
-use crate::index::{Batch as Changes, keys::Key};
+use crate::index::{Batch as Changes, keys::Key, values};
+
+/// What the index keeps of a deleted shuffle.
+const TOMBSTONE: values::Record = values::Record::Shuffle(values::Shuffle {
+    num_maps: 0,
+    num_partitions: 0,
+    deleted: true,
+});
 
 /// Deletes a shuffle and leaves its tombstone; answers bytes freed.
 pub(super) fn delete_shuffle(shared: &Shared, app: &AppId, id: ShuffleId) -> Result<u64, Error> {
@@ -26,35 +33,26 @@ pub(super) fn delete_shuffle(shared: &Shared, app: &AppId, id: ShuffleId) -> Res
             return Ok(0);
         };
         let shuffle = {
-            let dir = shuffle_dir(&shared.dir, app, id);
             let mut names = shared.names.write();
-            let tombstone = || {
-                Arc::new(Shuffle::new(
-                    app.clone(),
-                    no,
-                    id,
-                    (0, 0),
-                    dir,
-                    State::default(),
-                ))
+            let Some(of_app) = names.apps.get_mut(app) else {
+                return Ok(0);
             };
-            names
-                .shuffles
-                .entry((no, id))
-                .or_insert_with(tombstone)
-                .clone()
+            if !of_app.deleted.insert(id) {
+                return Ok(0);
+            }
+            names.shuffles.remove(&(no, id))
         };
-        let Some(freed) = empty(shared, &shuffle) else {
-            return Ok(0);
-        };
+        let freed = shuffle.as_ref().and_then(|shuffle| empty(shared, shuffle));
         let mut changes = Changes::default();
         changes.delete_shuffle_data(no, id);
-        changes.put(Key::Shuffle(no, id), &shuffle.record(true));
+        changes.put(Key::Shuffle(no, id), &TOMBSTONE);
         write(shared, &changes)?;
-        (freed, shuffle)
+        (freed.unwrap_or(0), shuffle)
     };
-    remove_dir(&shuffle.dir);
-    close_output(&shuffle);
+    if let Some(shuffle) = shuffle {
+        remove_dir(&shuffle.dir);
+        close_output(&shuffle);
+    }
     tracing::info!(volume = %shared.id, %app, shuffle = %id, bytes = freed, "shuffle deleted");
     Ok(freed)
 }

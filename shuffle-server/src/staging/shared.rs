@@ -19,6 +19,7 @@ use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
 
 use super::{
     AppRecord, Error, Health, Observer, Options,
+    deleted::Deleted,
     disk::{self, Disk},
     part::Pool,
     segment::Run,
@@ -70,6 +71,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct Names {
     pub(super) apps: HashMap<AppId, App>,
+    /// Without those that are deleted.
     pub(super) shuffles: HashMap<(AppNo, ShuffleId), Arc<Shuffle>>,
     pub(super) next_app: u32,
 }
@@ -77,6 +79,7 @@ pub(super) struct Names {
 pub(super) struct App {
     pub(super) no: AppNo,
     pub(super) record: AppRecord,
+    pub(super) deleted: Deleted,
 }
 
 #[derive(Default)]

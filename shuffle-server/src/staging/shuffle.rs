@@ -181,15 +181,15 @@ impl Shuffle {
 
     /// For calls that come too late.
     pub(super) fn fenced(&self) -> Error {
-        Error::Fenced(format!("app {} shuffle {} is deleted", self.app, self.id))
+        fenced(&self.app, self.id)
     }
 
     /// As the index has it.
-    pub(super) fn record(&self, deleted: bool) -> values::Record {
+    pub(super) fn record(&self) -> values::Record {
         values::Record::Shuffle(values::Shuffle {
             num_maps: self.num_maps,
             num_partitions: self.num_partitions,
-            deleted,
+            deleted: false,
         })
     }
 }
@@ -334,4 +334,9 @@ impl std::fmt::Debug for OpenAttempt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.key)
     }
+}
+
+/// The answer to a push to a shuffle that was deleted.
+pub(super) fn fenced(app: &AppId, shuffle: ShuffleId) -> Error {
+    Error::Fenced(format!("app {app} shuffle {shuffle} is deleted"))
 }

@@ -29,12 +29,13 @@ use tokio::sync::oneshot;
 use super::{
     AppRecord, AttemptKey, AttemptWriter, Components, Cursor, Durability, Error, Fetch, Health,
     Opened, Options, Receipt, StatsSnapshot, Usage,
+    deleted::Deleted,
     disk::Disk,
     fetch::Position,
     log::Logs,
     recover, remove,
     shared::{self, App, Shared, Stop},
-    shuffle::{OpenAttempt, Shuffle, State},
+    shuffle::{OpenAttempt, Shuffle, State, fenced},
     writer::{self, Request, Task},
 };
 use crate::index::{AppNo, Batch as Changes, RocksIndex, keys::Key, values};
@@ -178,13 +179,17 @@ impl Volume {
             .inspect_err(|error| shared.note(error))?;
         let mut names = shared.names.write();
         names.next_app = names.next_app.max(no.0 + 1);
-        names.apps.insert(
-            app.app.clone(),
-            App {
-                no,
-                record: app.clone(),
-            },
-        );
+        match names.apps.get_mut(&app.app) {
+            Some(known) => known.record = app.clone(),
+            None => {
+                let new = App {
+                    no,
+                    record: app.clone(),
+                    deleted: Deleted::default(),
+                };
+                names.apps.insert(app.app.clone(), new);
+            }
+        }
         Ok(())
     }
 
@@ -255,7 +260,11 @@ impl Volume {
             Some(shuffle) => shuffle,
             None => {
                 let mut names = shared.names.write();
-                let no = names.apps.get(&key.app).ok_or_else(unknown)?.no;
+                let app = names.apps.get(&key.app).ok_or_else(unknown)?;
+                if app.deleted.contains(key.shuffle) {
+                    return Err(fenced(&key.app, key.shuffle));
+                }
+                let no = app.no;
                 let make = || {
                     let dir = remove::shuffle_dir(&shared.dir, &key.app, key.shuffle);
                     let tasks = (num_maps, num_partitions);
