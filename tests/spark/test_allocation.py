@@ -51,7 +51,11 @@ BATCHES = 10  # between two looks
 
 
 def test_stream_leaves_nothing_of_its_batches(run, line):
-    """Hours of a stream in small: what the servers hold goes up and down with the batches, and not up."""
+    """Hours of a stream in small: what the servers hold goes up and down with the batches, and not up.
+
+    Bytes are looked at when it has ended: outputs as small as these stand in a commit log, whose file goes as a whole, when all in
+    it is deleted, and is closed for that at 256 MiB.
+    """
     server = Server(run, f"{line.version}-stream").start()
     app = Application(run, line, f"stream-{line.version}", [server], {"spark.cleaner.referenceTracking.blocking.shuffle": "true"})
     try:
@@ -61,8 +65,7 @@ def test_stream_leaves_nothing_of_its_batches(run, line):
         assert (total, keys) == (rows * (rows - 1) // 2, 101)
         assert rows >= 4 * BATCHES * 2000
         # Twenty batches lie between the two halves; a few come and go while we look.
-        few, of_a_batch = 5, server.metric("shuffle_server_pushed_bytes_total") / (4 * BATCHES)
-        for name, slack in {"shuffles": few, "attempts": few * 3, "bytes": few * of_a_batch + 4096, "descriptors": few}.items():
+        for name, slack in {"shuffles": 3, "attempts": 15, "descriptors": 5}.items():
             first, second = (max(look[name] for look in half) for half in (looks[:2], looks[2:]))
             assert second <= first + slack, f"{name} of {looks}"
         app.call("collect_garbage")
@@ -86,7 +89,6 @@ def look_after(app, server, batches) -> dict:
             {
                 "shuffles": len({path.parent for path in server.shuffle_files() if path.suffix == ".seg"}),
                 "attempts": server.metric("shuffle_server_attempts"),
-                "bytes": server.shuffle_bytes(),
                 "descriptors": len(os.listdir(f"/proc/{server.process.pid}/fd")),
             }
         )
