@@ -68,9 +68,9 @@ def test_tasks_report_what_they_report_with_sparks_own_shuffle(vanilla, forebay,
     ours, _ = task_metrics(forebay, name, **args)
     for exact in ("records written", "records read", "blocks read"):
         assert ours[exact] == theirs[exact] > 0, exact
-    # All is remote, what was written is what was read as often as the job does, and its size is the codec's affair.
+    # All is remote. Sizes are the codec's affair: what is read more than once weighs differently in the two sums.
     assert ours["local bytes read"] == ours["local blocks read"] == 0
-    assert ours["bytes read"] * theirs["bytes written"] == theirs["bytes read"] * ours["bytes written"] > 0
+    assert ours["bytes read"] / ours["bytes written"] == pytest.approx(theirs["bytes read"] / theirs["bytes written"], rel=0.1)
     assert 0.5 < ours["bytes written"] / theirs["bytes written"] < 2
     assert 0 < ours["write nanos"] / 1e6 < ours["run millis"]
     assert 0 <= ours["wait millis"] < ours["run millis"]
@@ -96,7 +96,8 @@ def test_uncompressed_rows_are_as_many_bytes_as_with_sparks_own_shuffle(uncompre
     vanilla, forebay = uncompressed
     theirs, _ = task_metrics(vanilla, "digest", view="wide")
     ours, _ = task_metrics(forebay, "digest", view="wide")
-    assert ours["bytes written"] == theirs["bytes written"] == ours["bytes read"] > 40_000_000
+    assert ours["bytes written"] == theirs["bytes written"] > 40_000_000
+    assert ours["bytes read"] == theirs["bytes read"] == ours["bytes written"]
 
 
 @pytest.mark.parametrize("query", QUERIES)
