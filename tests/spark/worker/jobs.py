@@ -82,9 +82,9 @@ def _two_stages(spark, maps, reduces, records, kind):
 def run_maps(spark, name, kind, maps=40, reduces=16, records=2_000_000):
     """Runs the map stage only and keeps the rest for `run_reduces`. Returns the shuffles that it wrote."""
     before = {line.split()[0] for line in _rows(spark).mapLocations()}
-    spark.conf.set("spark.sql.shuffle.partitions", reduces)
-    frame = _two_stages(spark, maps, reduces, records, kind)
-    _held[name] = (kind, frame, _rows(spark).runMaps(frame._jdf))
+    with _settings(spark, {"spark.sql.shuffle.partitions": reduces}):
+        frame = _two_stages(spark, maps, reduces, records, kind)
+        _held[name] = (kind, frame, _rows(spark).runMaps(frame._jdf))
     written = {line.split()[0] for line in _rows(spark).mapLocations()} - before
     if not written:
         raise RuntimeError("no map stage ran: only an adaptive query runs its map stages apart from the last one")
