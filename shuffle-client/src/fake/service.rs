@@ -29,6 +29,9 @@ use tower::ServiceExt as _;
 
 use super::{Inner, store::Key};
 
+/// What a stream that is about to break needs to reach its reader, on a busy machine too.
+const ARRIVES: Duration = Duration::from_millis(200);
+
 type Answer = UnsyncBoxBody<Rope, Box<dyn std::error::Error + Send + Sync>>;
 type Sender = mpsc::Sender<Result<Rope, Status>>;
 
@@ -353,6 +356,8 @@ impl Inner {
                 .take_if(|limit| sent + length as u64 > *limit)
                 .is_some();
             if broken {
+                // What was sent arrives first, so that what is sent again says where the reader goes on.
+                tokio::time::sleep(ARRIVES).await;
                 cut.cancel();
                 return gone(answers).await;
             }
