@@ -12,7 +12,7 @@ help: ## this list
 demo: build ## the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between
 	@./setup.sh --spark 4.3.0 -- python tests/spark/demo.py
 
-test: check rust jvm spark ## every test, exactly as CI runs them
+test: check rust jvm spark ## exactly what CI runs; spark-long and conformance have more
 	@echo "make test: formatting, lints, Rust, JVM and Spark tests all passed"
 
 check: ## formatting and lints
