@@ -59,9 +59,9 @@ const VOLUME_COUNTS: [Count; 13] = [
         |stats| stats.pressure_runs,
     ),
     (
-        "volume_runs_quiet",
-        "Runs written because a shuffle had gone quiet",
-        |stats| stats.quiet_runs,
+        "volume_runs_settled",
+        "Runs written from the commit log: a shuffle had gone quiet or filled a run",
+        |stats| stats.settled_runs,
     ),
     (
         "volume_log_bytes",

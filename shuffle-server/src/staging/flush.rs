@@ -29,7 +29,7 @@ const GOOD_EXTENT: u64 = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     Pressure,
-    Quiet,
+    Settle,
     Asked,
 }
 
@@ -131,7 +131,7 @@ pub(super) fn flush_shuffle(
     keep_cached(shared, &run);
     let counter = match cause {
         Cause::Pressure => Some(&shared.stats.pressure_runs),
-        Cause::Quiet => Some(&shared.stats.quiet_runs),
+        Cause::Settle => Some(&shared.stats.settled_runs),
         Cause::Asked => None,
     };
     if let Some(counter) = counter {
@@ -232,13 +232,16 @@ pub(super) fn keep_cached(shared: &Shared, run: &Arc<Run>) {
     }
 }
 
+/// Bytes that a run should not go far beyond, and from which more of them would not make its extents better.
+pub(super) fn full_run(shared: &Shared, shuffle: &Shuffle) -> u64 {
+    let extents = u64::from(shuffle.num_partitions) * GOOD_EXTENT;
+    shared.options.max_run.max(extents)
+}
+
 /// What to flush, ascending by owner and not more than a run should have.
 fn collect(shared: &Shared, shuffle: &Arc<Shuffle>, uncommitted: bool) -> Vec<Source> {
     let state = shuffle.state.lock();
-    let limit = shared
-        .options
-        .max_run
-        .max(u64::from(shuffle.num_partitions) * GOOD_EXTENT);
+    let limit = full_run(shared, shuffle);
     let (mut taken, mut reloaded) = (0, 0);
     let mut sources = Vec::new();
     for (&owner, held) in state

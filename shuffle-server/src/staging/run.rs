@@ -117,8 +117,10 @@ pub(super) fn write_run(
     Stats::add(&shared.stats.run_bytes, length);
     Stats::add(&shared.stats.direct_runs, direct.into());
     shared.observer.flushed(length, shared.clock.now() - begun);
-    // Blocks that were read back from a log are in nobody's budget and go at once.
-    let in_memory = batches.iter().all(|batch| batch.memory() > 0)
+    // What went through the page cache is read from there, and its memory is the next batch's at once. Blocks that were read back
+    // from a log are in nobody's budget and go at once too.
+    let in_memory = direct
+        && batches.iter().all(|batch| batch.memory() > 0)
         && sources.iter().all(|source| !source.reloaded);
     let cached = in_memory.then_some(Cached { batches, slots });
     let attempts = sources.len() as u32;

@@ -46,8 +46,8 @@ counters! {
     direct_runs,
     /// Runs that were written because memory was needed.
     pressure_runs,
-    /// Runs that were written because a shuffle had gone quiet.
-    quiet_runs,
+    /// Runs that were written from the commit log, because a shuffle had gone quiet or what it had filled a run.
+    settled_runs,
     /// Bytes that were appended to commit logs.
     log_bytes,
     /// Syncs of segments and commit logs.

@@ -16,7 +16,7 @@ use super::{
     Durability, Error, Health, Receipt,
     batch::Owner,
     commit::commit_group,
-    flush::{Cause, flush_shuffle, record_memory},
+    flush::{Cause, flush_shuffle, full_run, record_memory},
     log::Logs,
     shared::{Shared, Stop},
     shuffle::{Committed, OpenAttempt, Shuffle},
@@ -111,7 +111,7 @@ impl Writer<'_> {
                 return self.flush_all();
             }
             self.relieve();
-            self.settle_quiet();
+            self.settle();
             self.logs.reap(self.shared);
             self.probe();
         }
@@ -202,17 +202,18 @@ impl Writer<'_> {
         true
     }
 
-    /// Sorts what quiet shuffles have in the log into runs.
-    fn settle_quiet(&mut self) {
+    /// Sorts what shuffles have in the log into runs: of those that are quiet all, of the others what fills a run.
+    fn settle(&mut self) {
         let (now, quiet) = (self.shared.millis(), self.shared.options.quiet.as_millis());
         for shuffle in self.shared.shuffles() {
             let due = |shuffle: &Shuffle| {
+                let idle = now.saturating_sub(shuffle.touched.load(Ordering::Relaxed));
                 shuffle.logged.load(Ordering::Relaxed) > 0
-                    && u128::from(now.saturating_sub(shuffle.touched.load(Ordering::Relaxed)))
-                        >= quiet
+                    && (u128::from(idle) >= quiet
+                        || shuffle.memory.load(Ordering::Relaxed) >= full_run(self.shared, shuffle))
             };
             while due(&shuffle) && !self.shared.stops_now() && self.may_flush() {
-                if !self.flush(&shuffle, false, Cause::Quiet) {
+                if !self.flush(&shuffle, false, Cause::Settle) {
                     break;
                 }
                 self.commit_waiting();

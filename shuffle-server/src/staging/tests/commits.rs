@@ -272,7 +272,7 @@ async fn a_shuffle_that_goes_quiet_is_sorted_into_a_run_and_its_log_goes() {
     bench.clock.advance(Duration::from_secs(60));
     eventually("the log is gone", || bench.files(".log").is_empty()).await;
     assert_eq!(
-        (volume.stats().quiet_runs, bench.files(".seg").len()),
+        (volume.stats().settled_runs, bench.files(".seg").len()),
         (1, 1)
     );
     assert_holds(&volume, 1, &attempts).await;

@@ -135,7 +135,7 @@ async fn blocks_that_move_into_a_run_during_a_fetch_come_once_and_in_order() {
         );
     }
     bench.clock.advance(Duration::from_secs(60));
-    eventually("a run is written", || volume.stats().quiet_runs > 0).await;
+    eventually("a run is written", || volume.stats().settled_runs > 0).await;
     // Committed after the fetch began: not in it.
     write(
         &bench,
@@ -219,6 +219,6 @@ async fn tiny_blocks_come_back_in_parts_of_many() {
     let volume = bench.open();
     assert_holds(&volume, 1, &[(0, 1, shape.clone())]).await;
     bench.clock.advance(Duration::from_secs(60));
-    eventually("a run is written", || volume.stats().quiet_runs > 0).await;
+    eventually("a run is written", || volume.stats().settled_runs > 0).await;
     assert_holds(&volume, 1, &[(0, 1, shape)]).await;
 }

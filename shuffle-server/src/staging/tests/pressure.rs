@@ -66,11 +66,15 @@ async fn a_reader_that_stands_still_keeps_no_memory() {
 }
 
 #[tokio::test]
-async fn what_was_just_flushed_is_read_from_memory_until_memory_is_needed() {
-    let bench = Bench::new();
+async fn what_went_past_the_page_cache_is_read_from_memory_until_memory_is_needed() {
+    let mut bench = Bench::new();
+    bench.options.direct_io = DirectIo::On;
     let volume = bench.open();
     let shape = even(0..PARTITIONS, 40_000);
     write(&bench, &volume, key(1, 0, 1), &shape, Durability::Disk).await;
+    if volume.stats().direct_runs == 0 {
+        return eprintln!("skipped: the file system of the temporary directory has no O_DIRECT");
+    }
     assert_holds(&volume, 1, &[(0, 1, shape.clone())]).await;
     let stats = volume.stats();
     assert_eq!(
@@ -85,6 +89,36 @@ async fn what_was_just_flushed_is_read_from_memory_until_memory_is_needed() {
     );
     drop(all);
     assert_eq!(bench.budget.used(), 0);
+}
+
+#[tokio::test]
+async fn what_went_through_the_page_cache_is_not_kept_in_memory_too() {
+    let mut bench = Bench::new();
+    bench.options.direct_io = DirectIo::Off;
+    let volume = bench.open();
+    let shape = even(0..PARTITIONS, 40_000);
+    write(&bench, &volume, key(1, 0, 1), &shape, Durability::Disk).await;
+    eventually("its memory is free", || bench.budget.used() == 0).await;
+    assert_holds(&volume, 1, &[(0, 1, shape)]).await;
+    let stats = volume.stats();
+    assert_eq!((stats.runs, stats.read_disk_bytes), (1, 2_000_000));
+}
+
+#[tokio::test]
+async fn a_shuffle_that_is_written_to_on_and_on_is_sorted_whenever_it_fills_a_run() {
+    let mut bench = Bench::new();
+    bench.options.max_run = 1 << 20;
+    let volume = bench.open();
+    let shape = even(0..PARTITIONS, 1_000);
+    let attempts = (PARTITIONS * 64 << 10) / 50_000 + 2;
+    for map in 0..attempts {
+        write(&bench, &volume, key(1, map, 1), &shape, Durability::Disk).await;
+    }
+    eventually("a run is written", || volume.stats().settled_runs == 1).await;
+    let left = u64::from(attempts) * 50_000;
+    eventually("its memory is free", || bench.budget.used() < left / 2).await;
+    let expected: Vec<_> = (0..attempts).map(|map| (map, 1, shape.clone())).collect();
+    assert_holds(&volume, 1, &expected).await;
 }
 
 #[tokio::test]

@@ -228,7 +228,10 @@ async fn a_damaged_log_record_loses_exactly_its_attempt() {
         assert_second_is_lost(&bench, &volume, &attempts, "checksum").await;
         // The others leave the log; the file stays as long as a record in it is not whole.
         bench.clock.advance(Duration::from_secs(60));
-        eventually("the others are in a run", || volume.stats().quiet_runs > 0).await;
+        eventually("the others are in a run", || {
+            volume.stats().settled_runs > 0
+        })
+        .await;
         assert_second_is_lost(&bench, &volume, &attempts, "checksum").await;
         drop(volume);
         assert_second_is_lost(&bench, &bench.open(), &attempts, "checksum").await;
