@@ -110,7 +110,7 @@ async fn a_shuffle_that_is_written_to_on_and_on_is_sorted_whenever_it_fills_a_ru
     bench.options.max_run = 1 << 20;
     let volume = bench.open();
     let shape = even(0..PARTITIONS, 1_000);
-    let attempts = (PARTITIONS * 64 << 10) / 50_000 + 2;
+    let attempts = PARTITIONS * (64 << 10) / 50_000 + 2;
     for map in 0..attempts {
         write(&bench, &volume, key(1, map, 1), &shape, Durability::Disk).await;
     }
