@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     backoff::Backoff,
     channel::Failure,
-    client::{Caller, Client, Description},
+    client::{Caller, Client, Description, WriteBack},
     error::{Error, Kind},
     placement,
 };
@@ -229,8 +229,13 @@ impl Members {
     }
 
     async fn renew(&self, address: &str) -> Result<Duration, Failure> {
+        let write_back = self.client.settings().write_back;
+        let write_back = write_back.map_or(v1::WriteBack::Unspecified, WriteBack::message);
         let request = v1::RenewLeaseRequest {
-            caller: Some(self.caller.message()),
+            caller: Some(v1::Caller {
+                write_back: write_back.into(),
+                ..self.caller.message()
+            }),
         };
         let answer = self
             .client

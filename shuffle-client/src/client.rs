@@ -65,6 +65,17 @@ pub enum Durability {
     Object,
 }
 
+/// When servers that have an object store copy an app's output there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WriteBack {
+    /// After a delay, when a disk is nearly full, or when a server ends.
+    Lazy,
+    /// As soon as it is committed.
+    Eager,
+    /// Never.
+    Off,
+}
+
 /// What a server says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
@@ -80,6 +91,8 @@ pub struct Description {
     pub memory_used: u64,
     /// Its memory budget.
     pub memory_limit: u64,
+    /// It has an object store, and serves also what other servers have written back there.
+    pub remote: bool,
 }
 
 /// One data directory of a server.
@@ -215,6 +228,7 @@ impl Client {
             draining: answer.draining,
             memory_used: answer.memory_used,
             memory_limit: answer.memory_limit,
+            remote: answer.remote,
         })
     }
 
@@ -252,6 +266,7 @@ impl Caller {
             app: self.app.as_str().into(),
             token: self.token.to_string(),
             lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
+            write_back: v1::WriteBack::Unspecified.into(),
         }
     }
 }
@@ -302,6 +317,34 @@ impl Durability {
         Self::ALL
             .into_iter()
             .find(|level| level.message() == message)
+    }
+}
+
+// === impl WriteBack ===
+
+impl WriteBack {
+    pub(crate) fn message(self) -> v1::WriteBack {
+        match self {
+            Self::Lazy => v1::WriteBack::Lazy,
+            Self::Eager => v1::WriteBack::Eager,
+            Self::Off => v1::WriteBack::Off,
+        }
+    }
+}
+
+impl FromStr for WriteBack {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "lazy" => Ok(Self::Lazy),
+            "eager" => Ok(Self::Eager),
+            "off" => Ok(Self::Off),
+            _ => Err(Error::new(
+                Kind::Invalid,
+                format!("write-back is {text:?}: write lazy, eager or off"),
+            )),
+        }
     }
 }
 

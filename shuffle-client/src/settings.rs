@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use shuffle_proto::{block::MAX_BATCH, http2};
 
-use crate::error::{Error, Kind};
+use crate::{
+    client::WriteBack,
+    error::{Error, Kind},
+};
 
 /// Settings of a [`Client`](crate::Client).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,9 @@ pub struct Settings {
     pub batch_bytes: usize,
     /// What the person who tunes these calls them, where that is something else: field name → that name. Errors use it.
     pub names: BTreeMap<String, String>,
+    /// When the output of apps that are opened with this client is written back to the servers' object store. Default: as the servers
+    /// are set.
+    pub write_back: Option<WriteBack>,
 }
 
 impl Default for Settings {
@@ -56,6 +62,7 @@ impl Default for Settings {
             block_bytes: 64 << 10,
             batch_bytes: http2::GROUP,
             names: BTreeMap::new(),
+            write_back: None,
         }
     }
 }

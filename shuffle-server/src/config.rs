@@ -14,7 +14,10 @@ use clap::Parser;
 pub use sources::Error;
 pub use units::ByteSize;
 
-use crate::staging::{DirectIo, Options};
+use crate::{
+    staging::{DirectIo, Options},
+    writeback::{self, Policy},
+};
 
 /// Smallest memory: two of the largest messages, or else a push could wait for ever.
 const MIN_MEMORY: u64 = 2 * shuffle_proto::block::MAX_BATCH as u64;
@@ -65,6 +68,33 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", default_value = "2GiB")]
     pub memory: ByteSize,
 
+    /// Object store to which committed output is written back, and from which any server with the same store serves it.
+    ///
+    /// file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; credentials are found where each cloud's own tools
+    /// find them (AWS_…, AZURE_…, GOOGLE_… in the environment, or the machine's identity). Give all servers the same. [default: none]
+    #[arg(long, value_name = "URL", value_parser = units::remote)]
+    pub remote: Option<String>,
+
+    /// When output is written back, for apps that do not say: lazy, eager or off. Only with remote.
+    ///
+    /// `lazy` waits for write-back-delay, so that shuffles which are soon deleted are never uploaded, and hurries when the disk is nearly
+    /// full or the server ends. `eager` does not wait. `off` never writes.
+    #[arg(long, value_name = "POLICY", default_value = "lazy")]
+    pub write_back: Policy,
+
+    /// How long nothing must have been pushed to a lazy app's shuffle before it is written back.
+    #[arg(long, value_name = "TIME", default_value = "5min", value_parser = units::duration)]
+    pub write_back_delay: Duration,
+
+    /// Bytes per second that are written back at most, by the whole server. [default: no bound]
+    #[arg(long, value_name = "SIZE")]
+    pub write_back_bandwidth: Option<ByteSize>,
+
+    /// Percent of a volume's file system from which the local copies of what was written back are removed, oldest first. Only with
+    /// remote.
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub reclaim_at: u8,
+
     /// How long an app's data outlive its last call, unless the app asks for another time.
     ///
     /// Applications renew it by themselves while they run. Raise it when drivers are cut off for longer than this.
@@ -75,7 +105,9 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = units::duration)]
     pub max_lease: Duration,
 
-    /// How long SIGTERM waits for running pushes and fetches before it ends them.
+    /// How long SIGTERM waits for running pushes, for write-back and for fetches before it ends them.
+    ///
+    /// With remote, what was not written back when this is over is served again only by a server on the same disk.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     pub drain_timeout: Duration,
 
@@ -149,6 +181,17 @@ impl Config {
         }
     }
 
+    /// What write-back is told.
+    pub(crate) fn writeback(&self) -> writeback::Options {
+        writeback::Options {
+            policy: self.write_back,
+            delay: self.write_back_delay,
+            bandwidth: self.write_back_bandwidth.map(|size| size.0),
+            reclaim_at: self.reclaim_at,
+            lease: self.lease,
+        }
+    }
+
     /// What no single value shows.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |key: &str, value: String, remedy: String| {
@@ -176,6 +219,10 @@ impl Config {
                 self.memory.to_string(),
                 format!("give at least {}", ByteSize(MIN_MEMORY)),
             );
+        }
+        if self.write_back_bandwidth.is_some_and(|size| size.0 == 0) {
+            let remedy = "give at least 1B, or write-back = off".into();
+            return refuse("write-back-bandwidth", "0B".into(), remedy);
         }
         if self.lease < MIN_LEASE {
             return refuse(

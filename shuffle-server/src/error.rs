@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf, time::Duration};
 use shuffle_proto::{block::MAX_BATCH, frame::FrameError, kind::Kind, wire::Invalid};
 use tonic::Status;
 
-use crate::{config, registry, staging};
+use crate::{config, registry, remote, staging};
 
 /// Why the server cannot start or go on. Each says which setting, its value, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,14 @@ pub enum Error {
         value: String,
         /// Why.
         cause: io::Error,
+    },
+    /// The object store cannot be used.
+    #[error("remote is {url}: {cause}")]
+    Remote {
+        /// As configured.
+        url: String,
+        /// Why.
+        cause: String,
     },
     /// The ready file cannot be written.
     #[error("ready-file is {}: {cause}: name a file in a writable directory", path.display())]
@@ -103,6 +111,12 @@ impl From<registry::Error> for Refusal {
 
 impl From<staging::Error> for Refusal {
     fn from(error: staging::Error) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+impl From<remote::Error> for Refusal {
+    fn from(error: remote::Error) -> Self {
         Self::new(error.kind(), error.to_string())
     }
 }

@@ -4,6 +4,7 @@
 //! Labels are closed sets: a kind of failure, a data directory, a state. Never an id from the network. What is a state elsewhere
 //! (memory, volumes, apps) is not copied here but read when Prometheus asks: [`scrape`].
 
+mod remote;
 pub(crate) mod scrape;
 
 use std::time::Duration;
@@ -19,6 +20,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use shuffle_proto::kind::Kind;
+
+pub use remote::RemoteMetrics;
 
 use crate::staging::Observer;
 
@@ -62,6 +65,8 @@ pub struct Metrics {
     refusals: Family<KindLabel, Counter>,
     /// Leases that ran out.
     pub leases_expired: Counter,
+    /// Of the object store.
+    pub remote: RemoteMetrics,
 }
 
 impl Default for Metrics {
@@ -160,6 +165,7 @@ impl Default for Metrics {
                 "Apps deleted because their lease ran out",
                 Counter::default(),
             ),
+            remote: RemoteMetrics::new(r),
             registry,
         };
         // All labels are there from the start, so that a rate over them is right from the first event on.

@@ -1,7 +1,8 @@
 //! The only place where parts are wired together: settings → [`Server::build`] → [`Server::run`] until told to end.
 //!
 //! The end goes in steps, each bounded by `drain-timeout` as a whole: new attempts are refused and probes say so; running pushes
-//! commit; connections finish what runs on them; volumes put on disk what only memory holds.
+//! commit; what is not in the object store is written back, if there is one; connections finish what runs on them; volumes put on
+//! disk what only memory holds.
 
 use std::{
     fs, io,
@@ -23,8 +24,10 @@ use crate::{
     error::Error,
     metrics::Metrics,
     registry::{Limits, Registry},
-    service::{Core, End, Listener, Volumes, generated, not_serving},
+    remote::{Remote, Store},
+    service::{Core, End, Listener, Tier, Volumes, generated, not_serving},
     staging::{self, Components, Faults, Volume},
+    writeback::WriteBack,
 };
 
 /// How often half of the unneeded memory is given back: an idle server has nearly none after a few minutes.
@@ -88,6 +91,7 @@ impl Builder {
         let (admin, admin_addr) = listen("admin-listen", &config.admin_listen).await?;
 
         let metrics = Arc::new(Metrics::default());
+        let store = open_store(&config, &metrics)?;
         let budget = Budget::new(config.memory.0);
         let components = Components {
             budget: budget.clone(),
@@ -106,16 +110,27 @@ impl Builder {
         let ledger = Arc::new(volumes.clone());
         let registry = Arc::new(Registry::new(
             ledger,
-            clock,
+            clock.clone(),
             limits,
             metrics.clone(),
             recovered,
         ));
+        let tier = store.map(|store| {
+            let remote = Arc::new(Remote::new(store, clock.clone()));
+            let (all, options) = (volumes.to_vec(), config.writeback());
+            let apps = registry.clone();
+            let writeback = WriteBack::new(remote.clone(), all, apps, options, clock);
+            Tier {
+                remote,
+                writeback: Arc::new(writeback),
+            }
+        });
         let core = Arc::new(Core::new(
             volumes,
             registry,
             budget,
             metrics,
+            tier,
             2 * config.keep_alive,
         ));
         Ok(Server {
@@ -198,6 +213,10 @@ impl Server {
         let mut parts = JoinSet::new();
         parts.spawn(core.registry.clone().run(background.clone()));
         parts.spawn(trim(core.budget.clone(), background.clone()));
+        if let Some(tier) = &core.remote {
+            tracing::info!(url = tier.remote.store.url(), "object store");
+            parts.spawn(tier.writeback.clone().run(background.clone()));
+        }
         parts.spawn({
             let (core, background) = (core.clone(), background.clone());
             async move {
@@ -238,6 +257,16 @@ impl Server {
                 "drain-timeout is over: the pushes that still run are ended"
             );
         }
+        if let Some(tier) = &core.remote {
+            // While others still read from here: what they cannot finish they find in the store.
+            let left = tier.writeback.drain(deadline).await;
+            if left > 0 {
+                tracing::warn!(
+                    bytes = left,
+                    "drain-timeout is over: what is not written back stays on the disk only"
+                );
+            }
+        }
         end.graceful.cancel();
         tasks.close();
         if tokio::time::timeout_at(deadline, tasks.wait())
@@ -267,6 +296,17 @@ impl Server {
         tracing::info!("ended");
         failed.map_or(Ok(()), |failed| Err(Error::Process(failed)))
     }
+}
+
+fn open_store(config: &Config, metrics: &Metrics) -> Result<Option<Store>, Error> {
+    let open = |url: &String| {
+        let store = Store::open(url, metrics.remote.clone());
+        store.map_err(|cause| Error::Remote {
+            url: url.clone(),
+            cause,
+        })
+    };
+    config.remote.as_ref().map(open).transpose()
 }
 
 /// Gives memory back that pushes have not needed for a while.

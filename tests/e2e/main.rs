@@ -15,6 +15,7 @@ mod lost;
 mod memory;
 mod push;
 mod random;
+mod remote;
 mod reopened;
 mod round_trip;
 mod wire;

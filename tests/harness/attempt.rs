@@ -72,6 +72,7 @@ impl App {
             app: self.id.clone(),
             token: self.token.clone(),
             lease_ms: self.lease_ms,
+            write_back: 0,
         }
     }
 }

@@ -26,6 +26,7 @@ struct ClientSettings {
     /// Field of [`Settings`] → the key by which people know it.
     #[serde(default)]
     names: BTreeMap<String, String>,
+    write_back: Option<String>,
 }
 
 /// Reads the settings and checks them, naming what cannot be.
@@ -59,6 +60,7 @@ pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
             *setting = value;
         }
     }
+    settings.write_back = given.write_back.map(|policy| policy.parse()).transpose()?;
     settings.check()?;
     Ok(settings)
 }
@@ -84,7 +86,7 @@ mod tests {
         let settings = parse(
             r#"{"servers":["a:1"],"connect_timeout_ms":1,"call_timeout_ms":2,"retry_deadline_ms":3,"backoff_base_ms":4,
                 "backoff_max_ms":5,"keep_alive_ms":6,"fetch_window_bytes":70000,"fetch_streams":8,"replay_buffer_bytes":9,
-                "block_bytes":2000,"batch_bytes":3000,"names":{"keep_alive":"my.keepAlive"}}"#,
+                "block_bytes":2000,"batch_bytes":3000,"write_back":"eager","names":{"keep_alive":"my.keepAlive"}}"#,
         )
         .expect("valid");
         let expected = Settings {
@@ -101,6 +103,7 @@ mod tests {
             block_bytes: 2000,
             batch_bytes: 3000,
             names: BTreeMap::from([("keep_alive".into(), "my.keepAlive".into())]),
+            write_back: Some(shuffle_client::WriteBack::Eager),
         };
         assert_eq!(settings, expected);
     }

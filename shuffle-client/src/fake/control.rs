@@ -27,6 +27,7 @@ impl v1::control_server::Control for Inner {
             draining: self.faults.lock().draining,
             memory_used: 0,
             memory_limit: 1 << 30,
+            remote: false,
         }))
     }
 

@@ -22,8 +22,10 @@ pub(super) struct Group {
     pub(super) volumes: Vec<VolumeId>,
     /// What must be seen, and what has been.
     pub(super) expected: HashMap<AttemptId, Progress>,
-    /// How often these volumes were found elsewhere.
+    /// How often these volumes were looked for elsewhere.
     pub(super) moves: u32,
+    /// Server that has, or had, the volumes, if `address` stands in for it with what lies in the object store.
+    pub(super) home: Option<String>,
 }
 
 /// Checks the spec and groups its outputs by server, in random order: a thousand reducers that start together do not all start with
@@ -37,6 +39,7 @@ pub(super) fn groups(spec: &ReadSpec) -> Result<Vec<Group>, Error> {
             volumes: Vec::new(),
             expected: HashMap::new(),
             moves: 0,
+            home: None,
         });
         if !group.volumes.contains(&output.volume) {
             group.volumes.push(output.volume);
@@ -62,6 +65,16 @@ impl Group {
             volumes: vec![volume],
             expected,
             moves,
+            home: None,
+        }
+    }
+
+    /// The same, to be fetched from a server that does not have the volume, but the object store.
+    pub(super) fn stand_in(&mut self, volume: VolumeId, address: String) -> Group {
+        let home = self.home.clone().unwrap_or_else(|| self.address.clone());
+        Group {
+            home: Some(home),
+            ..self.split_off(volume, address)
         }
     }
 }

@@ -5,11 +5,14 @@
 //!
 //! | answer | then |
 //! |---|---|
-//! | broken stream, `Unavailable`, `Busy` | the same server from the last verified message, with pauses, until `retry_deadline` passed without a new block; meanwhile once, and again at the end, the volumes are looked for at the other servers |
-//! | `Lost` | each volume by itself: if another server has it, there; if this one has it, once more; else it is lost |
+//! | broken stream, `Unavailable`, `Busy` | the same server from the last verified message, with pauses, until `retry_deadline` passed without a new block; meanwhile once, and again at the end, the volumes are looked for elsewhere |
+//! | `Lost` | each volume by itself: if it is found elsewhere, there; if this server has it, once more; else it is lost |
 //! | a checksum fails, `Corrupt` | once more from the last verified message: the bits may have flipped on the way |
 //! | an attempt is missing, or counts differ | once more from the start |
 //! | anything else | at once |
+//!
+//! *Elsewhere* is another server that has the volume or, if none has, any server that has the object store: it serves what the volume
+//! has written back. Where that is not enough the way leads back to the volume's own server, which may be starting again.
 
 use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
 
@@ -121,6 +124,10 @@ impl<'a> Fetch<'a> {
             match trouble {
                 Trouble::Wrong { fault, from_start } => {
                     if std::mem::replace(&mut self.asked_again, true) {
+                        // What was committed last may not have been written back.
+                        if fault.missing && self.go_home().await {
+                            continue;
+                        }
                         return Err(self.wrong(&fault));
                     }
                     tracing::debug!(
@@ -137,7 +144,8 @@ impl<'a> Fetch<'a> {
                     Kind::Busy | Kind::Unavailable => {
                         let pause = self.backoff.failed(failure.retry_after);
                         if self.backoff.tries() == SEARCH_AFTER || pause.is_none() {
-                            more.extend(self.move_volumes(self.group.volumes.clone()).await);
+                            let volumes = self.group.volumes.clone();
+                            more.extend(self.move_volumes(volumes, true).await);
                         }
                         let Some(pause) = pause else {
                             if self.group.volumes.is_empty() {
@@ -278,14 +286,19 @@ impl<'a> Fetch<'a> {
 
     /// The server does not have one of the volumes, or not the shuffle on them. What can be had is asked for volume by volume.
     async fn lost(&mut self, failure: Failure) -> Result<Vec<Group>, Error> {
+        if self.go_home().await {
+            return Ok(Vec::new());
+        }
         let address = self.group.address.clone();
         self.cursor = Bytes::new();
+        // A server with an object store has looked there before it said so.
+        let mut looked = false;
         let served: Vec<VolumeId> = match self.shared.client.try_describe(&address).await {
-            Ok(description) => description
-                .volumes
-                .into_iter()
-                .map(|volume| volume.id)
-                .collect(),
+            Ok(description) => {
+                looked = description.remote;
+                let volumes = description.volumes.into_iter();
+                volumes.map(|volume| volume.id).collect()
+            }
             Err(_) => self.group.volumes.clone(), // it went away in between: the next try will tell
         };
         let gone: Vec<_> = self
@@ -297,7 +310,7 @@ impl<'a> Fetch<'a> {
             .collect();
         let mut more = Vec::new();
         if !gone.is_empty() {
-            more = self.move_volumes(gone.clone()).await;
+            more = self.move_volumes(gone.clone(), !looked).await;
             if let Some(volume) = self
                 .group
                 .volumes
@@ -328,9 +341,10 @@ impl<'a> Fetch<'a> {
         Ok(more)
     }
 
-    /// Looks for volumes at all servers of the settings and takes those that another one serves out of the group.
-    async fn move_volumes(&mut self, volumes: Vec<VolumeId>) -> Vec<Group> {
-        if self.group.moves == MAX_MOVES {
+    /// Looks for volumes at all servers of the settings and takes those that another one serves out of the group. With `stand_ins`,
+    /// what no server has is asked of one that has the object store.
+    async fn move_volumes(&mut self, volumes: Vec<VolumeId>, stand_ins: bool) -> Vec<Group> {
+        if self.group.moves >= MAX_MOVES {
             return Vec::new();
         }
         let client = &self.shared.client;
@@ -343,8 +357,12 @@ impl<'a> Fetch<'a> {
             others.map(|address| tokio::time::timeout(limit, client.try_describe(address))),
         )
         .await;
+        let answers: Vec<_> = answers
+            .into_iter()
+            .filter_map(|answer| answer.ok()?.ok())
+            .collect();
         let mut more = Vec::new();
-        for description in answers.into_iter().filter_map(|answer| answer.ok()?.ok()) {
+        for description in &answers {
             for found in &description.volumes {
                 if volumes.contains(&found.id) && self.group.volumes.contains(&found.id) {
                     tracing::info!(read = self.shared.name(), volume = %found.id, from = self.group.address, to = description.address, "volume has moved");
@@ -352,7 +370,34 @@ impl<'a> Fetch<'a> {
                 }
             }
         }
+        let with_store: Vec<_> = answers.iter().filter(|server| server.remote).collect();
+        if stand_ins && !with_store.is_empty() {
+            for volume in volumes {
+                if self.group.volumes.contains(&volume) {
+                    // Any of them: many readers that lose a server at the same moment do not all go to the same one.
+                    let server = with_store[rand::random_range(0..with_store.len())];
+                    tracing::debug!(%volume, from = self.group.address, to = server.address, "asking for what was written back");
+                    more.push(self.group.stand_in(volume, server.address.clone()));
+                }
+            }
+        }
         more
+    }
+
+    /// Back from a server that stands in to the volume's own, after a pause; false if this one stands in for nobody.
+    async fn go_home(&mut self) -> bool {
+        let Some(home) = self.group.home.take() else {
+            return false;
+        };
+        self.group.address = home;
+        self.group.moves += 1;
+        self.cursor = Bytes::new();
+        self.asked_again = false;
+        if let Some(pause) = self.backoff.failed(None) {
+            tokio::time::sleep(pause).await;
+        }
+        self.backoff = Backoff::new(self.shared.client.settings());
+        true
     }
 
     fn wrong(&self, fault: &Fault) -> Error {

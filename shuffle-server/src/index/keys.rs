@@ -8,6 +8,7 @@
 //! | 3 segment | kind u8, app number u32, shuffle u32, segment u64 | 17 |
 //! | 4 run | kind u8, app number u32, shuffle u32, run u64 | 17 |
 //! | 5 attempt | kind u8, app number u32, shuffle u32, map index u32, attempt u64 | 21 |
+//! | 6 written | kind u8, app number u32, shuffle u32, generation u32 | 13 |
 
 use shuffle_proto::ids::{AttemptId, MapIndex, ShuffleId};
 
@@ -25,16 +26,19 @@ pub const SEGMENT: u8 = 3;
 pub const RUN: u8 = 4;
 /// Kind of [`Key::Attempt`].
 pub const ATTEMPT: u8 = 5;
+/// Kind of [`Key::Written`].
+pub const WRITTEN: u8 = 6;
 
 /// Kinds that go when a shuffle is deleted.
-pub(crate) const SHUFFLE_DATA: [u8; 3] = [SEGMENT, RUN, ATTEMPT];
+pub(crate) const SHUFFLE_DATA: [u8; 4] = [SEGMENT, RUN, ATTEMPT, WRITTEN];
 
 const APP_BYTES: usize = size_of::<u8>() + size_of::<u32>();
 const SHUFFLE_BYTES: usize = APP_BYTES + size_of::<u32>();
 const FILE_BYTES: usize = SHUFFLE_BYTES + size_of::<u64>();
 const ATTEMPT_BYTES: usize = SHUFFLE_BYTES + size_of::<u32>() + size_of::<u64>();
-const _: () =
-    assert!(APP_BYTES == 5 && SHUFFLE_BYTES == 9 && FILE_BYTES == 17 && ATTEMPT_BYTES == 21);
+const WRITTEN_BYTES: usize = SHUFFLE_BYTES + size_of::<u32>();
+const _: () = assert!(APP_BYTES == 5 && SHUFFLE_BYTES == 9 && FILE_BYTES == 17);
+const _: () = assert!(ATTEMPT_BYTES == 21 && WRITTEN_BYTES == 13);
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +55,8 @@ pub enum Key {
     Run(AppNo, ShuffleId, RunId),
     /// A committed attempt.
     Attempt(AppNo, ShuffleId, MapIndex, AttemptId),
+    /// What one generation of write-back put into the object store.
+    Written(AppNo, ShuffleId, u32),
 }
 
 // === impl Key ===
@@ -86,6 +92,11 @@ impl Key {
                 bytes.extend(map_index.0.to_be_bytes());
                 bytes.extend(attempt.0.to_be_bytes());
             }
+            Key::Written(app, shuffle, generation) => {
+                head(WRITTEN, app);
+                bytes.extend(shuffle.0.to_be_bytes());
+                bytes.extend(generation.to_be_bytes());
+            }
         }
         bytes
     }
@@ -113,6 +124,11 @@ impl Key {
                 ShuffleId(take_u32(rest)?),
                 MapIndex(take_u32(rest)?),
                 AttemptId(take_u64(rest)?),
+            ),
+            WRITTEN => Key::Written(
+                AppNo(take_u32(rest)?),
+                ShuffleId(take_u32(rest)?),
+                take_u32(rest)?,
             ),
             _ => return None,
         };

@@ -5,7 +5,7 @@ use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId};
 
 use super::{
     keys::Key,
-    values::{App, Attempt, DirectoryEntry, LogPlace, Meta, Run, Segment, Shuffle, Tier},
+    values::{App, Attempt, DirectoryEntry, LogPlace, Meta, Run, Segment, Shuffle, Tier, Written},
     *,
 };
 
@@ -109,6 +109,14 @@ fn golden() -> Vec<(Key, Record)> {
                 totals: vec![1, 2, 3],
             }),
         ),
+        (
+            Key::Written(app, shuffle, 1),
+            Record::Written(Written {
+                objects: 2,
+                bytes: 300,
+                attempts: vec![(MapIndex(8), AttemptId(9))],
+            }),
+        ),
     ]
 }
 
@@ -181,6 +189,8 @@ fn key() -> impl Strategy<Value = Key> {
             MapIndex(map),
             AttemptId(id)
         )),
+        (place(), any::<u32>())
+            .prop_map(|((app, shuffle), generation)| Key::Written(app, shuffle, generation)),
     ]
 }
 

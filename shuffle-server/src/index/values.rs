@@ -14,12 +14,13 @@
 //! | segment | length u64, tier u8 (0 open, 1 sealed) |
 //! | run | segment u64, offset u64, attempts u32, blocks u32, data length u64, then the directory: per partition that has blocks partition u32, first block u32, offset in the data u64 |
 //! | attempt | synced u8, bytes u64, records u64, runs varint, each run's id u64, log u8 (1: log id u64, offset u64, length u64), then the totals, see `staging::totals` |
+//! | written | objects u32, bytes u64, then per attempt map index u32, attempt u64 |
 //!
 //! A directory entry ends where the next one begins, the last one at `blocks` and `data length`: 16 bytes per partition.
 
 use std::time::Duration;
 
-use shuffle_proto::ids::AppId;
+use shuffle_proto::ids::{AppId, AttemptId, MapIndex};
 
 use super::{Error, LogId, RunId, SegmentId, keys::Key};
 
@@ -43,6 +44,8 @@ pub enum Record {
     Run(Run),
     /// A committed attempt.
     Attempt(Attempt),
+    /// A generation of write-back.
+    Written(Written),
 }
 
 /// The index itself.
@@ -150,6 +153,17 @@ pub struct Attempt {
     pub totals: Vec<u8>,
 }
 
+/// What one generation of write-back put into the object store. Its manifest is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Objects that the manifest names.
+    pub objects: u32,
+    /// Bytes of their blocks.
+    pub bytes: u64,
+    /// Attempts that are in them, whole: ascending.
+    pub attempts: Vec<(MapIndex, AttemptId)>,
+}
+
 // === impl Record ===
 
 impl Record {
@@ -211,6 +225,15 @@ impl Record {
                     out.extend(place.length.to_le_bytes());
                 }
                 out.extend(&attempt.totals);
+            }
+            Record::Written(written) => {
+                out.reserve(12 + written.attempts.len() * 12);
+                out.extend(written.objects.to_le_bytes());
+                out.extend(written.bytes.to_le_bytes());
+                for (map_index, attempt) in &written.attempts {
+                    out.extend(map_index.0.to_le_bytes());
+                    out.extend(attempt.0.to_le_bytes());
+                }
             }
         }
         out[0] = VALUE_VERSION;
@@ -335,6 +358,18 @@ fn decode_fields(key: Key, bytes: &[u8]) -> Option<Record> {
                 totals: r.rest().to_vec(),
             })
         }
+        Key::Written(..) => {
+            let (objects, bytes) = (r.u32()?, r.u64()?);
+            let mut attempts = Vec::with_capacity(r.0.len() / 12);
+            while !r.0.is_empty() {
+                attempts.push((MapIndex(r.u32()?), AttemptId(r.u64()?)));
+            }
+            Record::Written(Written {
+                objects,
+                bytes,
+                attempts,
+            })
+        }
     };
     r.0.is_empty().then_some(record)
 }
@@ -359,25 +394,25 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(head)
     }
 
-    fn rest(&mut self) -> &'a [u8] {
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(crate) fn u8(&mut self) -> Option<u8> {
         Some(self.take(1)?[0])
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         Some(u32::from_le_bytes(*self.take(4)?.first_chunk()?))
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         Some(u64::from_le_bytes(*self.take(8)?.first_chunk()?))
     }
 

@@ -33,7 +33,7 @@ struct DiskState {
 /// Name, help and value of what a volume counts by itself.
 type Count = (&'static str, &'static str, fn(&StatsSnapshot) -> u64);
 
-const VOLUME_COUNTS: [Count; 13] = [
+const VOLUME_COUNTS: [Count; 15] = [
     (
         "volume_failed_commits",
         "Commits that were refused or failed",
@@ -92,6 +92,16 @@ const VOLUME_COUNTS: [Count; 13] = [
         "volume_deleted_bytes",
         "Bytes of deleted shuffles",
         |stats| stats.deleted_bytes,
+    ),
+    (
+        "volume_saved_bytes",
+        "Bytes of deleted shuffles that never had to be written back",
+        |stats| stats.saved_bytes,
+    ),
+    (
+        "volume_reclaimed_bytes",
+        "Bytes of local copies removed because the object store has them",
+        |stats| stats.reclaimed_bytes,
     ),
 ];
 

@@ -5,15 +5,18 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use shuffle_proto::ids::AppId;
 
+use crate::writeback::{Policy, Standing};
+
 /// A deadline that says: gone. All else are milliseconds of the clock.
 const GONE: u64 = u64::MAX;
+const POLICIES: [Policy; 3] = [Policy::Lazy, Policy::Eager, Policy::Off];
 
 /// Why an app is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,10 @@ pub struct App {
     /// It is no longer in the table: look again.
     pub(super) forgotten: AtomicBool,
     pub(super) lifecycle: tokio::sync::Mutex<()>,
+    /// It has called since the server was started.
+    heard: AtomicBool,
+    /// What it wants to be written back when: 0 if it did not say, else [`POLICIES`] from 1.
+    policy: AtomicU8,
     streams: AtomicUsize,
     pub(super) refusals: LogLimit,
 }
@@ -66,6 +73,8 @@ impl App {
             written: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
             lifecycle: tokio::sync::Mutex::new(()),
+            heard: AtomicBool::new(false),
+            policy: AtomicU8::new(0),
             streams: AtomicUsize::new(0),
             refusals: LogLimit::default(),
         }
@@ -87,6 +96,28 @@ impl App {
         self.written.store(true, Ordering::Release);
         if self.lease() != lease {
             self.written.store(false, Ordering::Release);
+        }
+    }
+
+    /// Notes what it wants, if it says so.
+    pub(super) fn wants(&self, policy: Option<Policy>) {
+        self.heard.store(true, Ordering::Release);
+        if let Some(at) = policy.and_then(|it| POLICIES.iter().position(|one| *one == it)) {
+            self.policy.store(at as u8 + 1, Ordering::Release);
+        }
+    }
+
+    /// What write-back wants to know of it, while it is not gone.
+    pub(super) fn standing(&self) -> Standing {
+        let policy = usize::from(self.policy.load(Ordering::Acquire));
+        let lease = self.lease();
+        let deadline = self.deadline.load(Ordering::Acquire);
+        Standing::Live {
+            policy: policy.checked_sub(1).map(|at| POLICIES[at]),
+            heard: self.heard.load(Ordering::Acquire),
+            token: self.token,
+            lease,
+            touched: deadline.saturating_sub(millis(lease)),
         }
     }
 

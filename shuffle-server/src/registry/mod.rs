@@ -23,7 +23,12 @@ use shuffle_proto::{ids::AppId, kind::Kind};
 
 pub use app::{App, End, StreamPermit};
 
-use crate::{clock::Clock, metrics::Metrics, staging::AppRecord};
+use crate::{
+    clock::Clock,
+    metrics::Metrics,
+    staging::AppRecord,
+    writeback::{Apps, Policy, Standing},
+};
 
 /// Where apps are written down, and where their data are. Calls may block.
 pub trait Ledger: Send + Sync + 'static {
@@ -76,6 +81,8 @@ pub struct Caller {
     pub token: TokenHash,
     /// The lease it asks for; `None` leaves that to the server, or as it is.
     pub lease: Option<Duration>,
+    /// When it wants what it commits to be written back; `None` leaves that to the server, or as it is.
+    pub write_back: Option<Policy>,
 }
 
 /// Why a call is refused.
@@ -267,7 +274,10 @@ impl Registry {
         let found = self.apps.lock().get(&caller.app).cloned();
         match found {
             Some(app) if !caller.token.opens(app.token) => Err(Error::Denied(caller.app.clone())),
-            found => Ok(found),
+            found => {
+                found.iter().for_each(|app| app.wants(caller.write_back));
+                Ok(found)
+            }
         }
     }
 
@@ -275,6 +285,7 @@ impl Registry {
         let mut apps = self.apps.lock();
         if let Some(app) = apps.get(&caller.app) {
             return if caller.token.opens(app.token) {
+                app.wants(caller.write_back);
                 Ok(app.clone())
             } else {
                 Err(Error::Denied(caller.app.clone()))
@@ -293,6 +304,7 @@ impl Registry {
             self.granted(caller.lease),
             self.now(),
         ));
+        app.wants(caller.write_back);
         apps.insert(caller.app.clone(), app.clone());
         tracing::info!(app = %app.id, lease = ?app.lease(), "app registered");
         Ok(app)
@@ -343,6 +355,18 @@ impl Registry {
         asked
             .unwrap_or(self.limits.lease)
             .clamp(Duration::from_millis(100), self.limits.max_lease)
+    }
+}
+
+impl Apps for Registry {
+    fn standing(&self, app: &AppId) -> Standing {
+        match self.apps.lock().get(app) {
+            None => Standing::Unknown,
+            Some(app) if !app.is_gone() => app.standing(),
+            Some(app) if app.why_gone() == End::Deleted => Standing::Deleted,
+            // It may well call other servers.
+            Some(_) => Standing::Unknown,
+        }
     }
 }
 

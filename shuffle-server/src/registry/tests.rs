@@ -96,6 +96,7 @@ fn caller_with(name: &str, token: &str, lease: Option<u64>) -> Caller {
         app: app(name),
         token: TokenHash::of(token),
         lease: lease.map(Duration::from_secs),
+        write_back: None,
     }
 }
 

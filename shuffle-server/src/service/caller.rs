@@ -12,6 +12,7 @@ use shuffle_proto::{
 use crate::{
     error::Refusal,
     registry::{Caller, TokenHash},
+    writeback::Policy,
 };
 
 /// Oldest protocol version that is understood; the newest is [`PROTOCOL`].
@@ -41,7 +42,22 @@ pub(super) fn check(message: Option<&v1::Caller>) -> Result<Caller, Refusal> {
         app,
         token: TokenHash::of(&caller.token),
         lease,
+        write_back: policy(caller.write_back)?,
     })
+}
+
+fn policy(value: i32) -> Result<Option<Policy>, Invalid> {
+    match v1::WriteBack::try_from(value) {
+        Ok(v1::WriteBack::Unspecified) => Ok(None),
+        Ok(v1::WriteBack::Lazy) => Ok(Some(Policy::Lazy)),
+        Ok(v1::WriteBack::Eager) => Ok(Some(Policy::Eager)),
+        Ok(v1::WriteBack::Off) => Ok(Some(Policy::Off)),
+        Err(_) => Err(Invalid::new(
+            "caller.write_back",
+            value,
+            "send WRITE_BACK_LAZY, EAGER or OFF, or leave it out",
+        )),
+    }
 }
 
 /// The version in which to answer a caller whose highest is `theirs`. A newer caller speaks ours too, or says that it does not.

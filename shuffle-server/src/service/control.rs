@@ -10,7 +10,10 @@ use shuffle_proto::{
 use tonic::{Request, Response, Status};
 
 use super::{Core, caller, router::Peer, volumes::state};
-use crate::error::Refusal;
+use crate::{
+    error::Refusal,
+    writeback::{Apps, Standing},
+};
 
 /// See the module.
 pub(super) struct Control {
@@ -45,6 +48,9 @@ impl Control {
         let shuffle = wire::shuffle(request.shuffle);
         let (core, id) = (self.core.clone(), app.id.clone());
         let bytes = blocking(move || core.volumes.delete_shuffle(&id, shuffle)).await??;
+        if let Some(remote) = &self.core.remote {
+            remote.writeback.shuffle_deleted(&app.id, shuffle);
+        }
         tracing::debug!(app = %app.id, %shuffle, bytes, "shuffle deleted");
         Ok(v1::DeleteShuffleResponse { bytes })
     }
@@ -53,11 +59,13 @@ impl Control {
         &self,
         request: &v1::DeleteAppRequest,
     ) -> Result<v1::DeleteAppResponse, Refusal> {
-        let bytes = self
-            .core
-            .registry
-            .delete(&caller::check(request.caller.as_ref())?)
-            .await?;
+        let caller = caller::check(request.caller.as_ref())?;
+        let bytes = self.core.registry.delete(&caller).await?;
+        if let Some(remote) = &self.core.remote
+            && self.core.registry.standing(&caller.app) == Standing::Deleted
+        {
+            remote.writeback.app_deleted(&caller.app);
+        }
         Ok(v1::DeleteAppResponse { bytes })
     }
 
@@ -126,6 +134,7 @@ impl v1::control_server::Control for Control {
             draining: self.core.is_draining(),
             memory_used: self.core.budget.used(),
             memory_limit: self.core.budget.limit(),
+            remote: self.core.remote.is_some(),
         }))
     }
 

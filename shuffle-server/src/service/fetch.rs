@@ -7,7 +7,7 @@
 //! |---|---|
 //! | 0 | version, 1 |
 //! | 1..17 | volume; those with a smaller id are done |
-//! | 17.. | position in that volume, as its `staging::Cursor` says |
+//! | 17.. | position in that volume, as `staging::Cursor` or `remote::Cursor` says; one that the tier does not know is the start |
 
 use std::{
     net::SocketAddr,
@@ -29,12 +29,16 @@ use shuffle_proto::{
 };
 use tonic::Status;
 
-use super::{Core, caller};
+use super::{
+    Core, caller,
+    read::{Part, Read, Subject},
+};
 use crate::{
     error::Refusal,
     metrics::Running,
-    registry::{App, StreamPermit},
-    staging::{Cursor, Fetch, FetchPart, Summary},
+    registry::{self, App, Caller, StreamPermit},
+    remote::lease::Lease,
+    staging::Summary,
 };
 
 const CURSOR_VERSION: u8 = 1;
@@ -66,8 +70,8 @@ pub(super) fn serve(
 /// What one fetch reads.
 struct Fetching {
     app: Arc<App>,
-    /// Ascending by id; those before `current` are done.
-    reads: Vec<(VolumeId, Fetch)>,
+    /// Ascending by volume; those before `current` are done.
+    reads: Vec<Read>,
     current: usize,
     summarised: bool,
     _stream: StreamPermit,
@@ -117,26 +121,20 @@ async fn start(
         );
     }
 
-    let app = core.registry.read(&caller).or_else(|error| {
-        // Of a server that came back with another disk, the volume says more than the app.
-        if error.kind() == Kind::Lost {
-            volumes
-                .iter()
-                .try_for_each(|id| core.volumes.find(*id).map(drop))?;
-        }
-        Err(Refusal::from(error))
-    })?;
+    let app = admit(core, &caller, &volumes).await?;
     let stream = core.registry.stream(&app)?;
     let resume = decode_cursor(&request.cursor);
-    let shuffle = wire::shuffle(request.shuffle);
+    let range = Subject {
+        app: app.id.clone(),
+        shuffle: wire::shuffle(request.shuffle),
+        partitions,
+        maps,
+    };
     let mut reads = Vec::with_capacity(volumes.len());
     for id in &volumes {
-        let volume = core.volumes.find(*id)?;
-        let cursor = resume.filter(|(of, _)| of == id).map(|(_, cursor)| cursor);
-        reads.push((
-            *id,
-            volume.fetch(&app.id, shuffle, partitions.clone(), maps.clone(), cursor)?,
-        ));
+        let cursor = resume.as_ref().filter(|(of, _)| of == id);
+        let cursor = cursor.map(|(_, cursor)| cursor.clone());
+        reads.push(Read::open(core, *id, &range, cursor).await?);
     }
     // A cursor of a volume that is not asked for means nothing: start over.
     let current = resume
@@ -149,6 +147,29 @@ async fn start(
         summarised: false,
         _stream: stream,
     })
+}
+
+/// The app of a read. One that never called here is known by its record in the object store, if it has written back anything.
+async fn admit(core: &Core, caller: &Caller, volumes: &[VolumeId]) -> Result<Arc<App>, Refusal> {
+    let error = match core.registry.read(caller) {
+        Ok(app) => return Ok(app),
+        Err(error) => error,
+    };
+    if let (registry::Error::Unknown(_), Some(tier)) = (&error, &core.remote)
+        && let Some(lease) = Lease::read(&tier.remote.store, &caller.app).await?
+    {
+        if !lease.opens(caller.token.0) {
+            return Err(registry::Error::Denied(caller.app.clone()).into());
+        }
+        return Ok(core.registry.write(caller).await?);
+    }
+    // Of a server that came back with another disk, the volume says more than the app.
+    if error.kind() == Kind::Lost {
+        volumes
+            .iter()
+            .try_for_each(|id| core.volumes.find(*id).map(drop))?;
+    }
+    Err(error.into())
 }
 
 impl Fetching {
@@ -174,15 +195,15 @@ impl Fetching {
     /// The next message: blocks, then the summary, then nothing.
     async fn next(&mut self, core: &Core) -> Result<Option<Rope>, Refusal> {
         core.registry.alive(&self.app)?;
-        while let Some((id, fetch)) = self.reads.get_mut(self.current) {
-            let Some(part) = fetch.next().await? else {
+        while let Some(read) = self.reads.get_mut(self.current) {
+            let Some(part) = read.next(core).await? else {
                 self.current += 1;
                 continue;
             };
             let bytes = part.data.iter().map(Bytes::len).sum::<usize>();
             core.metrics.fetched.inc_by(bytes as u64);
             core.metrics.blocks_fetched.inc_by(part.blocks.len() as u64);
-            return Ok(Some(message(*id, part)));
+            return Ok(Some(message(read.volume(), part)));
         }
         if self.summarised {
             return Ok(None);
@@ -191,7 +212,7 @@ impl Fetching {
         let mut summary = v1::Summary::default();
         self.reads
             .iter()
-            .for_each(|(_, fetch)| put_summary(&mut summary, fetch.summary()));
+            .for_each(|read| put_summary(&mut summary, read.summary()));
         let response = v1::FetchResponse {
             summary: Some(summary),
             ..Default::default()
@@ -215,12 +236,12 @@ impl Fetching {
     }
 }
 
-fn message(volume: VolumeId, part: FetchPart) -> Rope {
+fn message(volume: VolumeId, part: Part) -> Rope {
     let mut table = v1::BlockTable::default();
     part.blocks
         .iter()
         .for_each(|block| wire::put_block(&mut table, block, true));
-    let cursor = encode_cursor(volume, part.cursor);
+    let cursor = encode_cursor(volume, &part.cursor);
     let response = v1::FetchResponse {
         table: Some(table),
         cursor,
@@ -247,12 +268,11 @@ fn put_summary(message: &mut v1::Summary, summary: Summary) {
     }));
 }
 
-fn encode_cursor(volume: VolumeId, cursor: Cursor) -> Bytes {
-    let position = cursor.to_bytes();
+fn encode_cursor(volume: VolumeId, position: &Bytes) -> Bytes {
     let mut bytes = BytesMut::with_capacity(17 + position.len());
     bytes.put_u8(CURSOR_VERSION);
     bytes.put_slice(volume.0.as_bytes());
-    bytes.put(position);
+    bytes.put_slice(position);
     debug_assert!(
         bytes.len() <= MAX_CURSOR,
         "a cursor of {} bytes",
@@ -262,13 +282,13 @@ fn encode_cursor(volume: VolumeId, cursor: Cursor) -> Bytes {
 }
 
 /// `None` if it is no cursor of ours: the fetch starts over, and the reader drops what it has.
-fn decode_cursor(bytes: &[u8]) -> Option<(VolumeId, Cursor)> {
+fn decode_cursor(bytes: &[u8]) -> Option<(VolumeId, Bytes)> {
     let (&version, rest) = bytes.split_first()?;
     let (volume, position) = rest.split_at_checked(16)?;
     let volume = wire::volume("cursor", volume)
         .ok()
         .filter(|_| version == CURSOR_VERSION)?;
-    Some((volume, Cursor::try_from_bytes(position)?))
+    Some((volume, Bytes::copy_from_slice(position)))
 }
 
 /// Starts on the next item when one is taken, so that a disk reads while the network sends.

@@ -8,6 +8,7 @@ mod control;
 mod fetch;
 mod listener;
 mod push;
+mod read;
 mod router;
 pub(crate) mod state;
 mod volumes;
@@ -30,7 +31,10 @@ pub(crate) use listener::{End, Listener};
 pub(crate) use router::{generated, not_serving};
 pub(crate) use volumes::Volumes;
 
-use crate::{budget::Budget, error::Refusal, metrics::Metrics, registry::Registry};
+use crate::{
+    budget::Budget, error::Refusal, metrics::Metrics, registry::Registry, remote::Remote,
+    writeback::WriteBack,
+};
 
 /// What every call needs.
 pub(crate) struct Core {
@@ -38,11 +42,19 @@ pub(crate) struct Core {
     pub(crate) registry: Arc<Registry>,
     pub(crate) budget: Budget,
     pub(crate) metrics: Arc<Metrics>,
+    /// If there is an object store.
+    pub(crate) remote: Option<Tier>,
     /// Pushes that were let in and have not ended: the drain waits for them.
     pub(crate) pushes: TaskTracker,
     /// How long a batch that has memory may stand still.
     stall: Duration,
     draining: AtomicBool,
+}
+
+/// The object store, and who fills it.
+pub(crate) struct Tier {
+    pub(crate) remote: Arc<Remote>,
+    pub(crate) writeback: Arc<WriteBack>,
 }
 
 impl Core {
@@ -51,6 +63,7 @@ impl Core {
         registry: Arc<Registry>,
         budget: Budget,
         metrics: Arc<Metrics>,
+        remote: Option<Tier>,
         stall: Duration,
     ) -> Self {
         let (pushes, draining) = (TaskTracker::new(), AtomicBool::new(false));
@@ -59,6 +72,7 @@ impl Core {
             registry,
             budget,
             metrics,
+            remote,
             pushes,
             stall,
             draining,

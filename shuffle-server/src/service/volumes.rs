@@ -128,10 +128,10 @@ impl Volumes {
     }
 
     pub(super) fn usage(&self, app: &AppId, shuffle: Option<ShuffleId>) -> v1::UsageResponse {
-        let (mut attempts, mut bytes) = (0, [0; 3]);
+        let (mut attempts, mut bytes) = (0, [0; 4]);
         for usage in self.iter().map(|volume| volume.usage(app, shuffle)) {
             attempts += usage.attempts;
-            let levels = [usage.memory, usage.disk, usage.fsync];
+            let levels = [usage.memory, usage.disk, usage.fsync, usage.object];
             bytes
                 .iter_mut()
                 .zip(levels)
@@ -141,6 +141,7 @@ impl Volumes {
             v1::Durability::Memory,
             v1::Durability::Disk,
             v1::Durability::Fsync,
+            v1::Durability::Object,
         ]
         .into_iter()
         .zip(bytes);

@@ -26,7 +26,7 @@ use super::{
     part::PartBuilder,
     segment::Run,
     shared::Shared,
-    shuffle::{Commits, Shuffle, Snapshot},
+    shuffle::{Commits, Pin, Shuffle, Snapshot},
     stats::Stats,
 };
 use runs::Table;
@@ -36,6 +36,8 @@ pub struct Fetch {
     /// Absent while a step runs, and for good if that step was dropped or has failed.
     reader: Option<Box<Reader>>,
     summary: Summary,
+    /// Whether what it reads counts as read by a reducer.
+    counted: bool,
 }
 
 /// How far a fetch is.
@@ -61,6 +63,7 @@ struct Reader {
     position: Position,
     /// The rows that are read from the current run.
     table: Option<Table>,
+    _pin: Pin,
 }
 
 /// What a step came to.
@@ -131,7 +134,7 @@ impl Fetch {
         maps: Range<u32>,
         position: Position,
     ) -> Result<Self, Error> {
-        let snapshot = shuffle.snapshot()?;
+        let (pin, snapshot) = shuffle.pin()?;
         let reader = Reader {
             shared,
             shuffle,
@@ -141,11 +144,19 @@ impl Fetch {
             version: snapshot.version,
             position,
             table: None,
+            _pin: pin,
         };
         Ok(Self {
             reader: Some(Box::new(reader)),
             summary: Summary::default(),
+            counted: true,
         })
+    }
+
+    /// A read of the server's own.
+    pub(super) fn not_counted(mut self) -> Self {
+        self.counted = false;
+        self
     }
 
     /// Some more blocks; `None` after the last. Dropped while it waits, or failed, the fetch is over.
@@ -164,6 +175,11 @@ impl Fetch {
                 .map_err(|error| Error::Internal(format!("fetch: {error}")))?;
             reader = back;
             step = read?;
+        }
+        if let (Step::Part(part), true) = (&step, self.counted) {
+            let bytes = part.data.iter().map(Bytes::len).sum::<usize>() as u64;
+            let fetched = &reader.shuffle.fetched;
+            fetched.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
         }
         self.reader = Some(reader);
         match step {
@@ -315,8 +331,11 @@ impl Reader {
             if map_index.0 >= self.maps.end {
                 break;
             }
-            let reason = if damaged {
-                lost_reason(snapshot, (map_index, attempt))
+            let owner = (map_index, attempt);
+            let reason = if snapshot.reclaimed.contains(&owner) {
+                Some("it is in the object store only".into())
+            } else if damaged {
+                lost_reason(snapshot, owner)
             } else {
                 None
             };
@@ -343,7 +362,7 @@ impl Reader {
 }
 
 /// Why an attempt is not whole.
-fn lost_reason(snapshot: &Snapshot, owner: Owner) -> Option<String> {
+pub(super) fn lost_reason(snapshot: &Snapshot, owner: Owner) -> Option<String> {
     let committed = snapshot.commits.get(&owner)?;
     if let Some(reason) = &committed.lost {
         return Some(reason.clone());

@@ -47,7 +47,7 @@ use crate::index::{AppNo, RunId};
 /// Where runs begin is a multiple of this, and so is what is written past the page cache.
 pub(super) const ALIGNMENT: u64 = 4096;
 pub(super) const HEADER: usize = 64;
-pub(super) const ROW: usize = 40;
+pub(crate) const ROW: usize = 40;
 const VERSION: u32 = 1;
 const RUN_MAGIC: [u8; 4] = *b"FBRN";
 const LOG_MAGIC: [u8; 4] = *b"FBLG";
@@ -164,7 +164,7 @@ pub(super) fn align(length: u64) -> u64 {
 }
 
 /// Appends a row.
-pub(super) fn put_row(out: &mut Vec<u8>, block: &BlockHeader) {
+pub(crate) fn put_row(out: &mut Vec<u8>, block: &BlockHeader) {
     let mut row = [0; ROW];
     row[0..4].copy_from_slice(&block.partition.0.to_le_bytes());
     row[4..8].copy_from_slice(&block.map_index.0.to_le_bytes());
@@ -179,7 +179,7 @@ pub(super) fn put_row(out: &mut Vec<u8>, block: &BlockHeader) {
 }
 
 /// Reads a row; `None` if no block can look like this.
-pub(super) fn row(bytes: &[u8]) -> Option<BlockHeader> {
+pub(crate) fn row(bytes: &[u8]) -> Option<BlockHeader> {
     let bytes: &[u8; ROW] = bytes.first_chunk()?;
     let block = BlockHeader {
         partition: PartitionId(u32_at(bytes, 0)),

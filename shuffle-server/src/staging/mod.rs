@@ -25,7 +25,7 @@ mod deleted;
 mod disk;
 mod fetch;
 mod flush;
-mod format;
+pub(crate) mod format;
 mod log;
 mod options;
 mod part;
@@ -36,12 +36,13 @@ mod segment;
 mod shared;
 mod shuffle;
 mod stats;
-mod totals;
+pub(crate) mod totals;
 mod volume;
+mod writeback;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -58,6 +59,7 @@ pub use fetch::Fetch;
 pub use options::{Components, DirectIo, Observer, Options};
 pub use stats::{Stats, StatsSnapshot};
 pub use volume::Volume;
+pub use writeback::{Sealed, Unwritten};
 
 /// Who wrote: one try at one map index of one shuffle.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -127,6 +129,8 @@ pub struct Usage {
     pub disk: u64,
     /// Bytes synced to the device.
     pub fsync: u64,
+    /// Bytes in the object store, whatever else holds them.
+    pub object: u64,
 }
 
 /// Whether a volume takes new attempts.

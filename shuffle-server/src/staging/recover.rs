@@ -52,6 +52,7 @@ struct Found {
     segments: Vec<SegmentId>,
     runs: BTreeMap<RunId, values::Run>,
     attempts: BTreeMap<Owner, Result<values::Attempt, String>>,
+    written: BTreeMap<u32, values::Written>,
 }
 
 /// Reads the index of the volume at `dir`; `new` if the volume has just been made.
@@ -187,7 +188,13 @@ fn read_apps(
 fn read_shuffles(index: &dyn SegmentIndex) -> Result<BTreeMap<Place, Found>, Error> {
     let mut found: BTreeMap<Place, Found> = BTreeMap::new();
     let mut failed = None;
-    for kind in [keys::SHUFFLE, keys::SEGMENT, keys::RUN, keys::ATTEMPT] {
+    for kind in [
+        keys::SHUFFLE,
+        keys::SEGMENT,
+        keys::RUN,
+        keys::ATTEMPT,
+        keys::WRITTEN,
+    ] {
         index.scan(&[kind], &[kind + 1], &mut |key, value| {
             let record = Record::decode(key, value).map(|(_, record)| record);
             match (Key::decode(key), record) {
@@ -223,6 +230,17 @@ fn read_shuffles(index: &dyn SegmentIndex) -> Result<BTreeMap<Place, Found>, Err
                         .or_default()
                         .attempts
                         .insert((map_index, attempt), record);
+                }
+                (Some(Key::Written(app, shuffle, generation)), Ok(Record::Written(record))) => {
+                    found
+                        .entry((app, shuffle))
+                        .or_default()
+                        .written
+                        .insert(generation, record);
+                }
+                // The manifest is in the store; it is found again when the next generation is begun.
+                (Some(Key::Written(..)), Err(error)) => {
+                    tracing::error!(%error, "record of a write-back is broken")
                 }
                 (_, Err(error)) => failed = Some(error),
                 (_, Ok(_)) => {}
@@ -318,6 +336,10 @@ impl Recovery<'_> {
         {
             changes.delete(Key::Segment(no, id, *segment));
         }
+        for (generation, written) in found.written {
+            state.generation = state.generation.max(generation);
+            state.written.extend(written.attempts);
+        }
         for (owner, attempt) in found.attempts {
             self.attempt(&shuffle, &mut state, owner, attempt);
         }
@@ -362,6 +384,14 @@ impl Recovery<'_> {
         };
         let totals = Totals::decode(attempt.totals);
         let lost = broken.or_else(|| totals.is_none().then(|| "its totals cannot be read".into()));
+        // A commit names where its blocks are, unless the object store has them and the local copy was reclaimed.
+        let nowhere = attempt.bytes > 0 && attempt.runs.is_empty() && attempt.log.is_none();
+        let reclaimed = nowhere && state.written.contains(&owner);
+        if reclaimed {
+            Arc::make_mut(&mut state.reclaimed).insert(owner);
+        }
+        let gone = || "neither the index nor a manifest says where its blocks are".to_owned();
+        let lost = lost.or_else(|| (nowhere && !reclaimed).then(gone));
         let runs: Vec<Arc<Run>> = attempt
             .runs
             .iter()

@@ -119,6 +119,7 @@ fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<u64> {
     let files = shuffle.file_bytes.swap(0, Ordering::Relaxed);
     shared.used.fetch_sub(files, Ordering::Relaxed);
     Stats::add(&shared.stats.deleted_bytes, files + held);
+    Stats::add(&shared.stats.saved_bytes, old.unwritten_bytes);
     // Logs may have become unneeded.
     shared.wake();
     Some(files + held)

@@ -4,11 +4,11 @@
 //! holds them, and copy them when somebody does.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -52,7 +52,14 @@ pub(super) struct Shuffle {
     pub(super) touched: AtomicU64,
     /// Whether any run or log record of it cannot be read.
     pub(super) damaged: AtomicBool,
+    /// Fetches that read it: what they read is not reclaimed.
+    pub(super) readers: AtomicUsize,
+    /// Bytes that readers got of it.
+    pub(super) fetched: AtomicU64,
 }
+
+/// Keeps the local copy of a shuffle for as long as it lives.
+pub(super) struct Pin(Arc<Shuffle>);
 
 #[derive(Default)]
 pub(super) struct State {
@@ -67,6 +74,20 @@ pub(super) struct State {
     pub(super) deleted: bool,
     /// Whether the index has the shuffle's record.
     pub(super) recorded: bool,
+    /// Attempts that are in the object store, by the index.
+    pub(super) written: BTreeSet<Owner>,
+    /// Attempts of `written` that have no local copy any more.
+    pub(super) reclaimed: Arc<BTreeSet<Owner>>,
+    /// Attempts that cannot be written back, because they cannot be read.
+    pub(super) unwritable: BTreeSet<Owner>,
+    /// Of the last manifest; 0 if there is none.
+    pub(super) generation: u32,
+    /// Committed attempts that are not in the object store, and may be put there.
+    pub(super) unwritten: u64,
+    /// Their bytes.
+    pub(super) unwritten_bytes: u64,
+    /// When the last manifest was recorded, in ms since the volume was opened.
+    pub(super) written_at: u64,
 }
 
 pub(super) type Commits = BTreeMap<Owner, Arc<Committed>>;
@@ -79,6 +100,7 @@ pub(super) struct Snapshot {
     pub(super) runs: Arc<Vec<Arc<Run>>>,
     pub(super) commits: Arc<Commits>,
     pub(super) held: Arc<HeldBlocks>,
+    pub(super) reclaimed: Arc<BTreeSet<Owner>>,
 }
 
 /// A committed attempt.
@@ -159,7 +181,18 @@ impl Shuffle {
             logged: AtomicU64::new(0),
             touched: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
+            readers: AtomicUsize::new(0),
+            fetched: AtomicU64::new(0),
         }
+    }
+
+    /// What there is to read now, kept from being reclaimed.
+    pub(super) fn pin(self: &Arc<Self>) -> Result<(Pin, Snapshot), Error> {
+        // A reclaim looks at the count under the same lock as the snapshot is taken under, see `super::writeback`; here the count
+        // comes first, so that a reclaim that misses it has finished before the snapshot.
+        self.readers.fetch_add(1, Ordering::SeqCst);
+        let pin = Pin(self.clone());
+        Ok((pin, self.snapshot()?))
     }
 
     /// What there is to read now.
@@ -176,6 +209,7 @@ impl Shuffle {
             runs: state.runs.clone(),
             commits: state.commits.clone(),
             held: state.held.clone(),
+            reclaimed: state.reclaimed.clone(),
         })
     }
 
@@ -214,6 +248,10 @@ impl State {
     ) {
         self.version += 1;
         runs.iter().for_each(|run| run.settle(self.version));
+        if committed.lost.is_none() && !self.written.contains(&owner) {
+            self.unwritten += 1;
+            self.unwritten_bytes += committed.bytes;
+        }
         Arc::make_mut(&mut self.commits).insert(owner, Arc::new(committed));
         if let Some(held) = held {
             shuffle.memory.fetch_add(held.memory(), Ordering::Relaxed);
@@ -233,6 +271,14 @@ impl State {
             shuffle.memory.fetch_sub(held.memory(), Ordering::Relaxed);
             held.leave_log(shuffle);
         }
+    }
+}
+
+// === impl Pin ===
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -62,6 +62,10 @@ counters! {
     read_failures,
     /// Bytes of shuffles that were deleted.
     deleted_bytes,
+    /// Bytes of them that had not been written back, and need not be any more.
+    saved_bytes,
+    /// Bytes of local copies that were removed because the object store has them.
+    reclaimed_bytes,
 }
 
 impl Stats {

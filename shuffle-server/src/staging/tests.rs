@@ -22,20 +22,20 @@ use crate::{
     clock::ManualClock,
 };
 
-pub(super) const MAPS: u32 = 1000;
-pub(super) const PARTITIONS: u32 = 50;
+pub(crate) const MAPS: u32 = 1000;
+pub(crate) const PARTITIONS: u32 = 50;
 
 /// A data directory, and how its volume is opened.
-pub(super) struct Bench {
-    pub(super) dir: TempDir,
-    pub(super) options: Options,
-    pub(super) budget: Budget,
-    pub(super) clock: ManualClock,
-    pub(super) faults: Option<Arc<dyn Faults>>,
+pub(crate) struct Bench {
+    pub(crate) dir: TempDir,
+    pub(crate) options: Options,
+    pub(crate) budget: Budget,
+    pub(crate) clock: ManualClock,
+    pub(crate) faults: Option<Arc<dyn Faults>>,
 }
 
 impl Bench {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().expect("temporary directory"),
             options: Options::default(),
@@ -45,7 +45,7 @@ impl Bench {
         }
     }
 
-    pub(super) fn try_open(&self) -> Result<Volume, Error> {
+    pub(crate) fn try_open(&self) -> Result<Volume, Error> {
         let components = Components {
             budget: self.budget.clone(),
             clock: Arc::new(self.clock.clone()),
@@ -56,14 +56,14 @@ impl Bench {
     }
 
     /// Opens it and makes the test's app known.
-    pub(super) fn open(&self) -> Volume {
+    pub(crate) fn open(&self) -> Volume {
         let volume = self.try_open().expect("open");
         volume.put_app(&record(&app())).expect("put app");
         volume
     }
 
     /// Files with this ending, anywhere in the directory.
-    pub(super) fn files(&self, ending: &str) -> Vec<std::path::PathBuf> {
+    pub(crate) fn files(&self, ending: &str) -> Vec<std::path::PathBuf> {
         fn walk(dir: &Path, ending: &str, found: &mut Vec<std::path::PathBuf>) {
             for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
                 let path = entry.path();
@@ -81,11 +81,11 @@ impl Bench {
     }
 }
 
-pub(super) fn app() -> AppId {
+pub(crate) fn app() -> AppId {
     AppId::try_new("app-1").expect("valid")
 }
 
-pub(super) fn record(app: &AppId) -> AppRecord {
+pub(crate) fn record(app: &AppId) -> AppRecord {
     AppRecord {
         app: app.clone(),
         token_hash: [7; 32],
@@ -93,7 +93,7 @@ pub(super) fn record(app: &AppId) -> AppRecord {
     }
 }
 
-pub(super) fn key(shuffle: u32, map_index: u32, attempt: u64) -> AttemptKey {
+pub(crate) fn key(shuffle: u32, map_index: u32, attempt: u64) -> AttemptKey {
     AttemptKey {
         app: app(),
         shuffle: ShuffleId(shuffle),
@@ -103,7 +103,7 @@ pub(super) fn key(shuffle: u32, map_index: u32, attempt: u64) -> AttemptKey {
 }
 
 /// A valid header for a body.
-pub(super) fn header(
+pub(crate) fn header(
     partition: u32,
     map_index: u32,
     attempt: u64,
@@ -128,7 +128,7 @@ pub(super) fn header(
 }
 
 /// What a block holds: different for every block, and known from its header.
-pub(super) fn body(
+pub(crate) fn body(
     partition: u32,
     map_index: u32,
     attempt: u64,
@@ -149,15 +149,15 @@ pub(super) fn body(
 }
 
 /// Blocks of one attempt: batches of (partition, length).
-pub(super) type Shape = Vec<Vec<(u32, usize)>>;
+pub(crate) type Shape = Vec<Vec<(u32, usize)>>;
 
 /// One block for each partition of a range.
-pub(super) fn even(partitions: std::ops::Range<u32>, length: usize) -> Shape {
+pub(crate) fn even(partitions: std::ops::Range<u32>, length: usize) -> Shape {
     vec![partitions.map(|partition| (partition, length)).collect()]
 }
 
 /// A batch as the services would bring it.
-pub(super) async fn staged(budget: &Budget, bodies: &[Vec<u8>]) -> Bytes {
+pub(crate) async fn staged(budget: &Budget, bodies: &[Vec<u8>]) -> Bytes {
     let length = bodies.iter().map(Vec::len).sum();
     let mut builder = StagedBuilder::with_capacity(budget.acquire(length).await, length);
     bodies.iter().for_each(|body| builder.extend(body));
@@ -165,7 +165,7 @@ pub(super) async fn staged(budget: &Budget, bodies: &[Vec<u8>]) -> Bytes {
 }
 
 /// Appends a shape to an attempt; answers its totals.
-pub(super) async fn push(
+pub(crate) async fn push(
     budget: &Budget,
     writer: &mut AttemptWriter,
     shape: &Shape,
@@ -196,7 +196,7 @@ pub(super) async fn push(
     Ok(totals.into_values().collect())
 }
 
-pub(super) fn begin(volume: &Volume, key: AttemptKey) -> AttemptWriter {
+pub(crate) fn begin(volume: &Volume, key: AttemptKey) -> AttemptWriter {
     match volume
         .open_attempt(key, MAPS, PARTITIONS)
         .expect("open attempt")
@@ -207,7 +207,7 @@ pub(super) fn begin(volume: &Volume, key: AttemptKey) -> AttemptWriter {
 }
 
 /// Pushes and commits an attempt.
-pub(super) async fn write(
+pub(crate) async fn write(
     bench: &Bench,
     volume: &Volume,
     key: AttemptKey,
@@ -222,18 +222,18 @@ pub(super) async fn write(
 }
 
 /// Bodies by (partition, map index, attempt, seq).
-pub(super) type Blocks = BTreeMap<(u32, u32, u64, u32), Vec<u8>>;
+pub(crate) type Blocks = BTreeMap<(u32, u32, u64, u32), Vec<u8>>;
 
 /// What a fetch brought.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Fetched {
-    pub(super) blocks: Blocks,
-    pub(super) summary: Summary,
-    pub(super) repeated: usize,
+pub(crate) struct Fetched {
+    pub(crate) blocks: Blocks,
+    pub(crate) summary: Summary,
+    pub(crate) repeated: usize,
 }
 
 /// Reads a fetch to its end, and checks order and checksums.
-pub(super) async fn drain(mut fetch: Fetch) -> Result<Fetched, Error> {
+pub(crate) async fn drain(mut fetch: Fetch) -> Result<Fetched, Error> {
     let mut fetched = Fetched::default();
     let mut last = BTreeMap::<(u32, u32, u64), u32>::new();
     while let Some(part) = fetch.next().await? {
@@ -243,7 +243,7 @@ pub(super) async fn drain(mut fetch: Fetch) -> Result<Fetched, Error> {
     Ok(fetched)
 }
 
-pub(super) fn take(
+pub(crate) fn take(
     part: &FetchPart,
     fetched: &mut Fetched,
     last: &mut BTreeMap<(u32, u32, u64), u32>,
@@ -275,7 +275,7 @@ pub(super) fn take(
     }
 }
 
-pub(super) async fn read(
+pub(crate) async fn read(
     volume: &Volume,
     shuffle: u32,
     partitions: std::ops::Range<u32>,
@@ -285,7 +285,7 @@ pub(super) async fn read(
 }
 
 /// Everything that an attempt of this shape should bring.
-pub(super) fn expected(
+pub(crate) fn expected(
     map_index: u32,
     attempt: u64,
     shape: &Shape,
@@ -304,7 +304,7 @@ pub(super) fn expected(
 }
 
 /// Compares what came with what should have, and names just what differs.
-pub(super) fn assert_same(came: &Blocks, expected: &Blocks) {
+pub(crate) fn assert_same(came: &Blocks, expected: &Blocks) {
     let missing: Vec<_> = expected
         .keys()
         .filter(|block| !came.contains_key(block))
@@ -330,7 +330,7 @@ pub(super) fn assert_same(came: &Blocks, expected: &Blocks) {
 }
 
 /// Reads a whole shuffle and compares it with the attempts that should be there.
-pub(super) async fn assert_holds(volume: &Volume, shuffle: u32, attempts: &[(u32, u64, Shape)]) {
+pub(crate) async fn assert_holds(volume: &Volume, shuffle: u32, attempts: &[(u32, u64, Shape)]) {
     let fetched = read(volume, shuffle, 0..PARTITIONS, 0..u32::MAX)
         .await
         .expect("fetch");
@@ -365,7 +365,7 @@ pub(super) async fn assert_holds(volume: &Volume, shuffle: u32, attempts: &[(u32
 }
 
 /// Waits for what another thread does.
-pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if holds() {
             return;

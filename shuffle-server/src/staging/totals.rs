@@ -24,7 +24,7 @@ const MARK_EVERY: usize = 64;
 
 /// Totals of one attempt, packed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     encoded: Box<[u8]>,
     marks: Box<[Mark]>,
 }
@@ -39,15 +39,15 @@ struct Mark {
 
 /// A sum over partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sum {
-    pub(super) blocks: u64,
-    pub(super) bytes: u64,
-    pub(super) records: u64,
+pub(crate) struct Sum {
+    pub(crate) blocks: u64,
+    pub(crate) bytes: u64,
+    pub(crate) records: u64,
 }
 
 /// Counts the blocks of one attempt as they arrive.
 #[derive(Debug, Default)]
-pub(super) struct Accumulator {
+pub(crate) struct Accumulator {
     folded: Vec<PartitionTotal>,
     /// One entry per partition and batch since the last fold.
     pending: Vec<PartitionTotal>,
@@ -56,7 +56,7 @@ pub(super) struct Accumulator {
 // === impl Totals ===
 
 impl Totals {
-    pub(super) fn new(totals: &[PartitionTotal]) -> Self {
+    pub(crate) fn new(totals: &[PartitionTotal]) -> Self {
         let mut encoded = Vec::with_capacity(totals.len() * 8);
         let mut marks = Vec::with_capacity(totals.len() / MARK_EVERY + 1);
         let mut base = 0;
@@ -80,7 +80,7 @@ impl Totals {
     }
 
     /// Reads stored ones; `None` if they are none.
-    pub(super) fn decode(encoded: Vec<u8>) -> Option<Self> {
+    pub(crate) fn decode(encoded: Vec<u8>) -> Option<Self> {
         let mut marks = Vec::new();
         let mut entries = Entries {
             reader: Reader(&encoded),
@@ -107,12 +107,12 @@ impl Totals {
         })
     }
 
-    pub(super) fn encoded(&self) -> &[u8] {
+    pub(crate) fn encoded(&self) -> &[u8] {
         &self.encoded
     }
 
     /// Ascending by partition, from the first that is not below `start`.
-    fn entries_from(&self, start: u32) -> impl Iterator<Item = PartitionTotal> {
+    pub(crate) fn entries_from(&self, start: u32) -> impl Iterator<Item = PartitionTotal> {
         let mark = self
             .marks
             .partition_point(|mark| mark.base <= start)
@@ -129,7 +129,7 @@ impl Totals {
     }
 
     /// Over the partitions of a range.
-    pub(super) fn sum(&self, partitions: &Range<u32>) -> Sum {
+    pub(crate) fn sum(&self, partitions: &Range<u32>) -> Sum {
         let mut sum = Sum::default();
         for total in self
             .entries_from(partitions.start)
@@ -143,7 +143,7 @@ impl Totals {
     }
 
     /// Where these differ from `others`, in words; `None` if they do not.
-    pub(super) fn difference(&self, others: &[PartitionTotal]) -> Option<String> {
+    pub(crate) fn difference(&self, others: &[PartitionTotal]) -> Option<String> {
         difference(self.entries_from(0), others.iter().copied())
     }
 }
@@ -212,7 +212,7 @@ impl Iterator for Entries<'_> {
 
 impl Accumulator {
     /// Adds blocks that are sorted by partition.
-    pub(super) fn add(&mut self, headers: &[BlockHeader]) {
+    pub(crate) fn add(&mut self, headers: &[BlockHeader]) {
         let begin = self.pending.len();
         for header in headers {
             let (bytes, records) = (u64::from(header.length), u64::from(header.records));
@@ -237,7 +237,7 @@ impl Accumulator {
     }
 
     /// What was added, ascending by partition.
-    pub(super) fn totals(&mut self) -> &[PartitionTotal] {
+    pub(crate) fn totals(&mut self) -> &[PartitionTotal] {
         self.fold();
         &self.folded
     }
@@ -262,7 +262,7 @@ impl Accumulator {
 }
 
 /// Where what `held` counted differs from what a commit says, in words.
-pub(super) fn compare(held: &[PartitionTotal], sent: &[PartitionTotal]) -> Option<String> {
+pub(crate) fn compare(held: &[PartitionTotal], sent: &[PartitionTotal]) -> Option<String> {
     if held == sent {
         None
     } else {

@@ -46,10 +46,10 @@ const FREE_FOR: Duration = Duration::from_secs(1);
 
 /// One data directory. Clones are the same volume; when the last is dropped without [`Volume::close`], what only memory holds is gone.
 #[derive(Clone)]
-pub struct Volume(Arc<Handle>);
+pub struct Volume(pub(super) Arc<Handle>);
 
-struct Handle {
-    shared: Arc<Shared>,
+pub(super) struct Handle {
+    pub(super) shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
     free: Mutex<Option<(Instant, u64)>>,
 }
@@ -390,10 +390,14 @@ impl Volume {
             if shuffle.is_some_and(|id| id != of_app.id) {
                 continue;
             }
-            let commits = of_app.state.lock().commits.clone();
-            for committed in commits.values() {
+            let (commits, written) = {
+                let state = of_app.state.lock();
+                (state.commits.clone(), state.written.clone())
+            };
+            for (owner, committed) in commits.iter() {
                 usage.attempts += 1;
                 *match committed.durability {
+                    _ if written.contains(owner) => &mut usage.object,
                     Durability::Memory => &mut usage.memory,
                     Durability::Disk => &mut usage.disk,
                     Durability::Fsync => &mut usage.fsync,

@@ -213,6 +213,7 @@ pub(crate) fn caller(token: &str) -> Option<v1::Caller> {
         app: "app-1".into(),
         token: token.into(),
         lease_ms: 0,
+        write_back: 0,
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod readers;
 mod writers;
+mod written_back;
 
 use shuffle_client::{
     AppHandle, AppId, AttemptId, Caller, Client, Commit, Compression, Durability, Error, MapIndex,

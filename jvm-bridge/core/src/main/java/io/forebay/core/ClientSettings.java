@@ -50,6 +50,14 @@ public final class ClientSettings {
         return key;
     }
 
+    /** Sets a word. */
+    public ClientSettings set(String name, String value) {
+        StringBuilder quoted = new StringBuilder();
+        quote(quoted, value);
+        fields.put(name, quoted.toString());
+        return this;
+    }
+
     String json() {
         Map<String, String> all = new LinkedHashMap<>(fields);
         if (!names.isEmpty()) {

@@ -6,6 +6,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Paths;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -85,8 +86,10 @@ public final class ForebayConf {
                 "the JVM's `java.io.tmpdir`",
                 "Directory into which the native library is unpacked. Set it if that one is mounted `noexec`."),
         WRITEBACK_POLICY(
-                "writeback.policy", "off", "When data is copied to object storage. This version knows `off` only: data stays on the "
-                        + "servers."),
+                "writeback.policy",
+                "as the servers are set",
+                "When servers that have an object store copy the data there: `lazy` (after a delay, when a disk is nearly full, or when a "
+                        + "server ends), `eager` (at once) or `off` (never)."),
         FALLBACK(
                 "fallback",
                 "false",
@@ -108,6 +111,7 @@ public final class ForebayConf {
     private final SparkConf conf;
     private final List<String> servers;
     private final String durability;
+    private final Optional<String> writeBack;
     private final long leaseMillis;
     private final long arenaBytes;
     private final long replayBytes;
@@ -134,7 +138,7 @@ public final class ForebayConf {
         refuseUnknown();
         servers = readServers();
         durability = readDurability();
-        onlyKnown(Key.WRITEBACK_POLICY, "lazy", "eager");
+        writeBack = readWriteBack();
         fallback = flag(Key.FALLBACK);
         encrypts = conf.getBoolean(ENCRYPTION, false);
         leaseMillis = duration(Key.LEASE, 1000);
@@ -191,7 +195,7 @@ public final class ForebayConf {
 
     /** Settings of the native client, the same on the driver and on executors. */
     ClientSettings clientSettings() {
-        return new ClientSettings(servers)
+        ClientSettings settings = new ClientSettings(servers)
                 .set("connect_timeout_ms", connectMillis)
                 .set("call_timeout_ms", callMillis)
                 .set("retry_deadline_ms", retryMillis)
@@ -201,6 +205,8 @@ public final class ForebayConf {
                 .name("servers", Key.SERVERS.key)
                 .name("retry_deadline", Key.RETRY_DEADLINE.key)
                 .name("replay_buffer", Key.REPLAY_BUFFER.key);
+        writeBack.ifPresent(policy -> settings.set("write_back", policy));
+        return settings;
     }
 
     /** The secret in the file that {@link Key#TOKEN_FILE} names, if it names one. Read on the driver only. */
@@ -278,17 +284,12 @@ public final class ForebayConf {
         }
     }
 
-    private void onlyKnown(Key key, String... later) {
-        String value = text(key).orElse(key.standard);
-        if (value.equals(key.standard)) {
-            return;
+    private Optional<String> readWriteBack() {
+        Optional<String> policy = text(Key.WRITEBACK_POLICY);
+        if (policy.isPresent() && !Arrays.asList("lazy", "eager", "off").contains(policy.get())) {
+            throw bad(Key.WRITEBACK_POLICY, "choose lazy, eager or off");
         }
-        for (String planned : later) {
-            if (value.equals(planned)) {
-                throw bad(key, "this comes with a later version: leave it out, or set it to " + key.standard);
-            }
-        }
-        throw bad(key, "this version knows " + key.standard + " only");
+        return policy;
     }
 
     /** Spark's own key, which counts MiB where no unit is given; one reader of a giant window would be an executor out of memory. */

@@ -73,7 +73,7 @@ class ForebayConfTest {
                                 "spark.forebay.connectTimeout", "1s",
                                 "spark.forebay.callTimeout", "2s",
                                 "spark.forebay.nativeDir", "/opt/native",
-                                "spark.forebay.writeback.policy", "off",
+                                "spark.forebay.writeback.policy", "eager",
                                 "spark.forebay.fallback", "true"));
         assertTrue(conf.fallback());
         assertEquals("fsync", conf.durability());
@@ -82,7 +82,7 @@ class ForebayConfTest {
         assertEquals("/opt/native", conf.nativeDir().orElse(null));
         assertEquals(
                 "{\"servers\":[\"a:7400\"],\"connect_timeout_ms\":1000,\"call_timeout_ms\":2000,\"retry_deadline_ms\":60000,"
-                        + "\"replay_buffer_bytes\":0,\"fetch_window_bytes\":1048576,\"fetch_streams\":3"
+                        + "\"replay_buffer_bytes\":0,\"fetch_window_bytes\":1048576,\"fetch_streams\":3,\"write_back\":\"eager\""
                         + ",\"names\":{\"servers\":\"spark.forebay.servers\",\"retry_deadline\":\"spark.forebay.retryDeadline\",\"replay_buffer\":\"spark.forebay.replayBuffer\"}}",
                 conf.clientSettings().toString());
     }
@@ -118,6 +118,7 @@ class ForebayConfTest {
         assertTrue(refused("spark.forebay.durability", "paper").contains("memory, disk or fsync"));
         assertTrue(refused("spark.forebay.lease", "soon").contains("10min"));
         refused("spark.forebay.lease", "10ms");
+        assertTrue(refused("spark.forebay.writeback.policy", "sometimes").contains("lazy, eager or off"));
         refused("spark.forebay.writeArena", "1k");
         refused("spark.forebay.writeArena", "2g");
         refused("spark.forebay.writeArena", "much");
@@ -132,8 +133,6 @@ class ForebayConfTest {
         for (String level : new String[] {"mirror", "object"}) {
             assertTrue(refused("spark.forebay.durability", level).contains("later version"));
         }
-        assertTrue(refused("spark.forebay.writeback.policy", "lazy").contains("later version"));
-        assertTrue(refused("spark.forebay.writeback.policy", "sometimes").contains("off only"));
     }
 
     @Test

@@ -1,0 +1,110 @@
+//! What is counted of the object store: requests by verb, bytes, and how write-back goes.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use super::{add, add_unit};
+
+/// All verbs, and all results that one can have.
+const VERBS: [&str; 9] = [
+    "put", "begin", "part", "complete", "abort", "get", "head", "delete", "list",
+];
+const RESULTS: [&str; 4] = ["ok", "absent", "exists", "failed"];
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Request {
+    verb: &'static str,
+    result: &'static str,
+}
+
+/// See the module. Clones count together.
+#[derive(Clone)]
+pub struct RemoteMetrics {
+    requests: Family<Request, Counter>,
+    /// Bytes sent to the store.
+    pub sent: Counter,
+    /// Bytes received from the store.
+    pub received: Counter,
+    /// Bytes of blocks that were written back.
+    pub written: Counter,
+    /// Rounds of write-back that ended with a manifest.
+    pub rounds: Counter,
+    /// Rounds that failed and will be tried again.
+    pub failures: Counter,
+    /// Bytes of committed blocks that are in no object and are to be.
+    pub backlog: Gauge,
+    /// Objects of dead apps and shuffles that were removed.
+    pub removed: Counter,
+}
+
+impl RemoteMetrics {
+    pub(super) fn new(r: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: add(
+                r,
+                "remote_requests",
+                "Requests to the object store, by verb and result",
+                Family::default(),
+            ),
+            sent: add_unit(
+                r,
+                "remote_sent",
+                "Sent to the object store",
+                Unit::Bytes,
+                Counter::default(),
+            ),
+            received: add_unit(
+                r,
+                "remote_received",
+                "Received from the object store",
+                Unit::Bytes,
+                Counter::default(),
+            ),
+            written: add_unit(
+                r,
+                "written_back",
+                "Blocks written back to the object store",
+                Unit::Bytes,
+                Counter::default(),
+            ),
+            rounds: add(r, "writeback_rounds", "Manifests made", Counter::default()),
+            failures: add(
+                r,
+                "writeback_failures",
+                "Rounds of write-back that failed and are tried again",
+                Counter::default(),
+            ),
+            backlog: add_unit(
+                r,
+                "writeback_backlog",
+                "Committed blocks that wait to be written back",
+                Unit::Bytes,
+                Gauge::default(),
+            ),
+            removed: add(
+                r,
+                "remote_removed_objects",
+                "Objects of deleted shuffles and apps removed from the object store",
+                Counter::default(),
+            ),
+        };
+        for verb in VERBS {
+            for result in RESULTS {
+                metrics
+                    .requests
+                    .get_or_create_owned(&Request { verb, result });
+            }
+        }
+        metrics
+    }
+
+    /// Counts a request that has ended.
+    pub fn request(&self, verb: &'static str, result: &'static str) {
+        self.requests
+            .get_or_create_owned(&Request { verb, result })
+            .inc();
+    }
+}

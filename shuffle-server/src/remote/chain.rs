@@ -1,0 +1,172 @@
+//! What is known of the store's content: chains of manifests and footers of objects, read when they are first needed.
+//!
+//! Manifests and objects never change, so a footer is good for as long as its object is named; how long a chain is may change, so
+//! the end of one is looked for again after [`FRESH`]. Both are bounded and forgotten oldest first.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use shuffle_proto::ids::{AppId, ShuffleId};
+
+use super::{
+    Error, Fetch, Only, Place, Store, keys,
+    manifest::Manifest,
+    object::{Entry, Footer},
+};
+use crate::clock::Clock;
+
+/// How long the end of a chain is believed.
+const FRESH: Duration = Duration::from_secs(2);
+/// Bytes of footers that are kept.
+const FOOTERS: usize = 128 << 20;
+/// Chains that are kept.
+const CHAINS: usize = 4096;
+
+/// The store, and what is known of its content. Shared by everything that uses it.
+pub struct Remote {
+    /// The store.
+    pub store: Store,
+    clock: Arc<dyn Clock>,
+    chains: Mutex<HashMap<Place, Known>>,
+    footers: Mutex<Footers>,
+}
+
+/// All manifests of a place.
+#[derive(Debug)]
+pub struct Chain {
+    /// Whose.
+    pub place: Place,
+    /// Ascending by generation, from 1 and without gaps; at least one.
+    pub manifests: Vec<Arc<Manifest>>,
+}
+
+struct Known {
+    asked: Instant,
+    chain: Arc<Chain>,
+}
+
+#[derive(Default)]
+struct Footers {
+    found: HashMap<(String, u32), Arc<Footer>>,
+    order: VecDeque<(String, u32)>,
+    bytes: usize,
+}
+
+impl Remote {
+    /// On this store.
+    pub fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            store,
+            clock,
+            chains: Mutex::default(),
+            footers: Mutex::default(),
+        }
+    }
+
+    /// What a volume has written of a shuffle; [`Error::NotFound`] if that is nothing.
+    pub async fn chain(&self, place: &Place) -> Result<Arc<Chain>, Error> {
+        let now = self.clock.now();
+        let mut manifests = match self.chains.lock().get(place) {
+            Some(known) if now - known.asked < FRESH => return Ok(known.chain.clone()),
+            Some(known) => known.chain.manifests.clone(),
+            None => Vec::new(),
+        };
+        loop {
+            let generation = manifests.len() as u32 + 1;
+            match self.manifest(place, generation).await {
+                Ok(manifest) => manifests.push(Arc::new(manifest)),
+                Err(Error::NotFound { .. }) if !manifests.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let place = place.clone();
+        let chain = Arc::new(Chain { place, manifests });
+        let mut chains = self.chains.lock();
+        if chains.len() >= CHAINS {
+            let oldest = chains.iter().min_by_key(|(_, known)| known.asked);
+            if let Some(place) = oldest.map(|(place, _)| place.clone()) {
+                chains.remove(&place);
+            }
+        }
+        let known = Known {
+            asked: now,
+            chain: chain.clone(),
+        };
+        chains.insert(chain.place.clone(), known);
+        Ok(chain)
+    }
+
+    /// One manifest.
+    pub async fn manifest(&self, place: &Place, generation: u32) -> Result<Manifest, Error> {
+        let key = keys::manifest(place, generation);
+        let bytes = self.store.get(&key).await?;
+        Manifest::decode(&bytes, place, generation).map_err(|reason| Error::Corrupt {
+            key: self.store.path(&key).to_string(),
+            reason,
+        })
+    }
+
+    /// The index of an object.
+    pub(super) async fn footer(
+        &self,
+        place: &Place,
+        generation: u32,
+        entry: &Entry,
+    ) -> Result<Arc<Footer>, Error> {
+        let key = keys::object(place, generation, entry.number);
+        let id = (key, entry.checksum);
+        if let Some(footer) = self.footers.lock().found.get(&id) {
+            return Ok(footer.clone());
+        }
+        let range = entry.footer..entry.length;
+        let bytes = self.store.get_range(&id.0, range).await?;
+        let footer = Footer::decode(&bytes, place, generation, entry);
+        let footer = Arc::new(footer.map_err(|reason| Error::Corrupt {
+            key: self.store.path(&id.0).to_string(),
+            reason,
+        })?);
+        self.footers.lock().keep(id, &footer);
+        Ok(footer)
+    }
+
+    /// Begins to read what a place has: of all its attempts, or of those that are named.
+    pub async fn fetch(
+        self: &Arc<Self>,
+        place: &Place,
+        partitions: Range<u32>,
+        maps: Range<u32>,
+        only: Only,
+        cursor: Option<&[u8]>,
+    ) -> Result<Fetch, Error> {
+        let chain = self.chain(place).await?;
+        Fetch::new(self.clone(), chain, partitions, maps, only, cursor)
+    }
+
+    /// Forgets what was known of a shuffle, or of an app.
+    pub fn forget(&self, app: &AppId, shuffle: Option<ShuffleId>) {
+        self.chains.lock().retain(|place, _| {
+            place.app != *app || shuffle.is_some_and(|shuffle| shuffle != place.shuffle)
+        });
+    }
+}
+
+impl Footers {
+    fn keep(&mut self, id: (String, u32), footer: &Arc<Footer>) {
+        if self.found.insert(id.clone(), footer.clone()).is_some() {
+            return;
+        }
+        self.bytes += footer.bytes();
+        self.order.push_back(id);
+        while self.bytes > FOOTERS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            let gone = self.found.remove(&oldest);
+            self.bytes -= gone.map_or(0, |footer| footer.bytes());
+        }
+    }
+}

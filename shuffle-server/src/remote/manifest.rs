@@ -1,0 +1,166 @@
+//! Bytes of a manifest: what one round of write-back added to a place. All numbers are little-endian.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0..4 | magic `FBMF` |
+//! | 4..8 | format version u32, 1 |
+//! | 8..12 | CRC-32 of all that follows |
+//! | 12..16 | shuffle u32 |
+//! | 16..20 | generation u32 |
+//! | 20..36 | volume id, 16 bytes |
+//! | 36..44 | map tasks u32, reduce partitions u32 |
+//! | 44..52 | objects u32, attempts u32 |
+//! | 52.. | per object: number u32, length u64, CRC-32 u32, offset of the footer u64, first and last partition u32 |
+//! | then | per attempt, ascending: map index u32, attempt u64, bytes u64, records u64 |
+//! | the rest | the app's id |
+//!
+//! A manifest is made once, by a conditional put, and never changed. The next round makes the next generation; all of them together,
+//! from 1 on and without gaps, are what a volume has written of a shuffle.
+
+use shuffle_proto::ids::{AttemptId, MapIndex};
+
+use super::{Owner, Place, object::Entry};
+use crate::index::values::Reader;
+
+const MAGIC: [u8; 4] = *b"FBMF";
+const VERSION: u32 = 1;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Whose.
+    pub place: Place,
+    /// From 1.
+    pub generation: u32,
+    /// Map tasks of the shuffle.
+    pub num_maps: u32,
+    /// Reduce partitions of the shuffle.
+    pub num_partitions: u32,
+    /// Ascending by number, none without blocks.
+    pub objects: Vec<Entry>,
+    /// Committed attempts that are in the objects, whole: ascending, with what their commits say.
+    pub attempts: Vec<Attempt>,
+}
+
+/// A committed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Map index and attempt.
+    pub owner: Owner,
+    /// Stored bytes of all partitions.
+    pub bytes: u64,
+    /// Records of all partitions.
+    pub records: u64,
+}
+
+impl Manifest {
+    /// As it is stored.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + self.objects.len() * 32 + self.attempts.len() * 28);
+        out.extend(MAGIC);
+        out.extend(VERSION.to_le_bytes());
+        out.extend([0; 4]);
+        out.extend(self.place.shuffle.0.to_le_bytes());
+        out.extend(self.generation.to_le_bytes());
+        out.extend(self.place.volume.0.as_bytes());
+        for number in [
+            self.num_maps,
+            self.num_partitions,
+            self.objects.len() as u32,
+            self.attempts.len() as u32,
+        ] {
+            out.extend(number.to_le_bytes());
+        }
+        for object in &self.objects {
+            out.extend(object.number.to_le_bytes());
+            out.extend(object.length.to_le_bytes());
+            out.extend(object.checksum.to_le_bytes());
+            out.extend(object.footer.to_le_bytes());
+            out.extend(object.first_partition.to_le_bytes());
+            out.extend(object.last_partition.to_le_bytes());
+        }
+        for attempt in &self.attempts {
+            out.extend(attempt.owner.0.0.to_le_bytes());
+            out.extend(attempt.owner.1.0.to_le_bytes());
+            out.extend(attempt.bytes.to_le_bytes());
+            out.extend(attempt.records.to_le_bytes());
+        }
+        out.extend(self.place.app.as_str().as_bytes());
+        let checksum = crc32fast::hash(&out[12..]);
+        out[8..12].copy_from_slice(&checksum.to_le_bytes());
+        out
+    }
+
+    /// Reads the one that is said to be this; the error says what does not fit.
+    pub fn decode(bytes: &[u8], place: &Place, generation: u32) -> Result<Self, String> {
+        let mut reader = Reader(bytes);
+        let r = &mut reader;
+        let short = || format!("manifest of {} bytes", bytes.len());
+        let magic = r.take(4).ok_or_else(short)?;
+        if magic != MAGIC {
+            return Err(format!("magic is {magic:02x?}"));
+        }
+        let version = r.u32().ok_or_else(short)?;
+        if version != VERSION {
+            return Err(format!(
+                "format version is {version}, this server reads {VERSION}"
+            ));
+        }
+        let stored = r.u32().ok_or_else(short)?;
+        let computed = crc32fast::hash(r.0);
+        if stored != computed {
+            return Err(format!("checksum is {stored:08x}, computed {computed:08x}"));
+        }
+        let manifest =
+            Self::fields(r, place).ok_or("manifest contradicts itself, or is of another app")?;
+        if (&manifest.place, manifest.generation) != (place, generation) {
+            return Err(format!(
+                "it is generation {} of {}",
+                manifest.generation, manifest.place
+            ));
+        }
+        Ok(manifest)
+    }
+
+    fn fields(r: &mut Reader<'_>, place: &Place) -> Option<Self> {
+        let (shuffle, generation) = (shuffle_proto::ids::ShuffleId(r.u32()?), r.u32()?);
+        let volume = uuid::Uuid::from_slice(r.take(16)?).ok()?;
+        let (num_maps, num_partitions) = (r.u32()?, r.u32()?);
+        let (objects, attempts) = (r.u32()?, r.u32()?);
+        let mut manifest = Self {
+            place: Place {
+                app: place.app.clone(),
+                shuffle,
+                volume: shuffle_proto::ids::VolumeId(volume),
+            },
+            generation,
+            num_maps,
+            num_partitions,
+            objects: Vec::new(),
+            attempts: Vec::new(),
+        };
+        for _ in 0..objects {
+            manifest.objects.push(Entry {
+                number: r.u32()?,
+                length: r.u64()?,
+                checksum: r.u32()?,
+                footer: r.u64()?,
+                first_partition: r.u32()?,
+                last_partition: r.u32()?,
+            });
+        }
+        for _ in 0..attempts {
+            manifest.attempts.push(Attempt {
+                owner: (MapIndex(r.u32()?), AttemptId(r.u64()?)),
+                bytes: r.u64()?,
+                records: r.u64()?,
+            });
+        }
+        let whole = r.rest() == place.app.as_str().as_bytes()
+            && manifest.objects.iter().all(|object| {
+                object.footer <= object.length && object.first_partition <= object.last_partition
+            })
+            && manifest.attempts.is_sorted_by(|a, b| a.owner < b.owner);
+        whole.then_some(manifest)
+    }
+}

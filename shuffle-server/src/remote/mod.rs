@@ -1,0 +1,115 @@
+//! The object store: what lies in it, how it is written, and how it is read again by whichever server is asked.
+//!
+//! Owns the layout of keys ([`keys`]), the formats of objects ([`object`]) and manifests ([`manifest`]), the records of leases
+//! ([`lease`]) and the one door to the crate `object_store` ([`store`]). Does not own the decision what is written when (that is
+//! `writeback`), nor what is on local disks (`staging`); it borrows from staging only how a block's row and an attempt's totals are
+//! coded, so that a block is described in the same bytes on every tier.
+//!
+//! What another server needs in order to serve a volume that is gone is in the store and nowhere else: the *chain* of the volume's
+//! manifests, each made by a conditional put and never changed. A manifest that is there names only objects that were read back and
+//! compared before. What no manifest names does not exist.
+//!
+//! - invariant: unknown-is-never-empty. A volume without a chain is [`Error::NotFound`], not an answer without rows.
+//! - invariant: verified-before-released. Rows and blocks are compared with their checksums here, before they are sent, and again by
+//!   the reader.
+
+mod chain;
+mod fetch;
+pub mod keys;
+pub mod lease;
+pub mod manifest;
+pub mod object;
+mod store;
+
+use std::{fmt, ops::Range};
+
+use shuffle_proto::{
+    ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
+    kind::Kind,
+};
+
+pub use chain::{Chain, Remote};
+pub use fetch::{Cursor, Fetch, Only, Part};
+pub use store::{Store, Upload, check_url};
+
+/// Who wrote a block, in one shuffle.
+pub type Owner = (MapIndex, AttemptId);
+
+/// What has manifests of its own: the part of a shuffle that one volume held.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The application.
+    pub app: AppId,
+    /// One of its shuffles.
+    pub shuffle: ShuffleId,
+    /// The volume that wrote it.
+    pub volume: VolumeId,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such object.
+    #[error("{key} is not in the object store")]
+    NotFound {
+        /// With the prefix.
+        key: String,
+    },
+    /// There is one already where one was to be made.
+    #[error("{key} is in the object store already")]
+    Exists {
+        /// With the prefix.
+        key: String,
+    },
+    /// The bytes are not what was written.
+    #[error("object {key}: {reason}")]
+    Corrupt {
+        /// With the prefix.
+        key: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The store failed or cannot be reached.
+    #[error("object store: {verb} {key}: {message}")]
+    Store {
+        /// What was tried.
+        verb: &'static str,
+        /// With the prefix.
+        key: String,
+        /// The store's words.
+        message: String,
+    },
+    /// What is asked for contradicts what is there.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Error {
+    /// What a caller should do.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::NotFound { .. } => Kind::Lost,
+            Error::Corrupt { .. } => Kind::Corrupt,
+            Error::Exists { .. } | Error::Store { .. } => Kind::Unavailable,
+            Error::Invalid(_) => Kind::Invalid,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "app {} shuffle {} volume {}",
+            self.app, self.shuffle, self.volume
+        )
+    }
+}
+
+/// Whether two half-open ranges have something in common.
+fn overlap(a: &Range<u32>, b: &Range<u32>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+#[cfg(test)]
+mod tests;

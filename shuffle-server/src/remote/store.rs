@@ -1,0 +1,404 @@
+//! The one door to the crate `object_store`: a store from its URL, and the verbs that the server uses.
+//!
+//! Every verb takes one of a bounded number of permits, is counted by its result, and names its key when it fails. Transient
+//! failures (5xx, throttling, a broken connection) are retried below, by `object_store` itself; what comes up from here has been
+//! tried for [`RETRY`] and is for the caller to try again later or to report.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use object_store::{
+    BackoffConfig, MultipartUpload, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode,
+    PutPayload, RetryConfig, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
+    gcp::GoogleCloudStorageBuilder, local::LocalFileSystem, path::Path,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use url::Url;
+
+use super::Error;
+use crate::metrics::RemoteMetrics;
+
+/// How long one request is tried.
+const RETRY: Duration = Duration::from_secs(30);
+const RETRIES: usize = 6;
+/// Requests at the same time.
+const REQUESTS: usize = 64;
+/// Bytes of one part of an upload: all but the last are exactly this long, as some stores demand.
+const PART: usize = 8 << 20;
+
+/// An object store, below a prefix.
+pub struct Store {
+    inner: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: String,
+    permits: Semaphore,
+    metrics: RemoteMetrics,
+}
+
+/// An object that is being written: in one request if it is short, else in parts.
+pub struct Upload<'a> {
+    store: &'a Store,
+    key: String,
+    buffer: Vec<u8>,
+    parts: Option<Box<dyn MultipartUpload>>,
+}
+
+/// What is below a directory.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Names of directories.
+    pub dirs: Vec<String>,
+    /// Names of objects.
+    pub objects: Vec<String>,
+}
+
+/// Says what is wrong with a URL of a store, without asking the store.
+pub fn check_url(text: &str) -> Result<(), String> {
+    parse(text).map(drop)
+}
+
+fn parse(text: &str) -> Result<(Url, ObjectStoreScheme, Path), String> {
+    let examples =
+        "write file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX";
+    let url = Url::parse(text).map_err(|error| format!("{error}: {examples}"))?;
+    let (scheme, path) =
+        ObjectStoreScheme::parse(&url).map_err(|error| format!("{error}: {examples}"))?;
+    match scheme {
+        ObjectStoreScheme::Local if path.as_ref().is_empty() => {
+            Err(format!("it names no directory: {examples}"))
+        }
+        ObjectStoreScheme::Local
+        | ObjectStoreScheme::AmazonS3
+        | ObjectStoreScheme::GoogleCloudStorage
+        | ObjectStoreScheme::MicrosoftAzure => Ok((url, scheme, path)),
+        _ => Err(format!("its scheme is not supported: {examples}")),
+    }
+}
+
+impl Store {
+    /// The store of a URL. Credentials, region and endpoint come from where each cloud's own tools find them: the environment
+    /// (`AWS_…`, `AZURE_…`, `GOOGLE_…`), files that it names, or the machine's identity. Asks nothing of a cloud yet; a directory is
+    /// made if it is not there.
+    pub fn open(text: &str, metrics: RemoteMetrics) -> Result<Self, String> {
+        let (url, scheme, path) = parse(text)?;
+        let retry = RetryConfig {
+            backoff: BackoffConfig::default(),
+            max_retries: RETRIES,
+            retry_timeout: RETRY,
+        };
+        let said = |error: object_store::Error| error.to_string();
+        let (inner, prefix): (Arc<dyn ObjectStore>, Path) = match scheme {
+            ObjectStoreScheme::Local => {
+                let dir = url
+                    .to_file_path()
+                    .map_err(|()| "it names no directory of this machine".to_owned())?;
+                std::fs::create_dir_all(&dir)
+                    .map_err(|error| format!("{}: {error}", dir.display()))?;
+                // invariant: remote-before-reclaim. What is called written has to survive the store's machine too.
+                let store = LocalFileSystem::new_with_prefix(&dir)
+                    .map_err(said)?
+                    .with_fsync(true)
+                    .with_automatic_cleanup(true);
+                (Arc::new(store), Path::default())
+            }
+            ObjectStoreScheme::AmazonS3 => {
+                let builder = AmazonS3Builder::from_env().with_url(text).with_retry(retry);
+                provide_tls();
+                (Arc::new(builder.build().map_err(said)?), path)
+            }
+            ObjectStoreScheme::MicrosoftAzure => {
+                let builder = MicrosoftAzureBuilder::from_env()
+                    .with_url(text)
+                    .with_retry(retry);
+                provide_tls();
+                (Arc::new(builder.build().map_err(said)?), path)
+            }
+            ObjectStoreScheme::GoogleCloudStorage => {
+                let builder = GoogleCloudStorageBuilder::from_env()
+                    .with_url(text)
+                    .with_retry(retry);
+                provide_tls();
+                (Arc::new(builder.build().map_err(said)?), path)
+            }
+            _ => return Err("its scheme is not supported".into()),
+        };
+        Ok(Self::new(inner, prefix, text.to_owned(), metrics))
+    }
+
+    fn new(inner: Arc<dyn ObjectStore>, prefix: Path, url: String, metrics: RemoteMetrics) -> Self {
+        Self {
+            inner,
+            prefix,
+            url,
+            permits: Semaphore::new(REQUESTS),
+            metrics,
+        }
+    }
+
+    /// A store in memory, for tests.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> Self {
+        let inner = Arc::new(object_store::memory::InMemory::new());
+        let metrics = crate::metrics::Metrics::default().remote;
+        Self::new(
+            inner,
+            Path::from("prefix"),
+            "memory:///prefix".into(),
+            metrics,
+        )
+    }
+
+    /// As it was configured.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What the verbs count into.
+    pub fn metrics(&self) -> &RemoteMetrics {
+        &self.metrics
+    }
+
+    /// Writes a whole object; `create` refuses with [`Error::Exists`] if there is one.
+    pub async fn put(&self, key: &str, bytes: Bytes, create: bool) -> Result<(), Error> {
+        let _permit = self.permit().await;
+        let length = bytes.len() as u64;
+        let mode = if create {
+            PutMode::Create
+        } else {
+            PutMode::Overwrite
+        };
+        let path = self.path(key);
+        let put = self
+            .inner
+            .put_opts(&path, PutPayload::from(bytes), mode.into());
+        self.done("put", key, put.await)?;
+        self.metrics.sent.inc_by(length);
+        Ok(())
+    }
+
+    /// Begins an object.
+    pub fn upload(&self, key: String) -> Upload<'_> {
+        Upload {
+            store: self,
+            key,
+            buffer: Vec::new(),
+            parts: None,
+        }
+    }
+
+    /// All of an object.
+    pub async fn get(&self, key: &str) -> Result<Bytes, Error> {
+        let _permit = self.permit().await;
+        let path = self.path(key);
+        let got = async { self.inner.get(&path).await?.bytes().await };
+        let bytes = self.done("get", key, got.await)?;
+        self.metrics.received.inc_by(bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    /// Some of an object, all of which must be there.
+    pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes, Error> {
+        let _permit = self.permit().await;
+        let path = self.path(key);
+        let got = self.inner.get_range(&path, range.clone()).await;
+        let bytes = self.done("get", key, got)?;
+        self.metrics.received.inc_by(bytes.len() as u64);
+        if bytes.len() as u64 != range.end - range.start {
+            return Err(Error::Corrupt {
+                key: self.path(key).to_string(),
+                reason: format!("{} bytes instead of {range:?}", bytes.len()),
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Length of an object.
+    pub async fn size(&self, key: &str) -> Result<u64, Error> {
+        let _permit = self.permit().await;
+        let head = self.inner.head(&self.path(key)).await;
+        self.done("head", key, head).map(|meta| meta.size)
+    }
+
+    /// Removes an object; one that is not there is no error.
+    pub async fn delete(&self, key: &str) -> Result<(), Error> {
+        let _permit = self.permit().await;
+        let deleted = match self.inner.delete(&self.path(key)).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            other => other,
+        };
+        self.done("delete", key, deleted)
+    }
+
+    /// What is directly below a directory.
+    pub async fn list(&self, dir: &str) -> Result<Listing, Error> {
+        let _permit = self.permit().await;
+        let path = self.path(dir);
+        let listed = self.inner.list_with_delimiter(Some(&path)).await;
+        let listed = match self.done("list", dir, listed) {
+            // A directory of a file system; elsewhere there are no directories that could be missing.
+            Err(Error::NotFound { .. }) => return Ok(Listing::default()),
+            listed => listed?,
+        };
+        let name = |path: &Path| path.filename().map(str::to_owned);
+        Ok(Listing {
+            dirs: listed.common_prefixes.iter().filter_map(name).collect(),
+            objects: listed
+                .objects
+                .iter()
+                .filter_map(|meta| name(&meta.location))
+                .collect(),
+        })
+    }
+
+    /// Removes everything below a directory; answers how many objects that were. The caller knows that the directory's owner is
+    /// dead: what is there does not matter for that, and a crash of whoever wrote it may have left anything.
+    pub async fn delete_below(&self, dir: &str) -> Result<u64, Error> {
+        let path = self.path(dir);
+        let found = {
+            let _permit = self.permit().await;
+            let listed = self.inner.list(Some(&path)).try_collect::<Vec<_>>().await;
+            match self.done("list", dir, listed) {
+                Err(Error::NotFound { .. }) => return Ok(0),
+                listed => listed?,
+            }
+        };
+        let mut removed = 0;
+        for meta in found {
+            let _permit = self.permit().await;
+            let deleted = match self.inner.delete(&meta.location).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                other => other,
+            };
+            self.done("delete", dir, deleted)?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// A key with the prefix, as errors show it.
+    pub fn path(&self, key: &str) -> Path {
+        if key.is_empty() {
+            return self.prefix.clone();
+        }
+        key.split('/')
+            .fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed, so there always is one.
+        self.permits.acquire().await.ok()
+    }
+
+    /// Counts a result and puts an error into our words.
+    fn done<T>(
+        &self,
+        verb: &'static str,
+        key: &str,
+        result: object_store::Result<T>,
+    ) -> Result<T, Error> {
+        use object_store::Error as E;
+        let key = || self.path(key).to_string();
+        let (outcome, result) = match result {
+            Ok(value) => ("ok", Ok(value)),
+            Err(E::NotFound { .. }) => ("absent", Err(Error::NotFound { key: key() })),
+            Err(E::AlreadyExists { .. } | E::Precondition { .. }) => {
+                ("exists", Err(Error::Exists { key: key() }))
+            }
+            Err(error) => {
+                let message = chain_of(&error);
+                (
+                    "failed",
+                    Err(Error::Store {
+                        verb,
+                        key: key(),
+                        message,
+                    }),
+                )
+            }
+        };
+        self.metrics.request(verb, outcome);
+        result
+    }
+}
+
+impl Upload<'_> {
+    /// Adds bytes; sends what makes whole parts.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(PART - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            bytes = later;
+            if self.buffer.len() == PART {
+                self.send().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), Error> {
+        let store = self.store;
+        let _permit = store.permit().await;
+        let parts = match &mut self.parts {
+            Some(parts) => parts,
+            none => {
+                let begun = store.inner.put_multipart(&store.path(&self.key)).await;
+                none.insert(store.done("begin", &self.key, begun)?)
+            }
+        };
+        let bytes = std::mem::replace(&mut self.buffer, Vec::with_capacity(PART));
+        let length = bytes.len() as u64;
+        let sent = parts.put_part(PutPayload::from(bytes)).await;
+        store.done("part", &self.key, sent)?;
+        store.metrics.sent.inc_by(length);
+        Ok(())
+    }
+
+    /// Ends the object, which is there from then on.
+    pub async fn finish(mut self) -> Result<(), Error> {
+        if self.parts.is_none() {
+            let bytes = std::mem::take(&mut self.buffer);
+            return self.store.put(&self.key, bytes.into(), false).await;
+        }
+        if !self.buffer.is_empty() {
+            self.send().await?;
+        }
+        let store = self.store;
+        let _permit = store.permit().await;
+        let Some(parts) = &mut self.parts else {
+            return Ok(());
+        };
+        let completed = parts.complete().await;
+        store.done("complete", &self.key, completed).map(drop)
+    }
+
+    /// Gives back what the parts so far take in the store. What even that leaves behind is for the bucket's lifecycle rule.
+    pub async fn abort(mut self) {
+        if let Some(parts) = &mut self.parts {
+            let aborted = parts.abort().await;
+            if let Err(error) = self.store.done("abort", &self.key, aborted) {
+                tracing::warn!(%error, "an upload that was given up may keep its parts");
+            }
+        }
+    }
+}
+
+/// The process may have a provider of cryptography already; the first one stays.
+fn provide_tls() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// An error with its causes: `object_store` often says only "generic error" at the top.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}

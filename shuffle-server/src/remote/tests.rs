@@ -1,0 +1,252 @@
+//! Formats, and reading back what was written, on a store in memory.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use shuffle_proto::{
+    block::{BlockHeader, Codec, Flags},
+    ids::{AppId, AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
+};
+
+use super::{
+    manifest::{Attempt, Manifest},
+    object::{Builder, Entry, Footer, HEADER},
+    *,
+};
+use crate::clock::ManualClock;
+
+fn place() -> Place {
+    Place {
+        app: AppId::try_new("app-1").expect("valid"),
+        shuffle: ShuffleId(7),
+        volume: VolumeId::parse("01020304-0506-0708-090a-0b0c0d0e0f10").expect("valid"),
+    }
+}
+
+fn block(
+    partition: u32,
+    map: u32,
+    attempt: u64,
+    seq: u32,
+    body: &[u8],
+    records: u32,
+) -> (BlockHeader, Bytes) {
+    let mut header = BlockHeader {
+        partition: PartitionId(partition),
+        map_index: MapIndex(map),
+        attempt: AttemptId(attempt),
+        seq,
+        length: body.len() as u32,
+        raw_length: body.len() as u32,
+        records,
+        flags: Flags::new(Codec::None, false, false),
+        checksum: 0,
+    };
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(body);
+    header.checksum = header.checksum_of(hasher);
+    (header, Bytes::copy_from_slice(body))
+}
+
+fn blocks() -> Vec<(BlockHeader, Bytes)> {
+    vec![
+        block(1, 3, 30, 0, b"first", 2),
+        block(1, 4, 40, 0, b"second!", 3),
+        block(5, 3, 30, 1, b"x", 1),
+    ]
+}
+
+fn object() -> (Vec<u8>, Entry) {
+    let mut builder = Builder::new(place(), 1, 2);
+    assert!(builder.is_empty());
+    builder.add(&blocks());
+    let mut bytes = builder.take();
+    let (rest, entry) = builder.finish();
+    bytes.extend(rest);
+    (bytes, entry)
+}
+
+fn manifest(entry: Entry) -> Manifest {
+    let attempt = |map, attempt, bytes, records| Attempt {
+        owner: (MapIndex(map), AttemptId(attempt)),
+        bytes,
+        records,
+    };
+    Manifest {
+        place: place(),
+        generation: 1,
+        num_maps: 10,
+        num_partitions: 20,
+        objects: vec![entry],
+        attempts: vec![attempt(3, 30, 6, 3), attempt(4, 40, 7, 3)],
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn stored_bytes_stay_what_they_are() {
+    let (bytes, entry) = object();
+    let text = format!("{}\n{}\n", hex(&bytes), hex(&manifest(entry).encode()));
+    // Made by another program after the tables of the formats.
+    assert_eq!(
+        text,
+        include_str!("format.golden"),
+        "a changed format needs a new version"
+    );
+    assert_eq!(entry.length, bytes.len() as u64);
+    assert_eq!(entry.checksum, crc32fast::hash(&bytes));
+}
+
+#[test]
+fn a_flipped_bit_in_a_manifest_is_found() {
+    let bytes = manifest(object().1).encode();
+    let decoded = Manifest::decode(&bytes, &place(), 1).expect("intact");
+    assert_eq!(decoded, manifest(object().1));
+    assert!(Manifest::decode(&bytes, &place(), 2).is_err());
+    let other = Place {
+        app: AppId::try_new("app-2").expect("valid"),
+        ..place()
+    };
+    assert!(Manifest::decode(&bytes, &other, 1).is_err());
+    for bit in 0..bytes.len() * 8 {
+        let mut broken = bytes.clone();
+        broken[bit / 8] ^= 1 << (bit % 8);
+        assert!(Manifest::decode(&broken, &place(), 1).is_err(), "bit {bit}");
+    }
+    for length in 0..bytes.len() {
+        assert!(Manifest::decode(&bytes[..length], &place(), 1).is_err());
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_an_object_is_found_where_it_is_read() {
+    let (bytes, entry) = object();
+    let read = |bytes: &[u8]| -> Result<Vec<(BlockHeader, Bytes)>, String> {
+        let footer = Footer::decode(&bytes[entry.footer as usize..], &place(), 1, &entry)?;
+        let mut found = Vec::new();
+        for section in &footer.sections {
+            let range = section.offset as usize..section.end().expect("it ends") as usize;
+            found.extend(section.blocks(&Bytes::copy_from_slice(&bytes[range]))?);
+        }
+        Ok(found)
+    };
+    assert_eq!(read(&bytes), Ok(blocks()));
+    for bit in HEADER * 8..bytes.len() * 8 {
+        let mut broken = bytes.clone();
+        broken[bit / 8] ^= 1 << (bit % 8);
+        assert!(read(&broken).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn a_large_partition_is_cut_into_sections_that_a_map_range_can_skip() {
+    let body = vec![7; 1 << 20];
+    let blocks: Vec<_> = (0..10)
+        .map(|map| block(3, map, u64::from(map), 0, &body, 1))
+        .collect();
+    let mut builder = Builder::new(place(), 1, 2);
+    builder.add(&blocks);
+    let mut bytes = builder.take();
+    let (rest, entry) = builder.finish();
+    bytes.extend(rest);
+    let footer =
+        Footer::decode(&bytes[entry.footer as usize..], &place(), 1, &entry).expect("intact");
+    let maps: Vec<_> = footer
+        .sections
+        .iter()
+        .map(|section| (section.first_map, section.last_map))
+        .collect();
+    assert_eq!(maps, [(0, 3), (4, 7), (8, 9)]);
+}
+
+fn remote() -> (Arc<Remote>, ManualClock) {
+    let clock = ManualClock::new();
+    let remote = Remote::new(Store::in_memory(), Arc::new(clock.clone()));
+    (Arc::new(remote), clock)
+}
+
+async fn read_all(mut fetch: Fetch) -> (Vec<BlockHeader>, crate::staging::Summary) {
+    let mut found = Vec::new();
+    while let Some(part) = fetch.next().await.expect("readable") {
+        found.extend(part.blocks);
+    }
+    (found, fetch.summary().await.expect("readable"))
+}
+
+#[tokio::test]
+async fn a_chain_grows_by_generations_and_ends_where_there_is_none() {
+    let (remote, clock) = remote();
+    let put = async |generation: u32, attempt: u64| {
+        let mut builder = Builder::new(place(), generation, 0);
+        builder.add(&[block(1, attempt as u32, attempt, 0, b"bytes", 1)]);
+        let (bytes, entry) = builder.finish();
+        let key = keys::object(&place(), generation, 0);
+        remote
+            .store
+            .put(&key, bytes.into(), false)
+            .await
+            .expect("put");
+        let owner = (MapIndex(attempt as u32), AttemptId(attempt));
+        let manifest = Manifest {
+            generation,
+            attempts: vec![Attempt {
+                owner,
+                bytes: 5,
+                records: 1,
+            }],
+            ..manifest(entry)
+        };
+        let key = keys::manifest(&place(), generation);
+        let bytes: Bytes = manifest.encode().into();
+        remote
+            .store
+            .put(&key, bytes.clone(), true)
+            .await
+            .expect("put");
+        // A second one of the same generation is refused.
+        let again = remote.store.put(&key, bytes, true).await;
+        assert!(matches!(again, Err(Error::Exists { .. })), "{again:?}");
+    };
+    let fetch = async |only: Only| remote.fetch(&place(), 0..20, 0..u32::MAX, only, None).await;
+    assert!(matches!(fetch(None).await, Err(Error::NotFound { .. })));
+    put(1, 10).await;
+    let (blocks, summary) = read_all(fetch(None).await.expect("there")).await;
+    assert_eq!((blocks.len(), summary.covered.len()), (1, 1));
+    put(2, 11).await;
+    clock.advance(Duration::from_secs(5));
+    let (blocks, summary) = read_all(fetch(None).await.expect("there")).await;
+    assert_eq!((blocks.len(), summary.covered.len()), (2, 2));
+    let only = BTreeSet::from([(MapIndex(11), AttemptId(11))]);
+    let (blocks, summary) = read_all(fetch(Some(Arc::new(only))).await.expect("there")).await;
+    assert_eq!((blocks.len(), summary.covered.len()), (1, 1));
+    assert_eq!(summary.covered[0].bytes, 5);
+}
+
+#[test]
+fn urls_that_name_no_store_are_refused_with_examples() {
+    for url in [
+        "",
+        "/tmp/store",
+        "file://",
+        "file:///",
+        "ftp://host/dir",
+        "http://host/dir",
+        "memory:///",
+        "s3:bucket",
+    ] {
+        let error = check_url(url).expect_err(url);
+        assert!(error.contains("s3://BUCKET/PREFIX"), "{url}: {error}");
+    }
+    for url in [
+        "file:///tmp/store",
+        "s3://bucket",
+        "s3://bucket/some/prefix",
+        "az://container/prefix",
+        "gs://bucket/prefix",
+    ] {
+        check_url(url).expect(url);
+    }
+}

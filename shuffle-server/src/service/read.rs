@@ -1,0 +1,190 @@
+//! What a fetch reads of one volume, from wherever it is: the volume itself, and the object store for what the volume has written back
+//! and does not have, or cannot read, any more. A volume that is not served here is read from the store alone.
+
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use shuffle_proto::{
+    block::BlockHeader,
+    ids::{AppId, ShuffleId, VolumeId},
+    kind::Kind,
+};
+
+use super::Core;
+use crate::{
+    error::Refusal,
+    remote::{self, Only, Place},
+    staging::{Cursor, Fetch, Summary},
+};
+
+/// What is asked for.
+#[derive(Clone)]
+pub(super) struct Subject {
+    pub(super) app: AppId,
+    pub(super) shuffle: ShuffleId,
+    pub(super) partitions: Range<u32>,
+    pub(super) maps: Range<u32>,
+}
+
+/// Some blocks, and where they end.
+pub(super) struct Part {
+    pub(super) blocks: Vec<BlockHeader>,
+    pub(super) data: Vec<Bytes>,
+    pub(super) cursor: Bytes,
+}
+
+/// See the module.
+pub(super) struct Read {
+    volume: VolumeId,
+    subject: Subject,
+    /// Where to go on, if that is in the store.
+    cursor: Option<Bytes>,
+    tier: Tier,
+    summary: Summary,
+}
+
+enum Tier {
+    Local(Fetch),
+    Remote(Box<remote::Fetch>),
+    Done,
+}
+
+impl Read {
+    /// Begins.
+    pub(super) async fn open(
+        core: &Core,
+        volume: VolumeId,
+        subject: &Subject,
+        cursor: Option<Bytes>,
+    ) -> Result<Self, Refusal> {
+        let mut read = Self {
+            volume,
+            subject: subject.clone(),
+            cursor,
+            tier: Tier::Done,
+            summary: Summary::default(),
+        };
+        let refusal = match read.local(core) {
+            Ok(fetch) => {
+                read.tier = Tier::Local(fetch);
+                return Ok(read);
+            }
+            Err(refusal) => refusal,
+        };
+        let Subject { app, shuffle, .. } = subject;
+        // A deletion counts before the objects are gone.
+        let deleted = || {
+            core.volumes
+                .iter()
+                .any(|volume| volume.is_deleted(app, *shuffle))
+        };
+        if refusal.kind == Kind::Lost
+            && !deleted()
+            && let Some(fetch) = read.remote(core, None).await?
+        {
+            read.tier = Tier::Remote(Box::new(fetch));
+            return Ok(read);
+        }
+        Err(refusal)
+    }
+
+    fn local(&self, core: &Core) -> Result<Fetch, Refusal> {
+        let volume = core.volumes.find(self.volume)?;
+        let cursor = self.cursor.as_deref().and_then(Cursor::try_from_bytes);
+        let Subject {
+            app,
+            shuffle,
+            partitions,
+            maps,
+        } = &self.subject;
+        Ok(volume.fetch(app, *shuffle, partitions.clone(), maps.clone(), cursor)?)
+    }
+
+    /// What the store has; `None` if that is nothing, or if there is no store.
+    async fn remote(&self, core: &Core, only: Only) -> Result<Option<remote::Fetch>, Refusal> {
+        let Some(tier) = &core.remote else {
+            return Ok(None);
+        };
+        let Subject {
+            app,
+            shuffle,
+            partitions,
+            maps,
+        } = &self.subject;
+        let place = Place {
+            app: app.clone(),
+            shuffle: *shuffle,
+            volume: self.volume,
+        };
+        let cursor = self.cursor.as_deref();
+        let fetch = tier
+            .remote
+            .fetch(&place, partitions.clone(), maps.clone(), only, cursor);
+        match fetch.await {
+            Ok(fetch) => Ok(Some(fetch)),
+            Err(remote::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Some more; `None` when the summary is complete.
+    pub(super) async fn next(&mut self, core: &Core) -> Result<Option<Part>, Refusal> {
+        loop {
+            match &mut self.tier {
+                Tier::Local(fetch) => {
+                    if let Some(part) = fetch.next().await? {
+                        return Ok(Some(Part {
+                            blocks: part.blocks,
+                            data: part.data,
+                            cursor: part.cursor.to_bytes(),
+                        }));
+                    }
+                    self.summary = fetch.summary();
+                    self.tier = self.rest(core).await?;
+                }
+                Tier::Remote(fetch) => {
+                    if let Some(part) = fetch.next().await? {
+                        return Ok(Some(Part {
+                            blocks: part.blocks,
+                            data: part.data,
+                            cursor: part.cursor.to_bytes(),
+                        }));
+                    }
+                    let summary = fetch.summary().await?;
+                    let found: BTreeSet<_> = summary
+                        .covered
+                        .iter()
+                        .map(|totals| (totals.map_index, totals.attempt))
+                        .collect();
+                    self.summary
+                        .lost
+                        .retain(|lost| !found.contains(&(lost.map_index, lost.attempt)));
+                    self.summary.covered.extend(summary.covered);
+                    self.tier = Tier::Done;
+                }
+                Tier::Done => return Ok(None),
+            }
+        }
+    }
+
+    /// After the volume: what it cannot serve may be in the store.
+    async fn rest(&self, core: &Core) -> Result<Tier, Refusal> {
+        if self.summary.lost.is_empty() {
+            return Ok(Tier::Done);
+        }
+        let lost = self.summary.lost.iter();
+        let lost: BTreeSet<_> = lost.map(|lost| (lost.map_index, lost.attempt)).collect();
+        let fetch = self.remote(core, Some(Arc::new(lost))).await?;
+        Ok(fetch.map_or(Tier::Done, |fetch| Tier::Remote(Box::new(fetch))))
+    }
+
+    /// Of which volume.
+    pub(super) fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// What was covered; complete once [`Read::next`] has returned `None`.
+    pub(super) fn summary(&self) -> Summary {
+        self.summary.clone()
+    }
+}

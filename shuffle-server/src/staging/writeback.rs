@@ -1,0 +1,328 @@
+//! What write-back asks of a volume: which shuffles have something that is in no object, a stable view of it, the record that it is
+//! in the object store now, and the local copy's space.
+//!
+//! The order is carried by [`Sealed`]: it is made from committed attempts, and only it can be [recorded](Sealed::record), which its
+//! owner does when the manifest is there. Only what was recorded can be reclaimed (invariant: remote-before-reclaim).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId};
+
+use super::{
+    Error, Fetch, Volume,
+    batch::Owner,
+    fetch::Position,
+    shuffle::{Committed, Shuffle},
+    stats::Stats,
+    totals::Totals,
+};
+use crate::index::{
+    Batch as Changes,
+    keys::Key,
+    values::{Record, Written},
+};
+
+/// A shuffle on a volume, as write-back plans with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwritten {
+    /// The application.
+    pub app: AppId,
+    /// One of its shuffles.
+    pub shuffle: ShuffleId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Committed attempts that are in no object.
+    pub attempts: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Attempts that are being pushed.
+    pub open: usize,
+    /// Since it was last written to.
+    pub quiet: Duration,
+    /// Whether readers got as many bytes as it has.
+    pub read: bool,
+    /// Bytes of its segments.
+    pub local: u64,
+    /// Whether all of its local copy could go: everything is in the object store, nobody reads it, and nothing is only in memory.
+    pub reclaimable: bool,
+    /// Since the last manifest was recorded; counts from the opening of the volume if that was earlier.
+    pub written_for: Duration,
+}
+
+/// Committed attempts of one shuffle that are about to be written back as one generation.
+pub struct Sealed {
+    volume: Volume,
+    shuffle: Arc<Shuffle>,
+    generation: u32,
+    attempts: BTreeMap<Owner, Arc<Committed>>,
+}
+
+// === impl Volume ===
+
+impl Volume {
+    /// All shuffles that are not deleted, for the planner.
+    pub fn unwritten(&self) -> Vec<Unwritten> {
+        let shared = &self.0.shared;
+        let now = shared.millis();
+        let since = |at: u64| Duration::from_millis(now.saturating_sub(at));
+        let describe = |shuffle: Arc<Shuffle>| {
+            let state = shuffle.state.lock();
+            if state.deleted {
+                return None;
+            }
+            let local = shuffle.file_bytes.load(Ordering::Relaxed);
+            let bytes: u64 = state.unwritten_bytes;
+            let fetched = shuffle.fetched.load(Ordering::Relaxed);
+            Some(Unwritten {
+                app: shuffle.app.clone(),
+                shuffle: shuffle.id,
+                volume: shared.id,
+                attempts: state.unwritten,
+                bytes,
+                open: state.open.len(),
+                quiet: since(shuffle.touched.load(Ordering::Relaxed)),
+                read: fetched > 0 && fetched >= bytes.max(local),
+                local,
+                reclaimable: local > 0 && may_reclaim(&shuffle, &state),
+                written_for: since(state.written_at),
+            })
+        };
+        let shuffles = shared.shuffles().into_iter();
+        shuffles.filter_map(describe).collect()
+    }
+
+    /// Whether a shuffle was deleted and its app is still known.
+    pub fn is_deleted(&self, app: &AppId, shuffle: ShuffleId) -> bool {
+        let names = self.0.shared.names.read();
+        let known = names.apps.get(app);
+        known.is_some_and(|app| app.deleted.contains(shuffle))
+    }
+
+    /// Takes hold of what a shuffle has committed and not written back; `None` if that is nothing.
+    pub fn seal(&self, app: &AppId, shuffle: ShuffleId) -> Option<Sealed> {
+        let shuffle = self.0.shared.shuffle(app, shuffle)?;
+        let (generation, attempts) = {
+            let state = shuffle.state.lock();
+            if state.deleted {
+                return None;
+            }
+            let attempts = state.commits.iter().filter(|(owner, committed)| {
+                committed.lost.is_none()
+                    && !state.written.contains(owner)
+                    && !state.unwritable.contains(owner)
+            });
+            let attempts: BTreeMap<_, _> = attempts
+                .map(|(owner, committed)| (*owner, committed.clone()))
+                .collect();
+            (state.generation + 1, attempts)
+        };
+        (!attempts.is_empty()).then(|| Sealed {
+            volume: self.clone(),
+            shuffle,
+            generation,
+            attempts,
+        })
+    }
+
+    /// Removes the local copy of a shuffle that is whole in the object store; answers the bytes that this freed, 0 if it may not go
+    /// now. Blocking.
+    pub fn reclaim(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
+        let shared = &self.0.shared;
+        let Some(shuffle) = shared.shuffle(app, shuffle) else {
+            return Ok(0);
+        };
+        // Before the gate, which is taken inside of this lock when a file is made. What is written from here on goes to another file.
+        *shuffle.output.lock() = None;
+        let _gate = shared.gate.lock();
+        let mut changes = Changes::default();
+        let runs = {
+            // Looked at and taken away under one lock: a fetch that begins later sees that it is gone, and goes to the store.
+            let mut state = shuffle.state.lock();
+            if !may_reclaim(&shuffle, &state) {
+                return Ok(0);
+            }
+            state.version += 1;
+            let mut gone = BTreeSet::new();
+            for (owner, committed) in Arc::make_mut(&mut state.commits) {
+                let committed = Arc::make_mut(committed);
+                committed.runs.clear();
+                let key = Key::Attempt(shuffle.app_no, shuffle.id, owner.0, owner.1);
+                changes.put(key, &committed.record(None));
+                if committed.bytes > 0 {
+                    gone.insert(*owner);
+                }
+            }
+            state.reclaimed = Arc::new(gone);
+            std::mem::take(&mut state.runs)
+        };
+        let mut files = BTreeSet::new();
+        for run in runs.iter() {
+            changes.delete(Key::Run(shuffle.app_no, shuffle.id, run.id));
+            if files.insert(run.segment.path.clone()) {
+                let id = run.segment.id;
+                changes.delete(Key::Segment(shuffle.app_no, shuffle.id, id));
+            }
+        }
+        // The files stay for as long as the index names them: a crash, or an index that fails, costs space and nothing else.
+        shared
+            .index
+            .write(&changes, false)
+            .inspect_err(|error| shared.note(&Error::Index(error.clone())))?;
+        let freed = shuffle.file_bytes.swap(0, Ordering::Relaxed);
+        shared.used.fetch_sub(freed, Ordering::Relaxed);
+        for path in &files {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::warn!(path = %path.display(), %error, "a reclaimed segment cannot be removed now; it will be at the next start");
+            }
+        }
+        Stats::add(&shared.stats.reclaimed_bytes, freed);
+        tracing::info!(volume = %shared.id, app = %shuffle.app, shuffle = %shuffle.id, bytes = freed, "local copy reclaimed");
+        Ok(freed)
+    }
+}
+
+/// Whether the local copy of a shuffle can go.
+fn may_reclaim(shuffle: &Shuffle, state: &super::shuffle::State) -> bool {
+    // invariant: remote-before-reclaim. Every commit is in `written`, which is filled by the index's record of a manifest only. A
+    // fetch counts itself before it takes its snapshot, so one that is not seen here has not looked yet.
+    !state.deleted
+        && state.open.is_empty()
+        && state.held.is_empty()
+        && !state.runs.is_empty()
+        && state
+            .commits
+            .keys()
+            .all(|owner| state.written.contains(owner))
+        && shuffle.readers.load(Ordering::SeqCst) == 0
+}
+
+// === impl Sealed ===
+
+impl Sealed {
+    /// Whose.
+    pub fn app(&self) -> &AppId {
+        &self.shuffle.app
+    }
+
+    /// The shuffle.
+    pub fn shuffle(&self) -> ShuffleId {
+        self.shuffle.id
+    }
+
+    /// The volume that holds it.
+    pub fn volume(&self) -> VolumeId {
+        self.volume.id()
+    }
+
+    /// Map tasks and reduce partitions.
+    pub fn tasks(&self) -> (u32, u32) {
+        (self.shuffle.num_maps, self.shuffle.num_partitions)
+    }
+
+    /// Of the manifest that is to be made.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Attempts with their bytes and records: ascending.
+    pub fn attempts(&self) -> impl Iterator<Item = ((MapIndex, AttemptId), u64, u64)> {
+        self.attempts
+            .iter()
+            .map(|(owner, committed)| (*owner, committed.bytes, committed.records))
+    }
+
+    /// Whether an attempt belongs to it.
+    pub fn contains(&self, owner: (MapIndex, AttemptId)) -> bool {
+        self.attempts.contains_key(&owner)
+    }
+
+    /// What the commits say.
+    pub(crate) fn totals(&self) -> impl Iterator<Item = ((MapIndex, AttemptId), &Totals)> {
+        self.attempts
+            .iter()
+            .map(|(owner, committed)| (*owner, &*committed.totals))
+    }
+
+    /// Stored bytes of all attempts.
+    pub fn bytes(&self) -> u64 {
+        let bytes = self.attempts.values().map(|committed| committed.bytes);
+        bytes.sum()
+    }
+
+    /// Reads some of it, and what has been committed since: the caller drops that.
+    pub fn fetch(&self, partitions: Range<u32>, maps: Range<u32>) -> Result<Fetch, Error> {
+        let shared = self.volume.0.shared.clone();
+        let start = Position::default();
+        let fetch = Fetch::new(shared, self.shuffle.clone(), partitions, maps, start)?;
+        Ok(fetch.not_counted())
+    }
+
+    /// Whether it may still be written: false once the shuffle is deleted.
+    pub fn is_live(&self) -> bool {
+        !self.shuffle.state.lock().deleted
+    }
+
+    /// Notes that an attempt cannot be read, and is not tried again.
+    pub fn give_up(&self, owner: (MapIndex, AttemptId)) {
+        let mut state = self.shuffle.state.lock();
+        let Some(bytes) = self.attempts.get(&owner).map(|attempt| attempt.bytes) else {
+            return;
+        };
+        if !state.deleted && state.unwritable.insert(owner) {
+            state.unwritten = state.unwritten.saturating_sub(1);
+            state.unwritten_bytes = state.unwritten_bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// Records that the attempts of a manifest that is in the store are there. `Fenced` if the shuffle was deleted meanwhile.
+    /// Blocking.
+    pub fn record(
+        &self,
+        generation: u32,
+        objects: u32,
+        attempts: Vec<(MapIndex, AttemptId)>,
+    ) -> Result<(), Error> {
+        let (shared, shuffle) = (&self.volume.0.shared, &self.shuffle);
+        let _gate = shared.gate.lock();
+        let bytes = {
+            let state = shuffle.state.lock();
+            if state.deleted {
+                return Err(shuffle.fenced());
+            }
+            let committed = attempts.iter().filter_map(|owner| state.commits.get(owner));
+            committed.map(|committed| committed.bytes).sum()
+        };
+        let record = Record::Written(Written {
+            objects,
+            bytes,
+            attempts: attempts.clone(),
+        });
+        let mut changes = Changes::default();
+        let key = Key::Written(shuffle.app_no, shuffle.id, generation);
+        changes.put(key, &record);
+        // Synced, with all that was written before: a power cut must not forget this and keep what is reclaimed because of it.
+        shared
+            .index
+            .write(&changes, true)
+            .inspect_err(|error| shared.note(&Error::Index(error.clone())))?;
+        let mut state = shuffle.state.lock();
+        state.generation = state.generation.max(generation);
+        state.written_at = shared.millis();
+        for owner in attempts {
+            let bytes = state.commits.get(&owner).map(|committed| committed.bytes);
+            if let Some(bytes) = bytes
+                && state.written.insert(owner)
+                && !state.unwritable.remove(&owner)
+            {
+                state.unwritten = state.unwritten.saturating_sub(1);
+                state.unwritten_bytes = state.unwritten_bytes.saturating_sub(bytes);
+            }
+        }
+        Ok(())
+    }
+}

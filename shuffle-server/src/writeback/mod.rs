@@ -1,0 +1,460 @@
+//! Write-back: what was committed and still matters is copied to the object store, later, in large objects.
+//!
+//! | file | does |
+//! |---|---|
+//! | [`planner`] | which shuffle next, which local copy goes first: pure |
+//! | [`cells`] | how a shuffle is cut so that it can be sorted in memory: pure |
+//! | [`uploader`] | one round: objects, read back and compared |
+//! | [`committer`] | the manifest, then the volume's record |
+//! | [`collector`] | leases in the store, and what the dead have left there |
+//!
+//! ```text
+//! Sealed ──upload──▶ objects ──read back──▶ Uploaded ──conditional put──▶ manifest ──▶ index ──▶ the local copy may go
+//! ```
+//!
+//! - invariant: remote-before-reclaim. Each arrow takes what the one before it made; a crash between any two leaves objects that no
+//!   manifest names, or a manifest that the volume finds when it begins the same generation again.
+//! - invariant: delete-by-lease. What is removed belongs to a shuffle or app that was deleted, or whose lease record nobody renews.
+//!
+//! Does not own the data: volumes hold it until the store does. Nothing here is needed for a commit or a fetch to succeed, so a store
+//! that is down costs a backlog and nothing else.
+
+mod cells;
+mod collector;
+mod committer;
+mod planner;
+mod throttle;
+mod uploader;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
+use tokio::{sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    remote::{Place, Remote},
+    staging::{Unwritten, Volume},
+};
+use collector::Collector;
+use planner::{Candidate, Urgency};
+pub(crate) use throttle::Throttle;
+use uploader::Error;
+
+/// How often it looks around.
+const TICK: Duration = Duration::from_millis(250);
+/// Shuffles that are written back at the same time. Each holds up to some 50 MiB.
+const ROUNDS: usize = 2;
+/// Pause after a round that failed; doubled with every further one up to [`LONGEST_PAUSE`].
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// When what an app has committed is written back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// After a delay, when the disk is nearly full, or when the server ends.
+    #[default]
+    Lazy,
+    /// As soon as attempts have committed.
+    Eager,
+    /// Never.
+    Off,
+}
+
+/// Settings of write-back.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// For apps that do not say.
+    pub policy: Policy,
+    /// How long a lazy app's shuffle must not be written to.
+    pub delay: Duration,
+    /// Bytes per second that are sent, over all rounds; `None`: as many as go.
+    pub bandwidth: Option<u64>,
+    /// Percent of a volume's space from which local copies go, and shuffles are written back without delay.
+    pub reclaim_at: u8,
+    /// Lease of an app that does not ask for one: how often leases in the store are looked at follows from it.
+    pub lease: Duration,
+}
+
+/// An app, as the registry knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It lives here.
+    Live {
+        /// What it wants; `None` leaves that to the server.
+        policy: Option<Policy>,
+        /// Whether it has called since the server was started.
+        heard: bool,
+        /// SHA-256 of its token.
+        token: [u8; 32],
+        /// How long its data outlive its last call.
+        lease: Duration,
+        /// When it called last, in ms of the registry's clock.
+        touched: u64,
+    },
+    /// It, or its driver, said that its data are to go.
+    Deleted,
+    /// It is not known here, or has not called here for its lease.
+    Unknown,
+}
+
+/// Who knows the apps.
+pub trait Apps: Send + Sync {
+    /// What is known of one.
+    fn standing(&self, app: &AppId) -> Standing;
+}
+
+type Key = (VolumeId, AppId, ShuffleId);
+
+/// See the module.
+pub struct WriteBack {
+    remote: Arc<Remote>,
+    volumes: Vec<Volume>,
+    apps: Arc<dyn Apps>,
+    options: Options,
+    clock: Arc<dyn Clock>,
+    throttle: Throttle,
+    collector: Collector,
+    running: Mutex<HashSet<Key>>,
+    failed: Mutex<HashMap<Key, (u32, Instant)>>,
+    draining: AtomicBool,
+    wake: Notify,
+}
+
+// === impl WriteBack ===
+
+impl WriteBack {
+    /// Of these volumes, to this store.
+    pub fn new(
+        remote: Arc<Remote>,
+        volumes: Vec<Volume>,
+        apps: Arc<dyn Apps>,
+        options: Options,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let collector = Collector::new(
+            remote.clone(),
+            volumes.clone(),
+            apps.clone(),
+            clock.clone(),
+            options.lease,
+        );
+        Self {
+            throttle: Throttle::new(options.bandwidth),
+            collector,
+            remote,
+            volumes,
+            apps,
+            options,
+            clock,
+            running: Mutex::default(),
+            failed: Mutex::default(),
+            draining: AtomicBool::new(false),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Runs until `shutdown`; rounds that run then are given up.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let collecting = self.clone().collect(shutdown.clone());
+        let mut collecting = JoinSet::from_iter([collecting]);
+        let mut rounds = JoinSet::new();
+        loop {
+            self.reclaim().await;
+            while rounds.len() < ROUNDS
+                && let Some((volume, key)) = self.pick()
+            {
+                rounds.spawn(self.clone().round(volume, key));
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(TICK) => {}
+                () = self.wake.notified() => {}
+                Some(_) = rounds.join_next(), if !rounds.is_empty() => {}
+            }
+        }
+        rounds.shutdown().await;
+        collecting.shutdown().await;
+    }
+
+    /// Writes back everything that may be, without delay; answers the bytes that are left at `deadline`.
+    pub async fn drain(&self, deadline: tokio::time::Instant) -> u64 {
+        self.draining.store(true, Ordering::Release);
+        self.failed.lock().clear();
+        let mut told = self.clock.now();
+        loop {
+            self.wake.notify_one();
+            let left: u64 = {
+                let waiting = self.candidates();
+                let waiting = waiting.iter().filter(|(_, candidate)| {
+                    candidate.shuffle.attempts > 0 && candidate.policy != Policy::Off
+                });
+                // An attempt without bytes is to be written too.
+                waiting
+                    .map(|(_, candidate)| candidate.shuffle.bytes.max(1))
+                    .sum()
+            };
+            if left == 0 && self.running.lock().is_empty() {
+                self.collector.bury().await;
+                return 0;
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return left;
+            }
+            let now = self.clock.now();
+            if now - told >= Duration::from_secs(2) {
+                told = now;
+                tracing::info!(bytes = left, "draining: write-back is under way");
+            }
+            tokio::time::sleep(TICK / 5).await;
+        }
+    }
+
+    /// A shuffle was deleted here by its app.
+    pub fn shuffle_deleted(&self, app: &AppId, shuffle: ShuffleId) {
+        self.remote.forget(app, Some(shuffle));
+        self.collector.dead(app, Some(shuffle));
+    }
+
+    /// An app was deleted here by itself.
+    pub fn app_deleted(&self, app: &AppId) {
+        self.remote.forget(app, None);
+        self.collector.dead(app, None);
+    }
+
+    async fn collect(self: Arc<Self>, shutdown: CancellationToken) {
+        let period =
+            (self.options.lease / 4).clamp(Duration::from_millis(50), Duration::from_secs(60));
+        loop {
+            if let Err(error) = self.collector.sweep().await {
+                tracing::warn!(%error, "leases in the object store could not be looked at; tried again in {period:?}");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(period) => {}
+                () = self.collector.woken() => {}
+            }
+        }
+    }
+
+    /// Shuffles of all volumes with what their apps want, in no order.
+    fn candidates(&self) -> Vec<(&Volume, Candidate)> {
+        let now = self.clock.now();
+        let draining = self.draining.load(Ordering::Acquire);
+        let failed = self.failed.lock();
+        let mut candidates = Vec::new();
+        let mut backlog = 0;
+        for volume in &self.volumes {
+            let urgency = match draining {
+                true => Urgency::Drain,
+                false if self.pressed(volume) => Urgency::Pressure,
+                false => Urgency::None,
+            };
+            for shuffle in volume.unwritten() {
+                let policy = match self.apps.standing(&shuffle.app) {
+                    Standing::Live { policy, heard, .. } if heard || draining => {
+                        policy.unwrap_or(self.options.policy)
+                    }
+                    // One that has not called since the start will say again what it wants.
+                    _ => Policy::Off,
+                };
+                if policy != Policy::Off {
+                    backlog += shuffle.bytes;
+                }
+                let key = key_of(&shuffle);
+                let not_before = failed
+                    .get(&key)
+                    .map(|(_, at)| at.saturating_duration_since(now));
+                let candidate = Candidate {
+                    shuffle,
+                    policy,
+                    urgency,
+                    not_before,
+                };
+                candidates.push((volume, candidate));
+            }
+        }
+        let backlog = i64::try_from(backlog).unwrap_or(i64::MAX);
+        self.remote.store.metrics().backlog.set(backlog);
+        candidates
+    }
+
+    /// The shuffle whose turn it is, marked as running.
+    fn pick(&self) -> Option<(Volume, Key)> {
+        let mut running = self.running.lock();
+        let (volumes, candidates): (Vec<_>, Vec<_>) = self
+            .candidates()
+            .into_iter()
+            .filter(|(_, candidate)| !running.contains(&key_of(&candidate.shuffle)))
+            .unzip();
+        let at = planner::next(&candidates, self.options.delay)?;
+        let key = key_of(&candidates[at].shuffle);
+        running.insert(key.clone());
+        Some((volumes[at].clone(), key))
+    }
+
+    async fn round(self: Arc<Self>, volume: Volume, key: Key) {
+        let _running = Running(&self.running, &key);
+        let result = self.try_round(&volume, &key).await;
+        let metrics = self.remote.store.metrics();
+        let (_, app, shuffle) = &key;
+        match result {
+            Ok(None) => {
+                // Deleted, or its app ended, since it was picked.
+                let until = self.clock.now() + PAUSE;
+                self.failed.lock().insert(key.clone(), (0, until));
+            }
+            Ok(Some(bytes)) => {
+                self.failed.lock().remove(&key);
+                metrics.rounds.inc();
+                metrics.written.inc_by(bytes);
+                tracing::info!(%app, %shuffle, volume = %volume.id(), bytes, "written back");
+            }
+            Err(Error::Deleted) => self.collector.written_too_late(app, *shuffle),
+            Err(Error::Attempts { owners, reason }) => {
+                // The next round begins without them, at once.
+                tracing::warn!(%app, %shuffle, volume = %volume.id(), attempts = owners.len(), %reason, "attempts are left out of write-back");
+            }
+            Err(error) => {
+                metrics.failures.inc();
+                let now = self.clock.now();
+                let mut failed = self.failed.lock();
+                let tries = failed.get(&key).map_or(0, |(tries, _)| *tries).min(16);
+                let pause = (PAUSE * (1 << tries.min(8))).min(LONGEST_PAUSE);
+                failed.insert(key.clone(), (tries + 1, now + pause));
+                tracing::warn!(%app, %shuffle, volume = %volume.id(), %error, "write-back failed; nothing is lost, it is tried again in {pause:?}");
+            }
+        }
+    }
+
+    /// One generation; answers the bytes that it added, `None` if there was nothing to be done.
+    async fn try_round(
+        &self,
+        volume: &Volume,
+        (_, app, shuffle): &Key,
+    ) -> Result<Option<u64>, Error> {
+        let Standing::Live { token, lease, .. } = self.apps.standing(app) else {
+            return Ok(None);
+        };
+        let Some(sealed) = volume.seal(app, *shuffle) else {
+            return Ok(None);
+        };
+        let place = Place {
+            app: app.clone(),
+            shuffle: *shuffle,
+            volume: volume.id(),
+        };
+        // Before the first object: whatever is there from now on has a lease by which it goes.
+        self.collector.ensure(app, token, lease).await?;
+        let sealed = match committer::adopt(&self.remote, &place, sealed).await? {
+            committer::Generation::Free(sealed) => *sealed,
+            committer::Generation::Adopted(bytes) => return Ok(Some(bytes)),
+        };
+        let live = |sealed: &crate::staging::Sealed| match sealed.is_live() {
+            true => Ok(()),
+            false => Err(Error::Deleted),
+        };
+        match uploader::upload(&self.remote, &self.throttle, &place, sealed).await {
+            Ok(uploaded) => {
+                live(&uploaded.sealed)?;
+                let bytes = committer::commit(&self.remote, &place, uploaded).await?;
+                Ok(Some(bytes))
+            }
+            Err((sealed, error)) => {
+                live(&sealed)?;
+                if let Error::Attempts { owners, .. } = &error {
+                    owners.iter().for_each(|owner| sealed.give_up(*owner));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes room on volumes that are nearly full.
+    async fn reclaim(self: &Arc<Self>) {
+        if !self.volumes.iter().any(|volume| self.pressed(volume)) {
+            return;
+        }
+        let this = self.clone();
+        let reclaiming = tokio::task::spawn_blocking(move || {
+            for volume in &this.volumes {
+                while this.pressed(volume) {
+                    let shuffles = volume.unwritten();
+                    let Some(at) = planner::reclaim(&shuffles) else {
+                        break;
+                    };
+                    match volume.reclaim(&shuffles[at].app, shuffles[at].shuffle) {
+                        Ok(0) => break,
+                        Ok(_) => {}
+                        Err(error) => {
+                            tracing::warn!(volume = %volume.id(), %error, "a local copy could not be removed");
+                            break;
+                        }
+                    }
+                }
+            }
+        });
+        if let Err(error) = reclaiming.await {
+            tracing::error!(%error, "reclaiming ended");
+        }
+    }
+
+    /// Whether a volume is nearly full: by its own account of bytes and what the file system says is left.
+    fn pressed(&self, volume: &Volume) -> bool {
+        let used = volume.bytes_used();
+        let all = used.saturating_add(volume.bytes_free());
+        used > 0 && used >= all / 100 * u64::from(self.options.reclaim_at)
+    }
+}
+
+/// A round that runs, however it ends.
+struct Running<'a>(&'a Mutex<HashSet<Key>>, &'a Key);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(self.1);
+    }
+}
+
+fn key_of(shuffle: &Unwritten) -> Key {
+    (shuffle.volume, shuffle.app.clone(), shuffle.shuffle)
+}
+
+// === impl Policy ===
+
+impl FromStr for Policy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "lazy" => Ok(Policy::Lazy),
+            "eager" => Ok(Policy::Eager),
+            "off" => Ok(Policy::Off),
+            other => Err(format!("{other:?} is not one of lazy, eager, off")),
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Policy::Lazy => "lazy",
+            Policy::Eager => "eager",
+            Policy::Off => "off",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,357 @@
+//! The order of write-back, broken off between any two steps, on a real volume and a store in memory.
+
+use super::*;
+use crate::{
+    clock::ManualClock,
+    remote::{Error as RemoteError, Store, keys},
+    staging::{
+        Durability,
+        tests::{Bench, app, drain, even, key, write},
+    },
+};
+
+const SHUFFLE: ShuffleId = ShuffleId(1);
+
+/// An app that is always there.
+struct Always;
+
+impl Apps for Always {
+    fn standing(&self, _: &AppId) -> Standing {
+        Standing::Live {
+            policy: None,
+            heard: true,
+            token: [7; 32],
+            lease: Duration::from_secs(600),
+            touched: 1,
+        }
+    }
+}
+
+struct Scene {
+    bench: Bench,
+    volume: Volume,
+    remote: Arc<Remote>,
+    clock: ManualClock,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let bench = Bench::new();
+        let clock = ManualClock::new();
+        let remote = Remote::new(Store::in_memory(), Arc::new(clock.clone()));
+        Self {
+            volume: bench.open(),
+            bench,
+            remote: Arc::new(remote),
+            clock,
+        }
+    }
+
+    async fn push(&self, map: u32, attempt: u64) {
+        let key = key(SHUFFLE.0, map, attempt);
+        let shape = even(0..40, 3000);
+        write(&self.bench, &self.volume, key, &shape, Durability::Disk).await;
+    }
+
+    /// As kill -9 does, and a start after it.
+    fn crash(&mut self) {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let other = Volume::open(
+            dir.path(),
+            self.bench.options.clone(),
+            crate::staging::Components::new(self.bench.budget.clone()),
+        );
+        self.volume = other.expect("a volume to hold the place");
+        self.volume = self.bench.open();
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            app: app(),
+            shuffle: SHUFFLE,
+            volume: self.volume.id(),
+        }
+    }
+
+    fn write_back(&self) -> Arc<WriteBack> {
+        let options = Options {
+            policy: Policy::Eager,
+            delay: Duration::ZERO,
+            bandwidth: None,
+            reclaim_at: 80,
+            lease: Duration::from_secs(600),
+        };
+        Arc::new(WriteBack::new(
+            self.remote.clone(),
+            vec![self.volume.clone()],
+            Arc::new(Always),
+            options,
+            Arc::new(self.clock.clone()),
+        ))
+    }
+
+    /// A whole round; answers its bytes.
+    async fn round(&self) -> u64 {
+        let key = (self.volume.id(), app(), SHUFFLE);
+        let round = self.write_back().try_round(&self.volume, &key).await;
+        round.expect("a round that succeeds").unwrap_or(0)
+    }
+
+    async fn upload(&self) -> uploader::Uploaded {
+        let sealed = self.volume.seal(&app(), SHUFFLE).expect("something");
+        let throttle = Throttle::new(None);
+        let uploaded = uploader::upload(&self.remote, &throttle, &self.place(), sealed).await;
+        uploaded.map_err(|(_, error)| error).expect("uploaded")
+    }
+
+    /// Attempts in the store, and generations.
+    async fn stored(&self) -> (Vec<u64>, usize) {
+        self.clock.advance(Duration::from_secs(10));
+        let chain = match self.remote.chain(&self.place()).await {
+            Ok(chain) => chain,
+            Err(RemoteError::NotFound { .. }) => return (vec![], 0),
+            Err(error) => panic!("{error}"),
+        };
+        let attempts = chain
+            .manifests
+            .iter()
+            .flat_map(|manifest| &manifest.attempts);
+        let mut attempts: Vec<_> = attempts.map(|attempt| attempt.owner.1.0).collect();
+        attempts.sort_unstable();
+        let place = self.place();
+        let fetch = self.remote.fetch(&place, 0..40, 0..u32::MAX, None, None);
+        let mut fetch = fetch.await.expect("readable");
+        let mut blocks = 0;
+        while let Some(part) = fetch.next().await.expect("readable") {
+            blocks += part.blocks.len();
+        }
+        assert_eq!(blocks, 40 * attempts.len(), "blocks in the store");
+        let summary = fetch.summary().await.expect("readable");
+        let totals = summary.covered.iter().map(|totals| totals.bytes);
+        assert_eq!(totals.sum::<u64>(), 40 * 3000 * attempts.len() as u64);
+        (attempts, chain.manifests.len())
+    }
+
+    fn waiting(&self) -> (u64, u64) {
+        let all = self.volume.unwritten();
+        let found = all.iter().find(|shuffle| shuffle.shuffle == SHUFFLE);
+        found.map_or((0, 0), |shuffle| (shuffle.attempts, shuffle.bytes))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_round_adds_what_was_committed_since_and_no_more() {
+    let mut scene = Scene::new();
+    scene.push(0, 10).await;
+    scene.push(1, 11).await;
+    assert_eq!(scene.waiting(), (2, 2 * 40 * 3000));
+    assert_eq!(scene.round().await, 2 * 40 * 3000);
+    assert_eq!(scene.waiting(), (0, 0));
+    assert_eq!(scene.round().await, 0);
+    scene.push(1, 12).await;
+    assert_eq!(scene.round().await, 40 * 3000);
+    assert_eq!(scene.stored().await, (vec![10, 11, 12], 2));
+    scene.crash();
+    assert_eq!(scene.waiting(), (0, 0), "it knows after a restart");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_without_a_manifest_do_not_exist_and_are_made_again() {
+    let mut scene = Scene::new();
+    scene.push(0, 10).await;
+    drop(scene.upload().await);
+    assert_eq!(scene.stored().await, (vec![], 0));
+    scene.crash();
+    scene.push(1, 11).await;
+    scene.round().await;
+    assert_eq!(scene.stored().await, (vec![10, 11], 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_was_not_recorded_is_found_again_and_not_overwritten() {
+    let mut scene = Scene::new();
+    scene.push(0, 10).await;
+    let uploaded = scene.upload().await;
+    committer::put_manifest(&scene.remote, &scene.place(), &uploaded)
+        .await
+        .expect("put");
+    drop(uploaded);
+    scene.crash();
+    scene.push(1, 11).await;
+    assert_eq!(scene.waiting().0, 2);
+    // The first round finds it, the second goes on after it.
+    assert_eq!(scene.round().await, 40 * 3000);
+    assert_eq!(scene.stored().await, (vec![10], 1));
+    scene.round().await;
+    assert_eq!(scene.stored().await, (vec![10, 11], 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_whose_answer_was_lost_is_ours_and_one_of_another_is_not() {
+    let scene = Scene::new();
+    scene.push(0, 10).await;
+    let (first, second) = (scene.upload().await, scene.upload().await);
+    let place = scene.place();
+    for _ in 0..2 {
+        committer::put_manifest(&scene.remote, &place, &first)
+            .await
+            .expect("the same again is no conflict");
+    }
+    scene.push(1, 11).await;
+    let other = scene.upload().await;
+    let refused = committer::put_manifest(&scene.remote, &place, &other).await;
+    assert!(refused.is_err());
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_while_it_is_written_is_not_recorded() {
+    let scene = Scene::new();
+    scene.push(0, 10).await;
+    let uploaded = scene.upload().await;
+    scene
+        .volume
+        .delete_shuffle(&app(), SHUFFLE)
+        .expect("delete");
+    assert!(!uploaded.sealed.is_live());
+    let recorded = committer::commit(&scene.remote, &scene.place(), uploaded).await;
+    assert!(matches!(recorded, Err(Error::Deleted)), "{recorded:?}");
+    assert_eq!(scene.volume.seal(&app(), SHUFFLE).map(drop), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_in_the_store_and_read_by_nobody_is_reclaimed() {
+    let mut scene = Scene::new();
+    scene.bench.options.min_extent = 0; // commits go to runs at once
+    scene.crash();
+    scene.push(0, 10).await;
+    assert_eq!(scene.volume.reclaim(&app(), SHUFFLE).expect("asked"), 0);
+    scene.round().await;
+    let fetch = |volume: &Volume| {
+        let fetch = volume.fetch(&app(), SHUFFLE, 0..40, 0..u32::MAX, None);
+        fetch.expect("known")
+    };
+    let reading = fetch(&scene.volume);
+    assert_eq!(
+        scene.volume.reclaim(&app(), SHUFFLE).expect("asked"),
+        0,
+        "a reader holds it"
+    );
+    assert_eq!(drain(reading).await.expect("readable").blocks.len(), 40);
+    scene.push(1, 11).await;
+    assert_eq!(
+        scene.volume.reclaim(&app(), SHUFFLE).expect("asked"),
+        0,
+        "one attempt is not written back"
+    );
+    scene.round().await;
+    assert!(scene.volume.reclaim(&app(), SHUFFLE).expect("asked") > 0);
+    for _ in 0..2 {
+        assert_eq!(scene.volume.bytes_used(), 0);
+        assert_eq!(scene.bench.files(".seg").len(), 0);
+        let fetched = drain(fetch(&scene.volume)).await.expect("readable");
+        assert_eq!(
+            (fetched.blocks.len(), fetched.summary.covered.len()),
+            (0, 0)
+        );
+        assert_eq!(fetched.summary.lost.len(), 2, "never an empty answer");
+        // What it has acknowledged it still knows.
+        assert!(scene.volume.committed(&key(1, 0, 10)).is_some());
+        scene.crash();
+    }
+    assert_eq!(scene.stored().await, (vec![10, 11], 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_the_store_changed_is_not_named_by_a_manifest() {
+    let scene = Scene::new();
+    scene.push(0, 10).await;
+    let uploaded = scene.upload().await;
+    let object = keys::object(&scene.place(), 1, 0);
+    let good = scene.remote.store.get(&object).await.expect("there");
+    let mut bad = good.to_vec();
+    bad[5000] ^= 1;
+    let entry = uploaded.objects[0];
+    for bytes in [bad, good[..good.len() - 1].to_vec()] {
+        scene
+            .remote
+            .store
+            .put(&object, bytes.into(), false)
+            .await
+            .expect("put");
+        let verified = uploader::verify(&scene.remote, &scene.place(), 1, &entry).await;
+        assert!(
+            matches!(verified, Err(RemoteError::Corrupt { .. })),
+            "{verified:?}"
+        );
+    }
+}
+
+/// Knows no app.
+struct Nobody;
+
+impl Apps for Nobody {
+    fn standing(&self, _: &AppId) -> Standing {
+        Standing::Unknown
+    }
+}
+
+impl Scene {
+    /// What another server does that has never heard of the app.
+    fn stranger(&self) -> Collector {
+        let clock = Arc::new(self.clock.clone());
+        let lease = Duration::from_secs(600);
+        Collector::new(self.remote.clone(), vec![], Arc::new(Nobody), clock, lease)
+    }
+
+    async fn left(&self) -> usize {
+        let dir = self.remote.store.list("").await.expect("list").dirs;
+        dir.len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_go_when_nobody_has_renewed_their_lease_for_as_long_as_it_is() {
+    let scene = Scene::new();
+    scene.push(0, 10).await;
+    scene.round().await;
+    let (owner, stranger) = (scene.write_back(), scene.stranger());
+    for _ in 0..10 {
+        // The owner hears of the app, and says so in the store.
+        owner.collector.forget_touched();
+        owner.collector.sweep().await.expect("sweep");
+        stranger.sweep().await.expect("sweep");
+        scene.clock.advance(Duration::from_secs(400));
+    }
+    assert_eq!(scene.left().await, 1);
+    stranger.sweep().await.expect("sweep");
+    scene.clock.advance(Duration::from_secs(200));
+    stranger.sweep().await.expect("sweep");
+    assert_eq!(scene.left().await, 1, "the lease is not over");
+    scene.clock.advance(Duration::from_secs(401));
+    // One that has just come has not seen it unchanged for long enough.
+    scene.stranger().sweep().await.expect("sweep");
+    assert_eq!(scene.left().await, 1);
+    stranger.sweep().await.expect("sweep");
+    assert_eq!(scene.left().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_ends_after_its_shuffle_is_removed_too() {
+    let scene = Scene::new();
+    scene.push(0, 10).await;
+    drop(scene.upload().await);
+    assert_eq!(scene.left().await, 1);
+    let owner = scene.write_back();
+    owner.collector.written_too_late(&app(), SHUFFLE);
+    owner.collector.bury().await;
+    assert_eq!(scene.left().await, 0);
+    // Where the owner did not live to do that, there is no lease record: it goes like one that is not renewed.
+    drop(scene.upload().await);
+    let stranger = scene.stranger();
+    stranger.sweep().await.expect("sweep");
+    assert_eq!(scene.left().await, 1);
+    scene.clock.advance(Duration::from_secs(601));
+    stranger.sweep().await.expect("sweep");
+    assert_eq!(scene.left().await, 0);
+}

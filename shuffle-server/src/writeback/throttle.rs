@@ -1,0 +1,56 @@
+//! A bound on the bytes per second that are sent to the store.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Hands out bytes at a rate: whoever takes some waits until those before have had their time.
+pub(crate) struct Throttle {
+    rate: Option<u64>,
+    free_at: Mutex<Option<Instant>>,
+}
+
+impl Throttle {
+    /// Bytes per second; `None`: as many as go.
+    pub(crate) fn new(rate: Option<u64>) -> Self {
+        Self {
+            rate: rate.filter(|rate| *rate > 0),
+            free_at: Mutex::default(),
+        }
+    }
+
+    /// Waits until these bytes may be sent.
+    pub(crate) async fn take(&self, bytes: u64) {
+        let Some(rate) = self.rate else {
+            return;
+        };
+        let time = Duration::from_secs_f64(bytes as f64 / rate as f64);
+        let begin = {
+            let mut free_at = self.free_at.lock();
+            let begin = free_at.unwrap_or_else(Instant::now).max(Instant::now());
+            *free_at = Some(begin + time);
+            begin
+        };
+        tokio::time::sleep_until(begin).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_go_at_the_rate_and_without_one_at_once() {
+        let start = Instant::now();
+        let throttle = Throttle::new(Some(1 << 20));
+        for _ in 0..3 {
+            throttle.take(100 << 10).await;
+        }
+        // The third begins when the first two have had their time.
+        assert!(start.elapsed() >= Duration::from_millis(190));
+        let start = Instant::now();
+        Throttle::new(None).take(u64::MAX).await;
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+}

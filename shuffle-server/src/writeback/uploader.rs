@@ -1,0 +1,280 @@
+//! One round of write-back: blocks of sealed attempts, read from wherever the volume has them, sorted, checked, and put into objects.
+//!
+//! The shuffle is walked in *cells*, ranges of partitions (and, where one partition is large, of map indexes) that fit into memory
+//! together. Each is fetched as a reader would, sorted, and appended to the current object. What the commits say of the attempts is
+//! compared with what went into the objects; an attempt that cannot be read whole is told to the caller, who leaves it out.
+//!
+//! Every object is read back and compared before it may be named by a manifest: [`Uploaded`] holds only such objects.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use shuffle_proto::block::BlockHeader;
+
+use super::{
+    Throttle,
+    cells::{Cell, cells},
+};
+use crate::{
+    remote::{
+        Error as RemoteError, Owner, Place, Remote, Upload, keys,
+        object::{Builder, Entry},
+    },
+    staging::{self, FetchPart, Sealed},
+};
+
+/// Bytes after which an object is ended, at the next border of a cell.
+const OBJECT: u64 = 128 << 20;
+/// Bytes that are read back at once.
+const READ_BACK: u64 = 8 << 20;
+
+/// Sealed attempts whose objects are in the store, whole: what a manifest can be made of.
+pub(super) struct Uploaded {
+    pub(super) sealed: Sealed,
+    pub(super) objects: Vec<Entry>,
+}
+
+/// Why a round ends without a manifest.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{0}")]
+    Store(#[from] RemoteError),
+    #[error("{0}")]
+    Staging(#[from] staging::Error),
+    /// Some attempts cannot be read: the others can be tried without them.
+    #[error("{} attempts cannot be written back, map {} attempt {}: {reason}", owners.len(), owners[0].0, owners[0].1)]
+    Attempts { owners: Vec<Owner>, reason: String },
+    #[error("the shuffle was deleted")]
+    Deleted,
+}
+
+/// Where the current object goes.
+struct Target<'a> {
+    remote: &'a Remote,
+    throttle: &'a Throttle,
+    place: &'a Place,
+    generation: u32,
+    builder: Builder,
+    upload: Option<Upload<'a>>,
+    objects: Vec<Entry>,
+}
+
+/// Blocks, bytes and records of one attempt that went into objects.
+type Counted = BTreeMap<Owner, (u64, u64, u64)>;
+
+/// Puts all of it into objects of its generation.
+pub(super) async fn upload(
+    remote: &Remote,
+    throttle: &Throttle,
+    place: &Place,
+    sealed: Sealed,
+) -> Result<Uploaded, (Sealed, Error)> {
+    let generation = sealed.generation();
+    let mut target = Target {
+        remote,
+        throttle,
+        place,
+        generation,
+        builder: Builder::new(place.clone(), generation, 0),
+        upload: None,
+        objects: Vec::new(),
+    };
+    let result = write_all(&mut target, &sealed).await;
+    if let Some(upload) = target.upload.take() {
+        upload.abort().await;
+    }
+    match result {
+        Ok(()) => Ok(Uploaded {
+            sealed,
+            objects: target.objects,
+        }),
+        Err(error) => Err((sealed, error)),
+    }
+}
+
+async fn write_all(target: &mut Target<'_>, sealed: &Sealed) -> Result<(), Error> {
+    let mut counted = Counted::new();
+    for cell in cells(sealed) {
+        if !sealed.is_live() {
+            return Err(Error::Deleted);
+        }
+        if target.builder.length() >= OBJECT {
+            target.end().await?;
+        }
+        write_cell(target, sealed, &cell, &mut counted).await?;
+    }
+    target.end().await?;
+    for (owner, totals) in sealed.totals() {
+        let sum = totals.sum(&(0..u32::MAX));
+        let expected = (sum.blocks, sum.bytes, sum.records);
+        let written = counted.get(&owner).copied().unwrap_or_default();
+        if written != expected {
+            let reason = format!(
+                "its commit says (blocks, bytes, records) {expected:?}, its volume gave {written:?}"
+            );
+            return Err(broken(owner, reason));
+        }
+    }
+    Ok(())
+}
+
+fn broken(owner: Owner, reason: String) -> Error {
+    let owners = vec![owner];
+    Error::Attempts { owners, reason }
+}
+
+async fn write_cell(
+    target: &mut Target<'_>,
+    sealed: &Sealed,
+    cell: &Cell,
+    counted: &mut Counted,
+) -> Result<(), Error> {
+    let mut fetch = sealed.fetch(cell.partitions.clone(), cell.maps.clone())?;
+    let mut blocks = Vec::new();
+    while let Some(part) = fetch.next().await? {
+        take(sealed, part, &mut blocks, counted)?;
+        if cell.streams {
+            // One map's part of one partition, in the order of its seq as it comes: nothing to sort, and too much to hold.
+            target.add(&blocks).await?;
+            blocks.clear();
+        }
+    }
+    let mut lost = fetch.summary().lost;
+    lost.retain(|lost| sealed.contains((lost.map_index, lost.attempt)));
+    if let Some(reason) = lost.first().map(|lost| lost.reason.clone()) {
+        let owners = lost.iter().map(|lost| (lost.map_index, lost.attempt));
+        let owners = owners.collect();
+        return Err(Error::Attempts { owners, reason });
+    }
+    blocks.sort_by_key(|(header, _): &(BlockHeader, Bytes)| {
+        (
+            header.partition,
+            header.map_index,
+            header.attempt,
+            header.seq,
+        )
+    });
+    target.add(&blocks).await
+}
+
+/// Cuts a part into blocks and keeps those that are sealed.
+fn take(
+    sealed: &Sealed,
+    part: FetchPart,
+    blocks: &mut Vec<(BlockHeader, Bytes)>,
+    counted: &mut Counted,
+) -> Result<(), Error> {
+    let mut pieces = part.data.into_iter();
+    let mut piece = Bytes::new();
+    for header in part.blocks {
+        let length = header.length as usize;
+        if piece.is_empty() {
+            piece = pieces.next().unwrap_or_default();
+        }
+        let bytes = if piece.len() >= length {
+            piece.split_to(length)
+        } else {
+            let mut joined = BytesMut::with_capacity(length);
+            joined.extend_from_slice(&piece);
+            piece = Bytes::new();
+            while joined.len() < length {
+                let Some(mut next) = pieces.next() else { break };
+                joined.extend_from_slice(&next.split_to(next.len().min(length - joined.len())));
+                piece = next;
+            }
+            joined.freeze()
+        };
+        let owner = (header.map_index, header.attempt);
+        if !sealed.contains(owner) {
+            continue;
+        }
+        // What is broken here must not become the copy that outlives the others.
+        if !header.verify([&bytes[..]]) {
+            let reason = format!(
+                "block {} of partition {} fails its checksum",
+                header.seq, header.partition
+            );
+            return Err(broken(owner, reason));
+        }
+        let count = counted.entry(owner).or_default();
+        count.0 += 1;
+        count.1 += u64::from(header.length);
+        count.2 += u64::from(header.records);
+        blocks.push((header, bytes));
+    }
+    Ok(())
+}
+
+impl Target<'_> {
+    async fn add(&mut self, blocks: &[(BlockHeader, Bytes)]) -> Result<(), Error> {
+        self.builder.add(blocks);
+        let bytes = self.builder.take();
+        self.send(&bytes).await
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.throttle.take(bytes.len() as u64).await;
+        let (remote, number) = (self.remote, self.objects.len() as u32);
+        let key = || keys::object(self.place, self.generation, number);
+        let upload = self
+            .upload
+            .get_or_insert_with(|| remote.store.upload(key()));
+        Ok(upload.write(bytes).await?)
+    }
+
+    /// Ends the current object, if there is anything in it, and begins the next.
+    async fn end(&mut self) -> Result<(), Error> {
+        if self.builder.is_empty() {
+            return Ok(());
+        }
+        let number = self.objects.len() as u32;
+        let next = Builder::new(self.place.clone(), self.generation, number + 1);
+        let (rest, entry) = std::mem::replace(&mut self.builder, next).finish();
+        self.send(&rest).await?;
+        if let Some(upload) = self.upload.take() {
+            upload.finish().await?;
+        }
+        verify(self.remote, self.place, self.generation, &entry).await?;
+        self.objects.push(entry);
+        Ok(())
+    }
+}
+
+/// Reads an object back and compares it with what was sent.
+pub(super) async fn verify(
+    remote: &Remote,
+    place: &Place,
+    generation: u32,
+    entry: &Entry,
+) -> Result<(), RemoteError> {
+    let key = keys::object(place, generation, entry.number);
+    let corrupt = |reason: String| RemoteError::Corrupt {
+        key: remote.store.path(&key).to_string(),
+        reason,
+    };
+    let length = remote.store.size(&key).await?;
+    if length != entry.length {
+        return Err(corrupt(format!(
+            "it has {length} bytes, {} were sent",
+            entry.length
+        )));
+    }
+    let mut checksum = crc32fast::Hasher::new();
+    let mut at = 0;
+    while at < length {
+        let end = length.min(at + READ_BACK);
+        checksum.update(&remote.store.get_range(&key, at..end).await?);
+        at = end;
+    }
+    let checksum = checksum.finalize();
+    if checksum != entry.checksum {
+        return Err(corrupt(format!(
+            "its checksum is {checksum:08x}, of what was sent {:08x}",
+            entry.checksum
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! Readers whose server is gone, when servers have an object store in common.
+
+use shuffle_tests::{
+    App, Setup,
+    v1::{self, Durability},
+};
+use std::time::Instant;
+
+use super::*;
+
+struct Pool {
+    servers: Vec<Server>,
+    _store: tempfile::TempDir,
+}
+
+async fn pool(policy: &str) -> Pool {
+    let store = tempfile::tempdir().unwrap();
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        let setup = Setup::new()
+            .flag("--remote", format!("file://{}", store.path().display()))
+            .flag("--write-back", policy)
+            .flag("--write-back-delay", "1h");
+        servers.push(Server::with(setup).await);
+    }
+    Pool {
+        servers,
+        _store: store,
+    }
+}
+
+impl Pool {
+    async fn driver(&self) -> Driver {
+        Driver::new(&self.servers.iter().collect::<Vec<_>>()).await
+    }
+
+    /// Waits until every server has written back what it has.
+    async fn written(&self) {
+        let app = App {
+            token: "secret".into(),
+            ..App::new("app-1")
+        };
+        for server in &self.servers {
+            let peer = server.peer().await;
+            eventually(Duration::from_secs(20), || async {
+                let usage: v1::UsageResponse = peer.usage(&app, None).await.unwrap();
+                let mut levels = usage.levels.iter();
+                match levels.find(|level| level.durability != Durability::Object as i32) {
+                    None => Ok(()),
+                    Some(level) => Err(format!("{level:?}")),
+                }
+            })
+            .await;
+        }
+    }
+}
+
+fn destroy(server: &mut Server) {
+    server.kill();
+    for dir in server.dirs() {
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_back_is_read_when_its_servers_are_gone_for_good() {
+    let mut pool = pool("eager").await;
+    let driver = pool.driver().await;
+    let tasks = tasks(12);
+    let outputs = write_all(&driver, 0, &tasks).await;
+    pool.written().await;
+    for gone in 0..2 {
+        destroy(&mut pool.servers[gone]);
+        let start = Instant::now();
+        let rows = read_all(driver.reader(0, outputs.clone())).await.unwrap();
+        check(&rows, &tasks);
+        // Four tries at the server that is gone, not all of the patience.
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_in_the_middle_goes_on_in_the_store() {
+    let mut pool = pool("eager").await;
+    let driver = pool.driver().await;
+    let tasks: Vec<Task> = (0..6)
+        .map(|map| Task {
+            rounds: 20,
+            ..Task::new(map, u64::from(map) + 1)
+        })
+        .collect();
+    let outputs = write_all(&driver, 0, &tasks).await;
+    pool.written().await;
+    let mut reader = driver.client.open_reader(ReadSpec {
+        caller: driver.caller.clone(),
+        shuffle: ShuffleId(0),
+        partitions: 0..PARTITIONS,
+        maps: 0..u32::MAX,
+        outputs,
+        window: Some(1 << 20),
+    });
+    let mut rows = Rows::new();
+    assert!(read_on(&mut reader, &mut rows, 20).await.unwrap());
+    destroy(&mut pool.servers[0]);
+    destroy(&mut pool.servers[1]);
+    while read_on(&mut reader, &mut rows, 100).await.unwrap() {}
+    check(&rows, &tasks);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_written_back_is_lost_with_its_server_and_named() {
+    let mut pool = pool("lazy").await;
+    let mut settings = settings(&pool.servers.iter().map(Server::addr).collect::<Vec<_>>());
+    settings.retry_deadline = Duration::from_secs(3);
+    let driver = Driver::with(settings).await;
+    let tasks = tasks(6);
+    let outputs = write_all(&driver, 0, &tasks).await;
+    destroy(&mut pool.servers[0]);
+    let start = Instant::now();
+    let error = read_all(driver.reader(0, outputs.clone()))
+        .await
+        .unwrap_err();
+    let lost = error.output.as_ref().expect("an output is named");
+    let address = pool.servers[0].addr().to_string();
+    let of_the_dead = outputs.iter().filter(|output| output.address == address);
+    assert!(
+        of_the_dead
+            .clone()
+            .any(|output| output.volume == lost.volume),
+        "{error}"
+    );
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_back_is_waited_for_where_the_store_has_not_all() {
+    let mut pool = pool("lazy").await;
+    let driver = pool.driver().await;
+    let tasks = tasks(6);
+    let outputs = write_all(&driver, 0, &tasks).await;
+    pool.servers[0].kill();
+    let mut reader = driver.reader(0, outputs);
+    let mut rows = Rows::new();
+    let reading = async {
+        while read_on(&mut reader, &mut rows, 100).await? {}
+        Ok::<_, Error>(())
+    };
+    let coming = async {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        pool.servers[0].restart().await;
+    };
+    let (read, ()) = tokio::join!(reading, coming);
+    read.unwrap();
+    check(&rows, &tasks);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_are_drained_one_after_the_other_lose_nothing() {
+    let mut pool = pool("lazy").await;
+    let driver = pool.driver().await;
+    let tasks = tasks(9);
+    let outputs = write_all(&driver, 0, &tasks).await;
+    for server in 0..2 {
+        pool.servers[server].stop().await;
+        destroy(&mut pool.servers[server]);
+        let rows = read_all(driver.reader(0, outputs.clone())).await.unwrap();
+        check(&rows, &tasks);
+    }
+}

@@ -1,0 +1,84 @@
+//! Objects go with their shuffle, their app, or their lease, whoever is left to hear of it.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_leaves_no_object() {
+    let bucket = Bucket::new();
+    let setup = || bucket.setup("eager").flag("--lease", "4s");
+    let one = Server::with(setup()).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    for shuffle in 0..2 {
+        push_some(&one, &mut oracle, &app, shuffle, 0..3).await;
+        written(&one.peer().await, &app, shuffle).await;
+    }
+    one.peer().await.delete_shuffle(&app, 0).await.unwrap();
+    eventually(SOON, || async {
+        let left = walk(&bucket.path().join("app-1/0"));
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("left: {left:?}"))
+        }
+    })
+    .await;
+    oracle.check(&one.peer().await, &app, 1).await;
+    // A shuffle whose server is gone: deleted at one that never had it.
+    let two = Server::with(setup()).await;
+    two.peer().await.renew(&app).await.unwrap();
+    destroy(one);
+    oracle.check(&two.peer().await, &app, 1).await;
+    two.peer().await.delete_shuffle(&app, 1).await.unwrap();
+    let refused = two
+        .peer()
+        .await
+        .fetch(fetch_first(&app, 1, oracle.volumes(&app, 1)))
+        .await
+        .unwrap_err();
+    assert_refused(&refused, Kind::Lost, &[]);
+    eventually(SOON, || async {
+        two.peer().await.renew(&app).await.unwrap();
+        let left = walk(&bucket.path().join("app-1/1"));
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("left: {left:?}"))
+        }
+    })
+    .await;
+    two.peer().await.delete_app(&app).await.unwrap();
+    bucket.empty(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_a_dead_server_and_a_dead_driver_go_with_the_lease() {
+    let bucket = Bucket::new();
+    let setup = || bucket.setup("eager").flag("--lease", "2s");
+    let one = Server::with(setup()).await;
+    let (dead, alive) = (App::new("dead"), App::new("alive"));
+    let mut oracle = Oracle::default();
+    for app in [&dead, &alive] {
+        push_some(&one, &mut oracle, app, 0, 0..3).await;
+        written(&one.peer().await, app, 0).await;
+    }
+    destroy(one);
+    // This one has never heard of either; the driver of one of them calls it.
+    let two = Server::with(setup()).await;
+    let peer = two.peer().await;
+    eventually(SOON, || async {
+        peer.renew(&alive).await.unwrap();
+        let left = walk(&bucket.path().join("dead"));
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("left: {left:?}"))
+        }
+    })
+    .await;
+    for _ in 0..20 {
+        peer.renew(&alive).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    oracle.check(&peer, &alive, 0).await;
+    bucket.empty(SOON).await;
+}
