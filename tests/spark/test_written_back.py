@@ -1,0 +1,162 @@
+"""Servers with an object store in common are drained, replaced and lost for good, and nothing that they wrote back runs again.
+
+The store is a directory, and a server that is gone takes its disks along. Server-side, so on the newest line only.
+"""
+
+import shutil
+import time
+
+import pytest
+
+from conftest import LINES
+from harness.application import Application
+from harness.places import Missing, SparkLine
+from harness.run import wait_until
+from harness.server import Server
+
+KINDS = ["aggregation", "count"]
+MAPS = 40
+CONF = {
+    "spark.forebay.retryDeadline": "60s",
+    "spark.task.maxFailures": "1",  # an error that a retry would hide fails the job
+}
+
+
+class Pool:
+    """Servers on fixed addresses, as pods with names are; each may come back with an empty disk."""
+
+    def __init__(self, run, name: str, count: int, *flags: str):
+        self.store = run.folder("store", name)
+        flags = ("--remote", self.store.as_uri(), *flags)
+        self.servers = [Server(run, f"{name}-{number}", flags=flags).start() for number in range(count)]
+
+    def total(self, metric: str) -> float:
+        alive = [server for server in self.servers if server.process.poll() is None]
+        return sum(server.metric(f"shuffle_server_{metric}") for server in alive)
+
+    def drain(self, server: Server):
+        """As Kubernetes ends a pod whose disk goes with it."""
+        assert server.stop() == 0, server.tail()
+        for data_dir in server.data_dirs:
+            shutil.rmtree(data_dir)
+
+    def lose(self, server: Server):
+        """The node is gone."""
+        server.kill()
+        for data_dir in server.data_dirs:
+            shutil.rmtree(data_dir)
+
+    def close(self):
+        """Ends all; what their apps had is gone by then, from the store too."""
+        wait_until(lambda: not self.objects(), 60, f"objects of an app that ended are in the store: {self.objects()[:3]}")
+        for server in self.servers:
+            if server.process.poll() is None:
+                assert server.stop() == 0, server.tail()
+            assert server.errors() == []
+
+    def objects(self) -> list:
+        return [path for path in self.store.rglob("*") if path.is_file()]
+
+
+class Job:
+    """Two stages of one kind, and what it cost."""
+
+    def __init__(self, app: Application, own_answer, kind: str):
+        self.app, self.own_answer, self.kind = app, own_answer, kind
+        self.before = app.maps_rerun()
+
+    def maps(self):
+        return self.app.call("run_maps", name=self.kind, kind=self.kind, maps=MAPS)
+
+    def finish(self):
+        answer = self.app.call("run_reduces", name=self.kind)
+        self.own_answer("run_maps", name=self.kind, kind=self.kind, maps=MAPS)
+        assert answer == self.own_answer("run_reduces", name=self.kind)
+        assert self.app.maps_rerun() - self.before == {}
+        assert self.app.events.task_failures() == []
+
+
+@pytest.fixture(scope="module")
+def newest():
+    try:
+        return SparkLine(LINES[-1])
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def own_answer(run, newest):
+    app = Application(run, newest, "own-written-back")
+    known = {}
+
+    def answer(name, /, **args):
+        key = name, repr(args)
+        if key not in known:
+            known[key] = app.call(name, **args)
+        return known[key]
+
+    yield answer
+    app.stop()
+
+
+@pytest.fixture(scope="module")
+def lazy(run):
+    """Three servers that write back only because they are drained."""
+    pool = Pool(run, "lazy", 3, "--write-back-delay", "1h")
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def app(run, newest, lazy):
+    app = Application(run, newest, "drained", lazy.servers, CONF)
+    yield app
+    app.stop()
+
+
+def test_servers_that_are_lost_for_good_after_write_back_cost_no_map(run, newest, own_answer):
+    """One of three, then another: what the last one has never seen it finds in the store."""
+    pool = Pool(run, "eager", 3)
+    app = Application(run, newest, "written-back", pool.servers, CONF | {"spark.forebay.writeback.policy": "eager"})
+    jobs = [Job(app, own_answer, kind) for kind in KINDS]
+    for job in jobs:
+        job.maps()
+    pushed = pool.total("pushed_bytes_total")
+    assert pushed > 0
+    wait_until(lambda: pool.total("written_back_bytes_total") >= pushed, 60, "not all is written back")
+    for job, server in zip(jobs, pool.servers, strict=False):
+        pool.lose(server)
+        job.finish()
+    app.stop()
+    pool.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_job_that_runs_while_each_server_in_turn_is_drained_and_replaced_sees_no_error(lazy, app, own_answer, kind):
+    job = Job(app, own_answer, kind)
+    running = app.start_call("run_maps", name=kind, kind=kind, maps=MAPS)
+    for server in lazy.servers:
+        time.sleep(0.3)
+        lazy.drain(server)
+        server.start()
+    running.result()
+    for server in lazy.servers:
+        lazy.drain(server)
+        server.start()
+    job.finish()
+
+
+def test_idle_application_outlives_a_pool_of_no_servers(lazy, app, own_answer):
+    """3 -> 0 -> 2 servers, the two with empty disks: the shuffle goes on from the store, and so does the application."""
+    job = Job(app, own_answer, "aggregation")
+    job.maps()
+    for server in lazy.servers:
+        lazy.drain(server)
+    time.sleep(3)
+    for server in lazy.servers[:2]:
+        server.start()
+    job.finish()
+    again = Job(app, own_answer, "count")
+    again.maps()
+    again.finish()
+    lazy.servers[2].start()
