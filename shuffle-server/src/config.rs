@@ -82,7 +82,8 @@ pub struct Config {
     #[arg(long, value_name = "POLICY", default_value = "lazy")]
     pub write_back: Policy,
 
-    /// How long nothing must have been pushed to a lazy app's shuffle before it is written back.
+    /// How long nothing must have been pushed to a lazy app's shuffle before it is written back; four times as long if all of it was
+    /// read.
     #[arg(long, value_name = "TIME", default_value = "5min", value_parser = units::duration)]
     pub write_back_delay: Duration,
 

@@ -1,5 +1,6 @@
 //! What is written back is served by any server, and goes when its shuffle, app or lease goes. The object store is a directory.
 
+mod acknowledged;
 mod faults;
 mod removed;
 mod when;

@@ -1,7 +1,8 @@
-"""`make demo`: the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between.
+"""`make demo`: the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between, and in the
+end a server killed for good.
 
-Everything is real and on this machine: two `forebay-server` processes with disks of their own, a Spark cluster of two executor
-processes, TPC-H data. Ends with a table, target/demo/report.json, and exit code 0 only if every promise held.
+Everything is real and on this machine: two `forebay-server` processes with disks of their own and a folder as their object store, a
+Spark cluster of two executor processes, TPC-H data. Ends with a table, target/demo/report.json, and exit code 0 only if every promise held.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from harness.application import Application, CallFailed
 from harness.places import Missing, SparkLine
 from harness.progress import Progress
 from harness.report import human_bytes, table
-from harness.run import Run, raise_on_signals
+from harness.run import Run, raise_on_signals, wait_until
 from harness.server import Server
 
 QUERIES = ("q5", "q9", "q18", "q21")
@@ -97,6 +98,10 @@ class Jobs:
             self.two_stages(kind, f"{what}, server killed and restarted", restart, apart) for kind, what in KINDS.items()
         ]
 
+    def lost_server(self, lose) -> dict:
+        text = f"{KINDS['aggregation']}, server killed for good after write-back"
+        return self.two_stages("aggregation", text, lose, Cost(self.run, self.app.role))
+
     def summary(self) -> dict:
         return {
             "seconds": round(self.cost.seconds, 2),
@@ -107,20 +112,27 @@ class Jobs:
 
 
 class Traffic:
-    """Bytes in and out of the servers: their counters begin again when a server does."""
+    """Bytes that the servers count; their counters begin again when a server does."""
+
+    KINDS = {
+        "in": "shuffle_server_pushed_bytes_total",
+        "out": "shuffle_server_fetched_bytes_total",
+        "written_back": "shuffle_server_written_back_bytes_total",
+        "saved": "shuffle_server_volume_saved_bytes_total",
+    }
 
     def __init__(self, servers):
-        self.servers, self.before = servers, {"in": 0, "out": 0}
+        self.servers, self.before = servers, dict.fromkeys(self.KINDS, 0)
 
     def now(self) -> dict:
         return {
-            "in": int(self.before["in"] + sum(server.bytes_in() for server in self.servers)),
-            "out": int(self.before["out"] + sum(server.bytes_out() for server in self.servers)),
+            kind: int(before + sum(server.metric(self.KINDS[kind]) for server in self.servers if server.is_running()))
+            for kind, before in self.before.items()
         }
 
     def forget(self, server):
-        self.before["in"] += server.bytes_in()
-        self.before["out"] += server.bytes_out()
+        for kind, metric in self.KINDS.items():
+            self.before[kind] += server.metric(metric)
 
 
 def demo(options, progress: Progress, run: Run) -> dict:
@@ -129,8 +141,10 @@ def demo(options, progress: Progress, run: Run) -> dict:
     with progress.step("TPC-H tables, kept in target/tpch") as step:
         data = benchmarks.tpch(options.scale)
         step.said = human_bytes(sum(f.stat().st_size for f in data.rglob("*.parquet")))
-    with progress.step("two servers on loopback, each with a temporary disk") as step:
-        servers = [Server(run, f"server-{n}").start() for n in (1, 2)]
+    store = run.folder("store")
+    with progress.step("two servers on loopback, each with a temporary disk, and a folder as object store") as step:
+        flags = ("--remote", store.as_uri(), "--write-back-delay", "5s")
+        servers = [Server(run, f"server-{n}", flags=flags).start() for n in (1, 2)]
         step.said = " and ".join(server.address for server in servers)
     traffic = Traffic(servers)
 
@@ -157,37 +171,57 @@ def demo(options, progress: Progress, run: Run) -> dict:
         traffic.forget(servers[0])
         servers[0].restart()
 
+    def lose():
+        """Its process and its disk, once the servers have written all of the map stage back."""
+        time.sleep(1)  # the servers look around four times a second
+        backlog = "shuffle_server_writeback_backlog_bytes"
+        wait_until(lambda: not any(server.metric(backlog) for server in servers), 90, "the map stage is not written back")
+        traffic.forget(servers[0])
+        servers[0].kill()
+        for data_dir in servers[0].data_dirs:
+            shutil.rmtree(data_dir)
+
     answers = {job["name"].split(",")[0]: job["answer"] for job in spark.done}
     restarts = [{**job, "expected": answers[job["name"].split(",")[0]]} for job in forebay.killed_server(restart)]
+    lost = forebay.lost_server(lose)
+    lost["expected"] = answers[KINDS["aggregation"]]
 
     progress.title("Cleaning up")
-    moved = traffic.now()
+
+    def data_files():
+        objects = [path for path in store.rglob("*") if path.is_file()]
+        return objects + [path for server in servers for path in server.shuffle_files()]
+
     with progress.step("the application ends; the servers forget its data") as step:
         app.stop()
-        deadline = time.monotonic() + 10
-        while any(server.shuffle_files() for server in servers) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 30
+        while data_files() and time.monotonic() < deadline:
             time.sleep(0.05)
-        left = [path for server in servers for path in server.shuffle_files()]
-        step.said = f"{len(left)} files left on them"
-    with progress.step("the servers end") as step:
-        codes = [server.stop() for server in servers]
+        left = data_files()
+        step.said = f"{len(left)} files left on them and in the store"
+    moved = traffic.now()
+    with progress.step("the server that is left ends") as step:
+        codes = [server.stop() for server in servers if server.is_running()]
         step.said = "exit codes " + ", ".join(map(str, codes))
         left += [path for path in run.folder("tmp").rglob("*") if path.is_file() and not path.name.startswith(CODECS)]
         alive = run.processes()
 
     return {
         "results_equal": all(a["answer"] == b["answer"] for a, b in zip(spark.done, forebay.done, strict=True))
-        and all(job["answer"] == job["expected"] for job in restarts),
+        and all(job["answer"] == job["expected"] for job in [*restarts, lost]),
         "spark": spark.summary(),
         "forebay": {
             **forebay.summary(),
             "server_cpu_seconds": round(forebay.cost.server_cpu, 2),
             "maps_rerun_after_server_restart": sum(job["maps_rerun"] for job in restarts),
-            "restart_jobs": restarts,
+            "maps_rerun_after_server_loss": lost["maps_rerun"],
+            "server_jobs": [*restarts, lost],
         },
         "bytes_through_servers": moved["in"] + moved["out"],
         "bytes_into_servers": moved["in"],
         "bytes_out_of_servers": moved["out"],
+        "bytes_written_back": moved["written_back"],
+        "bytes_saved_from_upload": moved["saved"],
         "left_files": len(left),
         "left_file_names": [str(path.relative_to(run.dir)) for path in left],
         "left_processes": len(alive),
@@ -219,6 +253,11 @@ def broken_promises(report: dict) -> list[str]:
             "maps_rerun_after_server_restart"
         ]
         > 0,
+        f"{forebay['maps_rerun_after_server_loss']} map tasks ran again after a server was lost whose data were written back": forebay[
+            "maps_rerun_after_server_loss"
+        ]
+        > 0,
+        "nothing was written back": report["bytes_written_back"] == 0,
         "killing an executor cost Spark's own shuffle nothing, so this run shows nothing": report["spark"]["maps_rerun"] == 0,
         "no bytes went through the servers": report["bytes_through_servers"] == 0,
         f"{report['left_files']} files were left behind": report["left_files"] > 0,

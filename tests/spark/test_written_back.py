@@ -31,7 +31,7 @@ class Pool:
         self.servers = [Server(run, f"{name}-{number}", flags=flags).start() for number in range(count)]
 
     def total(self, metric: str) -> float:
-        alive = [server for server in self.servers if server.process.poll() is None]
+        alive = [server for server in self.servers if server.is_running()]
         return sum(server.metric(f"shuffle_server_{metric}") for server in alive)
 
     def drain(self, server: Server):
@@ -50,7 +50,7 @@ class Pool:
         """Ends all; what their apps had is gone by then, from the store too."""
         wait_until(lambda: not self.objects(), 60, f"objects of an app that ended are in the store: {self.objects()[:3]}")
         for server in self.servers:
-            if server.process.poll() is None:
+            if server.is_running():
                 assert server.stop() == 0, server.tail()
             assert server.errors() == []
 

@@ -98,11 +98,20 @@ struct Attempt {
     app: Arc<App>,
     key: AttemptKey,
     num_partitions: u32,
-    durability: Durability,
+    level: Level,
     volume: Volume,
     _choice: Choice,
     _stream: StreamPermit,
     _push: TaskTrackerToken,
+}
+
+/// When a commit is acknowledged.
+#[derive(Clone, Copy)]
+enum Level {
+    /// When the volume has it so.
+    Staged(Durability),
+    /// When the object store has it.
+    Object,
 }
 
 type Answer = Result<Option<push_response::Step>, Refusal>;
@@ -149,7 +158,7 @@ impl Push {
         let num_maps = wire::count("open.num_maps", open.num_maps)?;
         let num_partitions = wire::count("open.num_partitions", open.num_partitions)?;
         let map_index = MapIndex(wire::index("open.map_index", open.map_index, num_maps)?);
-        let durability = durability(open.durability)?;
+        let level = self.level(open.durability)?;
         // The token first: a push that is let in is one that the drain waits for.
         let push = self.core.pushes.token();
         if self.core.is_draining() {
@@ -176,7 +185,7 @@ impl Push {
             app,
             key,
             num_partitions,
-            durability,
+            level,
             volume: volume.clone(),
             _choice: choice,
             _stream: stream,
@@ -286,7 +295,8 @@ impl Push {
                 self.core.registry.alive(&attempt.app)?;
                 let totals = wire::totals(totals, attempt.num_partitions)?;
                 let start = Instant::now();
-                let receipt = writer.commit(totals, attempt.durability).await?;
+                let receipt = writer.commit(totals, attempt.level.staged()).await?;
+                let answer = self.acknowledge(&attempt, &receipt).await?;
                 self.core
                     .metrics
                     .commit_latency
@@ -297,23 +307,72 @@ impl Push {
                     here: true,
                     batches,
                 }));
-                Ok(Some(committed(&receipt)))
+                Ok(Some(answer))
             }
             State::Committed(known) => {
                 self.core.registry.alive(&known.attempt.app)?;
                 let Attempt {
                     key,
                     num_partitions,
-                    durability,
+                    level,
                     volume,
                     ..
                 } = &known.attempt;
-                let receipt = volume
-                    .confirm(key, &wire::totals(totals, *num_partitions)?, *durability)
-                    .await?;
+                let totals = wire::totals(totals, *num_partitions)?;
+                let receipt = volume.confirm(key, &totals, level.staged()).await?;
+                let answer = self.acknowledge(&known.attempt, &receipt).await?;
                 self.state = State::Committed(known);
-                Ok(Some(committed(&receipt)))
+                Ok(Some(answer))
             }
+        }
+    }
+
+    /// The answer to a commit, when its level is reached.
+    async fn acknowledge(
+        &self,
+        attempt: &Attempt,
+        receipt: &Receipt,
+    ) -> Result<push_response::Step, Refusal> {
+        let durability = match (attempt.level, &self.core.remote) {
+            (Level::Object, Some(tier)) => {
+                tier.writeback
+                    .written(&attempt.volume, &attempt.key)
+                    .await?;
+                v1::Durability::Object
+            }
+            _ => match receipt.durability {
+                Durability::Memory => v1::Durability::Memory,
+                Durability::Disk => v1::Durability::Disk,
+                Durability::Fsync => v1::Durability::Fsync,
+            },
+        };
+        Ok(push_response::Step::Committed(v1::Committed {
+            volume: bytes(receipt.volume),
+            durability: durability as i32,
+            bytes: receipt.bytes,
+            records: receipt.records,
+        }))
+    }
+
+    /// The level to reach, if this server has it.
+    fn level(&self, raw: i32) -> Result<Level, Refusal> {
+        let available = match self.core.remote {
+            Some(_) => {
+                "this server has DURABILITY_MEMORY (1), DURABILITY_DISK (2), DURABILITY_FSYNC (3) and DURABILITY_OBJECT (5)"
+            }
+            None => {
+                "this server has DURABILITY_MEMORY (1), DURABILITY_DISK (2) and DURABILITY_FSYNC (3); start it with --remote for DURABILITY_OBJECT (5)"
+            }
+        };
+        match v1::Durability::try_from(raw) {
+            Ok(v1::Durability::Memory) => Ok(Level::Staged(Durability::Memory)),
+            Ok(v1::Durability::Disk) => Ok(Level::Staged(Durability::Disk)),
+            Ok(v1::Durability::Fsync) => Ok(Level::Staged(Durability::Fsync)),
+            Ok(v1::Durability::Object) if self.core.remote.is_some() => Ok(Level::Object),
+            Ok(level) => {
+                Err(Invalid::new("open.durability", level.as_str_name(), available).into())
+            }
+            Err(_) => Err(Invalid::new("open.durability", raw, available).into()),
         }
     }
 
@@ -356,21 +415,6 @@ impl Drop for Push {
     }
 }
 
-/// The level to reach, if this server has it.
-fn durability(raw: i32) -> Result<Durability, Refusal> {
-    let available =
-        "this server has DURABILITY_MEMORY (1), DURABILITY_DISK (2) and DURABILITY_FSYNC (3)";
-    match v1::Durability::try_from(raw) {
-        Ok(v1::Durability::Memory) => Ok(Durability::Memory),
-        Ok(v1::Durability::Disk) => Ok(Durability::Disk),
-        Ok(v1::Durability::Fsync) => Ok(Durability::Fsync),
-        Ok(
-            level @ (v1::Durability::Unspecified | v1::Durability::Mirror | v1::Durability::Object),
-        ) => Err(Invalid::new("open.durability", level.as_str_name(), available).into()),
-        Err(_) => Err(Invalid::new("open.durability", raw, available).into()),
-    }
-}
-
 /// As long as it takes: meanwhile nothing is read, and the sender is held back.
 async fn wait_for_memory(core: &Core, cost: usize) -> Permit {
     if let Some(permit) = core.budget.try_acquire(cost) {
@@ -406,17 +450,16 @@ async fn receive(
     }
 }
 
-fn committed(receipt: &Receipt) -> push_response::Step {
-    push_response::Step::Committed(v1::Committed {
-        volume: bytes(receipt.volume),
-        durability: match receipt.durability {
-            Durability::Memory => v1::Durability::Memory,
-            Durability::Disk => v1::Durability::Disk,
-            Durability::Fsync => v1::Durability::Fsync,
-        } as i32,
-        bytes: receipt.bytes,
-        records: receipt.records,
-    })
+// === impl Level ===
+
+impl Level {
+    /// What the volume is asked for.
+    fn staged(self) -> Durability {
+        match self {
+            Level::Staged(durability) => durability,
+            Level::Object => Durability::Disk,
+        }
+    }
 }
 
 fn bytes(volume: VolumeId) -> bytes::Bytes {

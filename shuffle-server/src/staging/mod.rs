@@ -59,7 +59,7 @@ pub use fetch::Fetch;
 pub use options::{Components, DirectIo, Observer, Options};
 pub use stats::{Stats, StatsSnapshot};
 pub use volume::Volume;
-pub use writeback::{Sealed, Unwritten};
+pub use writeback::{Sealed, Tier, Unwritten};
 
 /// Who wrote: one try at one map index of one shuffle.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -14,7 +14,7 @@ use std::{
 use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId};
 
 use super::{
-    Error, Fetch, Volume,
+    AttemptKey, Error, Fetch, Volume,
     batch::Owner,
     fetch::Position,
     shuffle::{Committed, Shuffle},
@@ -52,6 +52,15 @@ pub struct Unwritten {
     pub reclaimable: bool,
     /// Since the last manifest was recorded; counts from the opening of the volume if that was earlier.
     pub written_for: Duration,
+}
+
+/// Where a committed attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// On the volume only.
+    Staged,
+    /// In the object store, and perhaps here.
+    Object,
 }
 
 /// Committed attempts of one shuffle that are about to be written back as one generation.
@@ -101,6 +110,26 @@ impl Volume {
         let names = self.0.shared.names.read();
         let known = names.apps.get(app);
         known.is_some_and(|app| app.deleted.contains(shuffle))
+    }
+
+    /// Where a committed attempt is. `Fenced` if its shuffle was deleted, `Lost` if it cannot be read and so never written back.
+    pub fn tier(&self, key: &AttemptKey) -> Result<Tier, Error> {
+        let fenced = || super::shuffle::fenced(&key.app, key.shuffle);
+        let shuffle = self.0.shared.shuffle(&key.app, key.shuffle);
+        let shuffle = shuffle.ok_or_else(fenced)?;
+        let owner = (key.map_index, key.attempt);
+        let state = shuffle.state.lock();
+        if state.deleted {
+            Err(fenced())
+        } else if state.written.contains(&owner) {
+            Ok(Tier::Object)
+        } else if state.unwritable.contains(&owner) || !state.commits.contains_key(&owner) {
+            Err(Error::Lost(format!(
+                "{key} cannot be read from the volume, and so not be written back: run the map again"
+            )))
+        } else {
+            Ok(Tier::Staged)
+        }
     }
 
     /// Takes hold of what a shuffle has committed and not written back; `None` if that is nothing.

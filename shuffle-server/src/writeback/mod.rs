@@ -7,6 +7,7 @@
 //! | [`uploader`] | one round: objects, read back and compared |
 //! | [`committer`] | the manifest, then the volume's record |
 //! | [`collector`] | leases in the store, and what the dead have left there |
+//! | [`awaited`] | commits at level `object`, which are answered when the store has them |
 //!
 //! ```text
 //! Sealed ──upload──▶ objects ──read back──▶ Uploaded ──conditional put──▶ manifest ──▶ index ──▶ the local copy may go
@@ -19,6 +20,7 @@
 //! Does not own the data: volumes hold it until the store does. Nothing here is needed for a commit or a fetch to succeed, so a store
 //! that is down costs a backlog and nothing else.
 
+mod awaited;
 mod cells;
 mod collector;
 mod committer;
@@ -47,6 +49,7 @@ use crate::{
     remote::{Place, Remote},
     staging::{Unwritten, Volume},
 };
+use awaited::Awaited;
 use collector::Collector;
 use planner::{Candidate, Urgency};
 pub(crate) use throttle::Throttle;
@@ -128,6 +131,7 @@ pub struct WriteBack {
     collector: Collector,
     running: Mutex<HashSet<Key>>,
     failed: Mutex<HashMap<Key, (u32, Instant)>>,
+    awaited: Awaited,
     draining: AtomicBool,
     wake: Notify,
 }
@@ -160,6 +164,7 @@ impl WriteBack {
             clock,
             running: Mutex::default(),
             failed: Mutex::default(),
+            awaited: Awaited::default(),
             draining: AtomicBool::new(false),
             wake: Notify::new(),
         }
@@ -256,7 +261,7 @@ impl WriteBack {
         let mut candidates = Vec::new();
         let mut backlog = 0;
         for volume in &self.volumes {
-            let urgency = match draining {
+            let general = match draining {
                 true => Urgency::Drain,
                 false if self.pressed(volume) => Urgency::Pressure,
                 false => Urgency::None,
@@ -273,6 +278,10 @@ impl WriteBack {
                     backlog += shuffle.bytes;
                 }
                 let key = key_of(&shuffle);
+                let urgency = match self.awaited.has(&key) {
+                    true => Urgency::Awaited,
+                    false => general,
+                };
                 let not_before = failed
                     .get(&key)
                     .map(|(_, at)| at.saturating_duration_since(now));
@@ -305,7 +314,7 @@ impl WriteBack {
     }
 
     async fn round(self: Arc<Self>, volume: Volume, key: Key) {
-        let _running = Running(&self.running, &key);
+        let _running = Running(&self, &key);
         let result = self.try_round(&volume, &key).await;
         let metrics = self.remote.store.metrics();
         let (_, app, shuffle) = &key;
@@ -419,11 +428,12 @@ impl WriteBack {
 }
 
 /// A round that runs, however it ends.
-struct Running<'a>(&'a Mutex<HashSet<Key>>, &'a Key);
+struct Running<'a>(&'a WriteBack, &'a Key);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.lock().remove(self.1);
+        self.0.running.lock().remove(self.1);
+        self.0.awaited.look_again();
     }
 }
 

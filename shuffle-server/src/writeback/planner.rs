@@ -10,6 +10,9 @@ const EAGER: Duration = Duration::from_millis(500);
 /// Bytes from which an eager app's shuffle is not waited for.
 const EAGER_BYTES: u64 = 64 << 20;
 
+/// How many times longer a lazy app's shuffle waits that all readers have read: most are deleted without having been read again.
+const READ: u32 = 4;
+
 /// Why there is a hurry, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
@@ -19,6 +22,8 @@ pub(super) enum Urgency {
     Pressure,
     /// The server is about to end.
     Drain,
+    /// A commit at level `object` waits for it, whatever its app's policy says of the rest.
+    Awaited,
 }
 
 /// A shuffle that has something to be written back.
@@ -36,32 +41,36 @@ pub(super) struct Candidate {
 
 /// The one whose turn it is. `delay`: how long a lazy app's shuffle must not be written to.
 ///
-/// What all readers have read comes last: it is needed again only if something is lost. Of the others the newest come first, because
+/// What a commit waits for comes first. /// What all readers have read comes last: it is needed again only if something is lost. Of the others the newest come first, because
 /// they live longest from now on; what has become old without being deleted waits behind them, not for ever.
 pub(super) fn next(candidates: &[Candidate], delay: Duration) -> Option<usize> {
     let due = candidates
         .iter()
         .enumerate()
         .filter(|(_, candidate)| is_due(candidate, delay));
-    due.min_by_key(|(_, candidate)| (candidate.shuffle.read, candidate.shuffle.quiet))
-        .map(|(at, _)| at)
+    due.min_by_key(|(_, candidate)| {
+        let awaited = candidate.urgency == Urgency::Awaited;
+        (!awaited, candidate.shuffle.read, candidate.shuffle.quiet)
+    })
+    .map(|(at, _)| at)
 }
 
 /// Whether it is time.
 pub(super) fn is_due(candidate: &Candidate, delay: Duration) -> bool {
     let shuffle = &candidate.shuffle;
-    if shuffle.attempts == 0
-        || candidate.policy == Policy::Off
-        || candidate.not_before.is_some_and(|wait| !wait.is_zero())
-    {
+    if shuffle.attempts == 0 || candidate.not_before.is_some_and(|wait| !wait.is_zero()) {
         return false;
     }
     match (candidate.urgency, candidate.policy) {
+        (Urgency::Awaited, _) => true,
+        (_, Policy::Off) => false,
         (Urgency::Pressure | Urgency::Drain, _) => true,
         (Urgency::None, Policy::Eager) => shuffle.quiet >= EAGER || shuffle.bytes >= EAGER_BYTES,
         // While attempts are pushed the shuffle is not complete, and one more round would be needed anyway.
-        (Urgency::None, Policy::Lazy) => shuffle.quiet >= delay && shuffle.open == 0,
-        (Urgency::None, Policy::Off) => false,
+        (Urgency::None, Policy::Lazy) => {
+            let patience = if shuffle.read { READ } else { 1 };
+            shuffle.quiet >= delay * patience && shuffle.open == 0
+        }
     }
 }
 
@@ -117,6 +126,15 @@ mod tests {
     }
 
     #[test]
+    fn a_lazy_shuffle_that_was_read_waits_longer_and_not_for_ever() {
+        let mut read = candidate(239, Policy::Lazy);
+        read.shuffle.read = true;
+        assert!(!is_due(&read, DELAY));
+        read.shuffle.quiet = DELAY * READ;
+        assert!(is_due(&read, DELAY));
+    }
+
+    #[test]
     fn an_eager_shuffle_goes_when_it_pauses_or_is_large() {
         assert!(is_due(&candidate(1, Policy::Eager), DELAY));
         let mut busy = candidate(0, Policy::Eager);
@@ -137,8 +155,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_commit_waits_for_goes_before_all_others_whatever_the_policy() {
+        let mut awaited = candidate(1, Policy::Off);
+        awaited.urgency = Urgency::Awaited;
+        awaited.shuffle.read = true;
+        let mut all = vec![candidate(90, Policy::Lazy), awaited];
+        assert_eq!(next(&all, DELAY), Some(1));
+        all[1].not_before = Some(Duration::from_secs(1));
+        assert_eq!(next(&all, DELAY), Some(0));
+    }
+
+    #[test]
     fn the_newest_goes_first_and_what_was_read_last() {
-        let mut read = candidate(61, Policy::Lazy);
+        let mut read = candidate(301, Policy::Lazy);
         read.shuffle.read = true;
         let mut all = vec![
             candidate(90, Policy::Lazy),

@@ -23,7 +23,7 @@ def table(report: dict) -> str:
         if "maps_rerun" in job:
             maps = report["two_stage_maps"]
             rows.append(("  map tasks run again", f"{job['maps_rerun']} of {maps}", f"{ours['maps_rerun']} of {maps}", ""))
-    for job in forebay["restart_jobs"]:
+    for job in forebay["server_jobs"]:
         same = "same answer" if job["answer"] == job["expected"] else "DIFFERENT ANSWERS"
         rows.append((job["name"], "", f"{job['seconds']:.1f} s", same))
         rows.append(("  map tasks run again", "", f"{job['maps_rerun']} of {report['two_stage_maps']}", ""))
@@ -35,6 +35,8 @@ def table(report: dict) -> str:
     rows.append(("  of it the servers", "", f"{forebay['server_cpu_seconds']:.1f} s", ""))
     moved = human_bytes(report["bytes_into_servers"]), human_bytes(report["bytes_out_of_servers"])
     rows.append(("bytes into / out of the servers", "", " / ".join(moved), ""))
+    kept = human_bytes(report["bytes_written_back"]), human_bytes(report["bytes_saved_from_upload"])
+    rows.append(("  of it written back / deleted before that", "", " / ".join(kept), ""))
     rows.append(("files, processes left behind", "", f"{report['left_files']}, {report['left_processes']}", ""))
 
     widths = [max(len(row[column]) for row in rows if row) for column in range(4)]

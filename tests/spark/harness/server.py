@@ -57,6 +57,9 @@ class Server:
         self.volumes = said["volumes"].split(",")
         return self
 
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
     def kill(self):
         """SIGKILL, as the OOM killer or a lost node would."""
         self.process.kill()
@@ -68,7 +71,7 @@ class Server:
 
     def restart_without(self, *data_dirs: Path) -> "Server":
         """Back on its port, with what these directories held gone."""
-        if self.process.poll() is None:
+        if self.is_running():
             self.kill()
         for data_dir in data_dirs:
             shutil.rmtree(data_dir)
@@ -83,7 +86,7 @@ class Server:
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
-        if self.process.poll() is None:
+        if self.is_running():
             self.process.terminate()
         try:
             return self.process.wait(30)

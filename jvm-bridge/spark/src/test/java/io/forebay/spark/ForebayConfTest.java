@@ -115,7 +115,7 @@ class ForebayConfTest {
 
     @Test
     void valuesThatCannotBeAreRefused() {
-        assertTrue(refused("spark.forebay.durability", "paper").contains("memory, disk or fsync"));
+        assertTrue(refused("spark.forebay.durability", "paper").contains("memory, disk, fsync or object"));
         assertTrue(refused("spark.forebay.lease", "soon").contains("10min"));
         refused("spark.forebay.lease", "10ms");
         assertTrue(refused("spark.forebay.writeback.policy", "sometimes").contains("lazy, eager or off"));
