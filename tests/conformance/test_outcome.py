@@ -50,6 +50,11 @@ def test_an_exclusion_of_a_test_that_passes_is_told(report):
     assert judged(report, "* | SomeSuite | passes | once failed")["excluded_but_passed"] == ["SomeSuite | passes"]
 
 
+def test_an_exclusion_of_a_test_that_fails_sometimes_may_pass(report):
+    assert judged(report, "* | SomeSuite | passes | sometimes: order")["excluded_but_passed"] == []
+    assert list(judged(report, "* | SomeSuite | fails | sometimes: order")["excluded"]) == ["SomeSuite | fails"]
+
+
 def test_an_exclusion_needs_a_reason():
     for line in ("* | SomeSuite | fails", "* | SomeSuite | fails | ", "SomeSuite | fails | why"):
         with pytest.raises(ValueError, match="exclusions.txt:1"):
