@@ -36,6 +36,8 @@ pub struct RemoteMetrics {
     pub failures: Counter,
     /// Bytes of committed blocks that are in no object and are to be.
     pub backlog: Gauge,
+    /// Seconds since the oldest of them was committed.
+    pub oldest: Gauge,
     /// Objects of dead apps and shuffles that were removed.
     pub removed: Counter,
 }
@@ -82,6 +84,13 @@ impl RemoteMetrics {
                 "writeback_backlog",
                 "Committed blocks that wait to be written back",
                 Unit::Bytes,
+                Gauge::default(),
+            ),
+            oldest: add_unit(
+                r,
+                "writeback_oldest",
+                "Since the oldest committed block that waits to be written back was committed",
+                Unit::Seconds,
                 Gauge::default(),
             ),
             removed: add(

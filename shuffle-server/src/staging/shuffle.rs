@@ -86,6 +86,8 @@ pub(super) struct State {
     pub(super) unwritten: u64,
     /// Their bytes.
     pub(super) unwritten_bytes: u64,
+    /// When the first of them was committed, in ms since the volume was opened.
+    pub(super) unwritten_since: u64,
     /// When the last manifest was recorded, in ms since the volume was opened.
     pub(super) written_at: u64,
 }
@@ -249,6 +251,9 @@ impl State {
         self.version += 1;
         runs.iter().for_each(|run| run.settle(self.version));
         if committed.lost.is_none() && !self.written.contains(&owner) {
+            if self.unwritten == 0 {
+                self.unwritten_since = shuffle.touched.load(Ordering::Relaxed);
+            }
             self.unwritten += 1;
             self.unwritten_bytes += committed.bytes;
         }

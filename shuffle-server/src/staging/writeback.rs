@@ -40,6 +40,8 @@ pub struct Unwritten {
     pub attempts: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Since the first of them was committed, or the volume opened if that was later; zero without any.
+    pub waiting: Duration,
     /// Attempts that are being pushed.
     pub open: usize,
     /// Since it was last written to.
@@ -68,6 +70,8 @@ pub struct Sealed {
     volume: Volume,
     shuffle: Arc<Shuffle>,
     generation: u32,
+    /// When it was sealed, in ms since the volume was opened.
+    sealed_at: u64,
     attempts: BTreeMap<Owner, Arc<Committed>>,
 }
 
@@ -93,6 +97,10 @@ impl Volume {
                 volume: shared.id,
                 attempts: state.unwritten,
                 bytes,
+                waiting: match state.unwritten {
+                    0 => Duration::ZERO,
+                    _ => since(state.unwritten_since),
+                },
                 open: state.open.len(),
                 quiet: since(shuffle.touched.load(Ordering::Relaxed)),
                 read: fetched > 0 && fetched >= bytes.max(local),
@@ -151,6 +159,7 @@ impl Volume {
             (state.generation + 1, attempts)
         };
         (!attempts.is_empty()).then(|| Sealed {
+            sealed_at: self.0.shared.millis(),
             volume: self.clone(),
             shuffle,
             generation,
@@ -352,6 +361,8 @@ impl Sealed {
                 state.unwritten_bytes = state.unwritten_bytes.saturating_sub(bytes);
             }
         }
+        // What is left was committed after the seal.
+        state.unwritten_since = state.unwritten_since.max(self.sealed_at);
         Ok(())
     }
 }

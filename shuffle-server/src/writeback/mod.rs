@@ -259,7 +259,7 @@ impl WriteBack {
         let draining = self.draining.load(Ordering::Acquire);
         let failed = self.failed.lock();
         let mut candidates = Vec::new();
-        let mut backlog = 0;
+        let (mut backlog, mut oldest) = (0, Duration::ZERO);
         for volume in &self.volumes {
             let general = match draining {
                 true => Urgency::Drain,
@@ -276,6 +276,7 @@ impl WriteBack {
                 };
                 if policy != Policy::Off {
                     backlog += shuffle.bytes;
+                    oldest = oldest.max(shuffle.waiting);
                 }
                 let key = key_of(&shuffle);
                 let urgency = match self.awaited.has(&key) {
@@ -295,7 +296,11 @@ impl WriteBack {
             }
         }
         let backlog = i64::try_from(backlog).unwrap_or(i64::MAX);
-        self.remote.store.metrics().backlog.set(backlog);
+        let metrics = self.remote.store.metrics();
+        metrics.backlog.set(backlog);
+        metrics
+            .oldest
+            .set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
         candidates
     }
 

@@ -101,6 +101,7 @@ mod tests {
                 volume: VolumeId::random(),
                 attempts: 1,
                 bytes: 1000,
+                waiting: Duration::from_secs(quiet),
                 open: 0,
                 quiet: Duration::from_secs(quiet),
                 read: false,

@@ -17,8 +17,22 @@ async fn a_shuffle_deleted_in_time_costs_no_upload_and_is_counted() {
         }
     })
     .await;
+    eventually(SOON, || async {
+        match counter(&server, "writeback_oldest_seconds").await {
+            0 => Err("it has only just been committed".into()),
+            _ => Ok(()),
+        }
+    })
+    .await;
     peer.delete_shuffle(&app, 0).await.unwrap();
     assert_eq!(counter(&server, "volume_saved_bytes_total").await, bytes);
+    eventually(SOON, || async {
+        match counter(&server, "writeback_oldest_seconds").await {
+            0 => Ok(()),
+            age => Err(format!("something waits since {age} s")),
+        }
+    })
+    .await;
     assert_eq!(bucket.files(), [] as [PathBuf; 0]);
 }
 
