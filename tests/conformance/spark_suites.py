@@ -1,7 +1,7 @@
 """Spark's own test suites, as published with its releases, on Forebay: every test passes but those in suites/exclusions.txt.
 
-Each suite runs in a JVM of its own with ScalaTest's runner and real servers. The manager is set by system properties; the one suite
-that does not look at them is subclassed (suites/jvm). With --own they run on Spark's own shuffle, to tell what fails there too.
+Each suite runs in a JVM of its own with ScalaTest's runner and real servers. The manager is set by system properties; suites
+that do not look at them are subclassed (suites/jvm). With --own they run on Spark's own shuffle, to tell what fails there too.
 A run that was cut off goes on with --resume.
 
 Run by `make conformance`. Logs and reports are kept in target/conformance/suites, results in tests/conformance/results (--record).
@@ -48,7 +48,7 @@ class Suites:
     def go(self, suite: str) -> tuple[outcome.Outcome, int]:
         """What came of it, and how many bytes it sent to the servers."""
         if self.own and suite.startswith("io.forebay."):
-            suite = "org.apache.spark.SortShuffleSuite"
+            suite = names.OWN[suite]
         reports, known = self.kept / suite, self.kept / f"{suite}.json"
         if self.resume and known.exists() and (before := json.loads(known.read_text()))["of"] == origin()["commit"]:
             return outcome.read(suite, reports, before["ended"]), before["bytes"]

@@ -1,28 +1,30 @@
 """Which of Spark's own test suites run on Forebay: those that move rows through a shuffle or watch what happens to one."""
 
 CORE = [
-    # Spark's ShuffleSuite, with our settings put in.
+    # Spark's own of these names, with our settings put in.
     "io.forebay.conformance.ForebayShuffleSuite",
+    "io.forebay.conformance.ForebayContextCleanerSuite",
     "org.apache.spark.DistributedSuite",
     "org.apache.spark.rdd.PairRDDFunctionsSuite",
     "org.apache.spark.rdd.SortingSuite",
     "org.apache.spark.rdd.RDDSuite",
-    "org.apache.spark.rdd.AsyncRDDActionsSuite",
     "org.apache.spark.rdd.LocalCheckpointSuite",
     "org.apache.spark.PartitioningSuite",
     "org.apache.spark.FailureSuite",
     "org.apache.spark.JobCancellationSuite",
-    "org.apache.spark.AccumulatorSuite",
     "org.apache.spark.InternalAccumulatorSuite",
     "org.apache.spark.CheckpointSuite",
-    "org.apache.spark.ContextCleanerSuite",
-    "org.apache.spark.StatusTrackerSuite",
-    "org.apache.spark.UnpersistSuite",
     "org.apache.spark.scheduler.AdaptiveSchedulingSuite",
     "org.apache.spark.scheduler.BarrierTaskContextSuite",
     "org.apache.spark.scheduler.SparkListenerSuite",
     "org.apache.spark.scheduler.WorkerDecommissionSuite",
 ]
+
+# What runs in their place on Spark's own shuffle.
+OWN = {
+    "io.forebay.conformance.ForebayShuffleSuite": "org.apache.spark.SortShuffleSuite",
+    "io.forebay.conformance.ForebayContextCleanerSuite": "org.apache.spark.ContextCleanerSuite",
+}
 
 SQL = [
     "org.apache.spark.sql.JoinSuite",
