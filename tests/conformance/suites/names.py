@@ -17,7 +17,6 @@ CORE = [
     "org.apache.spark.scheduler.AdaptiveSchedulingSuite",
     "org.apache.spark.scheduler.BarrierTaskContextSuite",
     "org.apache.spark.scheduler.SparkListenerSuite",
-    "org.apache.spark.scheduler.WorkerDecommissionSuite",
 ]
 
 # What runs in their place on Spark's own shuffle.
