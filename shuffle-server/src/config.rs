@@ -96,6 +96,13 @@ pub struct Config {
     #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub reclaim_at: u8,
 
+    /// Bytes that the data of one volume may take, besides its index. [default: what its file system has]
+    ///
+    /// For disks that are shared, and for an ephemeral-storage limit of Kubernetes: set it some percent below. A volume that has reached
+    /// it takes nothing new until something is deleted or reclaimed, and other volumes and servers are used.
+    #[arg(long, value_name = "SIZE")]
+    pub volume_limit: Option<ByteSize>,
+
     /// How long an app's data outlive its last call, unless the app asks for another time.
     ///
     /// Applications renew it by themselves while they run. Raise it when drivers are cut off for longer than this.
@@ -178,6 +185,7 @@ impl Config {
     pub(crate) fn staging(&self) -> Options {
         Options {
             direct_io: self.direct_io,
+            limit: self.volume_limit.map(|size| size.0),
             ..Options::default()
         }
     }

@@ -109,6 +109,10 @@ fn write_blocks(shared: &Shared, logs: &mut Logs, jobs: &mut [Job]) {
             .iter()
             .map(|&position| job_bytes(&jobs[position]))
             .sum();
+        if let Err(error) = shared.check_limit(bytes) {
+            fail(shared, jobs, &positions, &error);
+            continue;
+        }
         if bytes / extents < shared.options.min_extent {
             logged.extend(positions);
             continue;

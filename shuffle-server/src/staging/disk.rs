@@ -240,7 +240,7 @@ fn write_group(file: &File, group: &mut Vec<IoSlice<'_>>, offset: &mut u64) -> i
 /// Whether an error says that there is no space.
 pub(super) fn is_full(error: &io::Error) -> bool {
     let full = [Errno::NOSPC, Errno::DQUOT].map(|errno| Some(errno.raw_os_error()));
-    full.contains(&error.raw_os_error())
+    full.contains(&error.raw_os_error()) || error.kind() == io::ErrorKind::StorageFull
 }
 
 /// Whether an error is about this process' limits and says nothing of the file.

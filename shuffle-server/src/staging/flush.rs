@@ -47,6 +47,7 @@ pub(super) fn flush_shuffle(
     if sources.is_empty() {
         return Ok(0);
     }
+    shared.check_limit(new_bytes(shuffle, &sources))?;
     let run = write_run(shared, shuffle, &sources)?;
     // What was on the device before must not be replaced by something that is not, and what is called synced must be so in all runs.
     let older: Vec<Arc<Run>> = {
@@ -230,6 +231,19 @@ pub(super) fn keep_cached(shared: &Shared, run: &Arc<Run>) {
     if run.cached().is_some() {
         shared.cached.lock().push_back(Arc::downgrade(run));
     }
+}
+
+/// Bytes of what is on no disk yet.
+fn new_bytes(shuffle: &Shuffle, sources: &[Source]) -> u64 {
+    let state = shuffle.state.lock();
+    let logged = |source: &&Source| {
+        let held = state.held.get(&source.owner);
+        held.is_some_and(|held| held.log.is_some())
+    };
+    let new = sources.iter().filter(|source| !logged(source));
+    new.flat_map(|source| &source.batches)
+        .map(|batch| batch.length())
+        .sum()
 }
 
 /// Bytes that a run should not go far beyond, and from which more of them would not make its extents better.

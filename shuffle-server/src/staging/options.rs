@@ -43,6 +43,10 @@ pub struct Options {
     pub min_extent: u64,
     /// How often a full volume is asked whether it has space again.
     pub probe: Duration,
+    /// Bytes that segments and commit logs may take, by the volume's own account; `None`: what the file system has.
+    ///
+    /// What is committed already may go over it while it moves from a commit log into a run.
+    pub limit: Option<u64>,
 }
 
 /// The parts of a volume that tests, or other volumes, share or exchange.
@@ -83,6 +87,7 @@ impl Default for Options {
             max_log: 256 << 20,
             min_extent: 32 << 10,
             probe: Duration::from_secs(1),
+            limit: None,
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs::File,
+    io,
     path::PathBuf,
     sync::{
         Arc, Weak,
@@ -304,6 +305,35 @@ impl Shared {
         waiting
             .into_iter()
             .for_each(|request| request.refuse(self.unavailable()));
+    }
+
+    // --- space ---
+
+    /// Bytes that may still be written: what the file system has left, within the limit of the settings.
+    pub(super) fn free(&self) -> u64 {
+        let free = self.disk.free(&self.dir).unwrap_or(0);
+        free.min(self.within_limit())
+    }
+
+    /// Refuses to write this much that is on no disk yet if it would go over the limit of the settings.
+    pub(super) fn check_limit(&self, bytes: u64) -> Result<(), Error> {
+        match self.options.limit {
+            Some(limit) if bytes > self.within_limit() => {
+                let reason = format!(
+                    "volume-limit is {limit} bytes, of which {} are used: raise it, or add a disk or a server",
+                    self.used.load(Ordering::Relaxed)
+                );
+                let full = io::Error::new(io::ErrorKind::StorageFull, reason);
+                Err(Error::io("write", &self.dir, full))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn within_limit(&self) -> u64 {
+        let used = self.used.load(Ordering::Relaxed);
+        let limit = self.options.limit.unwrap_or(u64::MAX);
+        limit.saturating_sub(used)
     }
 
     // --- memory ---

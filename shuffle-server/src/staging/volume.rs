@@ -121,7 +121,7 @@ impl Volume {
         self.0.shared.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that its file system has left (asked at most once a second).
+    /// Bytes that may still be written (asked at most once a second).
     pub fn bytes_free(&self) -> u64 {
         let shared = &self.0.shared;
         let now = shared.clock.now();
@@ -129,7 +129,7 @@ impl Volume {
         match *free {
             Some((asked, bytes)) if now - asked < FREE_FOR => bytes,
             _ => {
-                let bytes = shared.disk.free(&shared.dir).unwrap_or(0);
+                let bytes = shared.free();
                 *free = Some((now, bytes));
                 bytes
             }

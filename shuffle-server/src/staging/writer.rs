@@ -233,8 +233,12 @@ impl Writer<'_> {
         }
         self.probed = Some(now);
         let path = self.shared.dir.join("probe");
-        let free = self.shared.disk.free(&self.shared.dir).unwrap_or(0);
-        let written = free >= ENOUGH
+        let free = self.shared.free();
+        let enough = match self.shared.options.limit {
+            Some(limit) => ENOUGH.min(limit / 4),
+            None => ENOUGH,
+        };
+        let written = free >= enough
             && self
                 .shared
                 .disk

@@ -177,3 +177,32 @@ async fn direct_and_buffered_writes_leave_the_same_bytes() {
     }
     assert!(written[0] == written[1] && written[1] == written[2]);
 }
+
+#[tokio::test]
+async fn a_volume_at_its_limit_takes_nothing_new_keeps_what_it_has_and_goes_on_after_a_deletion() {
+    let mut bench = Bench::new();
+    bench.options.limit = Some(5 << 19);
+    let volume = bench.open();
+    let shape = even(0..PARTITIONS, 40_000);
+    write(&bench, &volume, key(1, 0, 1), &shape, Durability::Disk).await;
+    assert!(volume.bytes_free() < 1 << 20, "{}", volume.bytes_free());
+    let mut writer = begin(&volume, key(2, 0, 1));
+    let totals = push(&bench.budget, &mut writer, &shape)
+        .await
+        .expect("append");
+    let error = writer.commit(totals, Durability::Disk).await.unwrap_err();
+    assert!(error.to_string().contains("volume-limit"), "{error}");
+    assert!(matches!(volume.health(), Health::Full(_)));
+    assert_holds(&volume, 1, &[(0, 1, shape.clone())]).await;
+    // What is in progress is not flushed over it either.
+    assert!(volume.bytes_used() <= 5 << 19);
+
+    volume.delete_shuffle(&app(), ShuffleId(1)).expect("delete");
+    eventually("it has space again", || {
+        bench.clock.advance(Duration::from_secs(2));
+        volume.health() == Health::Ok
+    })
+    .await;
+    write(&bench, &volume, key(3, 0, 1), &shape, Durability::Disk).await;
+    assert_holds(&volume, 3, &[(0, 1, shape)]).await;
+}
