@@ -13,6 +13,7 @@
 //! - invariant: verified-before-released. Rows and blocks are compared with their checksums here, before they are sent, and again by
 //!   the reader.
 
+mod advice;
 mod chain;
 mod fetch;
 pub mod keys;

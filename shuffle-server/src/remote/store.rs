@@ -1,8 +1,9 @@
 //! The one door to the crate `object_store`: a store from its URL, and the verbs that the server uses.
 //!
-//! Every verb takes one of a bounded number of permits, is counted by its result, and names its key when it fails. Transient
-//! failures (5xx, throttling, a broken connection) are retried below, by `object_store` itself; what comes up from here has been
-//! tried for [`RETRY`] and is for the caller to try again later or to report.
+//! Every verb takes one of a bounded number of permits, is counted by its result, and names its key when it fails, with what a person
+//! can do about it ([`advice`](super::advice)). Transient failures (5xx, throttling, a broken connection) are retried below, by
+//! `object_store` itself; what comes up from here has been tried for [`RETRY`] and is for the caller to try again later or to report.
+//! A request that gets no answer ends after 30 s, or after `AWS_TIMEOUT`, `AZURE_TIMEOUT` or `GOOGLE_TIMEOUT`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,12 +12,15 @@ use futures_util::TryStreamExt;
 use object_store::{
     BackoffConfig, MultipartUpload, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode,
     PutPayload, RetryConfig, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
-    gcp::GoogleCloudStorageBuilder, local::LocalFileSystem, path::Path,
+    client::{HttpError, HttpErrorKind}, gcp::GoogleCloudStorageBuilder, local::LocalFileSystem, path::Path,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
-use super::Error;
+use super::{
+    Error,
+    advice::{self, Cloud, Trouble},
+};
 use crate::metrics::RemoteMetrics;
 
 /// How long one request is tried.
@@ -32,6 +36,7 @@ pub struct Store {
     inner: Arc<dyn ObjectStore>,
     prefix: Path,
     url: String,
+    cloud: Cloud,
     permits: Semaphore,
     metrics: RemoteMetrics,
 }
@@ -81,6 +86,15 @@ impl Store {
     /// (`AWS_…`, `AZURE_…`, `GOOGLE_…`), files that it names, or the machine's identity. Asks nothing of a cloud yet; a directory is
     /// made if it is not there.
     pub fn open(text: &str, metrics: RemoteMetrics) -> Result<Self, String> {
+        Self::open_with(text, &[], metrics)
+    }
+
+    /// The same, as if these variables were in the environment too.
+    pub fn open_with(
+        text: &str,
+        env: &[(String, String)],
+        metrics: RemoteMetrics,
+    ) -> Result<Self, String> {
         let (url, scheme, path) = parse(text)?;
         let retry = RetryConfig {
             backoff: BackoffConfig::default(),
@@ -88,7 +102,20 @@ impl Store {
             retry_timeout: RETRY,
         };
         let said = |error: object_store::Error| error.to_string();
-        let (inner, prefix): (Arc<dyn ObjectStore>, Path) = match scheme {
+        // A builder, and those of the variables that it knows.
+        macro_rules! cloud {
+            ($builder:ty) => {{
+                let mut builder = <$builder>::from_env().with_url(text).with_retry(retry);
+                for (name, value) in env {
+                    if let Ok(key) = name.to_ascii_lowercase().parse() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                provide_tls();
+                Arc::new(builder.build().map_err(said)?)
+            }};
+        }
+        let (inner, prefix, cloud): (Arc<dyn ObjectStore>, Path, Cloud) = match scheme {
             ObjectStoreScheme::Local => {
                 let dir = url
                     .to_file_path()
@@ -100,53 +127,38 @@ impl Store {
                     .map_err(said)?
                     .with_fsync(true)
                     .with_automatic_cleanup(true);
-                (Arc::new(store), Path::default())
+                (Arc::new(store), Path::default(), Cloud::Directory)
             }
-            ObjectStoreScheme::AmazonS3 => {
-                let builder = AmazonS3Builder::from_env().with_url(text).with_retry(retry);
-                provide_tls();
-                (Arc::new(builder.build().map_err(said)?), path)
-            }
+            ObjectStoreScheme::AmazonS3 => (cloud!(AmazonS3Builder), path, Cloud::S3),
             ObjectStoreScheme::MicrosoftAzure => {
-                let builder = MicrosoftAzureBuilder::from_env()
-                    .with_url(text)
-                    .with_retry(retry);
-                provide_tls();
-                (Arc::new(builder.build().map_err(said)?), path)
+                (cloud!(MicrosoftAzureBuilder), path, Cloud::Azure)
             }
             ObjectStoreScheme::GoogleCloudStorage => {
-                let builder = GoogleCloudStorageBuilder::from_env()
-                    .with_url(text)
-                    .with_retry(retry);
-                provide_tls();
-                (Arc::new(builder.build().map_err(said)?), path)
+                (cloud!(GoogleCloudStorageBuilder), path, Cloud::Google)
             }
             _ => return Err("its scheme is not supported".into()),
         };
-        Ok(Self::new(inner, prefix, text.to_owned(), metrics))
-    }
-
-    fn new(inner: Arc<dyn ObjectStore>, prefix: Path, url: String, metrics: RemoteMetrics) -> Self {
-        Self {
+        Ok(Self {
             inner,
             prefix,
-            url,
+            url: text.to_owned(),
+            cloud,
             permits: Semaphore::new(REQUESTS),
             metrics,
-        }
+        })
     }
 
     /// A store in memory, for tests.
     #[cfg(test)]
     pub(crate) fn in_memory() -> Self {
-        let inner = Arc::new(object_store::memory::InMemory::new());
-        let metrics = crate::metrics::Metrics::default().remote;
-        Self::new(
-            inner,
-            Path::from("prefix"),
-            "memory:///prefix".into(),
-            metrics,
-        )
+        Self {
+            inner: Arc::new(object_store::memory::InMemory::new()),
+            prefix: Path::from("prefix"),
+            url: "memory:///prefix".into(),
+            cloud: Cloud::Directory,
+            permits: Semaphore::new(REQUESTS),
+            metrics: crate::metrics::Metrics::default().remote,
+        }
     }
 
     /// As it was configured.
@@ -301,24 +313,49 @@ impl Store {
         let key = || self.path(key).to_string();
         let (outcome, result) = match result {
             Ok(value) => ("ok", Ok(value)),
-            Err(E::NotFound { .. }) => ("absent", Err(Error::NotFound { key: key() })),
             Err(E::AlreadyExists { .. } | E::Precondition { .. }) => {
                 ("exists", Err(Error::Exists { key: key() }))
             }
             Err(error) => {
-                let message = chain_of(&error);
-                (
-                    "failed",
-                    Err(Error::Store {
-                        verb,
-                        key: key(),
-                        message,
-                    }),
-                )
+                let words = advice::words(&error);
+                match self.trouble(verb, &error, &words) {
+                    None => ("absent", Err(Error::NotFound { key: key() })),
+                    Some(trouble) => {
+                        let message = advice::message(self.cloud, trouble, &words);
+                        let key = key();
+                        ("failed", Err(Error::Store { verb, key, message }))
+                    }
+                }
             }
         };
         self.metrics.request(verb, outcome);
         result
+    }
+}
+
+impl Store {
+    /// What is wrong; `None` if the object is not there, and nothing else is.
+    fn trouble(&self, verb: &str, error: &object_store::Error, words: &str) -> Option<Trouble> {
+        use object_store::Error as E;
+        match error {
+            // invariant: unknown-is-never-empty. A bucket that is not there says nothing about what was written.
+            E::NotFound { .. } if advice::names_no_bucket(words) => Some(Trouble::NoBucket),
+            E::NotFound { .. } => match verb {
+                "get" | "head" | "delete" => None,
+                // Only in a file system are there directories that could be missing.
+                "list" if self.cloud == Cloud::Directory => None,
+                "list" | "put" | "begin" => Some(Trouble::NoBucket),
+                _ => Some(Trouble::Other),
+            },
+            _ if advice::is_about_credentials(words) => Some(Trouble::NoCredentials),
+            E::PermissionDenied { .. } | E::Unauthenticated { .. } => Some(Trouble::Refused),
+            error => Some(match http_kind(error) {
+                Some(HttpErrorKind::Connect) => Trouble::Unreachable,
+                Some(HttpErrorKind::Timeout) => Trouble::NoAnswer,
+                _ if words.contains("incorrectly configured region") => Trouble::WrongRegion,
+                _ => Trouble::Other,
+            }),
+        }
     }
 }
 
@@ -388,17 +425,14 @@ fn provide_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// An error with its causes: `object_store` often says only "generic error" at the top.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
+/// How the connection failed, if that is what failed.
+fn http_kind(error: &object_store::Error) -> Option<HttpErrorKind> {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
+        if let Some(http) = error.downcast_ref::<HttpError>() {
+            return Some(http.kind());
         }
         cause = error.source();
     }
-    text
+    None
 }
