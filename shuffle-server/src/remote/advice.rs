@@ -55,23 +55,22 @@ impl Cloud {
         match self {
             Cloud::Directory => "the path",
             Cloud::S3 => "AWS_ENDPOINT, AWS_REGION (and AWS_ALLOW_HTTP=true for plain http)",
-            Cloud::Azure => {
-                "AZURE_STORAGE_ENDPOINT (and AZURE_ALLOW_HTTP=true for plain http)"
-            }
+            Cloud::Azure => "AZURE_STORAGE_ENDPOINT (and AZURE_ALLOW_HTTP=true for plain http)",
             Cloud::Google => "GOOGLE_BASE_URL (and GOOGLE_ALLOW_HTTP=true for plain http)",
         }
     }
 
     fn advice(self, trouble: Trouble) -> String {
-        let (bucket, credentials, endpoint) =
-            (self.bucket(), self.credentials(), self.endpoint());
+        let (bucket, credentials, endpoint) = (self.bucket(), self.credentials(), self.endpoint());
         match trouble {
             Trouble::NoBucket => {
                 format!("there is no such {bucket}: make it, or correct `remote`; ")
             }
             Trouble::NoCredentials => format!("no credentials were found: set {credentials}; "),
             Trouble::Refused => {
-                format!("the credentials are refused: check {credentials}, and that they may read, write, list and delete there; ")
+                format!(
+                    "the credentials are refused: check {credentials}, and that they may read, write, list and delete there; "
+                )
             }
             Trouble::Unreachable => {
                 format!("nothing answers there: check {endpoint} and the network; ")
@@ -101,6 +100,11 @@ pub(super) fn is_about_credentials(words: &str) -> bool {
     ]
     .iter()
     .any(|path| words.contains(path))
+}
+
+/// Whether the store knew the caller and refused it, or did not know it: of a list `object_store` has no kind of error for that.
+pub(super) fn is_a_refusal(words: &str) -> bool {
+    words.contains("status code: 401") || words.contains("status code: 403")
 }
 
 /// What is wrong and what to do, then the store's words.
@@ -139,7 +143,10 @@ mod tests {
         let page = "<Error>\n  <Code>NoSuchBucket</Code>".to_owned() + &"ä".repeat(10_000);
         assert!(names_no_bucket(&page) && !names_no_bucket("<Code>NoSuchKey</Code>"));
         let text = message(Cloud::S3, Trouble::NoBucket, &page);
-        assert!(text.starts_with("there is no such bucket: make it"), "{text}");
+        assert!(
+            text.starts_with("there is no such bucket: make it"),
+            "{text}"
+        );
         assert!(text.contains("<Error> <Code>NoSuchBucket"), "{text}");
         assert!(text.len() < 700, "{} bytes", text.len());
     }

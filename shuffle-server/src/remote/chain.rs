@@ -104,8 +104,11 @@ impl Remote {
     /// One manifest.
     pub async fn manifest(&self, place: &Place, generation: u32) -> Result<Manifest, Error> {
         let key = keys::manifest(place, generation);
-        let bytes = self.store.get(&key).await?;
-        Manifest::decode(&bytes, place, generation).map_err(|reason| Error::Corrupt {
+        let mut manifest = Manifest::decode(&self.store.get(&key).await?, place, generation);
+        if manifest.is_err() {
+            manifest = Manifest::decode(&self.store.get(&key).await?, place, generation);
+        }
+        manifest.map_err(|reason| Error::Corrupt {
             key: self.store.path(&key).to_string(),
             reason,
         })
@@ -124,8 +127,13 @@ impl Remote {
             return Ok(footer.clone());
         }
         let range = entry.footer..entry.length;
-        let bytes = self.store.get_range(&id.0, range).await?;
-        let footer = Footer::decode(&bytes, place, generation, entry);
+        let mut bytes = self.store.get_range(&id.0, range.clone()).await?;
+        let mut footer = Footer::decode(&bytes, place, generation, entry);
+        if footer.is_err() {
+            // As blocks are: it may have changed on the way only.
+            bytes = self.store.get_range(&id.0, range).await?;
+            footer = Footer::decode(&bytes, place, generation, entry);
+        }
         let footer = Arc::new(footer.map_err(|reason| Error::Corrupt {
             key: self.store.path(&id.0).to_string(),
             reason,

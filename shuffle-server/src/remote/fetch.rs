@@ -213,15 +213,22 @@ impl Fetch {
         };
         let overflow = || corrupt(&last.1, "it ends nowhere".into());
         let range = first.1.offset..last.1.end().ok_or_else(overflow)?;
-        let bytes = self.remote.store.get_range(&key, range.clone()).await?;
+        let mut bytes = self.remote.store.get_range(&key, range.clone()).await?;
+        let mut again = true;
         for (index, section) in &wanted {
             let start = (section.offset - range.start) as usize;
             let end = (section.end().ok_or_else(overflow)? - range.start) as usize;
-            let of_section = bytes.slice(start..end);
             // A checksum costs a thirtieth of what the request does, and here the object can be named.
-            let blocks = section
-                .blocks(&of_section)
-                .map_err(|reason| corrupt(section, reason))?;
+            let mut blocks = section.blocks(&bytes.slice(start..end));
+            if let Err(reason) = &blocks
+                && std::mem::take(&mut again)
+            {
+                // What was read back when it was written may have changed on the way only.
+                tracing::warn!(%key, %reason, "a part of an object is read again");
+                bytes = self.remote.store.get_range(&key, range.clone()).await?;
+                blocks = section.blocks(&bytes.slice(start..end));
+            }
+            let blocks = blocks.map_err(|reason| corrupt(section, reason))?;
             let skip = if *index == self.position.section {
                 self.position.block as usize
             } else {

@@ -15,6 +15,7 @@
 
 mod advice;
 mod chain;
+mod costs;
 mod fetch;
 pub mod keys;
 pub mod lease;
@@ -30,6 +31,7 @@ use shuffle_proto::{
 };
 
 pub use chain::{Chain, Remote};
+pub use costs::Cost;
 pub use fetch::{Cursor, Fetch, Only, Part};
 pub use store::{Store, Upload, check_url};
 

@@ -11,8 +11,13 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::{
     BackoffConfig, MultipartUpload, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode,
-    PutPayload, RetryConfig, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
-    client::{HttpError, HttpErrorKind}, gcp::GoogleCloudStorageBuilder, local::LocalFileSystem, path::Path,
+    PutPayload, RetryConfig,
+    aws::AmazonS3Builder,
+    azure::MicrosoftAzureBuilder,
+    client::{HttpError, HttpErrorKind},
+    gcp::GoogleCloudStorageBuilder,
+    local::LocalFileSystem,
+    path::Path,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
@@ -20,6 +25,7 @@ use url::Url;
 use super::{
     Error,
     advice::{self, Cloud, Trouble},
+    costs::{Cost, Costs},
 };
 use crate::metrics::RemoteMetrics;
 
@@ -37,6 +43,7 @@ pub struct Store {
     prefix: Path,
     url: String,
     cloud: Cloud,
+    costs: Costs,
     permits: Semaphore,
     metrics: RemoteMetrics,
 }
@@ -143,6 +150,7 @@ impl Store {
             prefix,
             url: text.to_owned(),
             cloud,
+            costs: Costs::default(),
             permits: Semaphore::new(REQUESTS),
             metrics,
         })
@@ -156,6 +164,7 @@ impl Store {
             prefix: Path::from("prefix"),
             url: "memory:///prefix".into(),
             cloud: Cloud::Directory,
+            costs: Costs::default(),
             permits: Semaphore::new(REQUESTS),
             metrics: crate::metrics::Metrics::default().remote,
         }
@@ -164,6 +173,11 @@ impl Store {
     /// As it was configured.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Requests that this server has made for what lies below a shuffle's directory.
+    pub fn cost(&self, dir: &str) -> Cost {
+        self.costs.of(dir)
     }
 
     /// What the verbs count into.
@@ -310,6 +324,7 @@ impl Store {
         result: object_store::Result<T>,
     ) -> Result<T, Error> {
         use object_store::Error as E;
+        self.costs.count(verb, key);
         let key = || self.path(key).to_string();
         let (outcome, result) = match result {
             Ok(value) => ("ok", Ok(value)),
@@ -339,7 +354,7 @@ impl Store {
         use object_store::Error as E;
         match error {
             // invariant: unknown-is-never-empty. A bucket that is not there says nothing about what was written.
-            E::NotFound { .. } if advice::names_no_bucket(words) => Some(Trouble::NoBucket),
+            _ if advice::names_no_bucket(words) => Some(Trouble::NoBucket),
             E::NotFound { .. } => match verb {
                 "get" | "head" | "delete" => None,
                 // Only in a file system are there directories that could be missing.
@@ -349,6 +364,7 @@ impl Store {
             },
             _ if advice::is_about_credentials(words) => Some(Trouble::NoCredentials),
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => Some(Trouble::Refused),
+            _ if advice::is_a_refusal(words) => Some(Trouble::Refused),
             error => Some(match http_kind(error) {
                 Some(HttpErrorKind::Connect) => Trouble::Unreachable,
                 Some(HttpErrorKind::Timeout) => Trouble::NoAnswer,
@@ -391,8 +407,16 @@ impl Upload<'_> {
         Ok(())
     }
 
-    /// Ends the object, which is there from then on.
+    /// Ends the object, which is there from then on; one that cannot be ended is given up.
     pub async fn finish(mut self) -> Result<(), Error> {
+        let ended = self.end().await;
+        if ended.is_err() {
+            self.abort().await;
+        }
+        ended
+    }
+
+    async fn end(&mut self) -> Result<(), Error> {
         if self.parts.is_none() {
             let bytes = std::mem::take(&mut self.buffer);
             return self.store.put(&self.key, bytes.into(), false).await;

@@ -255,7 +255,8 @@ impl Collector {
         self.remote.store.metrics().removed.inc_by(removed);
         if removed > 0 {
             self.remote.forget(app, None);
-            tracing::info!(%dir, objects = removed, "objects removed");
+            let requests = self.remote.store.cost(dir);
+            tracing::info!(%dir, objects = removed, requests = %requests, "objects removed");
         }
         Ok(())
     }

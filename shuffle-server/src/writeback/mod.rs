@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    remote::{Place, Remote},
+    remote::{Place, Remote, keys},
     staging::{Unwritten, Volume},
 };
 use awaited::Awaited;
@@ -177,6 +177,10 @@ impl WriteBack {
         let mut rounds = JoinSet::new();
         loop {
             self.reclaim().await;
+            if rounds.len() == ROUNDS {
+                // Nothing is picked while all rounds wait for the store, and then the backlog is what people look at.
+                self.candidates();
+            }
             while rounds.len() < ROUNDS
                 && let Some((volume, key)) = self.pick()
             {
@@ -243,7 +247,7 @@ impl WriteBack {
             (self.options.lease / 4).clamp(Duration::from_millis(50), Duration::from_secs(60));
         loop {
             if let Err(error) = self.collector.sweep().await {
-                tracing::warn!(%error, "leases in the object store could not be looked at; tried again in {period:?}");
+                tracing::warn!(%error, "the object store cannot be used; staging goes on, and it is looked at again in {period:?}");
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -333,7 +337,8 @@ impl WriteBack {
                 self.failed.lock().remove(&key);
                 metrics.rounds.inc();
                 metrics.written.inc_by(bytes);
-                tracing::info!(%app, %shuffle, volume = %volume.id(), bytes, "written back");
+                let requests = self.remote.store.cost(&keys::shuffle(app, *shuffle));
+                tracing::info!(%app, %shuffle, volume = %volume.id(), bytes, requests = %requests, "written back");
             }
             Err(Error::Deleted) => self.collector.written_too_late(app, *shuffle),
             Err(Error::Attempts { owners, reason }) => {

@@ -1,0 +1,125 @@
+//! What each shuffle has cost this server in requests to the store: stores are paid by the request. Told in the log when a shuffle is
+//! written back and when it goes; never a label of a metric. Retries below the verbs are not seen here.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+};
+
+use parking_lot::Mutex;
+
+/// Shuffles that are remembered; the ones that came first are forgotten first.
+const SHUFFLES: usize = 4096;
+
+/// Requests, as the price lists of stores tell them apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Puts, and all steps of uploads in parts.
+    pub writes: u64,
+    /// Gets and heads.
+    pub reads: u64,
+    /// Lists.
+    pub lists: u64,
+    /// Deletes.
+    pub deletes: u64,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Costs(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    by_shuffle: HashMap<String, Cost>,
+    order: VecDeque<String>,
+}
+
+impl Costs {
+    /// A request was made; one that is of no shuffle is of nobody.
+    pub(super) fn count(&self, verb: &str, key: &str) {
+        let Some(shuffle) = shuffle_of(key) else {
+            return;
+        };
+        let mut known = self.0.lock();
+        if !known.by_shuffle.contains_key(shuffle) {
+            if known.order.len() == SHUFFLES
+                && let Some(first) = known.order.pop_front()
+            {
+                known.by_shuffle.remove(&first);
+            }
+            known.order.push_back(shuffle.to_owned());
+        }
+        let cost = known.by_shuffle.entry(shuffle.to_owned()).or_default();
+        *match verb {
+            "get" | "head" => &mut cost.reads,
+            "list" => &mut cost.lists,
+            "delete" => &mut cost.deletes,
+            _ => &mut cost.writes,
+        } += 1;
+    }
+
+    /// Of a shuffle's directory.
+    pub(super) fn of(&self, dir: &str) -> Cost {
+        self.0
+            .lock()
+            .by_shuffle
+            .get(dir)
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            writes,
+            reads,
+            lists,
+            deletes,
+        } = self;
+        write!(
+            f,
+            "{writes} writes, {reads} reads, {lists} lists, {deletes} deletes"
+        )
+    }
+}
+
+/// `<app>/<shuffle>` of a key in that directory, or of the directory.
+fn shuffle_of(key: &str) -> Option<&str> {
+    let (app, rest) = key.split_once('/')?;
+    let number = rest.split('/').next()?;
+    number.parse::<u32>().ok()?;
+    Some(&key[..app.len() + 1 + number.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_for_their_shuffle_and_old_ones_are_forgotten() {
+        let costs = Costs::default();
+        for (verb, key) in [
+            ("put", "app/7/v/1.manifest"),
+            ("part", "app/7/v/1-0.obj"),
+            ("get", "app/7/v/1-0.obj"),
+            ("list", "app/7"),
+            ("delete", "app/7/v/1-0.obj"),
+            ("put", "app/lease"),
+            ("list", ""),
+            ("get", "app/70/v/1-0.obj"),
+        ] {
+            costs.count(verb, key);
+        }
+        assert_eq!(
+            costs.of("app/7").to_string(),
+            "2 writes, 1 reads, 1 lists, 1 deletes"
+        );
+        assert_eq!(costs.of("app/70").reads, 1);
+        for shuffle in 100..100 + SHUFFLES {
+            costs.count("get", &format!("app/{shuffle}/v/1-0.obj"));
+        }
+        assert_eq!(costs.of("app/7"), Cost::default());
+        assert_eq!(costs.0.lock().by_shuffle.len(), SHUFFLES);
+    }
+}
