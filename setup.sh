@@ -4,6 +4,7 @@
 #   ./setup.sh                                  what a build needs
 #   ./setup.sh --spark 4.3.0 --spark 3.5.9      and these Spark lines, each in its own Python environment
 #   ./setup.sh --dist                           and the cross compiler that `make dist` uses
+#   ./setup.sh --stores                         and object stores that tests start (300 MB; those whose language is not here are skipped)
 #   ./setup.sh [needs…] -- COMMAND…             the same, then COMMAND with the environment set
 #   ./setup.sh --env                            installs nothing; prints the environment as shell exports
 #
@@ -17,19 +18,25 @@ cache=${FOREBAY_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set; set FOREBAY_CA
 # DuckDB makes the tables of TPC-DS and knows its queries; versions after this one would download that part.
 build_tools=(libclang==18.1.1 pytest==9.2.0 tpchgen-cli==4.0.0 duckdb==1.1.3)
 spark_tools=(pandas==2.2.3 pyarrow==21.0.0 numpy==2.2.6) # what Spark's Python functions on whole columns need
+# Object stores for tests, by Go, npm and PyPI. This Azurite is the last that runs on Node 20.
+versitygw=v1.8.0
+azurite=3.35.0
+moto=('moto[s3,server]==5.2.5')
 dist_tools=(cargo-zigbuild==0.24.0 ziglang==0.17.1)
 
 lines=()
 dist=false
+stores=false
 env_only=false
 command=()
 while [ $# -gt 0 ]; do
   case $1 in
     --spark) lines+=("${2:?--spark needs a version}"); shift ;;
     --dist) dist=true ;;
+    --stores) stores=true ;;
     --env) env_only=true ;;
     --) shift; command=("$@"); break ;;
-    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup.sh: unknown argument '$1' (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -119,6 +126,31 @@ venv() {
   touch "$stamp"
 }
 
+# Each is one line on standard error where it cannot be had: the tests that want it say so again, and are skipped.
+install_stores() {
+  local dir=$cache/stores
+  mkdir -p "$dir/bin"
+  go_tool versitygw "github.com/versity/versitygw/cmd/versitygw@$versitygw"
+  if ! command -v npm >/dev/null; then
+    say "no Azurite (az://): npm is not here"
+  elif ! [ -e "$dir/azurite/.holds-$azurite" ]; then
+    say "Azurite $azurite by npm"
+    { rm -rf "$dir/azurite" && npm install --silent --prefix "$dir/azurite" --no-fund --no-audit --ignore-scripts "azurite@$azurite" >&2 8>&- &&
+      touch "$dir/azurite/.holds-$azurite"; } || say "no Azurite (az://): npm failed"
+  fi
+  venv "$dir/moto" "${moto[@]}" || say "no moto (s3://): pip failed"
+}
+
+go_tool() { # NAME MODULE@VERSION
+  local stamp=$cache/stores/bin/.holds-$1-${2##*@}
+  if ! command -v go >/dev/null; then
+    say "no $1: Go is not here"
+  elif ! [ -e "$stamp" ]; then
+    say "$1 ${2##*@} by Go (one to two minutes)"
+    { GOBIN=$cache/stores/bin go install "$2" >&2 8>&- && touch "$stamp"; } || say "no $1: Go failed"
+  fi
+}
+
 prepare() {
   mkdir -p "$cache"
   exec 8>"$cache/.setup.lock"
@@ -132,6 +164,7 @@ prepare() {
     [ -x "$cache/dist-tools/bin/cargo-zigbuild" ] || say "cross compiler: ${dist_tools[*]} (100 MB)"
     venv "$cache/dist-tools" "${dist_tools[@]}"
   fi
+  if $stores; then install_stores; fi
   local line
   for line in "${lines[@]}"; do
     [ -d "$cache/pyspark-$line/lib" ] || say "Spark $line from PyPI (300 to 450 MB, then one to two minutes to unpack)"

@@ -1,8 +1,10 @@
 //! What is written back is served by any server, and goes when its shuffle, app or lease goes. The object store is a directory.
 
 mod acknowledged;
+mod endpoints;
 mod faults;
 mod removed;
+mod troubles;
 mod when;
 
 use shuffle_tests::{

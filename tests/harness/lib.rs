@@ -7,10 +7,12 @@
 //! - [`oracle`]: what was committed, and whether an answer is exactly that.
 //! - [`disk`]: small file systems, read-only ones, and flipped bits.
 //! - [`proxy`]: a connection that is cut, stalls, or flips a bit.
+//! - [`stores`], [`gateway`]: object stores as child processes, and an HTTP proxy that makes trouble in front of them.
 //! - [`raw`]: bytes on a socket or in an HTTP/2 stream that no client would send.
 
 pub mod attempt;
 pub mod disk;
+pub mod gateway;
 pub mod oracle;
 pub mod peer;
 pub mod proxy;
@@ -18,14 +20,17 @@ pub mod push;
 pub mod raw;
 pub mod server;
 pub mod setup;
+pub mod stores;
 
 pub use attempt::{App, Attempt, Block, Shape, random_bytes};
+pub use gateway::Gateway;
 pub use oracle::Oracle;
 pub use peer::{Fetched, Peer};
 pub use push::Push;
 pub use server::Server;
 pub use setup::Setup;
 pub use shuffle_proto::{kind::Kind, v1};
+pub use stores::Endpoint;
 
 use std::{future::Future, time::Duration};
 

@@ -102,6 +102,19 @@ pub async fn socket(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
+/// Writes bytes on a new connection, and reads what comes until the other side closes it.
+pub async fn exchange(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    step("an exchange", async {
+        let mut stream = TcpStream::connect(addr).await?;
+        stream.write_all(bytes).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    })
+    .await
+    .expect("a connection that stands")
+}
+
 /// GET over HTTP/1.1: status and body.
 pub async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     step("an HTTP call", async {
