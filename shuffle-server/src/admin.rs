@@ -1,4 +1,4 @@
-//! HTTP for people and probes. Reads, and changes nothing.
+//! HTTP for people, probes and the tool `forebay`. Nobody is asked who they are: whoever reaches the port may do all of this.
 //!
 //! | path | answer |
 //! |---|---|
@@ -7,21 +7,32 @@
 //! | `/metrics` | Prometheus' text |
 //! | `/version` | JSON: name, version, protocol |
 //! | `/api/v1/status` | JSON: volumes, apps, memory, draining |
+//! | `GET /api/v1/drain` | JSON: step, pushes that run, bytes left to write back, time left; with `?wait` once a drain that runs is over |
+//! | `POST /api/v1/drain` | starts what SIGTERM starts, and answers the same at once; again and again as the first time |
+//! | `DELETE` or `POST /api/v1/apps/{app}` | frees all of an app; JSON: bytes, objects |
+//! | `DELETE` or `POST /api/v1/apps/{app}/shuffles/{n}` | frees one shuffle |
+//!
+//! What is refused is answered with a 4xx or 5xx and JSON: kind, and the error as field, value, remedy.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{ConnectInfo, Path, RawQuery, State},
     http::{StatusCode, header},
-    response::IntoResponse,
-    routing::get,
+    response::{IntoResponse, Response},
+    routing::{delete, get},
 };
 use serde_json::json;
+use shuffle_proto::{
+    ids::{AppId, ShuffleId},
+    kind::Kind,
+    wire,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{metrics::scrape, service::Core};
+use crate::{error::Refusal, metrics::scrape, service::Core};
 
 /// What Prometheus asks for and understands.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,8 +49,15 @@ pub(crate) async fn serve(
         .route("/metrics", get(metrics))
         .route("/version", get(version))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/drain", get(progress).post(drain))
+        .route("/api/v1/apps/{app}", delete(free_app).post(free_app))
+        .route(
+            "/api/v1/apps/{app}/shuffles/{shuffle}",
+            delete(free_shuffle).post(free_shuffle),
+        )
         .with_state(core);
-    axum::serve(listener, router)
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
 }
@@ -75,4 +93,105 @@ async fn version() -> impl IntoResponse {
 
 async fn status(State(core): State<Arc<Core>>) -> impl IntoResponse {
     Json(core.state())
+}
+
+async fn progress(
+    State(core): State<Arc<Core>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refused> {
+    match query.as_deref() {
+        None => {}
+        // A drain that nobody asked for is not waited for. One that runs has a deadline, and so has this.
+        Some("wait") if core.is_draining() => core.drain.over().await,
+        Some("wait") => {}
+        Some(other) => {
+            let message = format!("query is {other:?}: write ?wait, or nothing");
+            return Err(Refusal::new(Kind::Invalid, message).into());
+        }
+    }
+    Ok(Json(core.progress()).into_response())
+}
+
+async fn drain(
+    State(core): State<Arc<Core>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+) -> Response {
+    core.drain(format!("the admin port, by {}", peer.ip()));
+    (StatusCode::ACCEPTED, Json(core.progress())).into_response()
+}
+
+async fn free_app(
+    State(core): State<Arc<Core>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(app): Path<String>,
+) -> Result<Response, Refused> {
+    free(core, peer, &app, None).await
+}
+
+async fn free_shuffle(
+    State(core): State<Arc<Core>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path((app, shuffle)): Path<(String, String)>,
+) -> Result<Response, Refused> {
+    let number = shuffle.parse().map_err(|_| {
+        let message = format!(
+            "shuffle is {shuffle:?}: write its number, 0 to {}",
+            u32::MAX
+        );
+        Refusal::new(Kind::Invalid, message)
+    })?;
+    free(core, peer, &app, Some(ShuffleId(number))).await
+}
+
+async fn free(
+    core: Arc<Core>,
+    peer: SocketAddr,
+    app: &str,
+    shuffle: Option<ShuffleId>,
+) -> Result<Response, Refused> {
+    let app: AppId = wire::app("app", app).map_err(Refusal::from)?;
+    // To its end, also if the caller leaves.
+    let freeing = tokio::spawn(async move {
+        let shown = shuffle.map(tracing::field::display);
+        let freed = core.free(&app, shuffle).await;
+        match &freed {
+            Ok(freed) => {
+                tracing::info!(%app, shuffle = shown, %peer, bytes = freed.bytes, objects = freed.objects, "freed by the admin port")
+            }
+            Err(error) => {
+                tracing::warn!(%app, shuffle = shown, %peer, %error, "not freed by the admin port")
+            }
+        }
+        freed
+    });
+    let freed = freeing
+        .await
+        .map_err(|panic| Refusal::new(Kind::Internal, format!("freeing panicked: {panic}")))??;
+    Ok(Json(freed).into_response())
+}
+
+/// A refusal as HTTP says it.
+struct Refused(Refusal);
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let Self(Refusal { kind, message, .. }) = self;
+        let status = match kind {
+            Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::Denied => StatusCode::FORBIDDEN,
+            Kind::Lost => StatusCode::NOT_FOUND,
+            Kind::Fenced => StatusCode::CONFLICT,
+            Kind::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Corrupt | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let body = json!({ "kind": kind.name(), "error": message });
+        (status, Json(body)).into_response()
+    }
 }

@@ -53,7 +53,9 @@ pub struct Config {
     #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:7400")]
     pub listen: String,
 
-    /// Address for people and probes (HTTP): /livez, /readyz, /metrics, /version, /api/v1/status. Port 0 takes a free one.
+    /// Address for people and probes (HTTP): /livez, /readyz, /metrics, /version, /api/v1/…. Port 0 takes a free one.
+    ///
+    /// Whoever reaches it may drain the server and free data: keep it away from those who may not.
     #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:7401")]
     pub admin_listen: String,
 
@@ -113,11 +115,18 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = units::duration)]
     pub max_lease: Duration,
 
-    /// How long SIGTERM waits for running pushes, for write-back and for fetches before it ends them.
+    /// How long a drain (SIGTERM, POST /api/v1/drain, notice-file) waits for running pushes, for write-back and for fetches before it ends them.
     ///
     /// With remote, what was not written back when this is over is served again only by a server on the same disk.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     pub drain_timeout: Duration,
+
+    /// File whose appearance starts what SIGTERM starts, such as the notice that a spot machine gets before it is taken away.
+    ///
+    /// It is looked for twice a second. One that is there when the server starts counts too: remove it before a machine is used
+    /// again. [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub notice_file: Option<PathBuf>,
 
     /// Apps that may hold data at the same time. A new one beyond that is told to come back later.
     #[arg(long, value_name = "COUNT", default_value_t = 4096)]
@@ -221,6 +230,14 @@ impl Config {
                     "name each directory once".into(),
                 );
             }
+        }
+        if self
+            .notice_file
+            .as_ref()
+            .is_some_and(|path| path.as_os_str().is_empty())
+        {
+            let remedy = "name a file, or leave it out".into();
+            return refuse("notice-file", "empty".into(), remedy);
         }
         if self.memory.0 < MIN_MEMORY {
             return refuse(

@@ -9,6 +9,7 @@ use shuffle_server::{
     server::Server,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// One buffer per received batch, a MiB or more each, at the rate of the network: see `.cargo/config.toml`.
@@ -51,26 +52,30 @@ fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let server = Server::build(config).await?;
     server.write_ready_file()?;
     let mut stdout = std::io::stdout();
     // Whoever started the server may have closed its end already.
     drop(writeln!(stdout, "{}", server.ready_line()).and_then(|()| stdout.flush()));
-    let shutdown = async {
-        let (name, _) = either(&mut terminate, &mut interrupt).await;
-        tracing::info!(signal = name, "a second signal ends the server at once");
-        tokio::spawn(async move {
-            let (name, number) = either(&mut terminate, &mut interrupt).await;
-            tracing::warn!(signal = name, "ended at once");
-            std::process::exit(KILLED_BY_SIGNAL + number);
-        });
-    };
+    let told = CancellationToken::new();
+    tokio::spawn(signals(terminate, interrupt, told.clone()));
     server
-        .run(shutdown)
+        .run(told.cancelled_owned())
         .await
         .map_err(|error: Error| error.into())
+}
+
+/// The first signal starts the drain, the second ends it. A drain that was begun otherwise takes a first one too: whoever gave notice
+/// is often followed by whoever sends SIGTERM.
+async fn signals(mut terminate: Signal, mut interrupt: Signal, told: CancellationToken) {
+    let (name, _) = either(&mut terminate, &mut interrupt).await;
+    tracing::info!(signal = name, "a second signal ends the server at once");
+    told.cancel();
+    let (name, number) = either(&mut terminate, &mut interrupt).await;
+    tracing::warn!(signal = name, "ended at once");
+    std::process::exit(KILLED_BY_SIGNAL + number);
 }
 
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, i32) {

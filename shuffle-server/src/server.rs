@@ -1,6 +1,6 @@
 //! The only place where parts are wired together: settings → [`Server::build`] → [`Server::run`] until told to end.
 //!
-//! The end goes in steps, each bounded by `drain-timeout` as a whole: new attempts are refused and probes say so; running pushes
+//! A signal, the admin port or `notice-file` starts the end. It goes in steps, each bounded by `drain-timeout` as a whole: new attempts are refused and probes say so; running pushes
 //! commit; what is not in the object store is written back, if there is one; connections finish what runs on them; volumes put on
 //! disk what only memory holds.
 
@@ -25,13 +25,15 @@ use crate::{
     metrics::Metrics,
     registry::{Limits, Registry},
     remote::{Remote, Store},
-    service::{Core, End, Listener, Tier, Volumes, generated, not_serving},
+    service::{Core, End, Listener, Step, Tier, Volumes, generated, not_serving},
     staging::{self, Components, Faults, Volume},
     writeback::WriteBack,
 };
 
 /// How often half of the unneeded memory is given back: an idle server has nearly none after a few minutes.
 const TRIM_PERIOD: Duration = Duration::from_secs(30);
+/// How often `notice-file` is looked for.
+const NOTICE_PERIOD: Duration = Duration::from_millis(500);
 /// What ends a call that does not end by itself gets to finish.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 
@@ -235,18 +237,27 @@ impl Server {
         };
         parts.spawn(listener.run(data));
 
+        if let Some(path) = config.notice_file.clone() {
+            parts.spawn(notice(path, core.clone(), background.clone()));
+        }
+
         let failed = tokio::select! {
-            () = shutdown => None,
+            () = shutdown => {
+                core.drain("a signal");
+                None
+            }
+            () = core.drain.asked() => None,
             // None of them ends by itself, unless it panicked.
             ended = parts.join_next() => ended.map(|ended| format!("a part of the server ended: {ended:?}")),
         };
         if let Some(failed) = &failed {
+            core.drain("a part of the server failed");
             tracing::error!(failed, "the server drains because a part of it failed");
         }
 
         let deadline = Instant::now() + config.drain_timeout;
-        tracing::info!(timeout = ?config.drain_timeout, pushes = core.metrics.streams("push"), "draining");
-        core.drain();
+        tracing::info!(why = core.progress().why, timeout = ?config.drain_timeout, pushes = core.metrics.streams("push"), "draining");
+        core.drain.ends_at(deadline);
         not_serving(&health).await;
         if tokio::time::timeout_at(deadline, core.pushes.wait())
             .await
@@ -258,8 +269,10 @@ impl Server {
             );
         }
         if let Some(tier) = &core.remote {
+            core.drain.go(Step::WriteBack);
             // While others still read from here: what they cannot finish they find in the store.
             let left = tier.writeback.drain(deadline).await;
+            core.drain.leaves(left);
             if left > 0 {
                 tracing::warn!(
                     bytes = left,
@@ -267,6 +280,7 @@ impl Server {
                 );
             }
         }
+        core.drain.go(Step::Calls);
         end.graceful.cancel();
         tasks.close();
         if tokio::time::timeout_at(deadline, tasks.wait())
@@ -285,9 +299,11 @@ impl Server {
                 tracing::warn!("calls that do not end are left behind");
             }
         }
+        core.drain.go(Step::Volumes);
         for volume in core.volumes.iter() {
             volume.close().await;
         }
+        core.drain.go(Step::Ended);
         background.cancel();
         while tokio::time::timeout(LAST_MOMENT, parts.join_next())
             .await
@@ -318,6 +334,30 @@ async fn trim(budget: Budget, shutdown: CancellationToken) {
     {
         budget.trim();
     }
+}
+
+/// Asks for the end once the file is there. A path that cannot be looked at is told once.
+async fn notice(path: PathBuf, core: Arc<Core>, shutdown: CancellationToken) {
+    let mut told = false;
+    loop {
+        match tokio::fs::try_exists(&path).await {
+            Ok(true) => {
+                core.drain(format!("notice-file {} is there", path.display()));
+                break;
+            }
+            Ok(false) => {}
+            Err(error) if told => drop(error),
+            Err(error) => {
+                told = true;
+                tracing::warn!(path = %path.display(), %error, "notice-file cannot be looked for; tried again");
+            }
+        }
+        let pause = shutdown.run_until_cancelled(tokio::time::sleep(NOTICE_PERIOD));
+        if pause.await.is_none() {
+            return;
+        }
+    }
+    shutdown.cancelled().await;
 }
 
 async fn listen(key: &'static str, value: &str) -> Result<(TcpListener, SocketAddr), Error> {

@@ -231,6 +231,17 @@ impl Registry {
         self.delete_leftovers(&app).await
     }
 
+    /// Deletes an app because a person names it, whatever its token; answers the bytes that were freed.
+    pub async fn free(&self, app: &AppId) -> Result<u64, Error> {
+        let found = self.apps.lock().get(app).cloned();
+        let Some(app) = found else {
+            return Ok(0);
+        };
+        app.end(End::Deleted, self.now());
+        let _alone = app.lifecycle.lock().await;
+        self.delete_leftovers(&app).await
+    }
+
     /// Renews the lease of an app that is in the middle of a call; refuses if it is gone.
     pub fn alive(&self, app: &App) -> Result<(), Error> {
         if app.touch(self.now()) {

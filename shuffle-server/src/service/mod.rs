@@ -5,7 +5,9 @@
 
 mod caller;
 mod control;
+pub(crate) mod drain;
 mod fetch;
+mod free;
 mod listener;
 mod push;
 mod read;
@@ -13,20 +15,14 @@ mod router;
 pub(crate) mod state;
 mod volumes;
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shuffle_proto::{ids::AppId, kind::Kind};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 pub(crate) use caller::PROTOCOL_MIN;
+pub(crate) use drain::{Drain, Step};
 pub(crate) use listener::{End, Listener};
 pub(crate) use router::{generated, not_serving};
 pub(crate) use volumes::Volumes;
@@ -48,7 +44,8 @@ pub(crate) struct Core {
     pub(crate) pushes: TaskTracker,
     /// How long a batch that has memory may stand still.
     stall: Duration,
-    draining: AtomicBool,
+    /// The end of the server.
+    pub(crate) drain: Drain,
 }
 
 /// The object store, and who fills it.
@@ -66,7 +63,7 @@ impl Core {
         remote: Option<Tier>,
         stall: Duration,
     ) -> Self {
-        let (pushes, draining) = (TaskTracker::new(), AtomicBool::new(false));
+        let (pushes, drain) = (TaskTracker::new(), Drain::default());
         Self {
             volumes,
             registry,
@@ -75,18 +72,8 @@ impl Core {
             remote,
             pushes,
             stall,
-            draining,
+            drain,
         }
-    }
-
-    /// From now on new attempts are refused.
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
-        self.pushes.close();
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
     }
 
     /// Counts and logs a refusal: who, what and why, never the token.

@@ -120,6 +120,12 @@ impl Collector {
         self.wake.notify_one();
     }
 
+    /// Something of the app is to go now, whatever is known of the app; answers how many objects went.
+    pub(super) async fn free(&self, app: &AppId, shuffle: Option<ShuffleId>) -> Result<u64, Error> {
+        self.dead.lock().insert((app.clone(), shuffle));
+        self.remove_dead(app, shuffle).await
+    }
+
     /// As if the apps had called since their records were written.
     #[cfg(test)]
     pub(super) fn forget_touched(&self) {
@@ -136,20 +142,21 @@ impl Collector {
     pub(super) async fn bury(&self) {
         let dead: Vec<_> = self.dead.lock().iter().cloned().collect();
         for (app, shuffle) in dead {
-            let dir =
-                shuffle.map_or_else(|| keys::app(&app), |shuffle| keys::shuffle(&app, shuffle));
-            match self.remove(&app, &dir).await {
-                Ok(()) => {
-                    if shuffle.is_none() {
-                        self.watched.lock().remove(&app);
-                    }
-                    self.dead.lock().remove(&(app, shuffle));
-                }
-                Err(error) => {
-                    tracing::warn!(%app, %error, "objects of what was deleted stay for now; tried again");
-                }
+            if let Err(error) = self.remove_dead(&app, shuffle).await {
+                tracing::warn!(%app, %error, "objects of what was deleted stay for now; tried again");
             }
         }
+    }
+
+    /// Removes what is on the list of the dead, and takes it from the list.
+    async fn remove_dead(&self, app: &AppId, shuffle: Option<ShuffleId>) -> Result<u64, Error> {
+        let dir = shuffle.map_or_else(|| keys::app(app), |shuffle| keys::shuffle(app, shuffle));
+        let removed = self.remove(app, &dir).await?;
+        if shuffle.is_none() {
+            self.watched.lock().remove(app);
+        }
+        self.dead.lock().remove(&(app.clone(), shuffle));
+        Ok(removed)
     }
 
     /// One round: buries, renews, watches.
@@ -249,7 +256,7 @@ impl Collector {
         Ok(())
     }
 
-    async fn remove(&self, app: &AppId, dir: &str) -> Result<(), Error> {
+    async fn remove(&self, app: &AppId, dir: &str) -> Result<u64, Error> {
         // invariant: delete-by-lease
         let removed = self.remote.store.delete_below(dir).await?;
         self.remote.store.metrics().removed.inc_by(removed);
@@ -258,6 +265,6 @@ impl Collector {
             let requests = self.remote.store.cost(dir);
             tracing::info!(%dir, objects = removed, requests = %requests, "objects removed");
         }
-        Ok(())
+        Ok(removed)
     }
 }

@@ -204,16 +204,7 @@ impl WriteBack {
         let mut told = self.clock.now();
         loop {
             self.wake.notify_one();
-            let left: u64 = {
-                let waiting = self.candidates();
-                let waiting = waiting.iter().filter(|(_, candidate)| {
-                    candidate.shuffle.attempts > 0 && candidate.policy != Policy::Off
-                });
-                // An attempt without bytes is to be written too.
-                waiting
-                    .map(|(_, candidate)| candidate.shuffle.bytes.max(1))
-                    .sum()
-            };
+            let left = self.left();
             if left == 0 && self.running.lock().is_empty() {
                 self.collector.bury().await;
                 return 0;
@@ -228,6 +219,29 @@ impl WriteBack {
             }
             tokio::time::sleep(TICK / 5).await;
         }
+    }
+
+    /// Committed bytes that a drain would have to write back.
+    pub fn left(&self) -> u64 {
+        let wanted = |shuffle: &Unwritten| match self.apps.standing(&shuffle.app) {
+            Standing::Live { policy, .. } => policy.unwrap_or(self.options.policy) != Policy::Off,
+            Standing::Deleted | Standing::Unknown => false,
+        };
+        let shuffles = self.volumes.iter().flat_map(Volume::unwritten);
+        let waiting = shuffles.filter(|shuffle| shuffle.attempts > 0 && wanted(shuffle));
+        // An attempt without bytes is to be written too.
+        waiting.map(|shuffle| shuffle.bytes.max(1)).sum()
+    }
+
+    /// Removes what lies in the store of an app, or of one shuffle, from whichever server; answers how many objects that were. What
+    /// fails is tried again.
+    pub async fn free(
+        &self,
+        app: &AppId,
+        shuffle: Option<ShuffleId>,
+    ) -> Result<u64, crate::remote::Error> {
+        self.remote.forget(app, shuffle);
+        self.collector.free(app, shuffle).await
     }
 
     /// A shuffle was deleted here by its app.

@@ -1,0 +1,140 @@
+//! The end of the server: who asked for it, how far it has got, when it is over. [`crate::server`] goes the steps; everything else
+//! asks for them and looks at them here.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Core;
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Step {
+    /// Nobody has asked for the end.
+    #[default]
+    Serving,
+    /// Pushes that run commit or give up.
+    Pushes,
+    /// What is live and not in the object store goes there.
+    WriteBack,
+    /// Calls that run end.
+    Calls,
+    /// What only memory holds is put on disk.
+    Volumes,
+    /// Nothing: the process ends.
+    Ended,
+}
+
+/// How far it has got, for people and tools.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Progress {
+    pub(crate) draining: bool,
+    pub(crate) step: Step,
+    /// Who asked for it.
+    pub(crate) why: Option<String>,
+    pub(crate) pushes: i64,
+    pub(crate) fetches: i64,
+    /// Committed bytes that are to be in the object store and are not; `None` without one.
+    pub(crate) bytes_left: Option<u64>,
+    /// Until what still runs is ended.
+    pub(crate) time_left_ms: Option<u64>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Drain {
+    state: Mutex<State>,
+    /// What write-back could not do in time, plus 1; 0 while that is not known.
+    left: AtomicU64,
+    asked: CancellationToken,
+    over: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    step: Step,
+    why: Option<String>,
+    deadline: Option<Instant>,
+}
+
+// === impl Drain ===
+
+impl Drain {
+    /// Returns once somebody has asked.
+    pub(crate) async fn asked(&self) {
+        self.asked.cancelled().await;
+    }
+
+    /// Returns once nothing is left to be waited for.
+    pub(crate) async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// Until what still runs is ended.
+    pub(crate) fn ends_at(&self, deadline: Instant) {
+        self.state.lock().deadline = Some(deadline);
+    }
+
+    pub(crate) fn go(&self, step: Step) {
+        self.state.lock().step = step;
+        if step == Step::Ended {
+            self.over.cancel();
+        }
+    }
+
+    /// What write-back left behind.
+    pub(crate) fn leaves(&self, bytes: u64) {
+        self.left.store(bytes.saturating_add(1), Ordering::Release);
+    }
+}
+
+impl Core {
+    /// Asks for the end; from now on new attempts are refused. The first who asks is remembered, asking again changes nothing.
+    pub(crate) fn drain(&self, why: impl Into<String>) {
+        {
+            let mut state = self.drain.state.lock();
+            if state.why.is_some() {
+                return;
+            }
+            state.why = Some(why.into());
+            state.step = Step::Pushes;
+        }
+        self.drain.asked.cancel();
+        self.pushes.close();
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.asked.is_cancelled()
+    }
+
+    /// At this moment.
+    pub(crate) fn progress(&self) -> Progress {
+        let (step, why, deadline) = {
+            let state = self.drain.state.lock();
+            (state.step, state.why.clone(), state.deadline)
+        };
+        let known = self.drain.left.load(Ordering::Acquire).checked_sub(1);
+        let bytes_left = self
+            .remote
+            .as_ref()
+            .map(|tier| known.unwrap_or_else(|| tier.writeback.left()));
+        let time_left_ms = deadline.map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+        });
+        Progress {
+            draining: self.is_draining(),
+            step,
+            why,
+            pushes: self.metrics.streams("push"),
+            fetches: self.metrics.streams("fetch"),
+            bytes_left,
+            time_left_ms,
+        }
+    }
+}
