@@ -38,7 +38,7 @@ conformance: build ## hours: all of TPC-H and TPC-DS on every Spark line, and Sp
 spark-long: build ## what takes minutes: giant records, 20 000 tasks, many kills
 	@./setup.sh --spark 3.5.9 --spark 4.3.0 -- pytest tests/spark -m long
 
-build: ## the server, the load tool, the native library and the jar with it
+build: ## the server, its tool, the load tool, the native library and the jar with it
 	@test -e target/release/forebay-server || echo "first build: about 6 minutes on 2 cores, once RocksDB is there"
 	@$(IN) cargo build --release --package shuffle-server --package shuffle-benches --package shuffle-jni
 	@$(IN) $(MVN) package -DskipTests

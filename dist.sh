@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes dist/: what is given to others. Called by `make dist`, which prepares the environment.
 #
-#   dist/bin/forebay-server, dist/bin/forebay-bench   for this machine's kind, with link-time optimisation
+#   dist/bin/forebay-server, forebay, forebay-bench   for this machine's kind, with link-time optimisation
 #   dist/forebay-spark.jar                            the plugin with native libraries for x86_64 and aarch64
 #
 # The libraries are linked against glibc 2.17 by zig, so that they load on every distribution that Spark runs on; one built with
@@ -15,10 +15,10 @@ tools=${FOREBAY_CACHE:?run this by make dist}/dist-tools/bin
 glibc=2.17
 resources=$target/dist-native
 
-echo "dist: server and load tool (about 8 minutes on 2 cores the first time)"
+echo "dist: server and tools (about 8 minutes on 2 cores the first time)"
 cargo build --profile dist --package shuffle-server --package shuffle-benches
 mkdir -p dist/bin
-install -m 755 "$target/dist/forebay-server" "$target/dist/forebay-bench" dist/bin/
+install -m 755 "$target/dist/forebay-server" "$target/dist/forebay" "$target/dist/forebay-bench" dist/bin/
 
 rm -rf "$resources"
 host=$(uname -m)

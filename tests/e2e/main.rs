@@ -13,6 +13,7 @@ mod leases;
 mod lifecycle;
 mod lost;
 mod memory;
+mod operator;
 mod push;
 mod random;
 mod remote;

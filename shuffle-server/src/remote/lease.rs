@@ -61,19 +61,28 @@ impl Lease {
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let corrupt = |reason: String| Error::Corrupt {
+        let lease = Self::decode(&bytes).map_err(|reason| Error::Corrupt {
             key: store.path(&key).to_string(),
             reason,
-        };
-        let lease: Self =
-            serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
+        });
+        lease.map(Some)
+    }
+
+    /// Reads one; the error says what does not fit.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let lease: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if lease.version != VERSION {
-            return Err(corrupt(format!(
+            return Err(format!(
                 "format version is {}, this server reads {VERSION}",
                 lease.version
-            )));
+            ));
         }
-        Ok(Some(lease))
+        Ok(lease)
+    }
+
+    /// Rises with every renewal.
+    pub fn renewals(&self) -> u64 {
+        self.renewals
     }
 
     /// Writes it, in the place of the one before.

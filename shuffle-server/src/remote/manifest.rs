@@ -17,7 +17,7 @@
 //! A manifest is made once, by a conditional put, and never changed. The next round makes the next generation; all of them together,
 //! from 1 on and without gaps, are what a volume has written of a shuffle.
 
-use shuffle_proto::ids::{AttemptId, MapIndex};
+use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId};
 
 use super::{Owner, Place, object::Entry};
 use crate::index::values::Reader;
@@ -93,6 +93,18 @@ impl Manifest {
 
     /// Reads the one that is said to be this; the error says what does not fit.
     pub fn decode(bytes: &[u8], place: &Place, generation: u32) -> Result<Self, String> {
+        let manifest = Self::read(bytes)?;
+        if (&manifest.place, manifest.generation) != (place, generation) {
+            return Err(format!(
+                "it is generation {} of {}",
+                manifest.generation, manifest.place
+            ));
+        }
+        Ok(manifest)
+    }
+
+    /// Reads whichever it is; the error says what does not fit.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let mut reader = Reader(bytes);
         let r = &mut reader;
         let short = || format!("manifest of {} bytes", bytes.len());
@@ -111,36 +123,17 @@ impl Manifest {
         if stored != computed {
             return Err(format!("checksum is {stored:08x}, computed {computed:08x}"));
         }
-        let manifest =
-            Self::fields(r, place).ok_or("manifest contradicts itself, or is of another app")?;
-        if (&manifest.place, manifest.generation) != (place, generation) {
-            return Err(format!(
-                "it is generation {} of {}",
-                manifest.generation, manifest.place
-            ));
-        }
-        Ok(manifest)
+        Self::fields(r).ok_or_else(|| "manifest contradicts itself".into())
     }
 
-    fn fields(r: &mut Reader<'_>, place: &Place) -> Option<Self> {
-        let (shuffle, generation) = (shuffle_proto::ids::ShuffleId(r.u32()?), r.u32()?);
-        let volume = uuid::Uuid::from_slice(r.take(16)?).ok()?;
+    fn fields(r: &mut Reader<'_>) -> Option<Self> {
+        let (shuffle, generation) = (ShuffleId(r.u32()?), r.u32()?);
+        let volume = VolumeId(uuid::Uuid::from_slice(r.take(16)?).ok()?);
         let (num_maps, num_partitions) = (r.u32()?, r.u32()?);
         let (objects, attempts) = (r.u32()?, r.u32()?);
-        let mut manifest = Self {
-            place: Place {
-                app: place.app.clone(),
-                shuffle,
-                volume: shuffle_proto::ids::VolumeId(volume),
-            },
-            generation,
-            num_maps,
-            num_partitions,
-            objects: Vec::new(),
-            attempts: Vec::new(),
-        };
+        let (mut entries, mut committed) = (Vec::new(), Vec::new());
         for _ in 0..objects {
-            manifest.objects.push(Entry {
+            entries.push(Entry {
                 number: r.u32()?,
                 length: r.u64()?,
                 checksum: r.u32()?,
@@ -150,17 +143,27 @@ impl Manifest {
             });
         }
         for _ in 0..attempts {
-            manifest.attempts.push(Attempt {
+            committed.push(Attempt {
                 owner: (MapIndex(r.u32()?), AttemptId(r.u64()?)),
                 bytes: r.u64()?,
                 records: r.u64()?,
             });
         }
-        let whole = r.rest() == place.app.as_str().as_bytes()
-            && manifest.objects.iter().all(|object| {
-                object.footer <= object.length && object.first_partition <= object.last_partition
-            })
-            && manifest.attempts.is_sorted_by(|a, b| a.owner < b.owner);
-        whole.then_some(manifest)
+        let app = AppId::try_new(std::str::from_utf8(r.rest()).ok()?)?;
+        let whole = entries.iter().all(|object| {
+            object.footer <= object.length && object.first_partition <= object.last_partition
+        }) && committed.is_sorted_by(|a, b| a.owner < b.owner);
+        whole.then_some(Self {
+            place: Place {
+                app,
+                shuffle,
+                volume,
+            },
+            generation,
+            num_maps,
+            num_partitions,
+            objects: entries,
+            attempts: committed,
+        })
     }
 }

@@ -16,9 +16,12 @@
 mod advice;
 mod chain;
 mod costs;
+pub mod doctor;
 mod fetch;
+pub mod inspect;
 pub mod keys;
 pub mod lease;
+pub mod lifecycle;
 pub mod manifest;
 pub mod object;
 mod store;
@@ -33,6 +36,7 @@ use shuffle_proto::{
 pub use chain::{Chain, Remote};
 pub use costs::Cost;
 pub use fetch::{Cursor, Fetch, Only, Part};
+pub(crate) use store::provide_tls;
 pub use store::{Store, Upload, check_url};
 
 /// Who wrote a block, in one shuffle.

@@ -42,7 +42,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use shuffle_proto::{
     block::BlockHeader,
-    ids::{AttemptId, MapIndex},
+    ids::{AttemptId, MapIndex, ShuffleId, VolumeId},
 };
 
 use super::{Owner, Place};
@@ -97,6 +97,34 @@ pub struct Entry {
     pub first_partition: u32,
     /// Highest partition in it.
     pub last_partition: u32,
+}
+
+/// What header and trailer say of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Whose.
+    pub shuffle: ShuffleId,
+    /// Of the manifest that names it.
+    pub generation: u32,
+    /// In its generation.
+    pub number: u32,
+    /// The volume that wrote it.
+    pub volume: VolumeId,
+}
+
+/// The last bytes of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trailer {
+    /// As in the header.
+    pub head: Head,
+    /// Entries of the directory.
+    pub sections: u32,
+    /// Attempts that have totals.
+    pub attempts: u32,
+    /// Where the footer begins.
+    pub footer: u64,
+    /// CRC-32 of the footer.
+    pub checksum: u32,
 }
 
 /// The index of an object, read.
@@ -267,6 +295,59 @@ impl Builder {
     }
 }
 
+// === impl Head, Trailer ===
+
+impl Head {
+    /// Reads an object's first bytes; the error says what does not fit.
+    pub fn decode(bytes: &[u8; HEADER]) -> Result<Self, String> {
+        Self::read(bytes, MAGIC, "header")
+    }
+
+    fn read(bytes: &[u8; HEADER], expected: [u8; 4], name: &str) -> Result<Self, String> {
+        let (stored, computed) = (word(bytes, 60), crc32fast::hash(&bytes[..60]));
+        if stored != computed {
+            return Err(format!(
+                "{name} checksum is {stored:08x}, computed {computed:08x}"
+            ));
+        }
+        if bytes[..4] != expected {
+            return Err(format!("magic is {:02x?}", &bytes[..4]));
+        }
+        if word(bytes, 4) != VERSION {
+            return Err(format!(
+                "format version is {}, this server reads {VERSION}",
+                word(bytes, 4)
+            ));
+        }
+        let mut volume = [0; 16];
+        volume.copy_from_slice(&bytes[44..60]);
+        Ok(Self {
+            shuffle: ShuffleId(word(bytes, 8)),
+            generation: word(bytes, 12),
+            number: word(bytes, 16),
+            volume: VolumeId(uuid::Uuid::from_bytes(volume)),
+        })
+    }
+}
+
+impl Trailer {
+    /// Reads an object's last bytes; the error says what does not fit.
+    pub fn decode(bytes: &[u8; HEADER]) -> Result<Self, String> {
+        let head = Head::read(bytes, TRAILER_MAGIC, "trailer")?;
+        Ok(Self {
+            head,
+            sections: word(bytes, 20),
+            attempts: word(bytes, 24),
+            footer: u64::from(word(bytes, 28)) | u64::from(word(bytes, 32)) << 32,
+            checksum: word(bytes, 36),
+        })
+    }
+}
+
+fn word(bytes: &[u8; HEADER], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
 // === impl Footer ===
 
 impl Footer {
@@ -280,54 +361,35 @@ impl Footer {
         let Some((footer, trailer)) = bytes.split_last_chunk::<HEADER>() else {
             return Err(format!("footer of {} bytes", bytes.len()));
         };
-        let word = |at: usize| {
-            u32::from_le_bytes([
-                trailer[at],
-                trailer[at + 1],
-                trailer[at + 2],
-                trailer[at + 3],
-            ])
-        };
-        let checksum = crc32fast::hash(&trailer[..60]);
-        if word(60) != checksum {
-            return Err(format!(
-                "trailer checksum is {:08x}, computed {checksum:08x}",
-                word(60)
-            ));
-        }
-        if trailer[..4] != TRAILER_MAGIC {
-            return Err(format!("magic is {:02x?}", &trailer[..4]));
-        }
-        if word(4) != VERSION {
-            return Err(format!(
-                "format version is {}, this server reads {VERSION}",
-                word(4)
-            ));
-        }
-        let named = (word(8), word(12), word(16), &trailer[44..60]);
-        let expected = (
-            place.shuffle.0,
+        let trailer = Trailer::decode(trailer)?;
+        let expected = Head {
+            shuffle: place.shuffle,
             generation,
-            entry.number,
-            &place.volume.0.as_bytes()[..],
-        );
-        if named != expected {
+            number: entry.number,
+            volume: place.volume,
+        };
+        if trailer.head != expected {
             return Err("it is another object than its key and manifest say".into());
         }
+        Self::read(footer, &trailer, entry.footer)
+    }
+
+    /// Reads the footer of whichever object this is the trailer of; it begins at `offset`. The error says what does not fit.
+    pub fn read(footer: &[u8], trailer: &Trailer, offset: u64) -> Result<Self, String> {
         let checksum = crc32fast::hash(footer);
-        if word(36) != checksum {
+        if trailer.checksum != checksum {
             return Err(format!(
                 "footer checksum is {:08x}, computed {checksum:08x}",
-                word(36)
+                trailer.checksum
             ));
         }
         let mut reader = Reader(footer);
-        Self::fields(&mut reader, word(20), word(24), entry)
+        Self::fields(&mut reader, trailer.sections, trailer.attempts, offset)
             .filter(|_| reader.0.is_empty())
             .ok_or_else(|| "footer contradicts itself".into())
     }
 
-    fn fields(r: &mut Reader<'_>, sections: u32, attempts: u32, entry: &Entry) -> Option<Self> {
+    fn fields(r: &mut Reader<'_>, sections: u32, attempts: u32, offset: u64) -> Option<Self> {
         let bytes = r.0.len();
         let mut found = Vec::with_capacity((sections as usize).min(bytes / ENTRY));
         let mut end = HEADER as u64;
@@ -353,7 +415,7 @@ impl Footer {
             let length = r.u32()? as usize;
             totals.push((owner, Totals::decode(r.take(length)?.to_vec())?));
         }
-        (end == entry.footer && totals.is_sorted_by_key(|(owner, _)| *owner)).then_some(Self {
+        (end == offset && totals.is_sorted_by_key(|(owner, _)| *owner)).then_some(Self {
             sections: found,
             totals,
             bytes,
@@ -366,6 +428,11 @@ impl Footer {
             .totals
             .binary_search_by_key(&owner, |(owner, _)| *owner);
         at.ok().map(|at| &self.totals[at].1)
+    }
+
+    /// What this object has, by attempt, ascending.
+    pub(crate) fn all_totals(&self) -> &[(Owner, Totals)] {
+        &self.totals
     }
 
     /// Roughly what it takes in memory.

@@ -5,7 +5,10 @@
 //! `object_store` itself; what comes up from here has been tried for [`RETRY`] and is for the caller to try again later or to report.
 //! A request that gets no answer ends after 30 s, or after `AWS_TIMEOUT`, `AZURE_TIMEOUT` or `GOOGLE_TIMEOUT`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -35,7 +38,7 @@ const RETRIES: usize = 6;
 /// Requests at the same time.
 const REQUESTS: usize = 64;
 /// Bytes of one part of an upload: all but the last are exactly this long, as some stores demand.
-const PART: usize = 8 << 20;
+pub(super) const PART: usize = 8 << 20;
 
 /// An object store, below a prefix.
 pub struct Store {
@@ -68,6 +71,37 @@ pub struct Listing {
 /// Says what is wrong with a URL of a store, without asking the store.
 pub fn check_url(text: &str) -> Result<(), String> {
     parse(text).map(drop)
+}
+
+/// What a URL names, without asking the store.
+pub(super) struct Named {
+    pub(super) cloud: Cloud,
+    /// Or container; a word to be replaced where the URL does not say it plainly.
+    pub(super) bucket: String,
+    pub(super) prefix: String,
+}
+
+impl Named {
+    pub(super) fn by(text: &str) -> Result<Self, String> {
+        let (url, scheme, path) = parse(text)?;
+        let cloud = match scheme {
+            ObjectStoreScheme::AmazonS3 => Cloud::S3,
+            ObjectStoreScheme::MicrosoftAzure => Cloud::Azure,
+            ObjectStoreScheme::GoogleCloudStorage => Cloud::Google,
+            _ => Cloud::Directory,
+        };
+        let bucket = match (url.username(), url.host_str()) {
+            // An address of the cloud's own, which names it somewhere in host or path.
+            _ if url.scheme().starts_with("http") => "BUCKET",
+            ("", host) => host.unwrap_or_default(),
+            (container, _) => container,
+        };
+        Ok(Self {
+            cloud,
+            bucket: bucket.to_owned(),
+            prefix: path.to_string(),
+        })
+    }
 }
 
 fn parse(text: &str) -> Result<(Url, ObjectStoreScheme, Path), String> {
@@ -159,8 +193,14 @@ impl Store {
     /// A store in memory, for tests.
     #[cfg(test)]
     pub(crate) fn in_memory() -> Self {
+        Self::on(Arc::new(object_store::memory::InMemory::new()))
+    }
+
+    /// Any store, for tests.
+    #[cfg(test)]
+    pub(crate) fn on(inner: Arc<dyn ObjectStore>) -> Self {
         Self {
-            inner: Arc::new(object_store::memory::InMemory::new()),
+            inner,
             prefix: Path::from("prefix"),
             url: "memory:///prefix".into(),
             cloud: Cloud::Directory,
@@ -244,6 +284,14 @@ impl Store {
         let _permit = self.permit().await;
         let head = self.inner.head(&self.path(key)).await;
         self.done("head", key, head).map(|meta| meta.size)
+    }
+
+    /// When an object was written, by the store's clock.
+    pub async fn modified(&self, key: &str) -> Result<SystemTime, Error> {
+        let _permit = self.permit().await;
+        let head = self.inner.head(&self.path(key)).await;
+        let meta = self.done("head", key, head)?;
+        Ok(meta.last_modified.into())
     }
 
     /// Removes an object; one that is not there is no error.
@@ -434,18 +482,24 @@ impl Upload<'_> {
     }
 
     /// Gives back what the parts so far take in the store. What even that leaves behind is for the bucket's lifecycle rule.
-    pub async fn abort(mut self) {
-        if let Some(parts) = &mut self.parts {
-            let aborted = parts.abort().await;
-            if let Err(error) = self.store.done("abort", &self.key, aborted) {
-                tracing::warn!(%error, "an upload that was given up may keep its parts");
-            }
+    pub async fn abort(self) {
+        if let Err(error) = self.try_abort().await {
+            tracing::warn!(%error, "an upload that was given up may keep its parts");
         }
+    }
+
+    /// The same; the error says why parts may be left.
+    pub async fn try_abort(mut self) -> Result<(), Error> {
+        let Some(parts) = &mut self.parts else {
+            return Ok(());
+        };
+        let aborted = parts.abort().await;
+        self.store.done("abort", &self.key, aborted)
     }
 }
 
 /// The process may have a provider of cryptography already; the first one stays.
-fn provide_tls() {
+pub(crate) fn provide_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 

@@ -26,6 +26,7 @@ mod disk;
 mod fetch;
 mod flush;
 pub(crate) mod format;
+pub mod inspect;
 mod log;
 mod options;
 mod part;

@@ -1,0 +1,7 @@
+//! `forebay`: what an operator types. Everything is the library's [`shuffle_server::tool`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shuffle_server::tool::run(std::env::args_os())
+}

@@ -1,0 +1,172 @@
+//! A lifecycle rule for the bucket, as a net below the leases.
+//!
+//! Leases remove objects as long as any server of the pool is alive. What a rule catches is what is left when none is: a pool that was
+//! given up, or one that died in the middle of an upload. It goes by age alone, so it has to be older than anything that is still
+//! needed: longer than the longest application runs, not only longer than a lease.
+
+use std::{fmt::Write, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{advice::Cloud, store::Named};
+use crate::config::units;
+
+/// Days after which unfinished uploads go: no upload of a server takes an hour.
+const UNFINISHED: u32 = 1;
+const NAME: &str = "forebay-net";
+
+/// A rule, and how it gets to the bucket.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What the store's own tool takes.
+    pub text: String,
+    /// For a person.
+    pub words: String,
+}
+
+/// The rule for the store of a URL, of objects that are older than `days`; `max_lease` is the longest that servers grant.
+pub fn rule(url: &str, days: u32, max_lease: Duration) -> Result<Rule, String> {
+    let day = Duration::from_secs(86_400);
+    if day * days <= max_lease {
+        let least = max_lease.as_secs() / day.as_secs() + 1;
+        return Err(format!(
+            "days is {days}: a net has to be older than any lease, which may be {}: give at least {least}, and more than the days that \
+             your longest application runs",
+            units::show(max_lease)
+        ));
+    }
+    let named = Named::by(url).map_err(|error| format!("url is {url:?}: {error}"))?;
+    let (bucket, prefix) = (named.bucket.as_str(), named.prefix.as_str());
+    // With the slash, or the rule would also be of a neighbour whose name begins alike.
+    let below = match prefix {
+        "" => String::new(),
+        prefix => format!("{prefix}/"),
+    };
+    let (text, apply) = match named.cloud {
+        Cloud::S3 => s3(bucket, &below, days),
+        Cloud::Azure => azure(bucket, &below, days),
+        Cloud::Google => google(bucket, &below, days),
+        Cloud::Directory => directory(&format!("/{prefix}"), days),
+    };
+    let mut words = format!(
+        "A net below the leases of Forebay: objects older than {days} days go, unfinished uploads after {UNFINISHED} day.\n\
+         Servers remove what is dead by themselves; this is for what is left when all servers are gone for good together.\n\
+         It goes by age alone: {days} days have to be longer than your longest application runs (--days).\n"
+    );
+    if below.is_empty() {
+        words.push_str(
+            "The URL has no prefix, so it is of the whole bucket: nothing else may lie there.\n",
+        );
+    }
+    // A String takes all.
+    let _ = write!(words, "{apply}");
+    Ok(Rule { text, words })
+}
+
+fn s3(bucket: &str, below: &str, days: u32) -> (String, String) {
+    let rule = json!({ "Rules": [{
+        "ID": NAME,
+        "Status": "Enabled",
+        "Filter": { "Prefix": below },
+        "Expiration": { "Days": days },
+        // Of a bucket with versions; without them it does nothing.
+        "NoncurrentVersionExpiration": { "NoncurrentDays": UNFINISHED },
+        "AbortIncompleteMultipartUpload": { "DaysAfterInitiation": UNFINISHED },
+    }]});
+    let apply = format!(
+        "Save it as rule.json, join it with the rules that the bucket has (this call replaces them all), then:\n  \
+         aws s3api put-bucket-lifecycle-configuration --bucket {bucket} --lifecycle-configuration file://rule.json\n"
+    );
+    (pretty(&rule), apply)
+}
+
+fn azure(container: &str, below: &str, days: u32) -> (String, String) {
+    let rule = json!({ "rules": [{
+        "enabled": true,
+        "name": NAME,
+        "type": "Lifecycle",
+        "definition": {
+            "filters": { "blobTypes": ["blockBlob"], "prefixMatch": [format!("{container}/{below}")] },
+            "actions": { "baseBlob": { "delete": { "daysAfterModificationGreaterThan": days } } },
+        },
+    }]});
+    let apply = "Azure removes blocks of unfinished uploads by itself, after a week.\n\
+         Save it as rule.json, join it with the rules that the account has (this call replaces them all), then:\n  \
+         az storage account management-policy create --account-name ACCOUNT --resource-group GROUP --policy @rule.json\n";
+    (pretty(&rule), apply.to_owned())
+}
+
+fn google(bucket: &str, below: &str, days: u32) -> (String, String) {
+    let condition = |days: u32| match below {
+        "" => json!({ "age": days }),
+        below => json!({ "age": days, "matchesPrefix": [below] }),
+    };
+    let rule = json!({ "rule": [
+        { "action": { "type": "Delete" }, "condition": condition(days) },
+        { "action": { "type": "AbortIncompleteMultipartUpload" }, "condition": condition(UNFINISHED) },
+    ]});
+    let apply = format!(
+        "Save it as rule.json, join it with the rules that the bucket has (this call replaces them all), then:\n  \
+         gcloud storage buckets update gs://{bucket} --lifecycle-file=rule.json\n"
+    );
+    (pretty(&rule), apply)
+}
+
+fn directory(dir: &str, days: u32) -> (String, String) {
+    let text = format!("find '{dir}' -type f -mtime +{days} -delete\n");
+    let apply = "A directory has no rules: run the line once a day, on one machine.\n";
+    (text, apply.to_owned())
+}
+
+fn pretty(rule: &Value) -> String {
+    format!("{rule:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn rules_name_the_prefix_and_the_days() {
+        let of = |url: &str| rule(url, 30, DAY).expect("a rule");
+        let json = |rule: &Rule| serde_json::from_str::<Value>(&rule.text).expect("JSON");
+        let s3 = of("s3://bucket/a/b");
+        let first = &json(&s3)["Rules"][0];
+        assert_eq!(first["Filter"]["Prefix"], "a/b/");
+        assert_eq!(first["Expiration"]["Days"], 30);
+        assert_eq!(
+            first["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"],
+            1
+        );
+        assert!(s3.words.contains("--bucket bucket "), "{}", s3.words);
+        assert!(!s3.words.contains("whole bucket"), "{}", s3.words);
+        let whole = of("s3://bucket");
+        assert_eq!(json(&whole)["Rules"][0]["Filter"]["Prefix"], "");
+        assert!(whole.words.contains("whole bucket"), "{}", whole.words);
+        let azure = json(&of("az://container/a"));
+        let definition = &azure["rules"][0]["definition"];
+        assert_eq!(definition["filters"]["prefixMatch"][0], "container/a/");
+        let days = &definition["actions"]["baseBlob"]["delete"];
+        assert_eq!(days["daysAfterModificationGreaterThan"], 30);
+        let google = json(&of("gs://bucket/a"));
+        assert_eq!(google["rule"][0]["condition"]["matchesPrefix"][0], "a/");
+        assert_eq!(google["rule"][0]["condition"]["age"], 30);
+        assert_eq!(google["rule"][1]["condition"]["age"], 1);
+        assert_eq!(
+            of("file:///mnt/store").text,
+            "find '/mnt/store' -type f -mtime +30 -delete\n"
+        );
+    }
+
+    #[test]
+    fn a_net_is_older_than_any_lease() {
+        let error = rule("s3://bucket/a", 3, 3 * DAY).expect_err("as old as a lease");
+        assert!(error.contains("days is 3"), "{error}");
+        assert!(error.contains("give at least 4"), "{error}");
+        rule("s3://bucket/a", 4, 3 * DAY).expect("older than a lease");
+        let error = rule("ftp://bucket", 30, DAY).expect_err("no store");
+        assert!(error.starts_with("url is \"ftp://bucket\": "), "{error}");
+    }
+}

@@ -1,0 +1,237 @@
+//! The operator's tool `forebay`: looks into files, tries a store, talks to servers.
+//!
+//! | file | does |
+//! |---|---|
+//! | [`inspect`] | prints what `staging::inspect` and `remote::inspect` find in a file |
+//! | [`store`] | prints what `remote::doctor` finds, and `remote::lifecycle` makes |
+//! | [`server`] | calls of the admin port |
+//!
+//! Owns words and exit codes; formats, checks and calls are elsewhere. Reports go to stdout, whole; what is wrong goes to stderr.
+
+mod inspect;
+mod server;
+mod store;
+
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::units;
+
+/// Rows of a table that are printed unless all are asked for.
+const ROWS: usize = 50;
+
+/// What is typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "forebay",
+    version,
+    about = "The operator's tool of Forebay: looks into files, tries an object store, drains servers and frees what they hold.",
+    after_help = "Exit codes: 0 it is good or done; 1 it is broken or failed, and stderr says what; 2 it was called wrongly, or a file \
+                  could not be opened.",
+    max_term_width = 120
+)]
+struct Tool {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints what is in a file of a server or of an object store, and compares every checksum.
+    ///
+    /// FILE is one of a data directory (segments below apps/, commit logs below log/) or of a file:// store, or one that was
+    /// downloaded. It is only read. One that a running server is writing may end in the middle of something.
+    Inspect {
+        /// Which kind of file.
+        #[arg(value_enum)]
+        kind: Kind,
+        /// The file.
+        file: PathBuf,
+        /// Prints all rows of tables, not only the first 50.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Tries what servers need of something, and says what to do about what does not work.
+    Doctor {
+        #[command(subcommand)]
+        of: Doctor,
+    },
+    /// Prints a lifecycle rule for a store's bucket, as a net below the leases. The rule is on stdout, words are on stderr.
+    LifecycleRule {
+        /// As in the server's `remote`.
+        url: String,
+        /// Age from which objects go: more than any lease, and than your longest application runs.
+        #[arg(long, value_name = "DAYS", default_value_t = 30)]
+        days: u32,
+        /// Longest lease that the servers grant, as in their `max-lease`.
+        #[arg(long, value_name = "TIME", default_value = "1d", value_parser = units::duration)]
+        max_lease: Duration,
+    },
+    /// Prints volumes, apps, memory and running calls of servers.
+    Status {
+        #[command(flatten)]
+        servers: Servers,
+        /// Prints the servers' own JSON, one line each.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Starts what SIGTERM starts: no new attempts, running ones commit, what is live is written back, the process ends.
+    ///
+    /// Asking again changes nothing.
+    Drain {
+        #[command(flatten)]
+        servers: Servers,
+        /// Waits until the drain is over; exit code 0 if nothing is left that only the server's disk has.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Frees all that an app has, on these servers and in their object store. What is not there is freed already.
+    ///
+    /// No token is asked for. A driver that is alive may register the app again; what it had is gone.
+    DeleteApp {
+        /// The app's id.
+        app: String,
+        #[command(flatten)]
+        servers: Servers,
+    },
+    /// Frees one shuffle of an app, on these servers and in their object store. What is not there is freed already.
+    DeleteShuffle {
+        /// The app's id.
+        app: String,
+        /// The shuffle's number.
+        shuffle: u32,
+        #[command(flatten)]
+        servers: Servers,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Doctor {
+    /// An object store: access, conditional put, ranged get, multipart upload and abort, clock, lifecycle rule.
+    ///
+    /// It writes below PREFIX/.doctor-…/ and removes that again. Credentials are found where servers find them.
+    Store {
+        /// As in the server's `remote`.
+        url: String,
+    },
+}
+
+/// Kinds of files.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    /// Runs of a shuffle in a data directory: *.seg
+    Segment,
+    /// Small commits in a data directory: log/*.log
+    Log,
+    /// Blocks in an object store: *.obj
+    Object,
+    /// What a round of write-back added: *.manifest
+    Manifest,
+    /// Until when an app's objects live: lease
+    Lease,
+}
+
+#[derive(Args, Debug)]
+struct Servers {
+    /// Admin addresses of servers. Repeat it, or separate with commas, for several.
+    #[arg(
+        long = "server",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        required = true
+    )]
+    servers: Vec<String>,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It is good, or done.
+    Good,
+    /// It is broken, or failed; stderr has said what.
+    Bad,
+    /// It was called wrongly; stderr has said how.
+    Usage,
+}
+
+/// Does what the arguments say (`args`, with the program's name first).
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let tool = match Tool::try_parse_from(args) {
+        Ok(tool) => tool,
+        Err(error) => error.exit(),
+    };
+    let end = match tool.command {
+        Command::Inspect { kind, file, all } => {
+            inspect::run(kind, &file, if all { usize::MAX } else { ROWS })
+        }
+        Command::LifecycleRule {
+            url,
+            days,
+            max_lease,
+        } => store::lifecycle_rule(&url, days, max_lease),
+        Command::Doctor {
+            of: Doctor::Store { url },
+        } => asynchronous(store::doctor(&url)),
+        Command::Status { servers, json } => asynchronous(server::status(&servers.servers, json)),
+        Command::Drain { servers, wait } => asynchronous(server::drain(&servers.servers, wait)),
+        Command::DeleteApp { app, servers } => {
+            asynchronous(server::free(&servers.servers, &app, None))
+        }
+        Command::DeleteShuffle {
+            app,
+            shuffle,
+            servers,
+        } => asynchronous(server::free(&servers.servers, &app, Some(shuffle))),
+    };
+    match end {
+        End::Good => ExitCode::SUCCESS,
+        End::Bad => ExitCode::from(1),
+        End::Usage => ExitCode::from(2),
+    }
+}
+
+fn asynchronous(command: impl Future<Output = End>) -> End {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => bad(format!("start a thread: {error}")),
+    }
+}
+
+/// Prints; whoever reads may have had enough already.
+fn say(text: impl AsRef<str>) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout
+        .write_all(text.as_ref().as_bytes())
+        .and_then(|()| stdout.flush());
+}
+
+/// Says what is wrong.
+fn complain(text: impl AsRef<str>) {
+    let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+}
+
+fn bad(text: impl AsRef<str>) -> End {
+    complain(format!("error: {}", text.as_ref()));
+    End::Bad
+}
+
+fn usage(text: impl AsRef<str>) -> End {
+    complain(format!("error: {}", text.as_ref()));
+    End::Usage
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Tool::command().debug_assert();
+    }
+}

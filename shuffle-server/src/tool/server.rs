@@ -1,0 +1,299 @@
+//! `forebay status`, `drain`, `delete-app`, `delete-shuffle`: calls of the admin port, see `crate::admin`.
+
+use std::{fmt::Write, time::Duration};
+
+use reqwest::{Client, Method};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{End, bad, complain, say};
+use crate::report::{Table, size};
+
+/// How long a call may take that only asks.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one may take that deletes: a large app is many objects.
+const LONG: Duration = Duration::from_secs(600);
+/// How often progress is told.
+const TELL: Duration = Duration::from_secs(2);
+
+/// A server's admin port.
+struct Admin<'a> {
+    server: &'a str,
+    client: Client,
+}
+
+/// What the server says of its drain; see `service::drain`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Progress {
+    draining: bool,
+    step: String,
+    pushes: i64,
+    fetches: i64,
+    bytes_left: Option<u64>,
+    time_left_ms: Option<u64>,
+}
+
+impl<'a> Admin<'a> {
+    fn of(server: &'a str) -> Result<Self, String> {
+        // The client wants one, also for what is not encrypted.
+        crate::remote::provide_tls();
+        // Servers are near; what a proxy of the environment makes of them is not asked for.
+        let client = Client::builder()
+            .no_proxy()
+            .connect_timeout(PATIENCE)
+            .build();
+        let client = client.map_err(|error| format!("make an HTTP client: {error}"))?;
+        Ok(Self { server, client })
+    }
+
+    /// The answer, or why there is none, with the remedy.
+    async fn call(&self, method: Method, path: &str, patience: Duration) -> Result<Value, String> {
+        let Self { server, client } = self;
+        let remedy = "name the HOST:PORT of its admin-listen, and see that it runs";
+        let url = url::Url::parse(&format!("http://{server}/"))
+            .and_then(|base| base.join(path))
+            .map_err(|error| format!("server is {server:?}: {error}: {remedy}"))?;
+        let sent = client.request(method, url).timeout(patience).send().await;
+        let answer =
+            sent.map_err(|error| format!("server is {server}: {}: {remedy}", causes(&error)))?;
+        let status = answer.status();
+        let text = answer
+            .text()
+            .await
+            .map_err(|error| format!("server is {server}: {}: {remedy}", causes(&error)))?;
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        match value.get("error").and_then(Value::as_str) {
+            Some(error) => Err(format!("server {server} refuses: {error}")),
+            None if status.is_success() && value.is_object() => Ok(value),
+            None => Err(format!(
+                "server is {server}: it answers {status} to {path}: {remedy}"
+            )),
+        }
+    }
+
+    async fn progress(
+        &self,
+        method: Method,
+        path: &str,
+        patience: Duration,
+    ) -> Result<Progress, String> {
+        let value = self.call(method, path, patience).await?;
+        serde_json::from_value(value).map_err(|error| {
+            format!(
+                "server is {}: it answers {path} in other words: {error}",
+                self.server
+            )
+        })
+    }
+}
+
+/// An error with its causes: the client says only "error sending request" at the top.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Does it for all servers, also when it fails for some.
+async fn each(
+    servers: &[String],
+    mut one: impl AsyncFnMut(&Admin<'_>) -> Result<(), String>,
+) -> End {
+    let mut end = End::Good;
+    for server in servers {
+        let done = match Admin::of(server) {
+            Ok(admin) => one(&admin).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            end = bad(error);
+        }
+    }
+    end
+}
+
+pub(super) async fn free(servers: &[String], app: &str, shuffle: Option<u32>) -> End {
+    // A path has no place for other characters; the server says which it takes.
+    let app: String = url::form_urlencoded::byte_serialize(app.as_bytes()).collect();
+    let app = app.replace('+', "%20");
+    let path = match shuffle {
+        None => format!("/api/v1/apps/{app}"),
+        Some(shuffle) => format!("/api/v1/apps/{app}/shuffles/{shuffle}"),
+    };
+    each(servers, async |admin| {
+        let freed = admin.call(Method::DELETE, &path, LONG).await?;
+        let number = |field: &str| freed.get(field).and_then(Value::as_u64);
+        let mut line = format!(
+            "server {}: {} freed",
+            admin.server,
+            size(number("bytes").unwrap_or(0))
+        );
+        if let Some(objects) = number("objects") {
+            let _ = write!(line, ", {objects} objects removed from the object store");
+        }
+        say(line + "\n");
+        Ok(())
+    })
+    .await
+}
+
+pub(super) async fn status(servers: &[String], json: bool) -> End {
+    each(servers, async |admin| {
+        let state = admin.call(Method::GET, "/api/v1/status", PATIENCE).await?;
+        if json {
+            say(format!("{state}\n"));
+            return Ok(());
+        }
+        let drain = admin
+            .progress(Method::GET, "/api/v1/drain", PATIENCE)
+            .await?;
+        say(status_text(admin.server, &state, &drain));
+        Ok(())
+    })
+    .await
+}
+
+fn status_text(server: &str, state: &Value, drain: &Progress) -> String {
+    let text = |value: &Value, field: &str| match value.get(field) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => "-".to_owned(),
+    };
+    let bytes = |value: &Value, field: &str| {
+        value
+            .get(field)
+            .and_then(Value::as_u64)
+            .map_or_else(|| "-".to_owned(), size)
+    };
+    let memory = &state["memory"];
+    let mut out = format!("server {server}, version {}\n", text(state, "version"));
+    let _ = writeln!(
+        out,
+        "  {}",
+        match drain.draining {
+            true => progress_text(drain),
+            false => "it takes new attempts".to_owned(),
+        }
+    );
+    let _ = writeln!(
+        out,
+        "  apps {}, attempts {}, connections {}, pushes {}, fetches {}",
+        text(state, "apps"),
+        text(state, "attempts"),
+        text(state, "connections"),
+        text(state, "pushes"),
+        text(state, "fetches"),
+    );
+    let _ = writeln!(
+        out,
+        "  memory {} of {}, {} batches wait for it",
+        bytes(memory, "used"),
+        bytes(memory, "limit"),
+        text(memory, "waiting"),
+    );
+    if let Some(left) = drain.bytes_left {
+        let _ = writeln!(out, "  {} not in the object store yet", size(left));
+    }
+    let volume = |volume: &Value| {
+        vec![
+            text(volume, "id"),
+            text(volume, "state"),
+            bytes(volume, "bytes-used"),
+            bytes(volume, "bytes-free"),
+            text(volume, "attempts"),
+            match volume.get("reason") {
+                Some(Value::String(reason)) => format!("{}: {reason}", text(volume, "disk")),
+                _ => text(volume, "disk"),
+            },
+        ]
+    };
+    let volumes = state.get("volumes").and_then(Value::as_array);
+    let rows = volumes.into_iter().flatten().map(volume).collect();
+    let table = Table::new(
+        &["volume", "state", "used", "free", "attempts", "directory"],
+        rows,
+    );
+    let _ = write!(out, "{table}");
+    out
+}
+
+fn progress_text(progress: &Progress) -> String {
+    let mut text = format!(
+        "draining: step {}, {} pushes and {} fetches run",
+        progress.step, progress.pushes, progress.fetches
+    );
+    if let Some(left) = progress.bytes_left {
+        let _ = write!(text, ", {} left to write back", size(left));
+    }
+    if let Some(left) = progress.time_left_ms {
+        let _ = write!(text, ", ends within {} s", left.div_ceil(1000));
+    }
+    text
+}
+
+pub(super) async fn drain(servers: &[String], wait: bool) -> End {
+    each(servers, async |admin| {
+        let begun = admin.progress(Method::POST, "/api/v1/drain", PATIENCE);
+        let begun = begun.await?;
+        say(format!(
+            "server {}: {}\n",
+            admin.server,
+            progress_text(&begun)
+        ));
+        match wait {
+            true => until_over(admin).await,
+            false => Ok(()),
+        }
+    })
+    .await
+}
+
+/// Waits for the end of a drain, and tells how it goes.
+async fn until_over(admin: &Admin<'_>) -> Result<(), String> {
+    // The server bounds this by its drain-timeout, which is not known here.
+    let forever = Duration::from_secs(7 * 86_400);
+    let mut over = std::pin::pin!(admin.progress(Method::GET, "/api/v1/drain?wait", forever));
+    let last = loop {
+        tokio::select! {
+            last = &mut over => break last,
+            () = tokio::time::sleep(TELL) => {}
+        }
+        if let Ok(progress) = admin.progress(Method::GET, "/api/v1/drain", PATIENCE).await {
+            complain(format!(
+                "server {}: {}",
+                admin.server,
+                progress_text(&progress)
+            ));
+        }
+    };
+    let last = last.map_err(|error| {
+        format!("{error}; it went before it said how its drain ended: look at its log")
+    })?;
+    match last.bytes_left {
+        Some(left) if left > 0 => Err(format!(
+            "server {}: drain-timeout was over with {} not in the object store: only a server on the same disk serves them; start it \
+             there again and give it more time",
+            admin.server,
+            size(left)
+        )),
+        Some(_) => {
+            say(format!(
+                "server {}: drained, everything live is in the object store\n",
+                admin.server
+            ));
+            Ok(())
+        }
+        None => {
+            say(format!(
+                "server {}: drained; without an object store its data are on its disk\n",
+                admin.server
+            ));
+            Ok(())
+        }
+    }
+}
