@@ -22,6 +22,13 @@ SHARED = {
 EXECUTOR_MIB = 1536  # a record of 100 MiB is in memory several times over
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked as long
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("newest") and item.callspec.params.get("line") != LINES[-1]:
+            item.add_marker("long")
+
+
 @pytest.fixture(scope="session")
 def run():
     for built in (places.SERVER, places.JAR):

@@ -54,6 +54,7 @@ def stored_in_the_clear(server: Server) -> bool:
     return any(MARK in file.read_bytes() for file in server.shuffle_files())
 
 
+@pytest.mark.newest
 def test_rows_are_stored_as_they_are_without_compression(application, pool, marked, own_answer):
     conf = {
         "spark.shuffle.compress": "false",
@@ -69,6 +70,7 @@ def test_rows_are_stored_as_they_are_without_compression(application, pool, mark
         assert app.call("pairs", **job) == own_answer("pairs", **job)
 
 
+@pytest.mark.newest
 def test_encrypted_rows_are_nowhere_in_the_clear_and_the_answers_are_the_same(application, pool, marked, own_answer):
     conf = {
         "spark.shuffle.compress": "false",
@@ -129,6 +131,7 @@ def test_application_without_servers_fails_soon_and_names_them(application, line
         assert warned == (line.version < "4")
 
 
+@pytest.mark.newest
 def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(application, own_answer, marked):
     conf = {"spark.forebay.servers": NOBODY, "spark.forebay.retryDeadline": "2s", "spark.forebay.fallback": "true"}
     conf |= {"spark.ui.enabled": "true", "spark.ui.port": "0"}
@@ -149,6 +152,7 @@ def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(
         assert app.maps_rerun()
 
 
+@pytest.mark.newest
 def test_map_task_that_cannot_push_counts_as_one_of_sparks_failures(run, line, application):
     server = Server(run, f"{line.version}-gone").start()
     conf = {"spark.task.maxFailures": "2", "spark.forebay.retryDeadline": "1s"}
