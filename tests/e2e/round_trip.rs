@@ -223,11 +223,24 @@ async fn an_attempt_with_two_hundred_thousand_partitions_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_resumes_at_any_cursor() {
-    let mut server = Server::start().await;
+    resumes(Server::start().await, 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_of_two_volumes_resumes_in_the_second_with_what_the_first_has_covered() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let setup = Setup::new().dir(dirs[0].path()).dir(dirs[1].path());
+    let server = Server::with(setup).await;
+    assert_eq!(server.volumes().len(), 2);
+    // By free space and chance: with so many both have some.
+    resumes(server, 24).await;
+}
+
+async fn resumes(mut server: Server, maps: u32) {
     let peer = server.peer().await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    let shape = Shape::small(6, 8).block(200_000);
-    for map in 0..6 {
+    let shape = Shape::small(maps, 8).block(200_000);
+    for map in 0..maps {
         oracle
             .push(
                 &peer,
@@ -235,6 +248,7 @@ async fn a_fetch_resumes_at_any_cursor() {
             )
             .await;
     }
+    assert_eq!(oracle.volumes(&app, 0).len(), server.volumes().len());
     for round in 0..2 {
         let whole = peer
             .fetch(fetch_range(&app, 0, server.volumes(), 0..8, 0..u32::MAX))

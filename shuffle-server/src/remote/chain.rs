@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use shuffle_proto::ids::{AppId, ShuffleId};
 
 use super::{
-    Error, Fetch, Only, Place, Store, keys,
+    Cursor, Error, Fetch, Only, Place, Store, keys,
     manifest::Manifest,
     object::{Entry, Footer},
 };
@@ -149,7 +149,7 @@ impl Remote {
         partitions: Range<u32>,
         maps: Range<u32>,
         only: Only,
-        cursor: Option<&[u8]>,
+        cursor: Option<Cursor>,
     ) -> Result<Fetch, Error> {
         let chain = self.chain(place).await?;
         Fetch::new(self.clone(), chain, partitions, maps, only, cursor)

@@ -82,7 +82,16 @@ impl Cursor {
     const VERSION: u8 = 2;
     const BYTES: usize = 17;
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// Behind everything: such a fetch returns no block, only the summary.
+    pub const END: Self = Self {
+        generation: u32::MAX,
+        number: u32::MAX,
+        section: u32::MAX,
+        block: u32::MAX,
+    };
+
+    /// Reads what [`Cursor::to_bytes`] wrote; `None` if it is anything else, which means starting over.
+    pub fn try_from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
         let word = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -115,7 +124,7 @@ impl Fetch {
         partitions: Range<u32>,
         maps: Range<u32>,
         only: Only,
-        cursor: Option<&[u8]>,
+        cursor: Option<Cursor>,
     ) -> Result<Self, Error> {
         let known = chain
             .manifests
@@ -148,7 +157,7 @@ impl Fetch {
             partitions,
             maps,
             only,
-            position: cursor.and_then(Cursor::decode).unwrap_or_default(),
+            position: cursor.unwrap_or_default(),
             current: 0,
             section: 0,
             ready: VecDeque::new(),

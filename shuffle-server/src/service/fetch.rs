@@ -6,7 +6,7 @@
 //! | bytes of a cursor | meaning |
 //! |---|---|
 //! | 0 | version, 1 |
-//! | 1..17 | volume; those with a smaller id are done |
+//! | 1..17 | volume; of those with a smaller id only the summary is wanted |
 //! | 17.. | position in that volume, as `staging::Cursor` or `remote::Cursor` says; one that the tier does not know is the start |
 
 use std::{
@@ -31,7 +31,7 @@ use tonic::Status;
 
 use super::{
     Core, caller,
-    read::{Part, Read, Subject},
+    read::{Begin, Part, Read, Subject},
 };
 use crate::{
     error::Refusal,
@@ -70,7 +70,7 @@ pub(super) fn serve(
 /// What one fetch reads.
 struct Fetching {
     app: Arc<App>,
-    /// Ascending by volume; those before `current` are done.
+    /// Ascending by volume.
     reads: Vec<Read>,
     current: usize,
     summarised: bool,
@@ -123,7 +123,8 @@ async fn start(
 
     let app = admit(core, &caller, &volumes).await?;
     let stream = core.registry.stream(&app)?;
-    let resume = decode_cursor(&request.cursor);
+    // A cursor of a volume that is not asked for means nothing: start over.
+    let resume = decode_cursor(&request.cursor).filter(|(of, _)| volumes.contains(of));
     let range = Subject {
         app: app.id.clone(),
         shuffle: wire::shuffle(request.shuffle),
@@ -132,18 +133,17 @@ async fn start(
     };
     let mut reads = Vec::with_capacity(volumes.len());
     for id in &volumes {
-        let cursor = resume.as_ref().filter(|(of, _)| of == id);
-        let cursor = cursor.map(|(_, cursor)| cursor.clone());
-        reads.push(Read::open(core, *id, &range, cursor).await?);
+        let begin = match &resume {
+            Some((of, _)) if id < of => Begin::End,
+            Some((of, cursor)) if id == of => Begin::After(cursor.clone()),
+            _ => Begin::Start,
+        };
+        reads.push(Read::open(core, *id, &range, begin).await?);
     }
-    // A cursor of a volume that is not asked for means nothing: start over.
-    let current = resume
-        .and_then(|(of, _)| volumes.binary_search(&of).ok())
-        .unwrap_or(0);
     Ok(Fetching {
         app,
         reads,
-        current,
+        current: 0,
         summarised: false,
         _stream: stream,
     })

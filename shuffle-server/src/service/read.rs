@@ -14,7 +14,7 @@ use super::Core;
 use crate::{
     error::Refusal,
     remote::{self, Only, Place},
-    staging::{Cursor, Fetch, Summary},
+    staging::{self, Summary},
 };
 
 /// What is asked for.
@@ -24,6 +24,17 @@ pub(super) struct Subject {
     pub(super) shuffle: ShuffleId,
     pub(super) partitions: Range<u32>,
     pub(super) maps: Range<u32>,
+}
+
+/// Where a read of a volume begins.
+#[derive(Clone)]
+pub(super) enum Begin {
+    /// With its first block.
+    Start,
+    /// After a part of an earlier read; what the tier does not know is the start.
+    After(Bytes),
+    /// Behind its last block: the reader has them all, and wants the summary.
+    End,
 }
 
 /// Some blocks, and where they end.
@@ -37,16 +48,26 @@ pub(super) struct Part {
 pub(super) struct Read {
     volume: VolumeId,
     subject: Subject,
-    /// Where to go on, if that is in the store.
-    cursor: Option<Bytes>,
+    begin: Begin,
     tier: Tier,
     summary: Summary,
 }
 
 enum Tier {
-    Local(Fetch),
+    Local(staging::Fetch),
     Remote(Box<remote::Fetch>),
     Done,
+}
+
+impl Begin {
+    /// In the words of a tier.
+    fn cursor<C>(&self, end: C, parse: impl FnOnce(&[u8]) -> Option<C>) -> Option<C> {
+        match self {
+            Begin::Start => None,
+            Begin::After(cursor) => parse(cursor),
+            Begin::End => Some(end),
+        }
+    }
 }
 
 impl Read {
@@ -55,12 +76,12 @@ impl Read {
         core: &Core,
         volume: VolumeId,
         subject: &Subject,
-        cursor: Option<Bytes>,
+        begin: Begin,
     ) -> Result<Self, Refusal> {
         let mut read = Self {
             volume,
             subject: subject.clone(),
-            cursor,
+            begin,
             tier: Tier::Done,
             summary: Summary::default(),
         };
@@ -88,9 +109,11 @@ impl Read {
         Err(refusal)
     }
 
-    fn local(&self, core: &Core) -> Result<Fetch, Refusal> {
+    fn local(&self, core: &Core) -> Result<staging::Fetch, Refusal> {
         let volume = core.volumes.find(self.volume)?;
-        let cursor = self.cursor.as_deref().and_then(Cursor::try_from_bytes);
+        let cursor = self
+            .begin
+            .cursor(staging::Cursor::END, staging::Cursor::try_from_bytes);
         let Subject {
             app,
             shuffle,
@@ -116,7 +139,9 @@ impl Read {
             shuffle: *shuffle,
             volume: self.volume,
         };
-        let cursor = self.cursor.as_deref();
+        let cursor = self
+            .begin
+            .cursor(remote::Cursor::END, remote::Cursor::try_from_bytes);
         let fetch = tier
             .remote
             .fetch(&place, partitions.clone(), maps.clone(), only, cursor);

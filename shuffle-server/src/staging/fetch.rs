@@ -51,6 +51,9 @@ pub(super) struct Position {
     memory: Option<(Owner, u32)>,
 }
 
+/// No owner comes after it.
+const LAST: Owner = (MapIndex(u32::MAX), AttemptId(u64::MAX));
+
 /// What a fetch knows; goes to a thread that may block and comes back.
 struct Reader {
     shared: Arc<Shared>,
@@ -86,6 +89,13 @@ enum Filled {
 impl Position {
     const VERSION: u8 = 1;
     const BYTES: usize = 30;
+
+    /// Behind everything.
+    pub(super) const END: Self = Self {
+        run: u64::MAX,
+        ordinal: u32::MAX,
+        memory: Some((LAST, u32::MAX)),
+    };
 
     pub(super) fn encode(self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(Self::BYTES);

@@ -269,6 +269,9 @@ impl std::fmt::Display for AttemptKey {
 // === impl Cursor ===
 
 impl Cursor {
+    /// Behind everything: such a fetch returns no block, only the summary.
+    pub const END: Self = Self(fetch::Position::END);
+
     /// Reads what [`Cursor::to_bytes`] wrote; `None` if it is anything else, which means starting over.
     pub fn try_from_bytes(bytes: &[u8]) -> Option<Self> {
         fetch::Position::decode(bytes).map(Self)

@@ -7,13 +7,13 @@ use shuffle_proto::ids::{AttemptId, MapIndex};
 use super::{
     super::{
         Error,
-        batch::{Batch, Data, Owner},
+        batch::{Batch, Data},
         disk::is_passing,
         part::PartBuilder,
         shuffle::Snapshot,
         stats::Stats,
     },
-    Filled, Reader,
+    Filled, LAST, Reader,
 };
 
 impl Reader {
@@ -80,8 +80,7 @@ impl Reader {
             }
             self.position.memory = Some((owner, u32::MAX));
         }
-        let last: Owner = (MapIndex(u32::MAX), AttemptId(u64::MAX));
-        self.position.memory = Some((last, u32::MAX));
+        self.position.memory = Some((LAST, u32::MAX));
         Ok(Filled::More)
     }
 
