@@ -56,7 +56,7 @@ need() { # PACKAGES (or nothing where Debian has none) WHAT
 java_home() { # of a JDK 17 or newer, or nothing
   local java
   java=$(command -v "${JAVA_HOME:+$JAVA_HOME/bin/}javac" || command -v javac) || return 0
-  [ "$("$java" -version 2>&1 | sed 's/[^0-9]*\([0-9]*\).*/\1/')" -ge 17 ] 2>/dev/null || return 0
+  [ "$("$java" -version 2>&1 | sed -n 's/^javac \([0-9]*\).*/\1/p')" -ge 17 ] 2>/dev/null || return 0
   dirname "$(dirname "$(readlink -f "$java")")"
 }
 

@@ -19,6 +19,8 @@ SHARED = {
     "spark.sql.autoBroadcastJoinThreshold": "-1",  # every join shuffles
     "spark.sql.shuffle.partitions": "16",
 }
+# Most of these applications live for less time than it takes to optimise their code; those of the demo and the benchmarks do not.
+Application.jvm = "-XX:TieredStopAtLevel=1"
 EXECUTOR_MIB = 1536  # a record of 100 MiB is in memory several times over
 
 

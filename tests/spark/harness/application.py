@@ -40,6 +40,8 @@ class Call:
 class Application:
     """Starts with the settings that both shuffles share; `servers` switches Forebay on. A setting that is None is left out."""
 
+    jvm = ""  # more options for the driver and the executors of all applications
+
     def __init__(
         self,
         run: Run,
@@ -78,7 +80,7 @@ class Application:
     def _settings(self, line, events, executor_memory_mib):
         scratch = self.run.folder("tmp")
         # Java and Spark put their files where we look for what is left.
-        options = f"-Djava.io.tmpdir={scratch} -XX:-UsePerfData -XX:+UseParallelGC"
+        options = f"-Djava.io.tmpdir={scratch} -XX:-UsePerfData -XX:+UseParallelGC {self.jvm}"
         # On Spark 3.5 a shuffle manager must be on the executors' own class path: `spark.jars` comes too late there.
         class_path = f"{JAR}:{line.jobs_jar()}"
         return {
