@@ -102,6 +102,7 @@ impl Fetch {
         let outputs = (0..).zip(&self.commits[..]).map(|(map, commit)| Output {
             volume: commit.volume,
             address: commit.address.clone(),
+            mirror: commit.mirror.clone(),
             map_index: MapIndex(map),
             attempt: attempt(self.shuffle, map),
             partitions: partitions.clone().collect(),

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::settings::Settings;
 
 /// One chain of tries at the same thing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     base: Duration,
     max: Duration,

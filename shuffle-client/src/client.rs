@@ -95,6 +95,15 @@ pub struct Description {
     pub remote: bool,
 }
 
+/// Where an output is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The volume that holds it.
+    pub volume: VolumeId,
+    /// Server where that volume was last seen, `host:port`.
+    pub address: String,
+}
+
 /// One data directory of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeState {

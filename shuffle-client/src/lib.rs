@@ -32,7 +32,7 @@ pub use shuffle_proto::{
 
 pub use crate::{
     app::AppHandle,
-    client::{Caller, Client, Description, Durability, VolumeState, WriteBack},
+    client::{Caller, Client, Description, Durability, Location, VolumeState, WriteBack},
     codec::Compression,
     crypt::Secret,
     error::{Error, LostOutput},

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use shuffle_client::{
-    AttemptId, Client, Error, Kind, LostOutput, MapIndex, Output, PartitionId, Settings, VolumeId,
-    fake::Fake,
+    AttemptId, Client, Error, Kind, Location, LostOutput, MapIndex, Output, PartitionId, Settings,
+    VolumeId, fake::Fake,
 };
 
 const LENGTH: usize = 65_536;
@@ -439,6 +439,7 @@ async fn a_wrong_spec_is_refused_with_the_field_named() {
     let good = Output {
         volume: VolumeId::random(),
         address: server.address(),
+        mirror: None,
         map_index: MapIndex(0),
         attempt: AttemptId(1),
         partitions: vec![0],
@@ -462,11 +463,19 @@ async fn a_wrong_spec_is_refused_with_the_field_named() {
         address: "nowhere".into(),
         ..good.clone()
     }];
+    let mirror_nowhere = [Output {
+        mirror: Some(Location {
+            volume: VolumeId::random(),
+            address: "nobody".into(),
+        }),
+        ..good.clone()
+    }];
     for (outputs, part) in [
         (&twice[..], "twice"),
         (&unsorted, "ascending"),
         (&outside, "0..5"),
-        (&nowhere, "host:port"),
+        (&nowhere, "\"nowhere\": write host:port"),
+        (&mirror_nowhere, "\"nobody\": write host:port"),
     ] {
         let error = read(&client, outputs).await.unwrap_err();
         assert!(

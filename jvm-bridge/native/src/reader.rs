@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use shuffle_client::{
-    AttemptId, Buffer, Client, Error, MapIndex, Output, ReadSpec, Reader as Input, ReaderStats,
-    Tally, VolumeId,
+    AttemptId, Buffer, Client, Commit, Error, Location, MapIndex, Output, ReadSpec,
+    Reader as Input, ReaderStats, Tally, VolumeId,
 };
 
 use crate::{error::invalid, handle::exclusive, runtime};
@@ -142,7 +142,7 @@ impl OutputColumns {
         let mut outputs = Vec::with_capacity(rows);
         for row in 0..rows {
             let index = self.location[row];
-            let (volume, address) = usize::try_from(index)
+            let (place, mirror) = usize::try_from(index)
                 .ok()
                 .and_then(|index| locations.get(index))
                 .ok_or_else(|| {
@@ -162,8 +162,9 @@ impl OutputColumns {
                     ))
                 })?;
             outputs.push(Output {
-                volume: *volume,
-                address: (*address).to_owned(),
+                volume: place.volume,
+                address: place.address.clone(),
+                mirror: mirror.clone(),
                 map_index: MapIndex(unsigned("outputMapIndex", self.map_index[row])?),
                 attempt: AttemptId(self.attempt[row].cast_unsigned()),
                 partitions: own
@@ -183,11 +184,32 @@ impl OutputColumns {
     }
 }
 
-/// `volume@host:port`.
-fn location(text: &str) -> Result<(VolumeId, &str), Error> {
-    text.split_once('@')
-        .and_then(|(volume, address)| Some((VolumeId::parse(volume)?, address)))
-        .ok_or_else(|| invalid(format!("location is {text:?}: write volume@host:port")))
+/// `volume@host:port`, or two of them with a `+` in between.
+fn location(text: &str) -> Result<(Location, Option<Location>), Error> {
+    let mut places = text.splitn(2, '+').map(|place| {
+        let (volume, address) = place.split_once('@')?;
+        Some(Location {
+            volume: VolumeId::parse(volume)?,
+            address: address.to_owned(),
+        })
+    });
+    let place = places.next().flatten();
+    match (place, places.next()) {
+        (Some(place), None) => Ok((place, None)),
+        (Some(place), Some(Some(mirror))) => Ok((place, Some(mirror))),
+        _ => Err(invalid(format!(
+            "location is {text:?}: write volume@host:port, or two with a + in between"
+        ))),
+    }
+}
+
+/// As [`OutputColumns::outputs`] takes it.
+pub(crate) fn location_of(commit: &Commit) -> String {
+    let place = format!("{}@{}", commit.volume, commit.address);
+    match &commit.mirror {
+        Some(mirror) => format!("{place}+{}@{}", mirror.volume, mirror.address),
+        None => place,
+    }
 }
 
 /// A number that Java has as an int and that is not negative.
@@ -203,11 +225,13 @@ mod tests {
 
     const VOLUME: &str = "5f4d8e9a-3b5e-4d8a-9a57-0c1f5a7f3f10";
 
+    const OTHER: &str = "0b6f2a54-6d0b-4f0e-8f5c-3a7f4f9f1c22";
+
     fn columns() -> OutputColumns {
         OutputColumns {
             locations: vec![
                 format!("{VOLUME}@host-a:7400"),
-                format!("{VOLUME}@[::1]:7400"),
+                format!("{VOLUME}@[::1]:7400+{OTHER}@host-b:7400"),
             ],
             location: vec![1, 0],
             map_index: vec![4, 5],
@@ -222,6 +246,10 @@ mod tests {
         let outputs = columns().outputs().expect("valid");
         assert_eq!(outputs[0].address, "[::1]:7400");
         assert_eq!(outputs[0].volume.to_string(), VOLUME);
+        let mirror = outputs[0].mirror.as_ref().expect("two places");
+        assert_eq!(mirror.address, "host-b:7400");
+        assert_eq!(mirror.volume.to_string(), OTHER);
+        assert_eq!(outputs[1].mirror, None);
         assert_eq!(
             (outputs[0].map_index, outputs[0].attempt),
             (MapIndex(4), AttemptId(40))
@@ -252,6 +280,7 @@ mod tests {
         );
         refused(&|c| c.partitions[0] = -7, "partitions is -7");
         refused(&|c| c.locations[0] = "host:1".into(), "location is");
+        refused(&|c| c.locations[0] += "+host:1", "location is");
         refused(&|c| c.locations[0] = "no-uuid@host:1".into(), "location is");
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     arena::Arena,
     error::invalid,
     handle::exclusive,
+    reader::location_of,
     runtime,
     sort::{Cursor, Sorted},
 };
@@ -175,7 +176,7 @@ impl Writer {
             .commit
             .as_ref()
             .ok_or_else(|| invalid("location of an output that is not committed: commit first"))?;
-        Ok(format!("{}@{}", commit.volume, commit.address))
+        Ok(location_of(commit))
     }
 
     /// Counters so far.

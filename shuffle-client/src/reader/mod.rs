@@ -30,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    client::{Caller, Client},
+    client::{Caller, Client, Location},
     codec::Decoder,
     crypt::Decryptor,
     error::{Error, Kind, LostOutput},
@@ -64,6 +64,8 @@ pub struct Output {
     pub volume: VolumeId,
     /// Server where that volume was last seen, `host:port`.
     pub address: String,
+    /// The other copy, if it was written at level `mirror`.
+    pub mirror: Option<Location>,
     /// Map task that wrote it.
     pub map_index: MapIndex,
     /// The try that counts.
@@ -179,7 +181,7 @@ impl Reader {
             .clamp(1, u32::MAX as usize);
         let (events, queue) = mpsc::unbounded_channel();
         let pool = client.block_pool().clone();
-        let groups = plan::groups(&spec);
+        let groups = plan::groups(&spec, |address| client.connections().is_down(address));
         let decryptor = client
             .secret()
             .map(|secret| Decryptor::new(secret.clone(), spec.caller.app.clone(), spec.shuffle));
@@ -441,6 +443,19 @@ impl Reader {
 // === impl Output ===
 
 impl Output {
+    /// Turns to the other copy, if there is one, and keeps this one for later unless `for_good`.
+    fn swap(&mut self, for_good: bool) -> bool {
+        let Some(other) = self.mirror.take() else {
+            return false;
+        };
+        let volume = std::mem::replace(&mut self.volume, other.volume);
+        let address = std::mem::replace(&mut self.address, other.address);
+        if !for_good {
+            self.mirror = Some(Location { volume, address });
+        }
+        true
+    }
+
     fn lost(&self) -> LostOutput {
         LostOutput {
             volume: self.volume,

@@ -10,6 +10,7 @@ use shuffle_proto::{
 
 use super::{ReadSpec, verify::Progress};
 use crate::{
+    backoff::Backoff,
     error::{Error, Kind},
     settings::is_address,
 };
@@ -26,32 +27,78 @@ pub(super) struct Group {
     pub(super) moves: u32,
     /// Server that has, or had, the volumes, if `address` stands in for it with what lies in the object store.
     pub(super) home: Option<String>,
+    /// The failures that led here from the other copies.
+    pub(super) backoff: Option<Backoff>,
 }
 
 /// Checks the spec and groups its outputs by server, in random order: a thousand reducers that start together do not all start with
-/// the same server.
-pub(super) fn groups(spec: &ReadSpec) -> Result<Vec<Group>, Error> {
+/// the same server. Of two copies one is read, by chance and for all readers the same, which keeps what a server caches useful; the
+/// other one if its server was found gone a moment ago.
+pub(super) fn groups(spec: &ReadSpec, is_down: impl Fn(&str) -> bool) -> Result<Vec<Group>, Error> {
     check(spec)?;
-    let mut servers: BTreeMap<&str, Group> = BTreeMap::new();
-    for output in &spec.outputs {
-        let group = servers.entry(&output.address).or_insert_with(|| Group {
-            address: output.address.clone(),
-            volumes: Vec::new(),
-            expected: HashMap::new(),
-            moves: 0,
-            home: None,
-        });
-        if !group.volumes.contains(&output.volume) {
-            group.volumes.push(output.volume);
+    let outputs = spec.outputs.iter().map(|output| {
+        let mut output = output.clone();
+        // The highest bit of a product with 2^64 / phi: attempts are numbered in turn.
+        let second = output.attempt.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1;
+        if second {
+            output.swap(false);
         }
-        group.expected.insert(output.attempt, Progress::new(output));
-    }
-    let mut groups: Vec<Group> = servers.into_values().collect();
+        if is_down(&output.address) {
+            output.swap(false);
+        }
+        Progress::new(output)
+    });
+    let mut groups = by_server(outputs);
     groups.shuffle(&mut rand::rng());
     Ok(groups)
 }
 
+fn by_server(outputs: impl Iterator<Item = Progress>) -> Vec<Group> {
+    let mut servers: BTreeMap<String, Group> = BTreeMap::new();
+    for progress in outputs {
+        let output = &progress.output;
+        let group = servers
+            .entry(output.address.clone())
+            .or_insert_with(|| Group {
+                address: output.address.clone(),
+                volumes: Vec::new(),
+                expected: HashMap::new(),
+                moves: 0,
+                home: None,
+                backoff: None,
+            });
+        if !group.volumes.contains(&output.volume) {
+            group.volumes.push(output.volume);
+        }
+        group.expected.insert(output.attempt, progress);
+    }
+    servers.into_values().collect()
+}
+
 impl Group {
+    /// Whether an output has another copy that may be turned to.
+    pub(super) fn is_mirrored(&self) -> bool {
+        let mut outputs = self.expected.values().map(|progress| &progress.output);
+        outputs.any(|output| output.mirror.is_some())
+    }
+
+    /// Takes out the outputs that have another copy, to be fetched from there; `for_good`: never again from here.
+    pub(super) fn split_mirrored(&mut self, for_good: bool, backoff: &Backoff) -> Vec<Group> {
+        let moved = self
+            .expected
+            .extract_if(|_, progress| progress.output.swap(for_good));
+        let mut groups = by_server(moved.map(|(_, progress)| progress));
+        for group in &mut groups {
+            group.moves = self.moves;
+            group.backoff = Some(backoff.clone());
+        }
+        self.volumes.retain(|volume| {
+            let mut outputs = self.expected.values().map(|progress| &progress.output);
+            outputs.any(|output| output.volume == *volume)
+        });
+        groups
+    }
+
     /// Takes the outputs of one volume out, to be fetched by a call of their own.
     pub(super) fn split_off(&mut self, volume: VolumeId, address: String) -> Group {
         self.volumes.retain(|other| *other != volume);
@@ -66,6 +113,7 @@ impl Group {
             expected,
             moves,
             home: None,
+            backoff: None,
         }
     }
 
@@ -107,10 +155,11 @@ fn check(spec: &ReadSpec) -> Result<(), Error> {
                 "map {map}, attempt {attempt} is named twice: name each map and attempt once"
             ));
         }
-        if !is_address(&output.address) {
+        let mirror = output.mirror.iter().map(|mirror| &mirror.address);
+        let mut addresses = mirror.chain([&output.address]);
+        if let Some(address) = addresses.find(|address| !is_address(address)) {
             return refuse(format!(
-                "address of map {map} is {:?}: write host:port",
-                output.address
+                "address of map {map} is {address:?}: write host:port"
             ));
         }
         let inside = output

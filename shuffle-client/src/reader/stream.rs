@@ -11,6 +11,9 @@
 //! | an attempt is missing, or counts differ | once more from the start |
 //! | anything else | at once |
 //!
+//! What was written at level `mirror` has another copy, which is gone to first: for good from a server that has lost or spoilt its
+//! own, and to and fro, within the same `retry_deadline`, between servers that do not answer.
+//!
 //! *Elsewhere* is another server that has the volume or, if none has, any server that has the object store: it serves what the volume
 //! has written back. Where that is not enough the way leads back to the volume's own server, which may be starting again.
 
@@ -84,8 +87,9 @@ enum Trouble {
 }
 
 impl<'a> Fetch<'a> {
-    fn new(shared: &'a Shared, group: Group, events: &'a mpsc::UnboundedSender<Event>) -> Self {
-        let backoff = Backoff::new(shared.client.settings());
+    fn new(shared: &'a Shared, mut group: Group, events: &'a mpsc::UnboundedSender<Event>) -> Self {
+        let backoff = group.backoff.take();
+        let backoff = backoff.unwrap_or_else(|| Backoff::new(shared.client.settings()));
         Self {
             shared,
             group,
@@ -119,13 +123,15 @@ impl<'a> Fetch<'a> {
                     Err(trouble) => trouble,
                 }
             };
-            let address = &self.group.address;
-            self.shared.tally.failed(address, trouble.message());
+            let address = self.group.address.clone();
+            self.shared.tally.failed(&address, trouble.message());
             match trouble {
                 Trouble::Wrong { fault, from_start } => {
                     if std::mem::replace(&mut self.asked_again, true) {
                         // What was committed last may not have been written back.
-                        if fault.missing && self.go_home().await {
+                        if fault.missing && self.go_home().await
+                            || self.turn_to_mirrors(true, &mut more)
+                        {
                             continue;
                         }
                         return Err(self.wrong(&fault));
@@ -143,7 +149,8 @@ impl<'a> Fetch<'a> {
                 Trouble::Failed(failure) | Trouble::Silent(failure) => match failure.kind {
                     Kind::Busy | Kind::Unavailable => {
                         let pause = self.backoff.failed(failure.retry_after);
-                        if self.backoff.tries() == SEARCH_AFTER || pause.is_none() {
+                        let search_at = SEARCH_AFTER * (1 + u32::from(self.group.is_mirrored()));
+                        if self.backoff.tries() == search_at || pause.is_none() {
                             let volumes = self.group.volumes.clone();
                             more.extend(self.move_volumes(volumes, true).await);
                         }
@@ -160,9 +167,15 @@ impl<'a> Fetch<'a> {
                             "fetch broke; next try in {pause:?}"
                         );
                         tokio::time::sleep(pause).await;
+                        if self.backoff.tries() >= SEARCH_AFTER {
+                            self.turn_to_mirrors(false, &mut more);
+                        }
                     }
+                    Kind::Lost
+                        if self.group.home.is_none() && self.turn_to_mirrors(true, &mut more) => {}
                     Kind::Lost => more.extend(self.lost(failure).await?),
                     Kind::Corrupt if !std::mem::replace(&mut self.asked_again, true) => {}
+                    Kind::Corrupt if self.turn_to_mirrors(true, &mut more) => {}
                     Kind::Corrupt => {
                         let message = format!(
                             "{address} cannot serve {}: {}",
@@ -382,6 +395,26 @@ impl<'a> Fetch<'a> {
             }
         }
         more
+    }
+
+    /// Leaves to the other copies' servers what has one; false if nothing has. The rest is asked for anew.
+    fn turn_to_mirrors(&mut self, for_good: bool, more: &mut Vec<Group>) -> bool {
+        let moved = self.group.split_mirrored(for_good, &self.backoff);
+        for group in &moved {
+            tracing::debug!(
+                read = self.shared.name(),
+                from = self.group.address,
+                to = group.address,
+                "turning to the other copies"
+            );
+        }
+        if moved.is_empty() {
+            return false;
+        }
+        more.extend(moved);
+        self.cursor = Bytes::new();
+        self.asked_again = false;
+        true
     }
 
     /// Back from a server that stands in to the volume's own, after a pause; false if this one stands in for nobody.

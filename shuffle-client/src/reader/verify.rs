@@ -28,10 +28,10 @@ pub(super) struct Fault {
 }
 
 impl Progress {
-    pub(super) fn new(output: &Output) -> Self {
+    pub(super) fn new(output: Output) -> Self {
         Self {
             seen: vec![0; output.partitions.len()],
-            output: output.clone(),
+            output,
             blocks: 0,
             bytes: 0,
             records: 0,
@@ -236,9 +236,10 @@ mod tests {
 
     /// One output whose blocks have been counted: more bytes and rows than 32 bits hold.
     fn received() -> HashMap<AttemptId, Progress> {
-        let mut progress = Progress::new(&Output {
+        let mut progress = Progress::new(Output {
             volume: VolumeId::random(),
             address: String::new(),
+            mirror: None,
             map_index: MapIndex(3),
             attempt: ATTEMPT,
             partitions: vec![5],

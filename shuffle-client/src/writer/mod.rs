@@ -2,9 +2,11 @@
 //!
 //! Two parts that share a [`State`](state::State): the [`MapWriter`] in the hands of the task, which costs CPU only
 //! (`build.rs`), and a task of the runtime (`push.rs`) that brings finished messages to a server and starts over at another
-//! server when it must. Messages are kept until the commit, as far as `replay_buffer` reaches.
+//! server when it must. Messages are kept until the commit, as far as `replay_buffer` reaches. At level `mirror` there are two of
+//! these tasks (`copies.rs`).
 
 mod build;
+mod copies;
 mod push;
 mod state;
 
@@ -21,10 +23,11 @@ use shuffle_proto::{
 
 use self::{
     build::{Builder, Message},
-    state::Shared,
+    copies::Copies,
+    state::Receipt,
 };
 use crate::{
-    client::{Caller, Client, Durability},
+    client::{Caller, Client, Durability, Location},
     codec::{Compression, Encoder},
     crypt::Encryptor,
     error::{Error, Kind},
@@ -67,6 +70,8 @@ pub struct Commit {
     pub volume: VolumeId,
     /// Server that has the volume.
     pub address: String,
+    /// The other copy, at level `mirror`; its volume is the larger of the two.
+    pub mirror: Option<Location>,
     /// Level that was reached.
     pub durability: Durability,
     /// Stored bytes per partition, 0 only where nothing was written.
@@ -93,7 +98,7 @@ pub struct WriterStats {
 /// Writes the output of one map attempt. Dropping it before a commit aborts the output.
 pub struct MapWriter {
     spec: Arc<WriteSpec>,
-    shared: Arc<Shared>,
+    copies: Copies,
     builder: Builder,
     ahead_bytes: usize,
     waited: Duration,
@@ -104,7 +109,7 @@ pub struct MapWriter {
 impl MapWriter {
     pub(crate) fn open(client: Client, spec: WriteSpec) -> Self {
         let settings = client.settings();
-        let shared = Arc::new(Shared::new(settings.replay_buffer));
+        let copies = Copies::new(spec.durability, settings.replay_buffer);
         let checked = check(&spec).and_then(|()| Encoder::new(spec.compression));
         // A spec that is refused builds nothing, so how it would is of no account.
         let (num_partitions, encoder, checked) = match checked {
@@ -125,14 +130,16 @@ impl MapWriter {
         let spec = Arc::new(spec);
         match checked {
             Ok(()) => {
-                let handle = client.handle().clone();
-                handle.spawn(push::Push::new(client, spec.clone(), shared.clone()).run());
+                for (shared, claim) in copies.tasks() {
+                    let push = push::Push::new(client.clone(), spec.clone(), shared, claim);
+                    client.handle().spawn(push.run());
+                }
             }
-            Err(error) => shared.finish(Err(error)),
+            Err(error) => copies.refuse(&error),
         }
         Self {
             spec,
-            shared,
+            copies,
             builder,
             ahead_bytes,
             waited: Duration::ZERO,
@@ -202,14 +209,14 @@ impl MapWriter {
         if self.committed.is_some() {
             return Ok(());
         }
-        if self.shared.check()? <= self.ahead_bytes {
+        if self.copies.check()? <= self.ahead_bytes {
             return Ok(());
         }
         let _timer = Timer {
             started: Instant::now(),
             sum: &mut self.waited,
         };
-        self.shared.drained_to(self.ahead_bytes).await
+        self.copies.drained_to(self.ahead_bytes).await
     }
 
     /// Sends what is left and commits. May be dropped while it waits and called again; nothing may be added after the first call.
@@ -218,27 +225,29 @@ impl MapWriter {
         if let Some(commit) = &self.committed {
             return Ok(commit.clone());
         }
-        self.shared.check()?;
+        self.copies.check()?;
         if !self.committing {
             let finished = self.builder.finish();
             self.hand_over(finished);
             let totals = self.builder.totals();
-            self.shared
-                .commit(totals.message(), (totals.bytes, totals.records));
+            self.copies
+                .commit(&totals.message(), (totals.bytes, totals.records));
             self.committing = true;
         }
-        let receipt = {
+        let receipts = {
             let _timer = Timer {
                 started: Instant::now(),
                 sum: &mut self.waited,
             };
-            self.shared.result().await?
+            self.copies.result().await?
         };
+        let (place, mirror, durability) = self.places(receipts)?;
         let totals = self.builder.totals();
         let commit = Commit {
-            volume: receipt.volume,
-            address: receipt.address,
-            durability: receipt.durability,
+            volume: place.volume,
+            address: place.address,
+            mirror,
+            durability,
             partition_lengths: totals.partition_lengths(),
             bytes: totals.bytes,
             records: totals.records,
@@ -247,9 +256,50 @@ impl MapWriter {
         Ok(commit)
     }
 
+    /// Where the copies are, and how safe that makes the output.
+    fn places(
+        &self,
+        receipts: Vec<Receipt>,
+    ) -> Result<(Location, Option<Location>, Durability), Error> {
+        let durability = if receipts.len() > 1 {
+            Durability::Mirror
+        } else {
+            receipts
+                .iter()
+                .map(|receipt| receipt.durability)
+                .min()
+                .unwrap_or(Durability::Memory)
+        };
+        let places = receipts.into_iter().map(|receipt| Location {
+            volume: receipt.volume,
+            address: receipt.address,
+        });
+        let mut places: Vec<_> = places.collect();
+        // One order for the same two volumes, so that an engine sees one domain of failure.
+        places.sort_by_key(|place| place.volume);
+        let mut places = places.into_iter();
+        let refused = |what: String| {
+            let message = format!("{}: {what}", push::name(&self.spec));
+            Error::new(Kind::Internal, message)
+        };
+        let place = places
+            .next()
+            .ok_or_else(|| refused("no receipt: report it".into()))?;
+        let mirror = places.next();
+        if let Some(other) = &mirror
+            && other.volume == place.volume
+        {
+            return Err(refused(format!(
+                "{} and {} are one server under two names, and level mirror needs two: name each server once",
+                place.address, other.address
+            )));
+        }
+        Ok((place, mirror, durability))
+    }
+
     /// Drops the output, telling the server why.
     pub fn abort(self, reason: &str) {
-        self.shared.abort(reason);
+        self.copies.abort(reason);
     }
 
     /// Counters so far.
@@ -259,13 +309,13 @@ impl MapWriter {
             bytes: totals.bytes,
             records: totals.records,
             waited: self.waited,
-            resends: self.shared.resends(),
+            resends: self.copies.resends(),
         }
     }
 
-    /// What each server did: bytes only of the one that committed, failures of all that were tried.
+    /// What each server did: bytes only of those that committed, failures of all that were tried.
     pub fn tally(&self) -> Tally {
-        self.shared.tally().clone()
+        self.copies.tally().clone()
     }
 
     fn check_block(
@@ -284,7 +334,7 @@ impl MapWriter {
         } else if self.committing {
             "block added after commit: add all blocks first".to_string()
         } else {
-            return self.shared.check().map(drop);
+            return self.copies.check().map(drop);
         };
         Err(Error::new(
             Kind::Invalid,
@@ -294,14 +344,14 @@ impl MapWriter {
 
     fn hand_over(&self, message: Option<Message>) {
         if let Some(message) = message {
-            self.shared.push(message);
+            self.copies.push(&message);
         }
     }
 }
 
 impl Drop for MapWriter {
     fn drop(&mut self) {
-        self.shared
+        self.copies
             .abort("the writer was dropped before its commit");
     }
 }

@@ -7,6 +7,8 @@
 //! **Lost acknowledgement.** If the stream breaks after Commit was sent, the same server is asked first: it answers `committed` to
 //! Open, and Commit alone brings the receipt. If it stays away, another server gets the whole output: two servers may then hold the
 //! attempt, and only the one named to the engine is ever read.
+//!
+//! **Mirror.** The second copy begins at the first stand-in, and neither goes to a server that the other is at.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -20,6 +22,7 @@ use tonic::Status;
 
 use super::{
     WriteSpec,
+    copies::Claim,
     state::{Receipt, Shared, Step},
 };
 use crate::{
@@ -37,6 +40,7 @@ pub(super) struct Push {
     client: Client,
     spec: Arc<WriteSpec>,
     shared: Arc<Shared>,
+    claim: Claim,
     backoff: Backoff,
 }
 
@@ -58,12 +62,18 @@ pub(super) fn name(spec: &WriteSpec) -> String {
 // === impl Push ===
 
 impl Push {
-    pub(super) fn new(client: Client, spec: Arc<WriteSpec>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        spec: Arc<WriteSpec>,
+        shared: Arc<Shared>,
+        claim: Claim,
+    ) -> Self {
         let backoff = Backoff::new(client.settings());
         Self {
             client,
             spec,
             shared,
+            claim,
             backoff,
         }
     }
@@ -88,6 +98,8 @@ impl Push {
         let mut route: Vec<String> = placement::route(&self.spec.candidates, self.spec.map_index)
             .cloned()
             .collect();
+        let first = self.claim.copy() % route.len();
+        route.rotate_left(first);
         // A server that others have just found gone comes last: a host that swallows packets costs a time-out per try.
         route.sort_by_key(|address| self.client.connections().is_down(address));
         let mut position = 0;
@@ -99,24 +111,35 @@ impl Push {
                 return Err(self.given_up());
             }
             let address = route[position % route.len()].clone();
-            self.shared.restart(started);
+            let taken = !self.claim.take(&address);
             let opened = tokio::time::Instant::now();
-            let failure = match self.stream(&address, !started).await {
-                End::Committed(receipt) => {
-                    self.shared.delivered(&receipt.address);
-                    return Ok(receipt);
+            let failure = if taken {
+                again = true; // there is nothing to try there
+                Failure::new(Kind::Unavailable, "it has the other copy")
+            } else {
+                self.shared.restart(started);
+                match self.stream(&address, !started).await {
+                    End::Committed(receipt) => {
+                        self.shared.delivered(&receipt.address);
+                        return Ok(receipt);
+                    }
+                    End::Aborted => return Err(self.given_up()),
+                    End::Failed(failure) => failure,
                 }
-                End::Aborted => return Err(self.given_up()),
-                End::Failed(failure) => failure,
             };
-            started = true;
+            started |= !taken;
             let stream = self.shared.stream();
-            if stream.opened && opened.elapsed() > self.client.settings().retry_deadline / 4 {
+            if !taken
+                && stream.opened
+                && opened.elapsed() > self.client.settings().retry_deadline / 4
+            {
                 // It was up for long: this is a new trouble, not the old one.
                 self.backoff.succeeded();
                 again = false;
             }
-            self.shared.tally().failed(&address, &failure.message);
+            if !taken {
+                self.shared.tally().failed(&address, &failure.message);
+            }
             if stops(failure.kind) {
                 return Err(Error::new(
                     failure.kind,
@@ -213,7 +236,7 @@ impl Push {
             num_partitions: spec.num_partitions,
             map_index: spec.map_index.0,
             attempt: spec.attempt.0,
-            durability: spec.durability.message().into(),
+            durability: self.level().message().into(),
         });
         if sender.send(Ok(rope(open))).await.is_err() {
             return std::future::pending().await;
@@ -316,7 +339,7 @@ impl Push {
             return Err(Failure::new(Kind::Internal, message));
         }
         match durability {
-            Some(durability) if durability >= self.spec.durability => Ok(Receipt {
+            Some(durability) if durability >= self.level() => Ok(Receipt {
                 volume,
                 address: address.to_string(),
                 durability,
@@ -325,7 +348,7 @@ impl Push {
                 let message = format!(
                     "{address} reached {} where {} was asked: report it",
                     durability.map_or("no level", Durability::name),
-                    self.spec.durability
+                    self.level()
                 );
                 Err(Failure::new(Kind::Internal, message))
             }
@@ -362,6 +385,14 @@ impl Push {
                     format!("{address} did not go on {doing} for {idle:.0?}"),
                 );
             }
+        }
+    }
+
+    /// What each server is asked for: two of them at `disk` make `mirror`.
+    fn level(&self) -> Durability {
+        match self.spec.durability {
+            Durability::Mirror => Durability::Disk,
+            level => level,
         }
     }
 
@@ -404,6 +435,9 @@ impl Push {
                 " {} ({} times): {reason};",
                 server.address, server.failures
             );
+        }
+        if self.spec.durability == Durability::Mirror {
+            message += " level mirror needs two servers;";
         }
         let retry_deadline = self.client.settings().name("retry_deadline");
         let _ = write!(message, " start the servers, or raise {retry_deadline}");

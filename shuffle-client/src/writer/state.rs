@@ -81,7 +81,7 @@ pub(super) enum Step {
 }
 
 impl Shared {
-    pub(super) fn new(replay_buffer: usize) -> Self {
+    pub(super) fn new(replay_buffer: usize, tally: Tally) -> Self {
         Self {
             state: Mutex::new(State {
                 messages: VecDeque::new(),
@@ -101,7 +101,7 @@ impl Shared {
             news: Notify::new(),
             aborted: CancellationToken::new(),
             replay_buffer,
-            tally: Tally::default(),
+            tally,
         }
     }
 

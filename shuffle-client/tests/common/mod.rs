@@ -111,6 +111,7 @@ pub fn output(commit: &Commit, map: u32, attempt: u64) -> Output {
     Output {
         volume: commit.volume,
         address: commit.address.clone(),
+        mirror: commit.mirror.clone(),
         map_index: MapIndex(map),
         attempt: AttemptId(attempt),
         partitions: with_data.map(|(partition, _)| partition).collect(),

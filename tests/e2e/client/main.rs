@@ -3,6 +3,7 @@
 // A failed unwrap is a failed test; clippy's own exemption for tests does not reach their helper functions.
 #![allow(clippy::unwrap_used)]
 
+mod mirrors;
 mod readers;
 mod writers;
 mod written_back;
@@ -21,6 +22,7 @@ struct Driver {
     client: Client,
     app: AppHandle,
     caller: Caller,
+    durability: Durability,
 }
 
 fn settings(servers: &[SocketAddr]) -> Settings {
@@ -59,6 +61,7 @@ impl Driver {
             client,
             app,
             caller,
+            durability: Durability::Disk,
         }
     }
 
@@ -70,7 +73,7 @@ impl Driver {
             num_partitions: PARTITIONS,
             map_index: MapIndex(map),
             attempt: AttemptId(attempt),
-            durability: Durability::Disk,
+            durability: self.durability,
             candidates: self.app.place(ShuffleId(shuffle), maps, PARTITIONS).into(),
             // Blocks of one shuffle may differ in their codec.
             compression: [Compression::Lz4, Compression::None, Compression::Zstd(3)]
@@ -147,6 +150,7 @@ impl Task {
         Output {
             volume: commit.volume,
             address: commit.address.clone(),
+            mirror: commit.mirror.clone(),
             map_index: MapIndex(self.map),
             attempt: AttemptId(self.attempt),
             partitions: (0..PARTITIONS).collect(),
@@ -209,6 +213,14 @@ async fn write_all(driver: &Driver, shuffle: u32, tasks: &[Task]) -> Vec<Output>
         outputs.push(task.output(&commit));
     }
     outputs
+}
+
+/// Kills a server and takes its disk away.
+fn destroy(server: &mut Server) {
+    server.kill();
+    for dir in server.dirs() {
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }
 
 fn tasks(count: u32) -> Vec<Task> {
@@ -326,6 +338,7 @@ async fn the_lease_lives_as_long_as_its_handle() {
         client: driver.client.clone(),
         app,
         caller,
+        durability: Durability::Disk,
     };
     let tasks = tasks(2);
     let outputs = write_all(&short, 0, &tasks).await;

@@ -55,13 +55,6 @@ impl Pool {
     }
 }
 
-fn destroy(server: &mut Server) {
-    server.kill();
-    for dir in server.dirs() {
-        std::fs::remove_dir_all(dir).unwrap();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_back_is_read_when_its_servers_are_gone_for_good() {
     let mut pool = pool("eager").await;

@@ -1,5 +1,8 @@
 package io.forebay.core;
 
+import java.util.Arrays;
+import java.util.List;
+
 /** A map output that is visible, whole, and as safe as was asked. */
 public final class CommittedOutput {
     private final long[] partitionLengths;
@@ -15,18 +18,13 @@ public final class CommittedOutput {
         return partitionLengths;
     }
 
-    /** {@code volume@host:port}, as a {@link ReadPlan} takes it. */
+    /** {@code volume@host:port}, as a {@link ReadPlan} takes it; at level mirror two of them with a {@code +} in between. */
     public String location() {
         return location;
     }
 
-    /** Identity of the volume that holds the output. */
-    public String volume() {
-        return location.substring(0, location.indexOf('@'));
-    }
-
-    /** Where that volume's server is: {@code host:port}. */
-    public String address() {
-        return location.substring(location.indexOf('@') + 1);
+    /** Each {@code volume@host:port} of the location: who holds a copy. */
+    public List<String> places() {
+        return Arrays.asList(location.split("\\+"));
     }
 }

@@ -139,7 +139,7 @@ final class Native {
      */
     static native long[] writerCommit(long writer, int timeoutMillis);
 
-    /** Where the committed output is: {@code volume@host:port}. */
+    /** Where the committed output is: {@code volume@host:port}, at level mirror two of them with a {@code +} in between. */
     static native String writerLocation(long writer);
 
     /** Counters of this writer: stored bytes, records, nanoseconds spent waiting for the servers, re-sent outputs. */
@@ -161,7 +161,7 @@ final class Native {
      *
      * @param mapStart first map index of the range asked for
      * @param mapEnd end of it, exclusive; {@code Integer.MAX_VALUE} = no bound
-     * @param locations distinct {@code volume@host:port}
+     * @param locations distinct, as {@code writerLocation} gives them
      * @param outputLocation per output, index into {@code locations}
      * @param outputMapIndex per output
      * @param outputAttempt per output

@@ -39,7 +39,7 @@ public final class ReadPlan {
     /**
      * Adds an output without partitions.
      *
-     * @param location {@code volume@host:port}
+     * @param location {@code volume@host:port}, or two of them with a {@code +} in between: the copies of one output
      */
     public void output(String location, int mapIndex, long attempt) {
         if (outputs == outputLocation.length) {

@@ -47,7 +47,8 @@ public final class ForebayConf {
                 "durability",
                 "disk",
                 "What a map output survives once its task has succeeded. `memory`: loss of the executor. `disk`: also a crash or a "
-                        + "restart of the server process. `fsync`: also a power cut. `object`: also all servers and their disks, for servers that have an "
+                        + "restart of the server process. `fsync`: also a power cut. `mirror`: `disk` on two servers, so also "
+                        + "either of them for good; twice the network and disk. `object`: also all servers and their disks, for servers that have an "
                         + "object store; a task then waits until it is there. Raise it if servers share power or go often, and maps are dear."),
         LEASE(
                 "lease",
@@ -276,12 +277,11 @@ public final class ForebayConf {
             case "memory":
             case "disk":
             case "fsync":
+            case "mirror":
             case "object":
                 return level;
-            case "mirror":
-                throw bad(Key.DURABILITY, "this level comes with a later version: choose memory, disk, fsync or object");
             default:
-                throw bad(Key.DURABILITY, "choose memory, disk, fsync or object");
+                throw bad(Key.DURABILITY, "choose memory, disk, fsync, mirror or object");
         }
     }
 

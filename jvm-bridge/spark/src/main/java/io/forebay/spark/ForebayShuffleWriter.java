@@ -145,7 +145,7 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
             long start = System.nanoTime();
             committed = output.commit();
             metrics.incWriteTime(System.nanoTime() - start);
-            location = VolumeLocation.of(handle.shuffleId(), committed);
+            location = VolumeLocation.of(handle.shuffleId(), committed.location());
             partitionLengths = committed.partitionLengths();
             long bytes = 0;
             for (long length : partitionLengths) {

@@ -42,9 +42,12 @@ final class Traffic {
             task.outputs = 1;
             task.records = stats.records();
             // An output may be empty and still be there.
-            ShuffleTraffic.Server server = task.servers.computeIfAbsent(committed.address(), address -> new ShuffleTraffic.Server());
-            server.tasks = 1;
-            server.volumes.add(committed.volume());
+            for (String place : committed.places()) {
+                String address = place.substring(place.indexOf('@') + 1);
+                ShuffleTraffic.Server server = task.servers.computeIfAbsent(address, none -> new ShuffleTraffic.Server());
+                server.tasks = 1;
+                server.volumes.add(place.substring(0, place.indexOf('@')));
+            }
         }
         tell(task, "output of map " + context.partitionId());
     }

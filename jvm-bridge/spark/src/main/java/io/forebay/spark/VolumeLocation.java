@@ -1,12 +1,12 @@
 package io.forebay.spark;
 
-import io.forebay.core.CommittedOutput;
 import org.apache.spark.storage.BlockManagerId;
 import scala.Option;
 
 /**
  * A map output's place in Spark's words. When a fetch fails, Spark forgets every output that is registered under the same executor id,
- * of every shuffle; so the id names what is lost together: one volume's part of one shuffle.
+ * of every shuffle; so the id names what is lost together: one volume's part of one shuffle, or at level mirror what two volumes have
+ * in common.
  *
  * <p>invariant: location-is-failure-domain. Never the id of an executor (it would be evicted), one for all (everything would be run
  * again), or null (the map would never be run again).
@@ -20,14 +20,20 @@ final class VolumeLocation {
     /** Spark wants one above 0; nobody connects to it. */
     private static final int PORT = 1;
 
+    private static final String AND = "\\+";
+
     private VolumeLocation() {}
 
-    static BlockManagerId of(int shuffle, CommittedOutput output) {
-        return of(shuffle, output.volume(), output.address());
-    }
-
-    static BlockManagerId of(int shuffle, String volume, String address) {
-        return BlockManagerId.apply(PREFIX + shuffle + "-" + volume, volume + ".forebay", PORT, Option.apply(address));
+    /** @param location {@code volume@host:port}, or two of them with a {@code +} in between */
+    static BlockManagerId of(int shuffle, String location) {
+        StringBuilder volumes = new StringBuilder();
+        StringBuilder addresses = new StringBuilder();
+        for (String place : location.split(AND)) {
+            int at = place.indexOf('@');
+            volumes.append(volumes.length() > 0 ? "+" : "").append(place, 0, at);
+            addresses.append(addresses.length() > 0 ? "+" : "").append(place, at + 1, place.length());
+        }
+        return BlockManagerId.apply(PREFIX + shuffle + "-" + volumes, volumes + ".forebay", PORT, Option.apply(addresses.toString()));
     }
 
     /** Of the outputs of a shuffle without partitions: nothing was stored, so nothing can be lost or read. */
@@ -35,12 +41,21 @@ final class VolumeLocation {
         return BlockManagerId.apply(PREFIX + shuffle + "-nowhere", "nowhere.forebay", PORT, Option.empty());
     }
 
-    /** {@code volume@host:port}, or null if the location is not one of ours. */
+    /** What {@link #of} was given, or null if the location is not one of ours. */
     static String parse(BlockManagerId location, int shuffle) {
         String prefix = PREFIX + shuffle + "-";
         if (location == null || !location.executorId().startsWith(prefix) || location.topologyInfo().isEmpty()) {
             return null;
         }
-        return location.executorId().substring(prefix.length()) + "@" + location.topologyInfo().get();
+        String[] volumes = location.executorId().substring(prefix.length()).split(AND);
+        String[] addresses = location.topologyInfo().get().split(AND);
+        if (volumes.length != addresses.length) {
+            return null;
+        }
+        StringBuilder places = new StringBuilder();
+        for (int i = 0; i < volumes.length; i++) {
+            places.append(i > 0 ? "+" : "").append(volumes[i]).append('@').append(addresses[i]);
+        }
+        return places.toString();
     }
 }

@@ -115,7 +115,7 @@ class ForebayConfTest {
 
     @Test
     void valuesThatCannotBeAreRefused() {
-        assertTrue(refused("spark.forebay.durability", "paper").contains("memory, disk, fsync or object"));
+        assertTrue(refused("spark.forebay.durability", "paper").contains("memory, disk, fsync, mirror or object"));
         assertTrue(refused("spark.forebay.lease", "soon").contains("10min"));
         refused("spark.forebay.lease", "10ms");
         assertTrue(refused("spark.forebay.writeback.policy", "sometimes").contains("lazy, eager or off"));
@@ -126,11 +126,6 @@ class ForebayConfTest {
         refused("spark.forebay.fetchStreams", "many");
         refused("spark.forebay.fallback", "yes");
         refused("spark.forebay.retryDeadline", "0");
-    }
-
-    @Test
-    void whatComesLaterIsRefusedAndNotIgnored() {
-        assertTrue(refused("spark.forebay.durability", "mirror").contains("later version"));
     }
 
     @Test

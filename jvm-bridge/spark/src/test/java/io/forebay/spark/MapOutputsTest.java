@@ -35,8 +35,8 @@ class MapOutputsTest {
 
     @Test
     void blocksOfOneAttemptAreOneOutput() {
-        BlockManagerId a = VolumeLocation.of(7, "00000000-0000-0000-0000-00000000000a", "h:1");
-        BlockManagerId b = VolumeLocation.of(7, "00000000-0000-0000-0000-00000000000b", "h:2");
+        BlockManagerId a = VolumeLocation.of(7, "00000000-0000-0000-0000-00000000000a@h:1");
+        BlockManagerId b = VolumeLocation.of(7, "00000000-0000-0000-0000-00000000000b@h:2");
         MapOutputs outputs =
                 new MapOutputs(
                         7,

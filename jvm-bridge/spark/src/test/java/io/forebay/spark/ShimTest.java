@@ -17,7 +17,7 @@ import org.junit.jupiter.api.Test;
 class ShimTest {
     @Test
     void mapStatusIsMadeWithItsSizesAndItsAttempt() {
-        BlockManagerId location = VolumeLocation.of(7, "v", "h:1");
+        BlockManagerId location = VolumeLocation.of(7, "v@h:1");
         MapStatus status = Shim.mapStatus(location, new long[] {0, 1, 1000}, 42, 5);
         assertEquals(42, status.mapId());
         assertSame(location, status.location());
@@ -39,7 +39,7 @@ class ShimTest {
 
     @Test
     void locationNamesOneVolumesPartOfOneShuffleAndSurvivesSerialisation() throws Exception {
-        BlockManagerId location = VolumeLocation.of(7, "0f0e", "10.0.0.1:7400");
+        BlockManagerId location = VolumeLocation.of(7, "0f0e@10.0.0.1:7400");
         assertEquals("forebay-7-0f0e", location.executorId());
         assertEquals("0f0e.forebay", location.host());
         ByteArrayOutputStream bytes = new ByteArrayOutputStream();
@@ -52,9 +52,16 @@ class ShimTest {
     }
 
     @Test
+    void locationOfTwoCopiesNamesWhatTwoVolumesHaveInCommon() {
+        BlockManagerId location = VolumeLocation.of(7, "0a@h:1+0b@[::1]:2");
+        assertEquals("forebay-7-0a+0b", location.executorId());
+        assertEquals("0a@h:1+0b@[::1]:2", VolumeLocation.parse(location, 7));
+    }
+
+    @Test
     void locationsOfOthersAreNotOurs() {
         assertNull(VolumeLocation.parse(null, 7));
-        assertNull(VolumeLocation.parse(VolumeLocation.of(70, "v", "h:1"), 7));
+        assertNull(VolumeLocation.parse(VolumeLocation.of(70, "v@h:1"), 7));
         assertNull(VolumeLocation.parse(VolumeLocation.nowhere(7), 7));
         assertNull(VolumeLocation.parse(BlockManagerId.apply("3", "worker", 5, scala.Option.empty()), 7));
     }

@@ -6,6 +6,8 @@ import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import org.apache.spark.FetchFailed;
 import org.apache.spark.SparkConf;
 import org.apache.spark.scheduler.SparkListener;
@@ -125,7 +127,8 @@ public final class StatusListener extends SparkListener {
         failure.map = reason.mapIndex();
         failure.partition = reason.reduceId();
         failure.volume = volume(reason);
-        failure.address = addressOfVolume.getOrDefault(failure.volume, "");
+        failure.address =
+                Stream.of(failure.volume.split("\\+")).map(volume -> addressOfVolume.getOrDefault(volume, "")).collect(Collectors.joining(" "));
         failure.reason = words(String.valueOf(reason.message()));
         store.write(failure);
         if (failure.number > FAILURES) {

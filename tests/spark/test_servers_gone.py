@@ -1,6 +1,7 @@
-"""Servers with an object store in common are drained, replaced and lost for good, and nothing that they wrote back runs again.
+"""Servers are drained, replaced and lost for good. What they wrote back to their object store, or what another server has a copy of,
+does not run again.
 
-The store is a directory, and a server that is gone takes its disks along. Server-side, so on the newest line only.
+The store is a directory, and a server that is gone takes its disks along. On the newest line only: Spark has no part in it.
 """
 
 import shutil
@@ -22,6 +23,13 @@ CONF = {
 }
 
 
+def lose(server: Server):
+    """The node is gone."""
+    server.kill()
+    for data_dir in server.data_dirs:
+        shutil.rmtree(data_dir)
+
+
 class Pool:
     """Servers on fixed addresses, as pods with names are; each may come back with an empty disk."""
 
@@ -37,12 +45,6 @@ class Pool:
     def drain(self, server: Server):
         """As Kubernetes ends a pod whose disk goes with it."""
         assert server.stop() == 0, server.tail()
-        for data_dir in server.data_dirs:
-            shutil.rmtree(data_dir)
-
-    def lose(self, server: Server):
-        """The node is gone."""
-        server.kill()
         for data_dir in server.data_dirs:
             shutil.rmtree(data_dir)
 
@@ -66,14 +68,22 @@ class Job:
         self.before = app.maps_rerun()
 
     def maps(self):
-        return self.app.call("run_maps", name=self.kind, kind=self.kind, maps=MAPS)
+        self.shuffles = self.app.call("run_maps", name=self.kind, kind=self.kind, maps=MAPS)
 
-    def finish(self):
+    def finish(self, again: set[int] = frozenset()):
+        """The rest of the job. `again`: the maps that have to run again for it."""
         answer = self.app.call("run_reduces", name=self.kind)
         self.own_answer("run_maps", name=self.kind, kind=self.kind, maps=MAPS)
         assert answer == self.own_answer("run_reduces", name=self.kind)
-        assert self.app.maps_rerun() - self.before == {}
-        assert self.app.events.task_failures() == []
+        ran = self.app.maps_rerun() - self.before
+        assert {number for _, number in ran} == again
+        assert set(ran.values()) <= {1}
+        assert set(self.app.events.task_failures()) == ({"FetchFailed"} if again else set())
+
+    def locations(self) -> dict[int, str]:
+        """What Spark was told of each map."""
+        where = self.app.call("map_locations", shuffles=self.shuffles)
+        return {int(output.split("/")[1]): location for output, location in where.items()}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +135,7 @@ def test_servers_that_are_lost_for_good_after_write_back_cost_no_map(run, newest
     assert pushed > 0
     wait_until(lambda: pool.total("written_back_bytes_total") >= pushed, 60, "not all is written back")
     for job, server in zip(jobs, pool.servers, strict=False):
-        pool.lose(server)
+        lose(server)
         job.finish()
     app.stop()
     pool.close()
@@ -160,3 +170,46 @@ def test_idle_application_outlives_a_pool_of_no_servers(lazy, app, own_answer):
     again.maps()
     again.finish()
     lazy.servers[2].start()
+
+
+@pytest.fixture(scope="module")
+def mirrored(run, newest):
+    servers = [Server(run, f"mirrored-{number}").start() for number in range(3)]
+    app = Application(run, newest, "mirrored", servers, CONF | {"spark.forebay.durability": "mirror"})
+    yield servers, app
+    app.stop()
+    wait_until(lambda: not any(server.shuffle_files() for server in servers), 30, "an application that ended left its files")
+    for server in servers:
+        assert server.stop() == 0, server.tail()
+        assert server.errors() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_server_lost_for_good_costs_no_map_where_another_has_a_copy(mirrored, own_answer, kind):
+    servers, app = mirrored
+    job = Job(app, own_answer, kind)
+    job.maps()
+    lose(servers[0])
+    job.finish()
+    servers[0].start()
+
+
+def test_two_servers_that_lose_their_disks_cost_exactly_the_maps_that_only_they_had(mirrored, own_answer):
+    servers, app = mirrored
+
+    def lost_by_both() -> set[int]:
+        volumes = [volume.replace("-", "").lower() for server in servers[1:] for volume in server.volumes]
+        return {number for number, location in job.locations().items() if all(volume in location.replace("-", "") for volume in volumes)}
+
+    def spread() -> bool:
+        # A driver gives a server that was away no new shuffle until it has asked it again.
+        job.maps()
+        return 0 < len(lost_by_both()) < MAPS
+
+    job = Job(app, own_answer, "aggregation")
+    wait_until(spread, 60, "new shuffles do not go to all servers")
+    job.before = app.maps_rerun()
+    lost = lost_by_both()
+    for server in servers[1:]:
+        server.restart(empty=True)
+    job.finish(again=lost)
