@@ -36,6 +36,8 @@ pub(crate) enum Level {
     Disk,
     /// The same, synced to the device.
     Fsync,
+    /// In object storage. With --spawn it is a directory, and what is read is served by a second server, which has it only there.
+    Object,
 }
 
 /// When pages are fetched back from the host.
@@ -52,6 +54,7 @@ impl Level {
             Self::Memory => "memory",
             Self::Disk => "disk",
             Self::Fsync => "fsync",
+            Self::Object => "object",
         }
     }
 }

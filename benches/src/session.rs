@@ -50,6 +50,8 @@ pub(crate) struct Session {
     app: AppHandle,
     bench: Bench,
     shuffles: u32,
+    /// Serves what is read at level object, if it is not the servers that it was written to.
+    second: Option<Spawned>,
     /// Ends after everything that talks to it.
     _spawned: Option<Spawned>,
 }
@@ -57,19 +59,24 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) async fn open(load: Load) -> Result<Self> {
         let spawned = if load.spawn {
-            Some(Spawned::start(&load)?)
+            Some(Spawned::start(&load, None)?)
         } else {
             None
         };
+        let store = spawned.as_ref().and_then(|server| server.remote.clone());
+        let second = store
+            .map(|store| Spawned::start(&load, Some(store)))
+            .transpose()?;
         let servers = spawned
             .as_ref()
             .map_or_else(|| load.servers.clone(), |server| vec![server.data.clone()]);
-        if let Some(server) = &spawned {
+        for server in spawned.iter().chain(&second) {
             eprintln!("started {}", server.describe);
         }
         let mut probes = Vec::new();
         for pid in spawned
             .iter()
+            .chain(&second)
             .map(|server| server.pid)
             .chain(load.server_pid.iter().copied())
         {
@@ -79,6 +86,7 @@ impl Session {
             probes.push(Probe::metrics(admin).await?);
         }
         if !probes.is_empty()
+            && !load.spawn
             && probes.len() != servers.len()
             && !servers.iter().any(|server| server.starts_with("dns://"))
         {
@@ -131,6 +139,7 @@ impl Session {
             app,
             bench,
             shuffles: 0,
+            second,
             _spawned: spawned,
         })
     }
@@ -230,6 +239,7 @@ impl Session {
             caller,
             app,
             bench,
+            second,
             ..
         } = self;
         bench.warm_pages(shape.bytes()).await?;
@@ -253,6 +263,12 @@ impl Session {
             .await
             .context("write what is to be read")?;
         run.stored_bytes = stored_bytes;
+        let mut commits = commits;
+        if let (Level::Object, Some(server)) = (level, second) {
+            commits
+                .iter_mut()
+                .for_each(|commit| commit.address.clone_from(&server.data));
+        }
         let fetch = Fetch {
             client: client.clone(),
             caller: caller.clone(),
@@ -357,6 +373,7 @@ fn push(
             Level::Memory => Durability::Memory,
             Level::Disk => Durability::Disk,
             Level::Fsync => Durability::Fsync,
+            Level::Object => Durability::Object,
         },
         compression: if load.compress {
             Compression::Lz4

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::{cli::Load, size::ByteSize};
+use crate::{
+    cli::{Level, Load},
+    size::ByteSize,
+};
 
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(20);
@@ -21,13 +24,16 @@ pub(crate) struct Spawned {
     pub(crate) data: String,
     pub(crate) pid: u32,
     pub(crate) describe: String,
+    /// Its object store, as another server takes it.
+    pub(crate) remote: Option<String>,
     child: Child,
     /// Removed after the server has ended: fields drop in order, after `Drop::drop`.
     _directory: TempDir,
 }
 
 impl Spawned {
-    pub(crate) fn start(load: &Load) -> Result<Self> {
+    /// `remote`: the object store, if it is to have one that is there; with level object it gets one of its own otherwise.
+    pub(crate) fn start(load: &Load, remote: Option<String>) -> Result<Self> {
         let program = match &load.server_bin {
             Some(program) => program.clone(),
             None => beside_this_program("forebay-server")?,
@@ -43,6 +49,8 @@ impl Spawned {
                 .with_context(|| format!("make a directory in {}", parent.display()))?,
             None => builder.tempdir().context("make a temporary directory")?,
         };
+        let own = || format!("file://{}", directory.path().join("store").display());
+        let remote = remote.or_else(|| load.durability.contains(&Level::Object).then(own));
         let ready = directory.path().join("ready");
         let log = directory.path().join("log");
         let settings = load
@@ -51,6 +59,7 @@ impl Spawned {
             .map(|setting| format!("--{setting}"));
         let child = Command::new(&program)
             .args(settings)
+            .args(remote.iter().flat_map(|url| ["--remote", url]))
             .arg("--data-dir")
             .arg(directory.path().join("volume"))
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
@@ -75,6 +84,7 @@ impl Spawned {
                 program.display(),
                 directory.path().display()
             ),
+            remote,
             child,
             _directory: directory,
         };

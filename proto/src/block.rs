@@ -14,6 +14,8 @@
 //! | 28..32 | records, u32 |
 //! | 32..36 | flags, u32 |
 
+use bytes::{Bytes, BytesMut};
+
 use crate::ids::{AttemptId, MapIndex, PartitionId};
 
 /// Largest stored or raw length of one block. A longer record is split over blocks that say so in their flags.
@@ -186,6 +188,34 @@ pub struct PartitionTotal {
     pub records: u64,
 }
 
+/// Gives each block its part of bytes that lie back to back in pieces. One that lies across the border of two pieces is copied; the last
+/// ones are too short where there are too few bytes, which their checksums tell.
+pub fn cut(
+    headers: Vec<BlockHeader>,
+    pieces: Vec<Bytes>,
+) -> impl Iterator<Item = (BlockHeader, Bytes)> {
+    let mut pieces = pieces.into_iter();
+    let mut piece = Bytes::new();
+    headers.into_iter().map(move |header| {
+        let length = header.length as usize;
+        if piece.is_empty() {
+            piece = pieces.next().unwrap_or_default();
+        }
+        if piece.len() >= length {
+            return (header, piece.split_to(length));
+        }
+        let mut joined = BytesMut::with_capacity(length);
+        joined.extend_from_slice(&piece);
+        piece = Bytes::new();
+        while joined.len() < length {
+            let Some(mut next) = pieces.next() else { break };
+            joined.extend_from_slice(&next.split_to(next.len().min(length - joined.len())));
+            piece = next;
+        }
+        (header, joined.freeze())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,5 +302,24 @@ mod tests {
         for bits in [3, 0xff, 1 << 11, 1 << 31, 1 << 7] {
             assert_eq!(Flags::try_from_bits(bits), None, "{bits:#x}");
         }
+    }
+
+    #[test]
+    fn blocks_are_cut_wherever_the_pieces_end() {
+        let bytes: Vec<u8> = (0..100).collect();
+        let headers = || [7, 0, 30, 1, 62].map(|length| BlockHeader { length, ..header() });
+        for size in 1..=100 {
+            let pieces = bytes.chunks(size).map(Bytes::copy_from_slice).collect();
+            let cut: Vec<_> = cut(headers().to_vec(), pieces).collect();
+            let lengths: Vec<_> = cut.iter().map(|(_, bytes)| bytes.len()).collect();
+            assert_eq!(lengths, [7, 0, 30, 1, 62], "pieces of {size}");
+            assert_eq!(
+                cut.iter().flat_map(|(_, b)| b.to_vec()).collect::<Vec<_>>(),
+                bytes
+            );
+        }
+        let short = cut(headers().to_vec(), vec![Bytes::from_static(&[1; 36])]);
+        let lengths: Vec<_> = short.map(|(_, bytes)| bytes.len()).collect();
+        assert_eq!(lengths, [7, 0, 29, 0, 0]);
     }
 }

@@ -8,7 +8,7 @@ mod troubles;
 mod when;
 
 use shuffle_tests::{
-    App, Attempt, Kind, Oracle, Peer, Server, Setup, Shape,
+    App, Attempt, Bucket, Kind, Oracle, Server, Setup, Shape,
     attempt::Random,
     disk::{self, Tmpfs},
     eventually,
@@ -16,12 +16,7 @@ use shuffle_tests::{
     random_bytes, raw,
     v1::{self, Durability},
 };
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
-use tempfile::TempDir;
+use std::{fs, path::PathBuf, time::Duration};
 
 const SHAPE: Shape = Shape {
     maps: 8,
@@ -30,81 +25,6 @@ const SHAPE: Shape = Shape {
     block: 20_000,
 };
 const SOON: Duration = Duration::from_secs(20);
-
-/// A directory that is the object store of all servers of a test.
-struct Bucket(TempDir);
-
-impl Bucket {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.path().join("store")
-    }
-
-    fn setup(&self, policy: &str) -> Setup {
-        let url = format!("file://{}", self.path().display());
-        Setup::new()
-            .flag("--remote", url)
-            .flag("--write-back", policy)
-    }
-
-    /// All files in it.
-    fn files(&self) -> Vec<PathBuf> {
-        walk(&self.path())
-    }
-
-    fn with_ending(&self, ending: &str) -> Vec<PathBuf> {
-        let mut files = self.files();
-        files.retain(|path| path.to_string_lossy().ends_with(ending));
-        files
-    }
-
-    async fn empty(&self, within: Duration) {
-        eventually(within, || async {
-            let files = self.files();
-            if files.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("left: {files:?}"))
-            }
-        })
-        .await;
-    }
-}
-
-fn walk(dir: &Path) -> Vec<PathBuf> {
-    let (mut found, mut todo) = (Vec::new(), vec![dir.to_path_buf()]);
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => todo.push(entry.path()),
-                _ => found.push(entry.path()),
-            }
-        }
-    }
-    found
-}
-
-/// Waits until all that is committed is in the object store.
-async fn written(peer: &Peer, app: &App, shuffle: u32) {
-    eventually(SOON, || async {
-        let usage = peer.usage(app, Some(shuffle)).await.unwrap();
-        let elsewhere = usage
-            .levels
-            .iter()
-            .filter(|level| level.durability != Durability::Object as i32)
-            .map(|level| level.bytes)
-            .sum::<u64>();
-        if elsewhere == 0 && usage.attempts > 0 {
-            Ok(())
-        } else {
-            Err(format!("{elsewhere} bytes are not written back"))
-        }
-    })
-    .await;
-}
 
 async fn counter(server: &Server, name: &str) -> u64 {
     let (_, text) = raw::get(server.admin(), "/metrics").await;
@@ -115,40 +35,17 @@ async fn counter(server: &Server, name: &str) -> u64 {
     values.map(value).sum::<f64>() as u64
 }
 
-async fn push_some(
-    server: &Server,
-    oracle: &mut Oracle,
-    app: &App,
-    shuffle: u32,
-    maps: std::ops::Range<u32>,
-) {
-    let peer = server.peer().await;
-    for map in maps {
-        let attempt = u64::from(shuffle) << 32 | u64::from(map);
-        let attempt = Attempt::generate(app, shuffle, SHAPE, map, attempt);
-        oracle.push(&peer, &attempt).await;
-    }
-}
-
-/// The process and its disk.
-fn destroy(mut server: Server) {
-    server.kill();
-    for dir in server.dirs() {
-        fs::remove_dir_all(dir).unwrap();
-    }
-}
-
 // === any server ===
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_gone_for_good_is_served_by_any_other() {
     let bucket = Bucket::new();
-    let one = Server::with(bucket.setup("eager").volumes(2)).await;
+    let mut one = Server::with(bucket.setup("eager").volumes(2)).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     // Several generations, a second attempt of a map, and one that has no rows at all.
-    push_some(&one, &mut oracle, &app, 3, 0..4).await;
-    written(&one.peer().await, &app, 3).await;
-    push_some(&one, &mut oracle, &app, 3, 4..7).await;
+    oracle.push_maps(&one, &app, 3, SHAPE, 0..4).await;
+    one.peer().await.written_back(&app, 3).await;
+    oracle.push_maps(&one, &app, 3, SHAPE, 4..7).await;
     let peer = one.peer().await;
     oracle
         .push(&peer, &Attempt::generate(&app, 3, SHAPE, 2, 77))
@@ -156,13 +53,13 @@ async fn a_server_gone_for_good_is_served_by_any_other() {
     oracle
         .push(&peer, &Attempt::empty(&app, 3, SHAPE, 7, 78))
         .await;
-    written(&peer, &app, 3).await;
+    peer.written_back(&app, 3).await;
     assert!(
         bucket.with_ending(".manifest").len() >= 2,
         "{:?}",
         bucket.files()
     );
-    destroy(one);
+    one.destroy();
 
     // It has never heard of the app: the record in the store says that it is one.
     let two = Server::with(bucket.setup("lazy")).await;
@@ -198,7 +95,7 @@ async fn a_server_gone_for_good_is_served_by_any_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_of_objects_goes_on_where_it_broke() {
     let bucket = Bucket::new();
-    let one = Server::with(bucket.setup("eager")).await;
+    let mut one = Server::with(bucket.setup("eager")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     let mut large = Attempt::empty(&app, 0, SHAPE, 0, 1000);
     for block in 0..40u32 {
@@ -206,9 +103,9 @@ async fn a_read_of_objects_goes_on_where_it_broke() {
         large = large.with_block(3, random_bytes(block.into(), 700_000));
     }
     oracle.push(&one.peer().await, &large).await;
-    push_some(&one, &mut oracle, &app, 0, 1..4).await;
-    written(&one.peer().await, &app, 0).await;
-    destroy(one);
+    oracle.push_maps(&one, &app, 0, SHAPE, 1..4).await;
+    one.peer().await.written_back(&app, 0).await;
+    one.destroy();
 
     let two = Server::with(bucket.setup("eager")).await;
     let peer = two.peer().await;
@@ -240,11 +137,11 @@ async fn a_read_of_objects_goes_on_where_it_broke() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_bytes_in_an_object_are_corrupt_and_never_rows() {
     let bucket = Bucket::new();
-    let one = Server::with(bucket.setup("eager")).await;
+    let mut one = Server::with(bucket.setup("eager")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    push_some(&one, &mut oracle, &app, 0, 0..3).await;
-    written(&one.peer().await, &app, 0).await;
-    destroy(one);
+    oracle.push_maps(&one, &app, 0, SHAPE, 0..3).await;
+    one.peer().await.written_back(&app, 0).await;
+    one.destroy();
     let objects = bucket.with_ending(".obj");
     let length = fs::metadata(&objects[0]).unwrap().len();
     let mut random = Random(7);

@@ -7,6 +7,21 @@ use std::{
     process::Command,
 };
 
+/// All files below a directory, in order; none if it is not there.
+pub fn walk(dir: &Path) -> Vec<PathBuf> {
+    let (mut found, mut todo) = (Vec::new(), vec![dir.to_path_buf()]);
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => todo.push(entry.path()),
+                _ => found.push(entry.path()),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
 /// A file system in memory, unmounted when dropped.
 pub struct Tmpfs {
     path: PathBuf,

@@ -7,10 +7,11 @@
 //! - [`oracle`]: what was committed, and whether an answer is exactly that.
 //! - [`disk`]: small file systems, read-only ones, and flipped bits.
 //! - [`proxy`]: a connection that is cut, stalls, or flips a bit.
-//! - [`stores`], [`gateway`]: object stores as child processes, and an HTTP proxy that makes trouble in front of them.
+//! - [`bucket`], [`stores`], [`gateway`]: object stores in a directory and as child processes, and an HTTP proxy that makes trouble in front of them.
 //! - [`raw`]: bytes on a socket or in an HTTP/2 stream that no client would send.
 
 pub mod attempt;
+pub mod bucket;
 pub mod disk;
 pub mod gateway;
 pub mod oracle;
@@ -23,6 +24,7 @@ pub mod setup;
 pub mod stores;
 
 pub use attempt::{App, Attempt, Block, Shape, random_bytes};
+pub use bucket::Bucket;
 pub use gateway::Gateway;
 pub use oracle::Oracle;
 pub use peer::{Fetched, Peer};

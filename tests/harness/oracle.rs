@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, ops::Range};
 use shuffle_proto::v1;
 
 use crate::{
-    attempt::{App, Attempt},
+    attempt::{App, Attempt, Shape},
     peer::{Fetched, FetchedBlock, Peer, fetch_range},
+    server::Server,
 };
 
 /// App, shuffle, map index, attempt.
@@ -27,6 +28,23 @@ impl Oracle {
             .expect("a well-formed attempt is taken");
         self.committed(attempt, &committed);
         committed
+    }
+
+    /// Pushes one attempt of each of these maps.
+    pub async fn push_maps(
+        &mut self,
+        server: &Server,
+        app: &App,
+        shuffle: u32,
+        shape: Shape,
+        maps: Range<u32>,
+    ) {
+        let peer = server.peer().await;
+        for map in maps {
+            let attempt = u64::from(shuffle) << 32 | u64::from(map);
+            let attempt = Attempt::generate(app, shuffle, shape, map, attempt);
+            self.push(&peer, &attempt).await;
+        }
     }
 
     /// Remembers a committed attempt.

@@ -16,6 +16,7 @@ use tonic::{
 
 use crate::{
     attempt::{App, Attempt, header_checksum},
+    eventually,
     push::Push,
     step,
 };
@@ -185,6 +186,24 @@ impl Peer {
         Ok(step("usage", self.control.clone().usage(request))
             .await?
             .into_inner())
+    }
+
+    /// Waits until all that is committed of a shuffle is in the object store.
+    pub async fn written_back(&self, app: &App, shuffle: u32) {
+        eventually(Duration::from_secs(20), || async {
+            let usage = self.usage(app, Some(shuffle)).await;
+            let usage = usage.map_err(|status| status.to_string())?;
+            let mut elsewhere = usage.levels;
+            elsewhere.retain(|level| level.durability != v1::Durability::Object as i32);
+            match &elsewhere[..] {
+                [] if usage.attempts > 0 => Ok(()),
+                levels => Err(format!(
+                    "of {} attempts are not written back: {levels:?}",
+                    usage.attempts
+                )),
+            }
+        })
+        .await;
     }
 }
 

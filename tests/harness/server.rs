@@ -362,6 +362,14 @@ impl Server {
         self.check_log();
     }
 
+    /// SIGKILL, and its disks are gone.
+    pub fn destroy(&mut self) {
+        self.kill();
+        for dir in self.dirs() {
+            fs::remove_dir_all(dir).expect("a data directory can be removed");
+        }
+    }
+
     /// SIGTERM, without waiting.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);

@@ -234,16 +234,7 @@ impl Endpoint {
 
     /// Of [`Kind::Versity`]: files of the bucket, and of uploads that were begun and not ended.
     pub fn files(&self) -> Vec<PathBuf> {
-        let (mut found, mut todo) = (Vec::new(), vec![self.dir.path().join("data").join(BUCKET)]);
-        while let Some(dir) = todo.pop() {
-            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-                match entry.file_type() {
-                    Ok(kind) if kind.is_dir() => todo.push(entry.path()),
-                    _ => found.push(entry.path()),
-                }
-            }
-        }
-        found
+        crate::disk::walk(&self.dir.path().join("data").join(BUCKET))
     }
 
     /// SIGKILL.

@@ -2,8 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use bytes::{Bytes, BytesMut};
-use shuffle_proto::{block::BlockHeader, ids::AttemptId, v1};
+use bytes::Bytes;
+use shuffle_proto::{
+    block::{self, BlockHeader},
+    ids::AttemptId,
+    v1,
+};
 
 use super::Output;
 
@@ -83,32 +87,12 @@ pub(super) fn cut(
     headers: Vec<BlockHeader>,
     pieces: Vec<Bytes>,
 ) -> Result<Vec<(BlockHeader, Bytes)>, Fault> {
-    let mut pieces = pieces.into_iter();
-    let mut piece = Bytes::new();
     let mut blocks = Vec::with_capacity(headers.len());
-    for header in headers {
-        let length = header.length as usize;
-        if piece.is_empty() {
-            piece = pieces.next().unwrap_or_default();
-        }
-        let bytes = if piece.len() >= length {
-            piece.split_to(length)
-        } else {
-            // Lies across the border of two received buffers: the one case that costs a copy.
-            let mut joined = BytesMut::with_capacity(length);
-            joined.extend_from_slice(&piece);
-            piece = Bytes::new();
-            while joined.len() < length {
-                let Some(mut next) = pieces.next() else { break };
-                joined.extend_from_slice(&next.split_to(next.len().min(length - joined.len())));
-                piece = next;
-            }
-            joined.freeze()
-        };
+    for (header, bytes) in block::cut(headers, pieces) {
         if !header.verify([&bytes[..]]) {
             let message = format!(
-                "block {} of attempt {} (map {}, partition {}, {length} bytes) fails its checksum",
-                header.seq, header.attempt, header.map_index, header.partition
+                "block {} of attempt {} (map {}, partition {}, {} bytes) fails its checksum",
+                header.seq, header.attempt, header.map_index, header.partition, header.length
             );
             return Err(Fault {
                 attempt: Some(header.attempt),

@@ -8,8 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
-use shuffle_proto::block::BlockHeader;
+use bytes::Bytes;
+use shuffle_proto::block::{self, BlockHeader};
 
 use super::{
     Throttle,
@@ -164,26 +164,7 @@ fn take(
     blocks: &mut Vec<(BlockHeader, Bytes)>,
     counted: &mut Counted,
 ) -> Result<(), Error> {
-    let mut pieces = part.data.into_iter();
-    let mut piece = Bytes::new();
-    for header in part.blocks {
-        let length = header.length as usize;
-        if piece.is_empty() {
-            piece = pieces.next().unwrap_or_default();
-        }
-        let bytes = if piece.len() >= length {
-            piece.split_to(length)
-        } else {
-            let mut joined = BytesMut::with_capacity(length);
-            joined.extend_from_slice(&piece);
-            piece = Bytes::new();
-            while joined.len() < length {
-                let Some(mut next) = pieces.next() else { break };
-                joined.extend_from_slice(&next.split_to(next.len().min(length - joined.len())));
-                piece = next;
-            }
-            joined.freeze()
-        };
+    for (header, bytes) in block::cut(part.blocks, part.data) {
         let owner = (header.map_index, header.attempt);
         if !sealed.contains(owner) {
             continue;

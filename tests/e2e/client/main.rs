@@ -215,14 +215,6 @@ async fn write_all(driver: &Driver, shuffle: u32, tasks: &[Task]) -> Vec<Output>
     outputs
 }
 
-/// Kills a server and takes its disk away.
-fn destroy(server: &mut Server) {
-    server.kill();
-    for dir in server.dirs() {
-        std::fs::remove_dir_all(dir).unwrap();
-    }
-}
-
 fn tasks(count: u32) -> Vec<Task> {
     (0..count)
         .map(|map| Task::new(map, u64::from(map) + 1))

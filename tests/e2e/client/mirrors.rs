@@ -72,7 +72,7 @@ async fn any_one_server_may_go_for_good() {
         let (mut servers, driver) = three().await;
         let tasks = tasks(12);
         let outputs = write_all(&driver, 0, &tasks).await;
-        destroy(&mut servers[gone]);
+        servers[gone].destroy();
         let start = Instant::now();
         check(&read_all(driver.reader(0, outputs)).await.unwrap(), &tasks);
         // Four tries at the server that is gone, not all of the patience.
@@ -101,7 +101,7 @@ async fn a_server_that_goes_in_the_middle_of_a_read_costs_nothing() {
     });
     let mut rows = Rows::new();
     assert!(read_on(&mut reader, &mut rows, 20).await.unwrap());
-    destroy(&mut servers[0]);
+    servers[0].destroy();
     while read_on(&mut reader, &mut rows, 100).await.unwrap() {}
     check(&rows, &tasks);
 }
@@ -122,7 +122,7 @@ async fn the_copy_that_comes_back_is_found_when_the_other_is_gone_for_good() {
     let (mut servers, driver) = three().await;
     let tasks = tasks(6);
     let outputs = write_all(&driver, 0, &tasks).await;
-    destroy(&mut servers[1]);
+    servers[1].destroy();
     servers[0].kill();
     let (gone, back) = (servers[1].addr(), servers[0].addr());
     let both = BTreeSet::from([gone.to_string(), back.to_string()]);
@@ -177,8 +177,8 @@ async fn what_both_servers_have_lost_is_lost_and_named() {
     let driver = driver(&servers, Duration::from_secs(4)).await;
     let tasks = tasks(6);
     let outputs = write_all(&driver, 0, &tasks).await;
-    destroy(&mut servers[0]);
-    destroy(&mut servers[1]);
+    servers[0].destroy();
+    servers[1].destroy();
     let both = BTreeSet::from([servers[0].addr().to_string(), servers[1].addr().to_string()]);
     let start = Instant::now();
     let error = read_all(driver.reader(0, outputs.clone()))
@@ -226,7 +226,7 @@ async fn a_server_that_dies_while_it_takes_a_copy_is_replaced() {
             }
         })
         .await;
-        destroy(dying);
+        dying.destroy();
         task.write(&mut writer, 20..40).await.unwrap();
         let commit = step("the commit", writer.commit()).await.unwrap();
         assert_eq!(commit.durability, Durability::Mirror);

@@ -63,7 +63,7 @@ async fn what_was_written_back_is_read_when_its_servers_are_gone_for_good() {
     let outputs = write_all(&driver, 0, &tasks).await;
     pool.written().await;
     for gone in 0..2 {
-        destroy(&mut pool.servers[gone]);
+        pool.servers[gone].destroy();
         let start = Instant::now();
         let rows = read_all(driver.reader(0, outputs.clone())).await.unwrap();
         check(&rows, &tasks);
@@ -95,8 +95,8 @@ async fn a_reader_in_the_middle_goes_on_in_the_store() {
     });
     let mut rows = Rows::new();
     assert!(read_on(&mut reader, &mut rows, 20).await.unwrap());
-    destroy(&mut pool.servers[0]);
-    destroy(&mut pool.servers[1]);
+    pool.servers[0].destroy();
+    pool.servers[1].destroy();
     while read_on(&mut reader, &mut rows, 100).await.unwrap() {}
     check(&rows, &tasks);
 }
@@ -109,7 +109,7 @@ async fn what_was_not_written_back_is_lost_with_its_server_and_named() {
     let driver = Driver::with(settings).await;
     let tasks = tasks(6);
     let outputs = write_all(&driver, 0, &tasks).await;
-    destroy(&mut pool.servers[0]);
+    pool.servers[0].destroy();
     let start = Instant::now();
     let error = read_all(driver.reader(0, outputs.clone()))
         .await
@@ -157,7 +157,7 @@ async fn servers_that_are_drained_one_after_the_other_lose_nothing() {
     let outputs = write_all(&driver, 0, &tasks).await;
     for server in 0..2 {
         pool.servers[server].stop().await;
-        destroy(&mut pool.servers[server]);
+        pool.servers[server].destroy();
         let rows = read_all(driver.reader(0, outputs.clone())).await.unwrap();
         check(&rows, &tasks);
     }

@@ -15,7 +15,7 @@ async fn a_drain_by_the_tool_does_what_sigterm_does_and_is_waited_for() {
     let mut server = Server::with(bucket.setup("lazy")).await;
     let (peer, admin) = (server.peer().await, server.admin().to_string());
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    push_some(&server, &mut oracle, &app, 0, 0..4).await;
+    oracle.push_maps(&server, &app, 0, SHAPE, 0..4).await;
     let attempt = Attempt::generate(&app, 0, SHAPE, 4, 77);
     let running = peer.send(&attempt).await.unwrap();
     let status = forebay(["status", "--server", &admin]).await.good();
@@ -85,7 +85,7 @@ async fn a_drain_that_leaves_something_is_told_as_a_failure() {
     let setup = bucket.setup("lazy").flag("--drain-timeout", "2s");
     let mut server = Server::with(setup).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    push_some(&server, &mut oracle, &app, 0, 0..2).await;
+    oracle.push_maps(&server, &app, 0, SHAPE, 0..2).await;
     // The store is gone: a file is where its directory was.
     fs::remove_dir_all(bucket.path()).unwrap();
     fs::write(bucket.path(), "").unwrap();
@@ -108,11 +108,11 @@ async fn a_drain_that_leaves_something_is_told_as_a_failure() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_notice_starts_the_drain() {
     let bucket = Bucket::new();
-    let notice = bucket.0.path().join("spot/notice");
+    let notice = bucket.path().with_file_name("spot").join("notice");
     let setup = || bucket.setup("lazy").flag("--notice-file", notice.display());
     let mut server = Server::with(setup()).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    push_some(&server, &mut oracle, &app, 0, 0..3).await;
+    oracle.push_maps(&server, &app, 0, SHAPE, 0..3).await;
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert!(server.running(), "it ended without a notice");
     assert_eq!(raw::get(server.admin(), "/readyz").await.0, 200);

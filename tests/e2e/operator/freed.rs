@@ -10,8 +10,8 @@ async fn a_shuffle_and_an_app_are_freed_by_name_here_and_in_the_store() {
     let (app, other) = (App::new("app-1"), App::new("app-2"));
     let mut oracle = Oracle::default();
     for (app, shuffle) in [(&app, 0), (&app, 1), (&other, 0)] {
-        push_some(&server, &mut oracle, app, shuffle, 0..3).await;
-        written(&peer, app, shuffle).await;
+        oracle.push_maps(&server, app, shuffle, SHAPE, 0..3).await;
+        peer.written_back(app, shuffle).await;
     }
     assert_ne!(bucket.below("app-1/0"), [] as [PathBuf; 0]);
     let free = ["delete-shuffle", "app-1", "0", "--server", &admin];
@@ -50,9 +50,9 @@ async fn a_shuffle_and_an_app_are_freed_by_name_here_and_in_the_store() {
     // Its driver may go on, with nothing of what it had.
     peer.renew(&app).await.unwrap();
     oracle.delete_app(&app);
-    push_some(&server, &mut oracle, &app, 3, 0..2).await;
+    oracle.push_maps(&server, &app, 3, SHAPE, 0..2).await;
     oracle.check(&peer, &app, 3).await;
-    written(&peer, &app, 3).await;
+    peer.written_back(&app, 3).await;
     assert_ne!(bucket.below("app-1/3"), [] as [PathBuf; 0]);
 }
 
@@ -62,8 +62,8 @@ async fn what_a_dead_server_left_is_freed_at_any_other() {
     let mut one = Server::with(bucket.setup("eager")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     for shuffle in 0..2 {
-        push_some(&one, &mut oracle, &app, shuffle, 0..2).await;
-        written(&one.peer().await, &app, shuffle).await;
+        oracle.push_maps(&one, &app, shuffle, SHAPE, 0..2).await;
+        one.peer().await.written_back(&app, shuffle).await;
     }
     one.kill();
     // It has never heard of the app.
@@ -86,7 +86,7 @@ async fn the_admin_calls_answer_plainly_and_refuse_by_field() {
     let (peer, admin) = (server.peer().await, server.admin());
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     for shuffle in 0..2 {
-        push_some(&server, &mut oracle, &app, shuffle, 0..1).await;
+        oracle.push_maps(&server, &app, shuffle, SHAPE, 0..1).await;
     }
     let (status, body) = http(admin, "DELETE", "/api/v1/apps/app-1/shuffles/0").await;
     assert_eq!(status, 200, "{body}");

@@ -51,9 +51,9 @@ async fn every_change_is_found(kind: &str, file: &Path, flips: u64) {
 async fn segments_are_printed_and_every_flipped_bit_is_found() {
     let mut server = Server::start().await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    push_some(&server, &mut oracle, &app, 7, 0..3).await;
+    oracle.push_maps(&server, &app, 7, SHAPE, 0..3).await;
     server.settled().await;
-    push_some(&server, &mut oracle, &app, 7, 3..6).await;
+    oracle.push_maps(&server, &app, 7, SHAPE, 3..6).await;
     server.settled().await;
     server.stop().await;
     let segments = server.data_files();
@@ -125,8 +125,8 @@ async fn objects_manifests_and_leases_are_printed_and_every_flipped_bit_is_found
     let bucket = Bucket::new();
     let server = Server::with(bucket.setup("eager")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    push_some(&server, &mut oracle, &app, 3, 0..6).await;
-    written(&server.peer().await, &app, 3).await;
+    oracle.push_maps(&server, &app, 3, SHAPE, 0..6).await;
+    server.peer().await.written_back(&app, 3).await;
     drop(server);
     let all = |of: fn(&Attempt) -> u64| oracle.attempts().map(of).sum::<u64>().to_string();
     let (mut bytes, mut records) = (0, 0);
@@ -176,7 +176,7 @@ async fn objects_manifests_and_leases_are_printed_and_every_flipped_bit_is_found
         .bad(1, &[name, "checksum of the whole"]);
     disk::flip(object, length / 2, 1);
     // Alone, as it was downloaded, its own checksums find all of it.
-    let alone = bucket.0.path().join("downloaded");
+    let alone = bucket.path().with_file_name("downloaded");
     fs::copy(object, &alone).unwrap();
     every_change_is_found("object", &alone, 25).await;
     let report = forebay(["inspect", "object", alone.to_str().unwrap()])

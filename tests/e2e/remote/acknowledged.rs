@@ -17,7 +17,7 @@ fn attempt(app: &App, map: u32) -> Attempt {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acked_at_object_survives_every_server_whatever_the_policy() {
     let bucket = Bucket::new();
-    let one = Server::with(bucket.setup("off")).await;
+    let mut one = Server::with(bucket.setup("off")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     let mut pushes = tokio::task::JoinSet::new();
     for map in 0..SHAPE.maps {
@@ -28,7 +28,7 @@ async fn what_was_acked_at_object_survives_every_server_whatever_the_policy() {
         assert_eq!(receipt.durability, Durability::Object as i32);
         oracle.committed(&attempt, &receipt);
     }
-    destroy(one);
+    one.destroy();
     // Attempts that waited together were written back together.
     assert!(bucket.with_ending(".manifest").len() < SHAPE.maps as usize);
     let two = Server::with(bucket.setup("off")).await;
@@ -38,13 +38,13 @@ async fn what_was_acked_at_object_survives_every_server_whatever_the_policy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acked_at_disk_is_lost_with_its_server_where_the_policy_is_off() {
     let bucket = Bucket::new();
-    let one = Server::with(bucket.setup("off")).await;
+    let mut one = Server::with(bucket.setup("off")).await;
     let app = App::new("app-1");
     let peer = one.peer().await;
     let safe = peer.push(&attempt(&app, 0)).await.unwrap();
     let lower = attempt(&app, 1).at(Durability::Disk);
     peer.push(&lower).await.unwrap();
-    destroy(one);
+    one.destroy();
     let two = Server::with(bucket.setup("off")).await;
     let request = fetch_first(&app, 0, vec![safe.volume.to_vec()]);
     let fetched = two.peer().await.fetch(request).await.unwrap();

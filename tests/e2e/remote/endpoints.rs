@@ -117,7 +117,7 @@ async fn outlives_its_server(kind: StoreKind) {
             .setup(endpoint.addr(), policy)
             .flag("--lease", "4s")
     };
-    let one = Server::with(setup("eager")).await;
+    let mut one = Server::with(setup("eager")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     // More than a part of an upload, and two generations.
     let mut large = Attempt::empty(&app, 0, SHAPE, 0, 1000);
@@ -125,11 +125,11 @@ async fn outlives_its_server(kind: StoreKind) {
         large = large.with_block(block % 10, random_bytes(block.into(), 600_000));
     }
     oracle.push(&one.peer().await, &large).await;
-    written(&one.peer().await, &app, 0).await;
-    push_some(&one, &mut oracle, &app, 0, 1..4).await;
-    written(&one.peer().await, &app, 0).await;
+    one.peer().await.written_back(&app, 0).await;
+    oracle.push_maps(&one, &app, 0, SHAPE, 1..4).await;
+    one.peer().await.written_back(&app, 0).await;
     assert!(counter(&one, "remote_requests_total{verb=\"part\",result=\"ok\"").await >= 2);
-    destroy(one);
+    one.destroy();
 
     let two = Server::with(setup("eager")).await;
     let peer = two.peer().await;
@@ -185,7 +185,7 @@ async fn says_what_to_fix(setup: Setup, words: &[&str]) {
         }
     })
     .await;
-    push_some(&server, &mut oracle, &app, 0, 0..3).await;
+    oracle.push_maps(&server, &app, 0, SHAPE, 0..3).await;
     oracle.check(&server.peer().await, &app, 0).await;
     let failures = || counter(&server, "writeback_failures_total");
     eventually(SOON, || async {

@@ -9,7 +9,10 @@ async fn kills_at_any_moment_of_write_back_lose_and_double_nothing() {
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     let mut random = Random(11);
     for round in 0..12u32 {
-        push_some(&one, &mut oracle, &app, round % 3, round / 3..round / 3 + 1).await;
+        let map = round / 3;
+        oracle
+            .push_maps(&one, &app, round % 3, SHAPE, map..map + 1)
+            .await;
         let moment = 450 + random.below(350);
         tokio::time::sleep(Duration::from_millis(moment)).await;
         one.kill();
@@ -21,9 +24,9 @@ async fn kills_at_any_moment_of_write_back_lose_and_double_nothing() {
     for shuffle in 0..3 {
         // It has to be heard of before anything of it is written.
         one.peer().await.renew(&app).await.unwrap();
-        written(&one.peer().await, &app, shuffle).await;
+        one.peer().await.written_back(&app, shuffle).await;
     }
-    destroy(one);
+    one.destroy();
     let two = Server::with(bucket.setup("eager")).await;
     for shuffle in 0..3 {
         oracle.check(&two.peer().await, &app, shuffle).await;
@@ -33,12 +36,12 @@ async fn kills_at_any_moment_of_write_back_lose_and_double_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_fails_costs_a_backlog_and_nothing_else() {
     let bucket = Bucket::new();
-    let one = Server::with(bucket.setup("eager")).await;
+    let mut one = Server::with(bucket.setup("eager")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     // A file where the app's directory would have to be: root may write everywhere, but not below a file.
     let obstacle = bucket.path().join("app-1");
     fs::write(&obstacle, "not a directory").unwrap();
-    push_some(&one, &mut oracle, &app, 0, 0..3).await;
+    oracle.push_maps(&one, &app, 0, SHAPE, 0..3).await;
     eventually(SOON, || async {
         match counter(&one, "writeback_failures_total").await {
             0 => Err("no failure yet".into()),
@@ -46,11 +49,11 @@ async fn a_store_that_fails_costs_a_backlog_and_nothing_else() {
         }
     })
     .await;
-    push_some(&one, &mut oracle, &app, 0, 3..6).await;
+    oracle.push_maps(&one, &app, 0, SHAPE, 3..6).await;
     oracle.check(&one.peer().await, &app, 0).await;
     fs::remove_file(obstacle).unwrap();
-    written(&one.peer().await, &app, 0).await;
-    destroy(one);
+    one.peer().await.written_back(&app, 0).await;
+    one.destroy();
     let two = Server::with(bucket.setup("eager")).await;
     oracle.check(&two.peer().await, &app, 0).await;
 }
@@ -60,8 +63,8 @@ async fn a_local_copy_that_is_broken_is_replaced_by_the_store() {
     let bucket = Bucket::new();
     let mut one = Server::with(bucket.setup("eager")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    push_some(&one, &mut oracle, &app, 0, 0..4).await;
-    written(&one.peer().await, &app, 0).await;
+    oracle.push_maps(&one, &app, 0, SHAPE, 0..4).await;
+    one.peer().await.written_back(&app, 0).await;
     one.settled().await;
     one.kill();
     let segments = one.data_files();
@@ -79,7 +82,7 @@ async fn a_local_copy_that_is_broken_is_replaced_by_the_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_gives_its_copies_up_and_goes_on() {
     let bucket = Bucket::new();
-    let Some(disk) = Tmpfs::mount(bucket.0.path().join("disk"), 160 << 10) else {
+    let Some(disk) = Tmpfs::mount(bucket.path().with_file_name("disk"), 160 << 10) else {
         eprintln!("skipped: cannot mount a file system");
         return;
     };

@@ -6,15 +6,15 @@ use super::*;
 async fn what_is_deleted_leaves_no_object() {
     let bucket = Bucket::new();
     let setup = || bucket.setup("eager").flag("--lease", "4s");
-    let one = Server::with(setup()).await;
+    let mut one = Server::with(setup()).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     for shuffle in 0..2 {
-        push_some(&one, &mut oracle, &app, shuffle, 0..3).await;
-        written(&one.peer().await, &app, shuffle).await;
+        oracle.push_maps(&one, &app, shuffle, SHAPE, 0..3).await;
+        one.peer().await.written_back(&app, shuffle).await;
     }
     one.peer().await.delete_shuffle(&app, 0).await.unwrap();
     eventually(SOON, || async {
-        let left = walk(&bucket.path().join("app-1/0"));
+        let left = bucket.below("app-1/0");
         if left.is_empty() {
             Ok(())
         } else {
@@ -26,7 +26,7 @@ async fn what_is_deleted_leaves_no_object() {
     // A shuffle whose server is gone: deleted at one that never had it.
     let two = Server::with(setup()).await;
     two.peer().await.renew(&app).await.unwrap();
-    destroy(one);
+    one.destroy();
     oracle.check(&two.peer().await, &app, 1).await;
     two.peer().await.delete_shuffle(&app, 1).await.unwrap();
     let refused = two
@@ -38,7 +38,7 @@ async fn what_is_deleted_leaves_no_object() {
     assert_refused(&refused, Kind::Lost, &[]);
     eventually(SOON, || async {
         two.peer().await.renew(&app).await.unwrap();
-        let left = walk(&bucket.path().join("app-1/1"));
+        let left = bucket.below("app-1/1");
         if left.is_empty() {
             Ok(())
         } else {
@@ -54,20 +54,20 @@ async fn what_is_deleted_leaves_no_object() {
 async fn objects_of_a_dead_server_and_a_dead_driver_go_with_the_lease() {
     let bucket = Bucket::new();
     let setup = || bucket.setup("eager").flag("--lease", "2s");
-    let one = Server::with(setup()).await;
+    let mut one = Server::with(setup()).await;
     let (dead, alive) = (App::new("dead"), App::new("alive"));
     let mut oracle = Oracle::default();
     for app in [&dead, &alive] {
-        push_some(&one, &mut oracle, app, 0, 0..3).await;
-        written(&one.peer().await, app, 0).await;
+        oracle.push_maps(&one, app, 0, SHAPE, 0..3).await;
+        one.peer().await.written_back(app, 0).await;
     }
-    destroy(one);
+    one.destroy();
     // This one has never heard of either; the driver of one of them calls it.
     let two = Server::with(setup()).await;
     let peer = two.peer().await;
     eventually(SOON, || async {
         peer.renew(&alive).await.unwrap();
-        let left = walk(&bucket.path().join("dead"));
+        let left = bucket.below("dead");
         if left.is_empty() {
             Ok(())
         } else {

@@ -71,7 +71,8 @@ impl Scene {
     /// The trouble is over, or has never been one: all is in the store soon, and another server has it.
     async fn recovers(mut self) {
         for shuffle in 0..self.shuffles {
-            written(&self.server.peer().await, &self.app, shuffle).await;
+            let peer = self.server.peer().await;
+            peer.written_back(&self.app, shuffle).await;
         }
         eventually(SOON, || async {
             match self.backlog().await {
@@ -82,10 +83,8 @@ impl Scene {
         .await;
         self.gateway.calm();
         let setup = self.endpoint.setup(self.endpoint.addr(), "off");
-        destroy(std::mem::replace(
-            &mut self.server,
-            Server::with(setup).await,
-        ));
+        self.server.destroy();
+        self.server = Server::with(setup).await;
         let peer = self.server.peer().await;
         for shuffle in 0..self.shuffles {
             self.oracle.check(&peer, &self.app, shuffle).await;
@@ -199,12 +198,11 @@ async fn bytes_that_change_on_their_way_to_a_reader_are_read_again() {
         return;
     };
     scene.push().await;
-    written(&scene.server.peer().await, &scene.app, 0).await;
+    let peer = scene.server.peer().await;
+    peer.written_back(&scene.app, 0).await;
     let setup = scene.endpoint.setup(scene.gateway.addr(), "off");
-    destroy(std::mem::replace(
-        &mut scene.server,
-        Server::with(setup).await,
-    ));
+    scene.server.destroy();
+    scene.server = Server::with(setup).await;
     let peer = scene.server.peer().await;
     // It knows the app: what changes now is a manifest, then blocks.
     peer.renew(&scene.app).await.unwrap();
@@ -229,7 +227,8 @@ async fn a_store_that_is_down_costs_a_backlog_that_is_shown_and_goes() {
         return;
     };
     scene.push().await;
-    written(&scene.server.peer().await, &scene.app, 0).await;
+    let peer = scene.server.peer().await;
+    peer.written_back(&scene.app, 0).await;
     scene.endpoint.kill();
     let began = Instant::now();
     let mut bytes = 0;
@@ -349,7 +348,7 @@ async fn a_reduce_read_costs_a_few_requests_per_server_that_wrote() {
             let attempt = Attempt::generate(&app, 0, shape, map, u64::from(map));
             oracle.push(&peer, &attempt).await;
         }
-        written(&peer, &app, 0).await;
+        peer.written_back(&app, 0).await;
         rounds += counter(&one, "writeback_rounds_total").await;
         wrote.push(one);
     }
@@ -363,7 +362,7 @@ async fn a_reduce_read_costs_a_few_requests_per_server_that_wrote() {
     for one in &wrote {
         assert!(one.log().contains("requests="), "{}", one.log());
     }
-    wrote.into_iter().for_each(destroy);
+    wrote.iter_mut().for_each(Server::destroy);
 
     let reader = Server::with(endpoint.setup(gateway.addr(), "off")).await;
     let peer = reader.peer().await;

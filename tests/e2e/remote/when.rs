@@ -7,7 +7,7 @@ async fn a_shuffle_deleted_in_time_costs_no_upload_and_is_counted() {
     let bucket = Bucket::new();
     let server = Server::with(bucket.setup("lazy").flag("--write-back-delay", "1h")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    push_some(&server, &mut oracle, &app, 0, 0..4).await;
+    oracle.push_maps(&server, &app, 0, SHAPE, 0..4).await;
     let bytes = oracle.bytes(&app, 0);
     let peer = server.peer().await;
     eventually(SOON, || async {
@@ -51,10 +51,10 @@ async fn a_lazy_shuffle_goes_after_its_delay_and_one_that_is_off_never() {
         caller: Some(caller),
     };
     peer.control.clone().renew_lease(request).await.unwrap();
-    push_some(&server, &mut oracle, &off, 0, 0..2).await;
-    push_some(&server, &mut oracle, &lazy, 0, 0..2).await;
+    oracle.push_maps(&server, &off, 0, SHAPE, 0..2).await;
+    oracle.push_maps(&server, &lazy, 0, SHAPE, 0..2).await;
     assert_eq!(bucket.with_ending(".obj").len(), 0, "it did not wait");
-    written(&peer, &lazy, 0).await;
+    peer.written_back(&lazy, 0).await;
     server.stop().await;
     let files = bucket.files();
     assert!(
@@ -71,14 +71,14 @@ async fn a_server_that_is_told_to_end_writes_back_what_it_has() {
     let mut one = Server::with(bucket.setup("lazy").flag("--write-back-delay", "1h")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     for shuffle in 0..5 {
-        push_some(&one, &mut oracle, &app, shuffle, 0..3).await;
+        oracle.push_maps(&one, &app, shuffle, SHAPE, 0..3).await;
     }
     // Only memory has this one.
     let attempt = Attempt::generate(&app, 5, SHAPE, 0, 99).at(Durability::Memory);
     oracle.push(&one.peer().await, &attempt).await;
     assert_eq!(bucket.with_ending(".obj").len(), 0);
     one.stop().await;
-    destroy(one);
+    one.destroy();
     let two = Server::with(bucket.setup("lazy")).await;
     for shuffle in 0..6 {
         oracle.check(&two.peer().await, &app, shuffle).await;
