@@ -7,6 +7,7 @@
 //! | `/metrics` | Prometheus' text |
 //! | `/version` | JSON: name, version, protocol |
 //! | `/api/v1/status` | JSON: volumes, apps, memory, draining |
+//! | `GET /api/v1/apps` | JSON: the apps that hold something here, their shuffles, attempts, and bytes by the level they have reached |
 //! | `GET /api/v1/drain` | JSON: step, pushes that run, bytes left to write back, time left; with `?wait` once a drain that runs is over |
 //! | `POST /api/v1/drain` | starts what SIGTERM starts, and answers the same at once; again and again as the first time |
 //! | `DELETE` or `POST /api/v1/apps/{app}` | frees all of an app; JSON: bytes, objects |
@@ -49,6 +50,7 @@ pub(crate) async fn serve(
         .route("/metrics", get(metrics))
         .route("/version", get(version))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/apps", get(apps))
         .route("/api/v1/drain", get(progress).post(drain))
         .route("/api/v1/apps/{app}", delete(free_app).post(free_app))
         .route(
@@ -93,6 +95,10 @@ async fn version() -> impl IntoResponse {
 
 async fn status(State(core): State<Arc<Core>>) -> impl IntoResponse {
     Json(core.state())
+}
+
+async fn apps(State(core): State<Arc<Core>>) -> impl IntoResponse {
+    Json(json!({ "apps": core.apps() }))
 }
 
 async fn progress(

@@ -27,7 +27,9 @@ EXECUTOR_MIB = 1536  # a record of 100 MiB is in memory several times over
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked as long
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.get_closest_marker("newest") and item.callspec.params.get("line") != LINES[-1]:
+        callspec = getattr(item, "callspec", None)
+        line = callspec.params.get("line", LINES[-1]) if callspec else LINES[-1]
+        if line != LINES[-1] and not item.get_closest_marker("every_line"):
             item.add_marker("long")
 
 

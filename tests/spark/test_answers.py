@@ -22,6 +22,7 @@ def test_tpch_query_answers_as_on_sparks_own_shuffle(same, tpch_tables, query):
     assert same("tpch", part="hash", query=query)["rows"] > 0
 
 
+@pytest.mark.every_line
 @pytest.mark.parametrize(
     "job",
     [
@@ -41,16 +42,18 @@ def test_rdd_of_jvm_objects(same, job):
     same("pairs", job=job, records=80_000)
 
 
+@pytest.mark.every_line
 def test_rdd_without_records(same):
     same("pairs", moves=False, job="noRecords", records=8_000)
 
 
+@pytest.mark.every_line
 def test_python_rdds(same):
     assert same("python_pairs", records=20_000)["sorted"]
 
 
-def test_group_by_with_2000_partitions(same):
-    conf = {"spark.sql.shuffle.partitions": "2000", "spark.sql.adaptive.coalescePartitions.enabled": "false"}
+def test_group_by_with_500_partitions(same):
+    conf = {"spark.sql.shuffle.partitions": "500", "spark.sql.adaptive.coalescePartitions.enabled": "false"}
     same("digest", part="digest", view="groups", conf=conf)
 
 
@@ -67,6 +70,7 @@ def test_rows_of_very_different_sizes(same):
     same("digest", part="digest", view="wide")
 
 
+@pytest.mark.every_line
 def test_shuffle_without_rows(same):
     assert same("digest", part="digest", moves=False, view="empty")["digest"].startswith("0 rows")
 
@@ -75,6 +79,7 @@ def test_shuffle_without_rows_from_one_map(same):
     assert same("digest", part="digest", moves=False, view="no_maps")["digest"].startswith("0 rows")
 
 
+@pytest.mark.every_line
 def test_skewed_join_is_split_by_map_ranges(same):
     plan = same("digest", part="digest", view="skew", conf=SMALL_PARTITIONS)["plan"]
     assert "skew=true" in plan

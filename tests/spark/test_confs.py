@@ -54,7 +54,7 @@ def stored_in_the_clear(server: Server) -> bool:
     return any(MARK in file.read_bytes() for file in server.shuffle_files())
 
 
-@pytest.mark.newest
+@pytest.mark.long
 def test_rows_are_stored_as_they_are_without_compression(application, pool, marked, own_answer):
     conf = {
         "spark.shuffle.compress": "false",
@@ -70,7 +70,6 @@ def test_rows_are_stored_as_they_are_without_compression(application, pool, mark
         assert app.call("pairs", **job) == own_answer("pairs", **job)
 
 
-@pytest.mark.newest
 def test_encrypted_rows_are_nowhere_in_the_clear_and_the_answers_are_the_same(application, pool, marked, own_answer):
     conf = {
         "spark.shuffle.compress": "false",
@@ -109,6 +108,7 @@ def test_zstd_at_its_level_and_on_4_x_the_plugin_alone(application, line, pool, 
     assert 0 < by_zstd < by_lz4
 
 
+@pytest.mark.every_line
 def test_plugin_that_comes_too_late_refuses_and_says_what_to_set(run, line, pool):
     if line.version >= "4":
         pytest.skip("it is in time there: the test above")
@@ -117,6 +117,7 @@ def test_plugin_that_comes_too_late_refuses_and_says_what_to_set(run, line, pool
         Application(run, line, f"late-{line.version}", [pool], conf)
 
 
+@pytest.mark.every_line
 def test_application_without_servers_fails_soon_and_names_them(application, line):
     conf = {"spark.forebay.servers": NOBODY, "spark.forebay.retryDeadline": "2s"}
     if line.version < "4":
@@ -131,7 +132,6 @@ def test_application_without_servers_fails_soon_and_names_them(application, line
         assert warned == (line.version < "4")
 
 
-@pytest.mark.newest
 def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(application, own_answer, marked):
     conf = {"spark.forebay.servers": NOBODY, "spark.forebay.retryDeadline": "2s", "spark.forebay.fallback": "true"}
     conf |= {"spark.ui.enabled": "true", "spark.ui.port": "0"}
@@ -152,7 +152,7 @@ def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(
         assert app.maps_rerun()
 
 
-@pytest.mark.newest
+@pytest.mark.long
 def test_map_task_that_cannot_push_counts_as_one_of_sparks_failures(run, line, application):
     server = Server(run, f"{line.version}-gone").start()
     conf = {"spark.task.maxFailures": "2", "spark.forebay.retryDeadline": "1s"}

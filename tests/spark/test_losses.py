@@ -8,6 +8,8 @@ import pytest
 
 from harness.run import wait_until
 
+pytestmark = pytest.mark.every_line
+
 KINDS = ["aggregation", "count"]
 MAPS = 40
 

@@ -65,7 +65,6 @@ def test_strings_of_no_bytes(forebay):
     assert forebay.call("lengths", rows=1000, length=0, reduces=5) == [1000, 0, 499_500, 0]
 
 
-@pytest.mark.newest
 def test_partition_of_more_than_2_gib(forebay):
     rows = 2100
     assert forebay.call("lengths", rows=rows, length=MIB) == [rows, rows * MIB, rows * (rows - 1) // 2, rows]

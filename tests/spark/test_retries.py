@@ -12,6 +12,8 @@ from harness.application import Application, CallFailed
 from harness.run import wait_until
 from harness.server import Server
 
+pytestmark = pytest.mark.every_line
+
 CONF = {
     "spark.sql.autoBroadcastJoinThreshold": "-1",
     "spark.reducer.maxSizeInFlight": "64k",  # so that a reducer that waits has most of its input still to ask for

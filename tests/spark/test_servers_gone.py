@@ -124,6 +124,7 @@ def app(run, newest, lazy):
     app.stop()
 
 
+@pytest.mark.long  # the demo does it too
 def test_servers_that_are_lost_for_good_after_write_back_cost_no_map(run, newest, own_answer):
     """One of three, then another: what the last one has never seen it finds in the store."""
     pool = Pool(run, "eager", 3)

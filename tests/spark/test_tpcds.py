@@ -27,7 +27,6 @@ def texts():
 
 
 @pytest.mark.parametrize("query", QUERIES)
-@pytest.mark.newest
 def test_tpcds_query_answers_as_on_sparks_own_shuffle(query, tables, texts, vanilla, forebay, servers, tmp_path):
     before = sum(server.bytes_in() for server in servers)
     for app in (vanilla, forebay):

@@ -1,12 +1,14 @@
 //! What the server is in at this moment, for people, probes and metrics.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{
     Core,
     volumes::{disk, state},
 };
-use crate::staging::StatsSnapshot;
+use crate::staging::{StatsSnapshot, Usage};
 
 /// See the module.
 #[derive(Debug, Serialize)]
@@ -51,7 +53,74 @@ pub(crate) struct VolumeState {
     pub(crate) stats: StatsSnapshot,
 }
 
+/// What an app holds on this server.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct AppState {
+    pub(crate) app: String,
+    pub(crate) shuffles: Vec<ShuffleState>,
+}
+
+/// What a shuffle holds on this server.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct ShuffleState {
+    pub(crate) shuffle: u32,
+    /// Committed ones.
+    pub(crate) attempts: u64,
+    /// Their bytes by the level they have reached. Of level mirror each of two servers has its copy at disk.
+    pub(crate) bytes: LevelBytes,
+}
+
+/// Stored bytes by level.
+#[derive(Debug, Serialize)]
+pub(crate) struct LevelBytes {
+    pub(crate) memory: u64,
+    pub(crate) disk: u64,
+    pub(crate) fsync: u64,
+    pub(crate) object: u64,
+}
+
 impl Core {
+    /// The apps that hold something here, with their shuffles, in order.
+    pub(crate) fn apps(&self) -> Vec<AppState> {
+        let mut usages = BTreeMap::new();
+        self.volumes
+            .iter()
+            .for_each(|volume| volume.add_usages(&mut usages));
+        let mut apps: Vec<AppState> = Vec::new();
+        for ((app, shuffle), usage) in usages {
+            if apps.last().is_none_or(|last| last.app != app.as_str()) {
+                apps.push(AppState {
+                    app: app.to_string(),
+                    shuffles: Vec::new(),
+                });
+            }
+            let Usage {
+                attempts,
+                memory,
+                disk,
+                fsync,
+                object,
+            } = usage;
+            let state = ShuffleState {
+                shuffle: shuffle.0,
+                attempts,
+                bytes: LevelBytes {
+                    memory,
+                    disk,
+                    fsync,
+                    object,
+                },
+            };
+            apps.last_mut()
+                .expect("there is one, it was pushed above")
+                .shuffles
+                .push(state);
+        }
+        apps
+    }
+
     pub(crate) fn state(&self) -> State {
         let volumes: Vec<_> = self
             .volumes

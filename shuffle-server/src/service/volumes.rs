@@ -19,7 +19,7 @@ use shuffle_proto::{
 use crate::{
     error::Refusal,
     registry::Ledger,
-    staging::{AppRecord, AttemptKey, Error, Health, Volume},
+    staging::{AppRecord, AttemptKey, Error, Health, Usage, Volume},
 };
 
 /// All volumes, in the order of their data directories. Clones are the same.
@@ -128,30 +128,22 @@ impl Volumes {
     }
 
     pub(super) fn usage(&self, app: &AppId, shuffle: Option<ShuffleId>) -> v1::UsageResponse {
-        let (mut attempts, mut bytes) = (0, [0; 4]);
-        for usage in self.iter().map(|volume| volume.usage(app, shuffle)) {
-            attempts += usage.attempts;
-            let levels = [usage.memory, usage.disk, usage.fsync, usage.object];
-            bytes
-                .iter_mut()
-                .zip(levels)
-                .for_each(|(sum, level)| *sum += level);
-        }
+        let mut usage = Usage::default();
+        self.iter()
+            .for_each(|volume| usage.add(&volume.usage(app, shuffle)));
         let levels = [
-            v1::Durability::Memory,
-            v1::Durability::Disk,
-            v1::Durability::Fsync,
-            v1::Durability::Object,
-        ]
-        .into_iter()
-        .zip(bytes);
-        let levels = levels.filter(|(_, bytes)| *bytes > 0);
+            (v1::Durability::Memory, usage.memory),
+            (v1::Durability::Disk, usage.disk),
+            (v1::Durability::Fsync, usage.fsync),
+            (v1::Durability::Object, usage.object),
+        ];
+        let levels = levels.into_iter().filter(|(_, bytes)| *bytes > 0);
         let levels = levels.map(|(level, bytes)| v1::LevelBytes {
             durability: level as i32,
             bytes,
         });
         v1::UsageResponse {
-            attempts,
+            attempts: usage.attempts,
             levels: levels.collect(),
         }
     }

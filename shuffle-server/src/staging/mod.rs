@@ -38,6 +38,7 @@ mod shared;
 mod shuffle;
 mod stats;
 pub(crate) mod totals;
+mod usage;
 mod volume;
 mod writeback;
 mod writer;
@@ -59,6 +60,7 @@ pub use disk::{Faults, Operation};
 pub use fetch::Fetch;
 pub use options::{Components, DirectIo, Observer, Options};
 pub use stats::{Stats, StatsSnapshot};
+pub use usage::Usage;
 pub use volume::Volume;
 pub use writeback::{Sealed, Tier, Unwritten};
 
@@ -117,21 +119,6 @@ pub struct AppRecord {
     pub token_hash: [u8; 32],
     /// How long its data outlive its last call.
     pub lease: Duration,
-}
-
-/// What an app, or one shuffle of it, holds on a volume: bytes of committed attempts by the level they have reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Committed attempts.
-    pub attempts: u64,
-    /// Bytes that only this process holds.
-    pub memory: u64,
-    /// Bytes in files.
-    pub disk: u64,
-    /// Bytes synced to the device.
-    pub fsync: u64,
-    /// Bytes in the object store, whatever else holds them.
-    pub object: u64,
 }
 
 /// Whether a volume takes new attempts.

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 
 use super::{
     AppRecord, AttemptKey, AttemptWriter, Components, Cursor, Durability, Error, Fetch, Health,
-    Opened, Options, Receipt, StatsSnapshot, Usage,
+    Opened, Options, Receipt, StatsSnapshot,
     deleted::Deleted,
     disk::Disk,
     fetch::Position,
@@ -373,38 +373,6 @@ impl Volume {
         }
         let position = cursor.map_or_else(Position::default, |cursor| cursor.0);
         Fetch::new(shared.clone(), shuffle, partitions, maps, position)
-    }
-
-    /// What an app holds, or one of its shuffles.
-    pub fn usage(&self, app: &AppId, shuffle: Option<ShuffleId>) -> Usage {
-        let shared = &self.0.shared;
-        let Some(no) = shared.app_no(app) else {
-            return Usage::default();
-        };
-        let mut usage = Usage::default();
-        for of_app in shared
-            .shuffles()
-            .iter()
-            .filter(|of_app| of_app.app_no == no)
-        {
-            if shuffle.is_some_and(|id| id != of_app.id) {
-                continue;
-            }
-            let (commits, written) = {
-                let state = of_app.state.lock();
-                (state.commits.clone(), state.written.clone())
-            };
-            for (owner, committed) in commits.iter() {
-                usage.attempts += 1;
-                *match committed.durability {
-                    _ if written.contains(owner) => &mut usage.object,
-                    Durability::Memory => &mut usage.memory,
-                    Durability::Disk => &mut usage.disk,
-                    Durability::Fsync => &mut usage.fsync,
-                } += committed.bytes;
-            }
-        }
-        usage
     }
 
     /// Puts on disk what only memory holds and ends the writer. Further calls answer `Unavailable`.

@@ -76,6 +76,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Prints which apps hold what on servers, shuffle by shuffle, and how safe it is.
+    Apps {
+        #[command(flatten)]
+        servers: Servers,
+        /// Prints the servers' own JSON, one line each.
+        #[arg(long)]
+        json: bool,
+    },
     /// Starts what SIGTERM starts: no new attempts, running ones commit, what is live is written back, the process ends.
     ///
     /// Asking again changes nothing.
@@ -174,6 +182,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             of: Doctor::Store { url },
         } => asynchronous(store::doctor(&url)),
         Command::Status { servers, json } => asynchronous(server::status(&servers.servers, json)),
+        Command::Apps { servers, json } => asynchronous(server::apps(&servers.servers, json)),
         Command::Drain { servers, wait } => asynchronous(server::drain(&servers.servers, wait)),
         Command::DeleteApp { app, servers } => {
             asynchronous(server::free(&servers.servers, &app, None))

@@ -158,6 +158,47 @@ pub(super) async fn status(servers: &[String], json: bool) -> End {
     .await
 }
 
+pub(super) async fn apps(servers: &[String], json: bool) -> End {
+    each(servers, async |admin| {
+        let apps = admin.call(Method::GET, "/api/v1/apps", PATIENCE).await?;
+        if json {
+            say(format!("{apps}\n"));
+        } else {
+            say(apps_text(admin.server, &apps));
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn apps_text(server: &str, apps: &Value) -> String {
+    let number = |value: &Value| {
+        value
+            .as_u64()
+            .map_or_else(|| "-".to_owned(), |n| n.to_string())
+    };
+    let mut rows = Vec::new();
+    for app in apps["apps"].as_array().into_iter().flatten() {
+        let name = app["app"].as_str().unwrap_or("-");
+        for shuffle in app["shuffles"].as_array().into_iter().flatten() {
+            let mut row = vec![name.to_owned(), number(&shuffle["shuffle"])];
+            row.push(number(&shuffle["attempts"]));
+            for level in ["memory", "disk", "fsync", "object"] {
+                let bytes = shuffle["bytes"][level].as_u64();
+                row.push(bytes.map_or_else(|| "-".to_owned(), size));
+            }
+            rows.push(row);
+        }
+    }
+    if rows.is_empty() {
+        return format!("server {server} holds nothing\n");
+    }
+    let columns = &[
+        "app", "shuffle", "attempts", "memory", "disk", "fsync", "object",
+    ];
+    format!("server {server}\n{}", Table::new(columns, rows))
+}
+
 fn status_text(server: &str, state: &Value, drain: &Progress) -> String {
     let text = |value: &Value, field: &str| match value.get(field) {
         Some(Value::String(text)) => text.clone(),

@@ -215,3 +215,39 @@ async fn what_is_typed_wrongly_is_said_with_code_2() {
         forebay(["inspect", kind, path]).await.bad(1, &["broken: "]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apps_are_shown_by_shuffle_and_level() {
+    let bucket = Bucket::new();
+    let eager = Server::with(bucket.setup("eager").volumes(2)).await;
+    let off = Server::with(bucket.setup("off").volumes(2)).await;
+    let app = App::new("app-1");
+    for (server, level) in [(&eager, "object"), (&off, "disk")] {
+        let admin = server.admin().to_string();
+        let nothing = forebay(["apps", "--server", &admin]).await.good();
+        assert!(nothing.contains("holds nothing"), "{nothing}");
+        let (peer, mut oracle) = (server.peer().await, Oracle::default());
+        // Over both volumes.
+        oracle.push_maps(server, &app, 7, SHAPE, 0..6).await;
+        oracle.push_maps(server, &app, 8, SHAPE, 0..1).await;
+        if level == "object" {
+            peer.written_back(&app, 7).await;
+            peer.written_back(&app, 8).await;
+        }
+        let usage = peer.usage(&app, Some(7)).await.unwrap();
+        let bytes: u64 = usage.levels.iter().map(|level| level.bytes).sum();
+        let levels = ["disk", "fsync", "memory", "object"]
+            .map(|name| format!("\"{name}\":{}", if name == level { bytes } else { 0 }));
+        let shuffle = format!(
+            "{{\"apps\":[{{\"app\":\"app-1\",\"shuffles\":[{{\"attempts\":6,\"bytes\":{{{}}},\"shuffle\":7}},",
+            levels.join(",")
+        );
+        let json = forebay(["apps", "--json", "--server", &admin]).await.good();
+        assert!(json.contains(&shuffle), "{json} has not {shuffle}");
+        let table = forebay(["apps", "--server", &admin]).await.good();
+        let row = table.lines().find(|line| line.contains("app-1"));
+        let row: Vec<&str> = row.unwrap_or_default().split_whitespace().collect();
+        assert_eq!(row[..3], ["app-1", "7", "6"], "{table}");
+        println!("{table}");
+    }
+}
