@@ -1,10 +1,10 @@
 //! Calls of the file system: whole reads and writes, errors that name the file, and a place to make them fail in tests.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, IoSlice},
     os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rustix::{fs::OFlags, io::Errno};
 
 use super::Error;
+use crate::index::{self, Batch, RocksIndex, SegmentIndex};
 
 /// Most pieces of one gathered write (the system's own limit).
 const MAX_PIECES: usize = 1024;
@@ -37,12 +38,48 @@ pub enum Operation {
     Sync,
     /// Read.
     Read,
+    /// Remove a file, or a directory with all in it.
+    Remove,
+    /// Write to the index; the path is its directory.
+    Index,
 }
 
 /// Decides whether the next call fails; for tests.
 pub trait Faults: Send + Sync {
     /// An error is what the call answers instead of doing anything.
     fn before(&self, operation: Operation, path: &Path) -> io::Result<()>;
+}
+
+/// An index whose writes fail when [`Faults`] says so.
+struct FaultyIndex {
+    index: RocksIndex,
+    faults: Arc<dyn Faults>,
+    path: PathBuf,
+}
+
+impl SegmentIndex for FaultyIndex {
+    fn write(&self, batch: &Batch, sync: bool) -> Result<(), index::Error> {
+        let before = self.faults.before(Operation::Index, &self.path);
+        before.map_err(|error| index::Error::Store {
+            path: self.path.display().to_string(),
+            operation: "write",
+            message: error.to_string(),
+        })?;
+        self.index.write(batch, sync)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, index::Error> {
+        self.index.get(key)
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), index::Error> {
+        self.index.scan(from, to, visit)
+    }
 }
 
 /// The file system under a volume.
@@ -209,6 +246,31 @@ impl Disk {
         self.check(Operation::Sync, path)
             .and_then(|()| File::open(path)?.sync_all())
             .map_err(|source| Error::io("sync", path, source))
+    }
+
+    /// Removes a file.
+    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
+        self.check(Operation::Remove, path)?;
+        fs::remove_file(path)
+    }
+
+    /// Removes a directory with all in it.
+    pub(super) fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.check(Operation::Remove, path)?;
+        fs::remove_dir_all(path)
+    }
+
+    /// The index that lies on this disk.
+    pub(super) fn index(&self, path: &Path) -> Result<Box<dyn SegmentIndex>, Error> {
+        let index = RocksIndex::open(path)?;
+        Ok(match &self.faults {
+            None => Box::new(index),
+            Some(faults) => Box::new(FaultyIndex {
+                index,
+                faults: faults.clone(),
+                path: path.into(),
+            }),
+        })
     }
 
     /// Bytes that unprivileged processes may still write.

@@ -266,7 +266,7 @@ impl Logs {
                 self.current = None;
             }
             shared.used.fetch_sub(log.length(), Ordering::Relaxed);
-            if let Err(error) = std::fs::remove_file(&log.path) {
+            if let Err(error) = shared.disk.remove(&log.path) {
                 tracing::warn!(path = %log.path.display(), %error, "commit log is not needed any more and cannot be removed");
             }
         }

@@ -98,13 +98,12 @@ pub(super) fn recover(
     let logs: Vec<_> = recovery.logs.into_values().flatten().collect();
     let mut used = recovery.used;
     for log in &logs {
-        recovery.kept.insert(log.path.clone());
         used += log.length();
     }
     if !changes.is_empty() {
         index.write(&changes, false)?;
     }
-    let removed = remove_unknown(dir, &recovery.kept);
+    let removed = remove_unknown(dir, disk, &recovery.kept);
     tracing::info!(
         path = %dir.display(), apps = names.apps.len(), shuffles = names.shuffles.len(), attempts = recovery.attempts,
         lost = recovery.lost, bytes = used, removed, "volume recovered"
@@ -256,7 +255,7 @@ fn read_shuffles(index: &dyn SegmentIndex) -> Result<BTreeMap<Place, Found>, Err
 struct Recovery<'a> {
     dir: &'a Path,
     disk: &'a Disk,
-    /// `None`: the file is not there.
+    /// `None`: the file is not there, or cannot be opened.
     logs: HashMap<LogId, Option<Arc<LogFile>>>,
     used: u64,
     /// Files that the index names.
@@ -452,9 +451,10 @@ impl Recovery<'_> {
     }
 
     fn log(&mut self, id: LogId) -> Option<Arc<LogFile>> {
-        let (dir, disk) = (self.dir, self.disk);
+        let (path, disk) = (log_path(self.dir, id), self.disk);
+        // invariant: acked-is-kept. Also if it cannot be opened: that may be over at the next start.
+        self.kept.insert(path.clone());
         let open = || {
-            let path = log_path(dir, id);
             let file = disk
                 .open(&path)
                 .inspect_err(|error| tracing::error!(%error, "commit log"))
@@ -467,12 +467,12 @@ impl Recovery<'_> {
 }
 
 /// Removes segments, logs and directories that nothing names; answers how many files. What we never made is left alone.
-fn remove_unknown(dir: &Path, kept: &HashSet<PathBuf>) -> usize {
+fn remove_unknown(dir: &Path, disk: &Disk, kept: &HashSet<PathBuf>) -> usize {
     let mut removed = 0;
     let mut sweep = |dir: &Path, extension: &str| {
         for path in entries(dir) {
             if path.extension().is_some_and(|ours| ours == extension) && !kept.contains(&path) {
-                match fs::remove_file(&path) {
+                match disk.remove(&path) {
                     Ok(()) => removed += 1,
                     Err(error) => {
                         tracing::warn!(path = %path.display(), %error, "file is not needed and cannot be removed")

@@ -50,7 +50,7 @@ pub(super) fn delete_shuffle(shared: &Shared, app: &AppId, id: ShuffleId) -> Res
         (freed.unwrap_or(0), shuffle)
     };
     if let Some(shuffle) = shuffle {
-        remove_dir(&shuffle.dir);
+        remove_dir(shared, &shuffle.dir);
         close_output(&shuffle);
     }
     tracing::info!(volume = %shared.id, %app, shuffle = %id, bytes = freed, "shuffle deleted");
@@ -79,7 +79,7 @@ pub(super) fn delete_app(shared: &Shared, app: &AppId) -> Result<u64, Error> {
         changes.delete_app(no);
         write(shared, &changes)?;
         // Still under the gate: the app may come back at once, under the same name.
-        remove_dir(&app_dir(&shared.dir, app));
+        remove_dir(shared, &app_dir(&shared.dir, app));
         freed
     };
     shuffles.iter().for_each(|shuffle| close_output(shuffle));
@@ -139,8 +139,8 @@ fn write(shared: &Shared, changes: &Changes) -> Result<(), Error> {
         .inspect_err(|error| shared.note(error))
 }
 
-fn remove_dir(dir: &Path) {
-    match std::fs::remove_dir_all(dir) {
+fn remove_dir(shared: &Shared, dir: &Path) {
+    match shared.disk.remove_dir(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(path = %dir.display(), %error, "deleted data cannot be removed now; it will be at the next start");
         }

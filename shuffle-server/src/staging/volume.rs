@@ -38,7 +38,7 @@ use super::{
     shuffle::{OpenAttempt, Shuffle, State, fenced},
     writer::{self, Request, Task},
 };
-use crate::index::{AppNo, Batch as Changes, RocksIndex, keys::Key, values};
+use crate::index::{AppNo, Batch as Changes, keys::Key, values};
 
 const FORMAT_LINE: &str = "forebay-volume 1";
 /// How long an answer about free space is good for.
@@ -66,13 +66,13 @@ impl Volume {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(|source| Error::io("create", path, source))?;
         }
-        let index = RocksIndex::open(&dir.join("index"))?;
-        let found = recover::recover(dir, &index, &disk, new)?;
+        let index = disk.index(&dir.join("index"))?;
+        let found = recover::recover(dir, &*index, &disk, new)?;
         let opened = shared::Opened {
             id,
             dir: dir.into(),
             lock,
-            index: Box::new(index),
+            index,
             times: found.times,
             names: found.names,
             used: found.used,

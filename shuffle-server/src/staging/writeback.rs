@@ -214,7 +214,7 @@ impl Volume {
         let freed = shuffle.file_bytes.swap(0, Ordering::Relaxed);
         shared.used.fetch_sub(freed, Ordering::Relaxed);
         for path in &files {
-            if let Err(error) = std::fs::remove_file(path) {
+            if let Err(error) = shared.disk.remove(path) {
                 tracing::warn!(path = %path.display(), %error, "a reclaimed segment cannot be removed now; it will be at the next start");
             }
         }

@@ -245,7 +245,7 @@ impl Writer<'_> {
                 .create(&path)
                 .and_then(|file| self.shared.disk.write(&file, &path, &[&[0; 4096]], 0))
                 .is_ok();
-        let _ = std::fs::remove_file(&path);
+        let _ = self.shared.disk.remove(&path);
         if written {
             self.retry_at = None;
             self.shared.set_health(Health::Ok);

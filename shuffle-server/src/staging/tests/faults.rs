@@ -192,3 +192,23 @@ async fn a_read_error_loses_the_attempts_of_that_file_and_no_other() {
             || fetched.summary.lost[0].reason.contains("Input/output")
     );
 }
+
+#[tokio::test]
+async fn a_commit_log_that_cannot_be_opened_at_one_start_is_read_at_the_next() {
+    let (mut bench, switch) = switched(Operation::Open, ".log", EIO);
+    let shape = even(0..PARTITIONS, 100);
+    let volume = bench.open();
+    write(&bench, &volume, key(1, 0, 1), &shape, Durability::Disk).await;
+    drop(volume);
+    switch.on.store(true, Ordering::SeqCst);
+    let volume = bench.open();
+    let found = read(&volume, 1, 0..PARTITIONS, 0..MAPS).await;
+    let lost = found
+        .expect("what is lost is told by the summary")
+        .summary
+        .lost;
+    assert!(lost[0].reason.contains("cannot be opened"), "{lost:?}");
+    drop(volume);
+    bench.faults = None;
+    assert_holds(&bench.open(), 1, &[(0, 1, shape)]).await;
+}
