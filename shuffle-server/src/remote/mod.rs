@@ -23,6 +23,8 @@ pub mod keys;
 pub mod lease;
 pub mod lifecycle;
 pub mod manifest;
+#[cfg(test)]
+pub(crate) mod mortal;
 pub mod object;
 mod store;
 

@@ -275,7 +275,7 @@ impl WriteBack {
     fn candidates(&self) -> Vec<(&Volume, Candidate)> {
         let now = self.clock.now();
         let draining = self.draining.load(Ordering::Acquire);
-        let failed = self.failed.lock();
+        let mut failed = self.failed.lock();
         let mut candidates = Vec::new();
         let (mut backlog, mut oldest) = (0, Duration::ZERO);
         for volume in &self.volumes {
@@ -312,6 +312,13 @@ impl WriteBack {
                 };
                 candidates.push((volume, candidate));
             }
+        }
+        if !failed.is_empty() {
+            let known: HashSet<Key> = candidates
+                .iter()
+                .map(|(_, candidate): &(_, Candidate)| key_of(&candidate.shuffle))
+                .collect();
+            failed.retain(|key, _| known.contains(key));
         }
         let backlog = i64::try_from(backlog).unwrap_or(i64::MAX);
         let metrics = self.remote.store.metrics();

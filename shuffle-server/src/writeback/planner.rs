@@ -41,7 +41,7 @@ pub(super) struct Candidate {
 
 /// The one whose turn it is. `delay`: how long a lazy app's shuffle must not be written to.
 ///
-/// What a commit waits for comes first. /// What all readers have read comes last: it is needed again only if something is lost. Of the others the newest come first, because
+/// What a commit waits for comes first. What all readers have read comes last: it is needed again only if something is lost. Of the others the newest come first, because
 /// they live longest from now on; what has become old without being deleted waits behind them, not for ever.
 pub(super) fn next(candidates: &[Candidate], delay: Duration) -> Option<usize> {
     let due = candidates

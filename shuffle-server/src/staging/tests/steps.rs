@@ -1,30 +1,17 @@
 //! A crash between any two steps of what a volume does to its disk: from one step on nothing reaches a file or the index any more. What was
 //! acknowledged before is there when the volume is opened again, what was not is there whole or not at all.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    sync::atomic::{AtomicI64, Ordering},
-};
+use std::{collections::BTreeSet, io};
 
 use super::*;
+use crate::remote::mortal::Steps;
 
-/// Lets so many steps through, and none after them.
-struct CrashAfter(AtomicI64);
-
-impl Faults for CrashAfter {
+impl Faults for Steps {
     fn before(&self, operation: Operation, _: &Path) -> io::Result<()> {
-        if operation == Operation::Read || self.0.fetch_sub(1, Ordering::SeqCst) > 0 {
-            Ok(())
-        } else {
-            Err(io::Error::other("the process is gone"))
+        match operation == Operation::Read || self.take() {
+            true => Ok(()),
+            false => Err(io::Error::other("the process is gone")),
         }
-    }
-}
-
-impl CrashAfter {
-    fn struck(&self) -> bool {
-        self.0.load(Ordering::SeqCst) < 0
     }
 }
 
@@ -40,7 +27,7 @@ struct Model {
 struct Scene<'a> {
     bench: &'a Bench,
     volume: &'a Volume,
-    crash: &'a CrashAfter,
+    steps: Steps,
     model: Model,
 }
 
@@ -65,12 +52,12 @@ impl Scene<'_> {
                 acked.insert(owner, shape);
             }
             Err(error) => {
-                assert!(self.crash.struck(), "{error}");
+                assert!(self.steps.struck(), "{error}");
                 let maybe = self.model.maybe.entry(shuffle).or_default();
                 maybe.insert(owner, shape);
             }
         }
-        (!self.crash.struck()).then_some(())
+        (!self.steps.struck()).then_some(())
     }
 
     async fn delete(&mut self, shuffle: u32) -> Option<()> {
@@ -79,14 +66,14 @@ impl Scene<'_> {
             Ok(_) => self.model.deleted.insert(shuffle),
             Err(_) => self.model.maybe_deleted.insert(shuffle),
         };
-        (!self.crash.struck()).then_some(())
+        (!self.steps.struck()).then_some(())
     }
 
     /// What is in the commit log joins a run, and the log goes.
     async fn quiet(&mut self) -> Option<()> {
         self.bench.clock.advance(Duration::from_secs(60));
         for _ in 0..500 {
-            if self.crash.struck() {
+            if self.steps.struck() {
                 return None;
             }
             if self.bench.files(".log").is_empty() {
@@ -168,21 +155,24 @@ async fn a_crash_between_any_two_steps_keeps_what_was_acked_whole_and_nothing_in
             let mut bench = Bench::new();
             let volume = bench.open();
             drop(volume);
-            let crash = Arc::new(CrashAfter(AtomicI64::new(steps)));
-            bench.faults = Some(crash.clone());
+            let left = Steps::endless();
+            left.set(steps);
+            bench.faults = Some(Arc::new(left.clone()));
             let mut model = Model::default();
             if let Ok(volume) = bench.try_open() {
                 let mut scene = Scene {
                     bench: &bench,
                     volume: &volume,
-                    crash: &crash,
+                    steps: left,
                     model,
                 };
                 over = scene.everything().await.is_some();
                 model = scene.model;
             }
             if let Some(again) = again {
-                bench.faults = Some(Arc::new(CrashAfter(AtomicI64::new(again))));
+                let left = Steps::endless();
+                left.set(again);
+                bench.faults = Some(Arc::new(left));
                 drop(bench.try_open());
             }
             bench.faults = None;
