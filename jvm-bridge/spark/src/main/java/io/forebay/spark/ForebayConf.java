@@ -277,8 +277,12 @@ public final class ForebayConf {
             case "memory":
             case "disk":
             case "fsync":
-            case "mirror":
             case "object":
+                return level;
+            case "mirror":
+                if (servers.size() < 2 && !servers.get(0).startsWith("dns://")) {
+                    throw bad(Key.DURABILITY, "it needs two servers: name another in " + Key.SERVERS.key + ", or choose memory, disk or fsync");
+                }
                 return level;
             default:
                 throw bad(Key.DURABILITY, "choose memory, disk, fsync, mirror or object");

@@ -129,6 +129,15 @@ class ForebayConfTest {
     }
 
     @Test
+    void mirrorNeedsTwoServers() {
+        assertTrue(refused("spark.forebay.durability", "mirror").contains("needs two servers"));
+        for (String servers : new String[] {"a:1,b:1", "dns://pool:7400"}) {
+            ForebayConf conf = new ForebayConf(conf("spark.forebay.durability", "mirror", "spark.forebay.servers", servers));
+            assertEquals("mirror", conf.durability());
+        }
+    }
+
+    @Test
     void tokenIsReadFromItsFile(@TempDir Path directory) throws Exception {
         Path file = directory.resolve("token");
         Files.write(file, "0123456789abcdef0123\n".getBytes(StandardCharsets.UTF_8));
