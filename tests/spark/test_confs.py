@@ -88,6 +88,7 @@ def test_encrypted_rows_are_nowhere_in_the_clear_and_the_answers_are_the_same(ap
         assert app.call("setting", key="spark.forebay.status") is None
 
 
+@pytest.mark.long
 def test_zstd_at_its_level_and_on_4_x_the_plugin_alone(application, line, pool, forebay, servers, own_answer):
     conf = {"spark.io.compression.codec": "zstd", "spark.io.compression.zstd.level": "9"}
     if line.version >= "4":
@@ -132,6 +133,7 @@ def test_application_without_servers_fails_soon_and_names_them(application, line
         assert warned == (line.version < "4")
 
 
+@pytest.mark.long
 def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(application, own_answer, marked):
     conf = {"spark.forebay.servers": NOBODY, "spark.forebay.retryDeadline": "2s", "spark.forebay.fallback": "true"}
     conf |= {"spark.ui.enabled": "true", "spark.ui.port": "0"}

@@ -28,6 +28,7 @@ def test_shuffle_that_spark_forgets_frees_its_bytes(forebay, servers):
     wait_until(lambda: held(servers) <= before, 30, "its bytes were not freed")
 
 
+@pytest.mark.long
 def test_killed_driver_leaves_no_bytes_when_its_lease_is_over(run, line):
     server = Server(run, f"{line.version}-lease").start()
     app = Application(run, line, f"killed-{line.version}", [server], {"spark.forebay.lease": "10s"})

@@ -21,6 +21,7 @@ def lines():
         pytest.skip(str(missing))
 
 
+@pytest.mark.long
 def test_applications_of_two_lines_share_the_servers(run, lines):
     """Both count their shuffles from 0, both lose an executor, both see a server come back; then one ends, and takes only its own."""
     servers = [Server(run, f"shared-{number}").start() for number in (1, 2)]

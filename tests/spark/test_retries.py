@@ -12,8 +12,6 @@ from harness.application import Application, CallFailed
 from harness.run import wait_until
 from harness.server import Server
 
-pytestmark = pytest.mark.every_line
-
 CONF = {
     "spark.sql.autoBroadcastJoinThreshold": "-1",
     "spark.reducer.maxSizeInFlight": "64k",  # so that a reducer that waits has most of its input still to ask for
@@ -113,6 +111,7 @@ def own_reduces(own_answer, call="run_reduces", **job):
 # === what was lost, and nothing else ===
 
 
+@pytest.mark.every_line
 def test_lost_disk_of_several_costs_exactly_its_maps(app, two_disks, own_answer):
     job = {"kind": "aggregation", "maps": 40}
     outputs = Outputs(app, app.call("run_maps", name="disk", **job))

@@ -82,6 +82,7 @@ def cluster(run, line):
     cluster.stop()
 
 
+@pytest.mark.long
 def test_speculative_attempt_wins_and_the_answer_is_sparks_own(run, line, servers, cluster, own_answer):
     conf = {**SPECULATION, "spark.master": cluster.url}
     app = Application(run, line, f"speculation-{line.version}", servers, conf)
