@@ -255,7 +255,7 @@ impl Session {
             shuffle,
         );
         let Pushed {
-            commits,
+            mut commits,
             stored_bytes,
             ..
         } = push
@@ -263,7 +263,6 @@ impl Session {
             .await
             .context("write what is to be read")?;
         run.stored_bytes = stored_bytes;
-        let mut commits = commits;
         if let (Level::Object, Some(server)) = (level, second) {
             commits
                 .iter_mut()

@@ -87,12 +87,17 @@ def forebay(run, line, servers):
 @pytest.fixture(scope="session")
 def own_answer(vanilla):
     """The answer of Spark's own shuffle to a call; asked once per line."""
+    return asked_once(vanilla)
+
+
+def asked_once(app: Application):
+    """Calls an application, and knows its answers from then on."""
     known = {}
 
     def answer(name, /, **args):
         key = name, repr(args)
         if key not in known:
-            known[key] = vanilla.call(name, **args)
+            known[key] = app.call(name, **args)
         return known[key]
 
     return answer

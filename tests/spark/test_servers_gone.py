@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import LINES
+from conftest import LINES, asked_once
 from harness.application import Application
 from harness.places import Missing, SparkLine
 from harness.run import wait_until
@@ -97,15 +97,7 @@ def newest():
 @pytest.fixture(scope="module")
 def own_answer(run, newest):
     app = Application(run, newest, "own-written-back")
-    known = {}
-
-    def answer(name, /, **args):
-        key = name, repr(args)
-        if key not in known:
-            known[key] = app.call(name, **args)
-        return known[key]
-
-    yield answer
+    yield asked_once(app)
     app.stop()
 
 

@@ -27,7 +27,6 @@ pub(super) struct Subject {
 }
 
 /// Where a read of a volume begins.
-#[derive(Clone)]
 pub(super) enum Begin {
     /// With its first block.
     Start,

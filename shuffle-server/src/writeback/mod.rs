@@ -3,6 +3,7 @@
 //! | file | does |
 //! |---|---|
 //! | [`planner`] | which shuffle next, which local copy goes first: pure |
+//! | [`policy`] | when an app wants it |
 //! | [`cells`] | how a shuffle is cut so that it can be sorted in memory: pure |
 //! | [`uploader`] | one round: objects, read back and compared |
 //! | [`committer`] | the manifest, then the volume's record |
@@ -25,13 +26,12 @@ mod cells;
 mod collector;
 mod committer;
 mod planner;
+mod policy;
 mod throttle;
 mod uploader;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -52,6 +52,7 @@ use crate::{
 use awaited::Awaited;
 use collector::Collector;
 use planner::{Candidate, Urgency};
+pub use policy::Policy;
 pub(crate) use throttle::Throttle;
 use uploader::Error;
 
@@ -62,18 +63,6 @@ const ROUNDS: usize = 2;
 /// Pause after a round that failed; doubled with every further one up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// When what an app has committed is written back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// After a delay, when the disk is nearly full, or when the server ends.
-    #[default]
-    Lazy,
-    /// As soon as attempts have committed.
-    Eager,
-    /// Never.
-    Off,
-}
 
 /// Settings of write-back.
 #[derive(Clone, Copy, Debug)]
@@ -470,31 +459,6 @@ impl Drop for Running<'_> {
 
 fn key_of(shuffle: &Unwritten) -> Key {
     (shuffle.volume, shuffle.app.clone(), shuffle.shuffle)
-}
-
-// === impl Policy ===
-
-impl FromStr for Policy {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "lazy" => Ok(Policy::Lazy),
-            "eager" => Ok(Policy::Eager),
-            "off" => Ok(Policy::Off),
-            other => Err(format!("{other:?} is not one of lazy, eager, off")),
-        }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Policy::Lazy => "lazy",
-            Policy::Eager => "eager",
-            Policy::Off => "off",
-        })
-    }
 }
 
 #[cfg(test)]

@@ -82,13 +82,18 @@ impl Driver {
     }
 
     fn reader(&self, shuffle: u32, outputs: Vec<Output>) -> Reader {
+        self.windowed(shuffle, outputs, None)
+    }
+
+    /// With so many bytes in flight at most.
+    fn windowed(&self, shuffle: u32, outputs: Vec<Output>, window: Option<usize>) -> Reader {
         self.client.open_reader(ReadSpec {
             caller: self.caller.clone(),
             shuffle: ShuffleId(shuffle),
             partitions: 0..PARTITIONS,
             maps: 0..u32::MAX,
             outputs,
-            window: None,
+            window,
         })
     }
 }
@@ -219,6 +224,12 @@ fn tasks(count: u32) -> Vec<Task> {
     (0..count)
         .map(|map| Task::new(map, u64::from(map) + 1))
         .collect()
+}
+
+/// The same with more blocks.
+fn long_tasks(count: u32, rounds: u32) -> Vec<Task> {
+    let tasks = tasks(count).into_iter();
+    tasks.map(|task| Task { rounds, ..task }).collect()
 }
 
 // === the good case ===

@@ -84,21 +84,9 @@ async fn any_one_server_may_go_for_good() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_goes_in_the_middle_of_a_read_costs_nothing() {
     let (mut servers, driver) = three().await;
-    let tasks: Vec<Task> = (0..6)
-        .map(|map| Task {
-            rounds: 20,
-            ..Task::new(map, u64::from(map) + 1)
-        })
-        .collect();
+    let tasks = long_tasks(6, 20);
     let outputs = write_all(&driver, 0, &tasks).await;
-    let mut reader = driver.client.open_reader(ReadSpec {
-        caller: driver.caller.clone(),
-        shuffle: ShuffleId(0),
-        partitions: 0..PARTITIONS,
-        maps: 0..u32::MAX,
-        outputs,
-        window: Some(1 << 20),
-    });
+    let mut reader = driver.windowed(0, outputs, Some(1 << 20));
     let mut rows = Rows::new();
     assert!(read_on(&mut reader, &mut rows, 20).await.unwrap());
     servers[0].destroy();

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Driver, Rows, Task, check, read_all, read_on, settings, tasks, write_all};
+use crate::{Driver, Rows, Task, check, long_tasks, read_all, read_on, settings, tasks, write_all};
 
 // === readers and servers that fail ===
 
@@ -41,12 +41,7 @@ async fn a_reader_resumes_where_its_server_was_killed() {
         ..settings(&[server.addr()])
     })
     .await;
-    let tasks: Vec<_> = (0..6)
-        .map(|map| Task {
-            rounds: 30,
-            ..Task::new(map, u64::from(map) + 1)
-        })
-        .collect();
+    let tasks = long_tasks(6, 30);
     let outputs = write_all(&driver, 0, &tasks).await;
     let mut reader = driver.reader(0, outputs);
     let mut rows = Rows::new();
@@ -68,12 +63,7 @@ async fn a_reader_resumes_where_its_server_was_killed() {
 async fn a_connection_that_breaks_again_and_again_still_brings_everything_once() {
     let server = Server::start().await;
     let proxy = Proxy::to(server.addr()).await;
-    let tasks: Vec<_> = (0..4)
-        .map(|map| Task {
-            rounds: 20,
-            ..Task::new(map, u64::from(map) + 1)
-        })
-        .collect();
+    let tasks = long_tasks(4, 20);
     let direct = Driver::new(&[&server]).await;
     let mut outputs = write_all(&direct, 0, &tasks).await;
     outputs
@@ -278,12 +268,7 @@ async fn outputs_that_are_not_there_are_an_error_not_an_empty_answer() {
 async fn a_reader_that_is_dropped_in_the_middle_frees_the_server() {
     let mut server = Server::with(Setup::new().flag("--memory", "16MiB")).await;
     let driver = Driver::new(&[&server]).await;
-    let tasks: Vec<_> = (0..6)
-        .map(|map| Task {
-            rounds: 30,
-            ..Task::new(map, u64::from(map) + 1)
-        })
-        .collect();
+    let tasks = long_tasks(6, 30);
     let outputs = write_all(&driver, 0, &tasks).await;
     for _ in 0..20 {
         let mut reader = driver.reader(0, outputs.clone());
@@ -310,12 +295,7 @@ async fn a_stalled_connection_is_given_up_and_taken_up_again() {
     let server = Server::start().await;
     let proxy = Proxy::to(server.addr()).await;
     let direct = Driver::new(&[&server]).await;
-    let tasks: Vec<_> = (0..3)
-        .map(|map| Task {
-            rounds: 10,
-            ..Task::new(map, u64::from(map) + 1)
-        })
-        .collect();
+    let tasks = long_tasks(3, 10);
     let mut outputs = write_all(&direct, 0, &tasks).await;
     outputs
         .iter_mut()

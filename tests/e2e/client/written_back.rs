@@ -77,22 +77,10 @@ async fn what_was_written_back_is_read_when_its_servers_are_gone_for_good() {
 async fn a_reader_in_the_middle_goes_on_in_the_store() {
     let mut pool = pool("eager").await;
     let driver = pool.driver().await;
-    let tasks: Vec<Task> = (0..6)
-        .map(|map| Task {
-            rounds: 20,
-            ..Task::new(map, u64::from(map) + 1)
-        })
-        .collect();
+    let tasks = long_tasks(6, 20);
     let outputs = write_all(&driver, 0, &tasks).await;
     pool.written().await;
-    let mut reader = driver.client.open_reader(ReadSpec {
-        caller: driver.caller.clone(),
-        shuffle: ShuffleId(0),
-        partitions: 0..PARTITIONS,
-        maps: 0..u32::MAX,
-        outputs,
-        window: Some(1 << 20),
-    });
+    let mut reader = driver.windowed(0, outputs, Some(1 << 20));
     let mut rows = Rows::new();
     assert!(read_on(&mut reader, &mut rows, 20).await.unwrap());
     pool.servers[0].destroy();

@@ -1,0 +1,160 @@
+//! Where a group of outputs is fetched when its server does not have it, or does not answer.
+//!
+//! *Elsewhere* is another server that has the volume or, if none has, any server that has the object store: it serves what the volume
+//! has written back. Where that is not enough the way leads back to the volume's own server, which may be starting again.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use shuffle_proto::ids::VolumeId;
+
+use super::{plan::Group, stream::Fetch};
+use crate::{
+    backoff::Backoff,
+    channel::Failure,
+    error::{Error, Kind},
+};
+
+/// How often a volume is followed from server to server.
+const MAX_MOVES: u32 = 4;
+
+impl Fetch<'_> {
+    /// The server does not have one of the volumes, or not the shuffle on them. What can be had is asked for volume by volume.
+    pub(super) async fn lost(&mut self, failure: Failure) -> Result<Vec<Group>, Error> {
+        if self.go_home().await {
+            return Ok(Vec::new());
+        }
+        let address = self.group.address.clone();
+        self.cursor = Bytes::new();
+        // A server with an object store has looked there before it said so.
+        let mut looked = false;
+        let served: Vec<VolumeId> = match self.shared.client.try_describe(&address).await {
+            Ok(description) => {
+                looked = description.remote;
+                let volumes = description.volumes.into_iter();
+                volumes.map(|volume| volume.id).collect()
+            }
+            Err(_) => self.group.volumes.clone(), // it went away in between: the next try will tell
+        };
+        let gone: Vec<_> = self
+            .group
+            .volumes
+            .iter()
+            .copied()
+            .filter(|volume| !served.contains(volume))
+            .collect();
+        let mut more = Vec::new();
+        if !gone.is_empty() {
+            more = self.move_volumes(gone.clone(), !looked).await;
+            if let Some(volume) = self
+                .group
+                .volumes
+                .iter()
+                .find(|volume| gone.contains(volume))
+            {
+                let message = format!(
+                    "volume {volume} is not served at {address} any more, nor by any of the servers {} that answer: its disk or \
+                     server is gone with what it held of {}",
+                    self.shared.client.settings().servers.join(", "),
+                    self.shared.name(),
+                );
+                return Err(self.name_one(Error::new(Kind::Lost, message), Some(*volume)));
+            }
+        } else if self.group.volumes.len() > 1 {
+            // Which of them it is shows when each is asked for by itself.
+            for volume in self.group.volumes.clone() {
+                more.push(self.group.split_off(volume, address.clone()));
+            }
+        } else if std::mem::replace(&mut self.asked_again, true) {
+            let message = format!(
+                "{address} has lost its part of {}: {}",
+                self.shared.name(),
+                failure.message
+            );
+            return Err(self.name_one(Error::new(Kind::Lost, message), None));
+        }
+        Ok(more)
+    }
+
+    /// Looks for volumes at all servers of the settings and takes those that another one serves out of the group. With `stand_ins`,
+    /// what no server has is asked of one that has the object store.
+    pub(super) async fn move_volumes(
+        &mut self,
+        volumes: Vec<VolumeId>,
+        stand_ins: bool,
+    ) -> Vec<Group> {
+        if self.group.moves >= MAX_MOVES {
+            return Vec::new();
+        }
+        let client = &self.shared.client;
+        let addresses = client.addresses().await;
+        let others = addresses
+            .iter()
+            .filter(|address| **address != self.group.address);
+        let limit = client.settings().call_timeout;
+        let answers = join_all(
+            others.map(|address| tokio::time::timeout(limit, client.try_describe(address))),
+        )
+        .await;
+        let answers: Vec<_> = answers
+            .into_iter()
+            .filter_map(|answer| answer.ok()?.ok())
+            .collect();
+        let mut more = Vec::new();
+        for description in &answers {
+            for found in &description.volumes {
+                if volumes.contains(&found.id) && self.group.volumes.contains(&found.id) {
+                    tracing::info!(read = self.shared.name(), volume = %found.id, from = self.group.address, to = description.address, "volume has moved");
+                    more.push(self.group.split_off(found.id, description.address.clone()));
+                }
+            }
+        }
+        let with_store: Vec<_> = answers.iter().filter(|server| server.remote).collect();
+        if stand_ins && !with_store.is_empty() {
+            for volume in volumes {
+                if self.group.volumes.contains(&volume) {
+                    // Any of them: many readers that lose a server at the same moment do not all go to the same one.
+                    let server = with_store[rand::random_range(0..with_store.len())];
+                    tracing::debug!(%volume, from = self.group.address, to = server.address, "asking for what was written back");
+                    more.push(self.group.stand_in(volume, server.address.clone()));
+                }
+            }
+        }
+        more
+    }
+
+    /// Leaves to the other copies' servers what has one; false if nothing has. The rest is asked for anew.
+    pub(super) fn turn_to_mirrors(&mut self, for_good: bool, more: &mut Vec<Group>) -> bool {
+        let moved = self.group.split_mirrored(for_good, &self.backoff);
+        for group in &moved {
+            tracing::debug!(
+                read = self.shared.name(),
+                from = self.group.address,
+                to = group.address,
+                "turning to the other copies"
+            );
+        }
+        if moved.is_empty() {
+            return false;
+        }
+        more.extend(moved);
+        self.cursor = Bytes::new();
+        self.asked_again = false;
+        true
+    }
+
+    /// Back from a server that stands in to the volume's own, after a pause; false if this one stands in for nobody.
+    pub(super) async fn go_home(&mut self) -> bool {
+        let Some(home) = self.group.home.take() else {
+            return false;
+        };
+        self.group.address = home;
+        self.group.moves += 1;
+        self.cursor = Bytes::new();
+        self.asked_again = false;
+        if let Some(pause) = self.backoff.failed(None) {
+            tokio::time::sleep(pause).await;
+        }
+        self.backoff = Backoff::new(self.shared.client.settings());
+        true
+    }
+}
