@@ -62,7 +62,8 @@ PY
     while sleep 20; do echo "  RocksDB: $(ls "$units"/*.o 2>/dev/null | wc -l) of $total units" >&2; done
   ) 9>&- &
   ticker=$!
-  trap 'kill $ticker 2>/dev/null; rm -rf "$units"' EXIT
+  # "No such process" must not be what this script ends with.
+  trap 'kill $ticker 2>/dev/null || true; rm -rf "$units"' EXIT
   # shellcheck disable=SC2086 # the flags are words
   ls -S "$units"/*.cc | xargs -P "$(nproc)" -I{} g++ -I"$source_dir/rocksdb/include" -I"$source_dir/rocksdb" -I"$source_dir" $(echo $flags) -c {} -o {}.o
   kill $ticker 2>/dev/null || true
