@@ -1,4 +1,5 @@
 # Thin targets: each is plain commands, run by setup.sh in the environment that it prepares. `make help` lists them.
+# All build the whole workspace: for some of its packages only, cargo would choose other features and compile everything once more.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test check rust jvm spark spark-long conformance build bench bench-spark dist
@@ -24,7 +25,7 @@ rust: ## unit, property, conformance and gRPC tests, with real server processes
 	@./setup.sh --stores -- cargo test --workspace --release
 
 jvm: ## the Spark plugin: its jar, and its own tests
-	$(IN) cargo build --release --package shuffle-jni
+	$(IN) cargo build --workspace --release
 	$(IN) $(MVN) package
 
 spark: build ## real Spark 3.5.9 and 4.3.0 on real servers, and Spark's own ShuffleSuite
@@ -40,7 +41,7 @@ spark-long: build ## what takes minutes: giant records, 20 000 tasks, many kills
 
 build: ## the server, its tool, the load tool, the native library and the jar with it
 	@test -e target/release/forebay-server || echo "first build: about 6 minutes on 2 cores, once RocksDB is there"
-	@$(IN) cargo build --release --package shuffle-server --package shuffle-benches --package shuffle-jni
+	@$(IN) cargo build --workspace --release
 	@$(IN) $(MVN) package -DskipTests
 
 bench: build ## forebay-bench: push and fetch, beside the same bytes over raw TCP
