@@ -4,12 +4,12 @@ CORE = [
     # Spark's own of these names, with our settings put in.
     "io.forebay.conformance.ForebayShuffleSuite",
     "io.forebay.conformance.ForebayContextCleanerSuite",
+    "io.forebay.conformance.ForebayPairRDDFunctionsSuite",
+    "io.forebay.conformance.ForebaySortingSuite",
+    "io.forebay.conformance.ForebayRDDSuite",
+    "io.forebay.conformance.ForebayPartitioningSuite",
     "org.apache.spark.DistributedSuite",
-    "org.apache.spark.rdd.PairRDDFunctionsSuite",
-    "org.apache.spark.rdd.SortingSuite",
-    "org.apache.spark.rdd.RDDSuite",
     "org.apache.spark.rdd.LocalCheckpointSuite",
-    "org.apache.spark.PartitioningSuite",
     "org.apache.spark.FailureSuite",
     "org.apache.spark.JobCancellationSuite",
     "org.apache.spark.InternalAccumulatorSuite",
@@ -23,6 +23,10 @@ CORE = [
 OWN = {
     "io.forebay.conformance.ForebayShuffleSuite": "org.apache.spark.SortShuffleSuite",
     "io.forebay.conformance.ForebayContextCleanerSuite": "org.apache.spark.ContextCleanerSuite",
+    "io.forebay.conformance.ForebayPairRDDFunctionsSuite": "org.apache.spark.rdd.PairRDDFunctionsSuite",
+    "io.forebay.conformance.ForebaySortingSuite": "org.apache.spark.rdd.SortingSuite",
+    "io.forebay.conformance.ForebayRDDSuite": "org.apache.spark.rdd.RDDSuite",
+    "io.forebay.conformance.ForebayPartitioningSuite": "org.apache.spark.PartitioningSuite",
 }
 
 SQL = [
