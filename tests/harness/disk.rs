@@ -1,4 +1,4 @@
-//! Disks that are small, read-only or faulty. What needs root says so and is skipped without.
+//! Disks that are small, read-only or faulty, or lose their power. What needs root says so and is skipped without.
 
 use std::{
     fs,
@@ -62,6 +62,50 @@ impl Tmpfs {
 impl Drop for Tmpfs {
     fn drop(&mut self) {
         // Lazy: a server that is still dying keeps it for a moment.
+        run("umount", &["-l"], &self.path);
+    }
+}
+
+/// An ext4 file system of its own, in a file, whose power can be cut: what had not been synced is gone then, as far as the file
+/// system kept it in memory. Unmounted when dropped.
+pub struct Ext4 {
+    image: PathBuf,
+    path: PathBuf,
+}
+
+impl Ext4 {
+    /// Makes and mounts one of this many MiB; prints why and answers `None` where that is not allowed.
+    pub fn mount(path: PathBuf, mib: u64) -> Option<Self> {
+        fs::create_dir_all(&path).expect("a mount point can be made");
+        let image = path.with_extension("ext4");
+        let file = fs::File::create(&image).expect("an image can be made");
+        file.set_len(mib << 20).expect("an image can be long");
+        let made = Self { image, path };
+        (run("mkfs.ext4", &["-q"], &made.image) && made.attach()).then_some(made)
+    }
+
+    /// Ends it as a power cut does, without writing what it still had in memory, and mounts it again. Nobody may have a file of it open.
+    pub fn cut_power(&self) {
+        // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH, of the kernel's include/uapi/linux/ext4.h.
+        let shutdown = "import fcntl, os, struct, sys\n\
+             fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
+        assert!(run("python3", &["-c", shutdown], &self.path));
+        assert!(run("umount", &[], &self.path) && self.attach());
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn attach(&self) -> bool {
+        let image = self.image.to_string_lossy();
+        run("mount", &["-o", "loop", &image], &self.path)
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
         run("umount", &["-l"], &self.path);
     }
 }

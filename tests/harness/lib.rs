@@ -5,7 +5,7 @@
 //! - [`peer`], [`push`]: the *stock* generated tonic client, so that the tests share no framing code with the product and can send anything.
 //! - [`attempt`]: well-formed map attempts with deterministic bytes, and their messages, free to be spoilt by a test.
 //! - [`oracle`]: what was committed, and whether an answer is exactly that.
-//! - [`disk`]: small file systems, read-only ones, and flipped bits.
+//! - [`disk`]: small file systems, read-only ones, ones whose power is cut, and flipped bits.
 //! - [`proxy`]: a connection that is cut, stalls, or flips a bit.
 //! - [`bucket`], [`stores`], [`gateway`]: object stores in a directory and as child processes, and an HTTP proxy that makes trouble in front of them.
 //! - [`raw`]: bytes on a socket or in an HTTP/2 stream that no client would send.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use shuffle_proto::v1;
+use shuffle_proto::{kind::Kind, v1};
 
 use crate::{
     attempt::{App, Attempt, Shape},
@@ -132,6 +132,43 @@ impl Oracle {
             .await
             .expect("a shuffle that was committed is served");
         self.compare(&fetched, app, shuffle, partitions, maps);
+    }
+
+    /// After something that may have cost attempts of a shuffle, each of them: either it comes whole and right, or the answer says or
+    /// shows that it does not. Forgets those that do not come; answers how many.
+    pub async fn forget_what_is_gone(&mut self, peer: &Peer, app: &App, shuffle: u32) -> usize {
+        let volumes = self.volumes(app, shuffle);
+        let mut gone = Vec::new();
+        for (attempt, _) in self.of(app, shuffle) {
+            let map = attempt.map_index;
+            let partitions = 0..attempt.num_partitions;
+            let maps = map..map + 1;
+            let request = fetch_range(
+                app,
+                shuffle,
+                volumes.clone(),
+                partitions.clone(),
+                maps.clone(),
+            );
+            let fetched = match peer.fetch(request).await {
+                Ok(fetched) => fetched,
+                Err(status) => {
+                    let kind = Kind::of(&status);
+                    assert!(matches!(kind, Kind::Lost | Kind::Corrupt), "{status:?}");
+                    gone.push(attempt.attempt);
+                    continue;
+                }
+            };
+            let known = summary_columns(&fetched.summary).contains_key(&(map, attempt.attempt));
+            // A reader compares checksums, and takes none of it.
+            if known && fetched.blocks.iter().all(FetchedBlock::intact) {
+                self.compare(&fetched, app, shuffle, partitions, maps);
+            } else {
+                gone.push(attempt.attempt);
+            }
+        }
+        self.retain(|attempt| attempt.shuffle != shuffle || !gone.contains(&attempt.attempt));
+        gone.len()
     }
 
     /// Partitions of a shuffle.

@@ -6,73 +6,37 @@ Both halves of a job are separate calls, so the kill is between them and not mer
 
 import pytest
 
+from harness.job import KINDS, MAPS, Job
 from harness.run import wait_until
 
 pytestmark = pytest.mark.every_line
-
-KINDS = ["aggregation", "count"]
-MAPS = 40
 
 
 @pytest.fixture
 def job(request, forebay, servers, own_answer):
     """A job of that kind with its map stage done, on both servers. `finish()` runs the rest and returns the maps that ran again
     for it."""
-    kind = request.param
-
-    class Job:
-        def run_maps(self):
-            self.shuffles = forebay.call("run_maps", name="job", kind=kind, maps=MAPS)
-            self.before = forebay.maps_rerun()
-
-        def is_spread(self) -> bool:
-            return [len(self.maps_on(server)) for server in servers] == [MAPS // 2, MAPS // 2]
-
-        @property
-        def locations(self) -> dict[int, str]:
-            where = forebay.call("map_locations", shuffles=self.shuffles)
-            return {int(output.split("/")[1]): location for output, location in where.items()}
-
-        def maps_on(self, server) -> set[int]:
-            """By what Spark was told: the volume is the last part of the location's id."""
-            return {
-                number
-                for number, location in self.locations.items()
-                if any(plain(location).endswith(plain(volume)) for volume in server.volumes)
-            }
-
-        def finish(self) -> set[int]:
-            answer = forebay.call("run_reduces", name="job")
-            assert answer == own_reduces(own_answer, kind)
-            again = forebay.maps_rerun() - self.before
-            assert all(runs == 1 for runs in again.values()), f"maps ran more than once again: {again}"
-            return {number for _, number in again}
+    job = Job(forebay, own_answer, request.param)
 
     def spread() -> bool:
-        job.run_maps()
-        return job.is_spread()
+        job.maps()
+        return is_spread(job, servers)
 
     # A driver gives a server that was away, as the test before may have left it, no new shuffle until it has asked it again.
-    job = Job()
     wait_until(spread, 60, "new shuffles do not go to both servers")
     return job
 
 
-def own_reduces(own_answer, kind):
-    own_answer("run_maps", name=kind, kind=kind, maps=MAPS)
-    return own_answer("run_reduces", name=kind)
-
-
-def plain(uuid: str) -> str:
-    return uuid.replace("-", "").lower()
+def is_spread(job, servers) -> bool:
+    return [len(job.maps_on(server)) for server in servers] == [MAPS // 2, MAPS // 2]
 
 
 of_each_kind = pytest.mark.parametrize("job", KINDS, indirect=True)
 
 
 @of_each_kind
-def test_maps_are_spread_evenly_and_registered_under_their_volumes(job):
-    assert job.is_spread()
+def test_maps_are_spread_evenly_and_registered_under_their_volumes(job, servers):
+    assert is_spread(job, servers)
     assert job.finish() == set()
 
 
@@ -101,7 +65,7 @@ def test_server_restarted_with_an_empty_disk_costs_exactly_its_maps(job, servers
 @of_each_kind
 def test_server_that_returns_while_reducers_wait_costs_no_map(job, forebay, servers):
     servers[1].kill()
-    waiting = forebay.start_call("run_reduces", name="job")
+    waiting = forebay.start_call("run_reduces", name=job.kind)
     with pytest.raises(TimeoutError):
         waiting.result(timeout=2)
     servers[1].restart()

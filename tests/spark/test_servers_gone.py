@@ -11,23 +11,15 @@ import pytest
 
 from conftest import LINES, asked_once
 from harness.application import Application
+from harness.job import KINDS, MAPS, Job
 from harness.places import Missing, SparkLine
 from harness.run import wait_until
 from harness.server import Server
 
-KINDS = ["aggregation", "count"]
-MAPS = 40
 CONF = {
     "spark.forebay.retryDeadline": "60s",
     "spark.task.maxFailures": "1",  # an error that a retry would hide fails the job
 }
-
-
-def lose(server: Server):
-    """The node is gone."""
-    server.kill()
-    for data_dir in server.data_dirs:
-        shutil.rmtree(data_dir)
 
 
 class Pool:
@@ -58,32 +50,6 @@ class Pool:
 
     def objects(self) -> list:
         return [path for path in self.store.rglob("*") if path.is_file()]
-
-
-class Job:
-    """Two stages of one kind, and what it cost."""
-
-    def __init__(self, app: Application, own_answer, kind: str):
-        self.app, self.own_answer, self.kind = app, own_answer, kind
-        self.before = app.maps_rerun()
-
-    def maps(self):
-        self.shuffles = self.app.call("run_maps", name=self.kind, kind=self.kind, maps=MAPS)
-
-    def finish(self, again: set[int] = frozenset()):
-        """The rest of the job. `again`: the maps that have to run again for it."""
-        answer = self.app.call("run_reduces", name=self.kind)
-        self.own_answer("run_maps", name=self.kind, kind=self.kind, maps=MAPS)
-        assert answer == self.own_answer("run_reduces", name=self.kind)
-        ran = self.app.maps_rerun() - self.before
-        assert {number for _, number in ran} == again
-        assert set(ran.values()) <= {1}
-        assert set(self.app.events.task_failures()) == ({"FetchFailed"} if again else set())
-
-    def locations(self) -> dict[int, str]:
-        """What Spark was told of each map."""
-        where = self.app.call("map_locations", shuffles=self.shuffles)
-        return {int(output.split("/")[1]): location for output, location in where.items()}
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +94,8 @@ def test_servers_that_are_lost_for_good_after_write_back_cost_no_map(run, newest
     assert pushed > 0
     wait_until(lambda: pool.total("written_back_bytes_total") >= pushed, 60, "not all is written back")
     for job, server in zip(jobs, pool.servers, strict=False):
-        lose(server)
-        job.finish()
+        server.lose()
+        assert job.finish() == set()
     app.stop()
     pool.close()
 
@@ -146,7 +112,7 @@ def test_job_that_runs_while_each_server_in_turn_is_drained_and_replaced_sees_no
     for server in lazy.servers:
         lazy.drain(server)
         server.start()
-    job.finish()
+    assert job.finish() == set()
 
 
 def test_idle_application_outlives_a_pool_of_no_servers(lazy, app, own_answer):
@@ -158,10 +124,10 @@ def test_idle_application_outlives_a_pool_of_no_servers(lazy, app, own_answer):
     time.sleep(3)
     for server in lazy.servers[:2]:
         server.start()
-    job.finish()
+    assert job.finish() == set()
     again = Job(app, own_answer, "count")
     again.maps()
-    again.finish()
+    assert again.finish() == set()
     lazy.servers[2].start()
 
 
@@ -182,8 +148,8 @@ def test_server_lost_for_good_costs_no_map_where_another_has_a_copy(mirrored, ow
     servers, app = mirrored
     job = Job(app, own_answer, kind)
     job.maps()
-    lose(servers[0])
-    job.finish()
+    servers[0].lose()
+    assert job.finish() == set()
     servers[0].start()
 
 
@@ -205,4 +171,4 @@ def test_two_servers_that_lose_their_disks_cost_exactly_the_maps_that_only_they_
     lost = lost_by_both()
     for server in servers[1:]:
         server.restart(empty=True)
-    job.finish(again=lost)
+    assert job.finish() == lost

@@ -7,6 +7,7 @@ parent holds one end of a pipe, and every process of the run carries the run's m
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -47,8 +48,18 @@ def end_all(mark: str, patience: float = 10.0) -> int:
         time.sleep(0.05)
 
 
+def remove(folder: str):
+    """With the file systems that are mounted in it."""
+    with open("/proc/mounts", encoding="utf-8") as mounts:
+        mounted = [line.split()[1] for line in mounts]
+    for path in mounted:
+        if path.startswith(f"{folder}/"):
+            subprocess.run(["umount", "-l", path], check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 if __name__ == "__main__":
-    run_mark, folder = sys.argv[1:]
+    run_mark, run_folder = sys.argv[1:]
     sys.stdin.buffer.read()  # until the parent's end of the pipe is closed
     end_all(run_mark)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(run_folder)

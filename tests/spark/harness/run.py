@@ -1,7 +1,6 @@
 """One run of tests or of the demo: its folder, its processes, their CPU time, and the end of all of them."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -64,7 +63,7 @@ class Run:
             return 0
         self.closed = True
         killed = guard.end_all(self.mark)
-        shutil.rmtree(self.dir, ignore_errors=True)
+        guard.remove(str(self.dir))
         self.guard.stdin.close()
         self.guard.wait()
         return killed

@@ -65,6 +65,12 @@ class Server:
         self.process.kill()
         self.process.wait()
 
+    def lose(self):
+        """The node is gone, with its disks."""
+        self.kill()
+        for data_dir in self.data_dirs:
+            shutil.rmtree(data_dir)
+
     def restart(self, empty: bool = False) -> "Server":
         """Back on its port, with its disks or with empty ones."""
         return self.restart_without(*(self.data_dirs if empty else ()))
