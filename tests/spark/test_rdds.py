@@ -88,3 +88,12 @@ def test_record_of_512_mib_and_a_stored_partition_of_more_than_2_gib(run, line):
         app.stop()
     assert server.stop() == 0
     assert server.errors() == []
+
+
+@pytest.mark.every_line
+def test_stage_whose_other_tasks_prefer_a_host_runs_in_local_mode(run, line, servers):
+    """There nothing offers a task again that waits for a host of its own, and that of a map output would be none: it waited for ever."""
+    conf = {"spark.master": "local[2]", "spark.driver.host": "localhost"}
+    app = Application(run, line, f"preferring-{line.version}", servers, conf)
+    assert app.call("preferring", records=1000, timeout=120) == [2000] * 3
+    app.stop()

@@ -125,6 +125,14 @@ def straggle(spark, records, sleep_millis):
     return spark.sparkContext._jvm.io.forebay.jobs.Pairs.straggle(_java_context(spark), records, sleep_millis)
 
 
+def preferring(spark, records):
+    """A stage of tasks that have a host to prefer, since it has their rows in memory, and of tasks that read a shuffle; three times."""
+    numbers = spark.range(0, records, 1, 4).selectExpr("id % 101 AS k", "id AS v")
+    cached = numbers.cache()
+    cached.count()
+    return [cached.union(numbers.repartition(5, "v"))._jdf.rdd().count() for _ in range(3)]
+
+
 def python_pairs(spark, records):
     """PySpark's own RDDs: pickled batches that cross the shuffle as byte arrays."""
     numbers = spark.sparkContext.parallelize(range(records), 6)

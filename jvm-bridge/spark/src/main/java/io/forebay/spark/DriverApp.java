@@ -12,6 +12,7 @@ import java.util.concurrent.TimeUnit;
 import org.apache.spark.ShuffleDependency;
 import org.apache.spark.SparkConf;
 import org.apache.spark.SparkContext;
+import org.apache.spark.SparkEnv;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -106,6 +107,7 @@ final class DriverApp {
         if (!open) {
             client.get().openApp(caller(), Interrupts.THREAD);
             open = true;
+            ReduceLocality.switchOff(SparkEnv.get().mapOutputTracker());
             LOG.info("app {} is registered with the Forebay servers {}", caller.app(), conf.servers());
         }
         return caller;

@@ -14,15 +14,18 @@ final class DriverSettings {
     static final String IO_PLUGIN = "spark.shuffle.sort.io.plugin.class";
     private static final String SPARKS_IO_PLUGIN = "org.apache.spark.shuffle.sort.io.LocalDiskShuffleDataIO";
     private static final String TRACKING = "spark.dynamicAllocation.shuffleTracking.enabled";
+    private static final String LOCALITY = "spark.shuffle.reduceLocality.enabled";
 
     private final SparkConf conf;
     private final String plugin;
     private final String tracking;
+    private final String locality;
 
     private DriverSettings(SparkConf conf) {
         this.conf = conf;
         this.plugin = conf.get(IO_PLUGIN, null);
         this.tracking = conf.get(TRACKING, null);
+        this.locality = conf.get(LOCALITY, null);
     }
 
     /**
@@ -46,6 +49,8 @@ final class DriverSettings {
         conf.set(IO_PLUGIN, ours);
         // With it idle executors are kept for the sake of files that they do not have.
         set(conf, TRACKING, "false");
+        // With it tasks wait for hosts that are none: see ReduceLocality, since the reader of this key may have read it already.
+        set(conf, LOCALITY, "false");
         return before;
     }
 
@@ -53,6 +58,7 @@ final class DriverSettings {
     void restore(String status) {
         put(IO_PLUGIN, plugin != null && plugin.equals(ForebayShuffleDataIO.class.getName()) ? SPARKS_IO_PLUGIN : plugin);
         put(TRACKING, tracking);
+        put(LOCALITY, locality);
         conf.set(ForebayConf.STATUS, status);
     }
 

@@ -20,6 +20,7 @@ class DriverSettingsTest {
         DriverSettings.prepare(conf);
         assertEquals("io.forebay.spark.ForebayShuffleDataIO", conf.get("spark.shuffle.sort.io.plugin.class"));
         assertEquals("false", conf.get("spark.dynamicAllocation.shuffleTracking.enabled"));
+        assertEquals("false", conf.get("spark.shuffle.reduceLocality.enabled"));
         // A second context in the same JVM starts from what the first has set.
         DriverSettings.prepare(conf);
     }
@@ -48,6 +49,7 @@ class DriverSettingsTest {
         DriverSettings.prepare(bare).restore("the reason");
         assertFalse(bare.contains("spark.shuffle.sort.io.plugin.class"));
         assertFalse(bare.contains("spark.dynamicAllocation.shuffleTracking.enabled"));
+        assertFalse(bare.contains("spark.shuffle.reduceLocality.enabled"));
         assertEquals("the reason", bare.get("spark.forebay.status"));
 
         SparkConf set =

@@ -61,6 +61,10 @@ final class KeysPage {
             "Set by the driver: Spark must know that map outputs outlive executors, and must not keep idle ones for files that they do not have."
         },
         {
+            "`spark.shuffle.reduceLocality.enabled`",
+            "Set to `false` by the driver: map outputs are on no executor's host, so there is none to prefer, and none to wait for."
+        },
+        {
             "`spark.shuffle.service.enabled`, `spark.shuffle.push.enabled`, `spark.shuffle.useOldFetchProtocol`",
             "Refused if `true`, with the reason."
         },
