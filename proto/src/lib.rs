@@ -4,6 +4,7 @@
 //! - [`ids`]: the newtypes that the rest of the project speaks in. [`wire`] is the only place where raw integers and strings from
 //!   the network become ids; what it refuses is an [`wire::Invalid`] that names field, value and remedy.
 //! - [`block`]: a block's header, its flags and its checksum.
+//! - [`stored`]: how blocks and totals are stored, on disks and in objects. [`summary`]: what ends the answer to a fetch.
 //! - [`frame`]: gRPC messages with a bulk payload, framed by hand so that the payload is never copied.
 //! - [`kind`]: the few kinds of failure and what a caller does about each.
 
@@ -11,6 +12,8 @@ pub mod block;
 pub mod frame;
 pub mod ids;
 pub mod kind;
+pub mod stored;
+pub mod summary;
 pub mod wire;
 
 /// Generated from `forebay/v1/data.proto` and `forebay/v1/control.proto`.

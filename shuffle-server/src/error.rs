@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf, time::Duration};
 use shuffle_proto::{block::MAX_BATCH, frame::FrameError, kind::Kind, wire::Invalid};
 use tonic::Status;
 
-use crate::{config, registry, remote, staging};
+use crate::{config, registry, staging};
 
 /// Why the server cannot start or go on. Each says which setting, its value, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +115,8 @@ impl From<staging::Error> for Refusal {
     }
 }
 
-impl From<remote::Error> for Refusal {
-    fn from(error: remote::Error) -> Self {
+impl From<shuffle_remote::Error> for Refusal {
+    fn from(error: shuffle_remote::Error) -> Self {
         Self::new(error.kind(), error.to_string())
     }
 }

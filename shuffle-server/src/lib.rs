@@ -1,7 +1,8 @@
 //! Forebay's server: takes map output, stages it on local disks, serves reducers.
 //!
 //! The way of a block: `service` reads it off the network, [`registry`] says whether its app may, [`staging`] holds it in memory and
-//! on disk and finds it again through [`index`]; [`writeback`] copies it later to the store of [`remote`]. [`server`] wires the parts together; [`admin`] is what people and probes see,
+//! on disk and finds it again through [`index`]; [`writeback`] copies it later to the object store, which is what
+//! [`shuffle_remote`] is about. [`server`] wires the parts together; [`admin`] is what people and probes see,
 //! [`tool`] what an operator types.
 
 pub mod admin;
@@ -12,7 +13,6 @@ pub mod error;
 pub mod index;
 pub mod metrics;
 pub mod registry;
-pub mod remote;
 pub mod report;
 pub mod server;
 mod service;

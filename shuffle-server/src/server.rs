@@ -13,6 +13,7 @@ use std::{
 };
 
 use shuffle_proto::ids::VolumeId;
+use shuffle_remote::{Now, Remote, Store};
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -24,7 +25,6 @@ use crate::{
     error::Error,
     metrics::Metrics,
     registry::{Limits, Registry},
-    remote::{Remote, Store},
     service::{Core, End, Listener, Step, Tier, Volumes, generated, not_serving},
     staging::{self, Components, Faults, Volume},
     writeback::WriteBack,
@@ -118,10 +118,14 @@ impl Builder {
             recovered,
         ));
         let tier = store.map(|store| {
-            let remote = Arc::new(Remote::new(store, clock.clone()));
+            let time: Now = {
+                let clock = clock.clone();
+                Arc::new(move || clock.now())
+            };
+            let remote = Arc::new(Remote::new(store, time));
             let (all, options) = (volumes.to_vec(), config.writeback());
-            let apps = registry.clone();
-            let writeback = WriteBack::new(remote.clone(), all, apps, options, clock);
+            let (apps, counts) = (registry.clone(), metrics.remote.clone());
+            let writeback = WriteBack::new(remote.clone(), all, apps, options, clock, counts);
             Tier {
                 remote,
                 writeback: Arc::new(writeback),
@@ -316,7 +320,7 @@ impl Server {
 
 fn open_store(config: &Config, metrics: &Metrics) -> Result<Option<Store>, Error> {
     let open = |url: &String| {
-        let store = Store::open(url, metrics.remote.clone());
+        let store = Store::open(url, Arc::new(metrics.remote.clone()));
         store.map_err(|cause| Error::Remote {
             url: url.clone(),
             cause,

@@ -67,7 +67,7 @@ impl fmt::Display for ByteSize {
 
 /// Reads the URL of an object store.
 pub fn remote(text: &str) -> Result<String, String> {
-    crate::remote::check_url(text).map(|()| text.to_owned())
+    shuffle_remote::check_url(text).map(|()| text.to_owned())
 }
 
 /// Reads `30s`, `10min`, `1.5h`. The unit is needed: `10` could be anything.

@@ -207,13 +207,4 @@ proptest! {
         let _ = Record::decode(&bytes, &value);
         prop_assert!(Key::decode(&value).is_none_or(|key| key.encode() == value));
     }
-
-    #[test]
-    fn varints_decode_to_themselves(value in any::<u64>()) {
-        let mut out = Vec::new();
-        values::put_varint(&mut out, value);
-        let mut reader = values::Reader(&out);
-        prop_assert_eq!(reader.varint(), Some(value));
-        prop_assert!(reader.0.is_empty());
-    }
 }

@@ -13,14 +13,17 @@
 //! | shuffle | maps u32, partitions u32, deleted u8 |
 //! | segment | length u64, tier u8 (0 open, 1 sealed) |
 //! | run | segment u64, offset u64, attempts u32, blocks u32, data length u64, then the directory: per partition that has blocks partition u32, first block u32, offset in the data u64 |
-//! | attempt | synced u8, bytes u64, records u64, runs varint, each run's id u64, log u8 (1: log id u64, offset u64, length u64), then the totals, see `staging::totals` |
+//! | attempt | synced u8, bytes u64, records u64, runs varint, each run's id u64, log u8 (1: log id u64, offset u64, length u64), then the totals, see `shuffle_proto::stored::totals` |
 //! | written | objects u32, bytes u64, then per attempt map index u32, attempt u64 |
 //!
 //! A directory entry ends where the next one begins, the last one at `blocks` and `data length`: 16 bytes per partition.
 
 use std::time::Duration;
 
-use shuffle_proto::ids::{AppId, AttemptId, MapIndex};
+use shuffle_proto::{
+    ids::{AppId, AttemptId, MapIndex},
+    stored::{Reader, put_varint},
+};
 
 use super::{Error, LogId, RunId, SegmentId, keys::Key};
 
@@ -149,7 +152,7 @@ pub struct Attempt {
     pub runs: Vec<RunId>,
     /// Its blocks that are in no run.
     pub log: Option<LogPlace>,
-    /// Totals per partition, as `staging::totals` codes them.
+    /// Totals per partition, as [`shuffle_proto::stored::totals`] codes them.
     pub totals: Vec<u8>,
 }
 
@@ -379,57 +382,4 @@ fn checksum(key: &[u8], fields: &[u8]) -> u32 {
     hasher.update(key);
     hasher.update(fields);
     hasher.finalize()
-}
-
-/// Appends a LEB128 number.
-pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// A place in bytes that are read from the front.
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Reader<'a> {
-    pub(crate) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(head)
-    }
-
-    pub(crate) fn rest(&mut self) -> &'a [u8] {
-        std::mem::take(&mut self.0)
-    }
-
-    pub(crate) fn u8(&mut self) -> Option<u8> {
-        Some(self.take(1)?[0])
-    }
-
-    pub(crate) fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(*self.take(4)?.first_chunk()?))
-    }
-
-    pub(crate) fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(*self.take(8)?.first_chunk()?))
-    }
-
-    /// A LEB128 number.
-    pub(crate) fn varint(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.u8()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            value |= bits << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
-    }
 }

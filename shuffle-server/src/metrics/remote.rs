@@ -6,13 +6,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{add, add_unit};
+use shuffle_remote::{Meter, RESULTS, VERBS};
 
-/// All verbs, and all results that one can have.
-const VERBS: [&str; 9] = [
-    "put", "begin", "part", "complete", "abort", "get", "head", "delete", "list",
-];
-const RESULTS: [&str; 4] = ["ok", "absent", "exists", "failed"];
+use super::{add, add_unit};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Request {
@@ -109,11 +105,20 @@ impl RemoteMetrics {
         }
         metrics
     }
+}
 
-    /// Counts a request that has ended.
-    pub fn request(&self, verb: &'static str, result: &'static str) {
+impl Meter for RemoteMetrics {
+    fn request(&self, verb: &'static str, result: &'static str) {
         self.requests
             .get_or_create_owned(&Request { verb, result })
             .inc();
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.sent.inc_by(bytes);
+    }
+
+    fn received(&self, bytes: u64) {
+        self.received.inc_by(bytes);
     }
 }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | 0 | version, 1 |
 //! | 1..17 | volume; of those with a smaller id only the summary is wanted |
-//! | 17.. | position in that volume, as `staging::Cursor` or `remote::Cursor` says; one that the tier does not know is the start |
+//! | 17.. | position in that volume, as `staging::Cursor` or `shuffle_remote::Cursor` says; one that the tier does not know is the start |
 
 use std::{
     net::SocketAddr,
@@ -27,6 +27,7 @@ use shuffle_proto::{
     v1,
     wire::{self, Invalid},
 };
+use shuffle_remote::lease::Lease;
 use tonic::Status;
 
 use super::{
@@ -37,8 +38,6 @@ use crate::{
     error::Refusal,
     metrics::Running,
     registry::{self, App, Caller, StreamPermit},
-    remote::lease::Lease,
-    staging::Summary,
 };
 
 const CURSOR_VERSION: u8 = 1;
@@ -212,7 +211,7 @@ impl Fetching {
         let mut summary = v1::Summary::default();
         self.reads
             .iter()
-            .for_each(|read| put_summary(&mut summary, read.summary()));
+            .for_each(|read| read.summary().put(&mut summary));
         let response = v1::FetchResponse {
             summary: Some(summary),
             ..Default::default()
@@ -250,22 +249,6 @@ fn message(volume: VolumeId, part: Part) -> Rope {
     let mut rope = Rope::default();
     frame::encode(&response, part.data, &mut rope);
     rope
-}
-
-fn put_summary(message: &mut v1::Summary, summary: Summary) {
-    for attempt in summary.covered {
-        message.map_index.push(attempt.map_index.0);
-        message.attempt.push(attempt.attempt.0);
-        message.blocks.push(attempt.blocks);
-        message.bytes.push(attempt.bytes);
-        message.records.push(attempt.records);
-    }
-    let lost = summary.lost.into_iter();
-    message.lost.extend(lost.map(|lost| v1::LostAttempt {
-        map_index: lost.map_index.0,
-        attempt: lost.attempt.0,
-        reason: lost.reason,
-    }));
 }
 
 fn encode_cursor(volume: VolumeId, position: &Bytes) -> Bytes {

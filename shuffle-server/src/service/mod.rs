@@ -18,6 +18,7 @@ mod volumes;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shuffle_proto::{ids::AppId, kind::Kind};
+use shuffle_remote::Remote;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
@@ -28,8 +29,7 @@ pub(crate) use router::{generated, not_serving};
 pub(crate) use volumes::Volumes;
 
 use crate::{
-    budget::Budget, error::Refusal, metrics::Metrics, registry::Registry, remote::Remote,
-    writeback::WriteBack,
+    budget::Budget, error::Refusal, metrics::Metrics, registry::Registry, writeback::WriteBack,
 };
 
 /// What every call needs.

@@ -8,14 +8,12 @@ use shuffle_proto::{
     block::BlockHeader,
     ids::{AppId, ShuffleId, VolumeId},
     kind::Kind,
+    summary::Summary,
 };
+use shuffle_remote::{self as remote, Only, Place};
 
 use super::Core;
-use crate::{
-    error::Refusal,
-    remote::{self, Only, Place},
-    staging::{self, Summary},
-};
+use crate::{error::Refusal, staging};
 
 /// What is asked for.
 #[derive(Clone)]

@@ -3,7 +3,10 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use shuffle_proto::block::{BlockHeader, PartitionTotal};
+use shuffle_proto::{
+    block::{BlockHeader, PartitionTotal},
+    stored::totals::{Accumulator, Totals, compare},
+};
 use tokio::sync::oneshot;
 
 use super::{
@@ -12,7 +15,6 @@ use super::{
     shared::Shared,
     shuffle::{Committed, Held, OpenAttempt, Phase},
     stats::Stats,
-    totals::{Accumulator, Totals, compare},
     writer::{Request, Task},
 };
 

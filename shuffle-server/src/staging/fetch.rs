@@ -16,10 +16,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use shuffle_proto::{
     block::BlockHeader,
     ids::{AttemptId, MapIndex},
+    summary::{AttemptTotals, LostAttempt, Summary},
 };
 
 use super::{
-    AttemptTotals, Error, FetchPart, LostAttempt, Summary,
+    Error, FetchPart,
     batch::Owner,
     disk::is_passing,
     flush::find_run,

@@ -5,7 +5,7 @@
 //! | bytes of a run | field |
 //! |---|---|
 //! | 0..64 | header, below |
-//! | 64.. | table: 40 bytes per block, ascending by (partition, map index, attempt, seq) |
+//! | 64.. | table: a row ([`shuffle_proto::stored`], 40 bytes) per block, ascending by (partition, map index, attempt, seq) |
 //! | after it | data: the blocks' bytes back to back in the same order |
 //!
 //! A **commit log** is records one after the other, each the blocks of one attempt in the order of their seq:
@@ -13,7 +13,7 @@
 //! | bytes of a record | field |
 //! |---|---|
 //! | 0..64 | header, below |
-//! | 64.. | table: 40 bytes per block, in the order of seq |
+//! | 64.. | table: a row per block, in the order of seq |
 //! | after it | data: the blocks' bytes back to back in the same order |
 //!
 //! | bytes of a header | field |
@@ -29,17 +29,12 @@
 //! | 44..60 | volume id, 16 bytes |
 //! | 60..64 | CRC-32 of bytes 0..60 |
 //!
-//! | bytes of a table row | field |
-//! |---|---|
-//! | 0..36 | as the block's checksum covers them, see `shuffle_proto::block` |
-//! | 36..40 | the block's checksum u32 |
-//!
 //! What holds a file together is the index: a run or record that the index does not name does not exist, whatever its bytes say. The
 //! header is for finding mistakes (another file under this name) and for people with a hex editor.
 
 use shuffle_proto::{
-    block::{BlockHeader, Flags, MAX_BLOCK},
-    ids::{AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
+    ids::{AttemptId, MapIndex, ShuffleId, VolumeId},
+    stored::ROW,
 };
 
 use crate::index::{AppNo, RunId};
@@ -47,7 +42,6 @@ use crate::index::{AppNo, RunId};
 /// Where runs begin is a multiple of this, and so is what is written past the page cache.
 pub(super) const ALIGNMENT: u64 = 4096;
 pub(super) const HEADER: usize = 64;
-pub(crate) const ROW: usize = 40;
 const VERSION: u32 = 1;
 const RUN_MAGIC: [u8; 4] = *b"FBRN";
 const LOG_MAGIC: [u8; 4] = *b"FBLG";
@@ -163,38 +157,6 @@ pub(super) fn align(length: u64) -> u64 {
     length.next_multiple_of(ALIGNMENT)
 }
 
-/// Appends a row.
-pub(crate) fn put_row(out: &mut Vec<u8>, block: &BlockHeader) {
-    let mut row = [0; ROW];
-    row[0..4].copy_from_slice(&block.partition.0.to_le_bytes());
-    row[4..8].copy_from_slice(&block.map_index.0.to_le_bytes());
-    row[8..16].copy_from_slice(&block.attempt.0.to_le_bytes());
-    row[16..20].copy_from_slice(&block.seq.to_le_bytes());
-    row[20..24].copy_from_slice(&block.length.to_le_bytes());
-    row[24..28].copy_from_slice(&block.raw_length.to_le_bytes());
-    row[28..32].copy_from_slice(&block.records.to_le_bytes());
-    row[32..36].copy_from_slice(&block.flags.bits().to_le_bytes());
-    row[36..40].copy_from_slice(&block.checksum.to_le_bytes());
-    out.extend(row);
-}
-
-/// Reads a row; `None` if no block can look like this.
-pub(crate) fn row(bytes: &[u8]) -> Option<BlockHeader> {
-    let bytes: &[u8; ROW] = bytes.first_chunk()?;
-    let block = BlockHeader {
-        partition: PartitionId(u32_at(bytes, 0)),
-        map_index: MapIndex(u32_at(bytes, 4)),
-        attempt: AttemptId(u64_at(bytes, 8)),
-        seq: u32_at(bytes, 16),
-        length: u32_at(bytes, 20),
-        raw_length: u32_at(bytes, 24),
-        records: u32_at(bytes, 28),
-        flags: Flags::try_from_bits(u32_at(bytes, 32))?,
-        checksum: u32_at(bytes, 36),
-    };
-    (1..=MAX_BLOCK).contains(&block.length).then_some(block)
-}
-
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
@@ -205,7 +167,11 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use shuffle_proto::block::Codec;
+    use shuffle_proto::{
+        block::{BlockHeader, Codec, Flags},
+        ids::PartitionId,
+        stored::put_row,
+    };
 
     use super::*;
 
@@ -267,14 +233,10 @@ mod tests {
     }
 
     #[test]
-    fn headers_and_rows_decode_to_themselves() {
+    fn headers_decode_to_themselves() {
         for header in headers() {
             assert_eq!(Header::decode(&header.encode()), Ok(header));
         }
-        let mut bytes = Vec::new();
-        put_row(&mut bytes, &block());
-        assert_eq!(row(&bytes), Some(block()));
-        assert_eq!(row(&bytes[1..]), None);
     }
 
     #[test]

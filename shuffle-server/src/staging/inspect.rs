@@ -13,11 +13,12 @@ use std::{
 use shuffle_proto::{
     block::BlockHeader,
     ids::{AppId, PartitionId, ShuffleId, VolumeId},
+    stored::{ROW, row},
 };
 
 use super::{
     batch::Owner,
-    format::{ALIGNMENT, HEADER, Header, ROW, Subject, align, head_length, row},
+    format::{ALIGNMENT, HEADER, Header, Subject, align, head_length},
 };
 use crate::report::{Finding, Report, Source};
 

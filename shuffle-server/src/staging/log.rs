@@ -12,13 +12,16 @@ use std::{
     },
 };
 
-use shuffle_proto::block::BlockHeader;
+use shuffle_proto::{
+    block::BlockHeader,
+    stored::{ROW, put_row, row},
+};
 
 use super::{
     Error,
     batch::{Batch, Data, Owner, sorted_pieces},
     disk::Disk,
-    format::{HEADER, Header, ROW, Subject, put_row, row},
+    format::{HEADER, Header, Subject},
     shared::Shared,
     shuffle::Shuffle,
     stats::Stats,

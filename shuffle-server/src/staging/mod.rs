@@ -25,7 +25,7 @@ mod deleted;
 mod disk;
 mod fetch;
 mod flush;
-pub(crate) mod format;
+mod format;
 pub mod inspect;
 mod log;
 mod options;
@@ -37,7 +37,6 @@ mod segment;
 mod shared;
 mod shuffle;
 mod stats;
-pub(crate) mod totals;
 mod usage;
 mod volume;
 mod writeback;
@@ -145,41 +144,6 @@ pub struct FetchPart {
     pub data: Vec<Bytes>,
     /// Position after these blocks.
     pub cursor: Cursor,
-}
-
-/// Which attempts a fetch covered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Attempts that were served whole, ascending by map index and attempt.
-    pub covered: Vec<AttemptTotals>,
-    /// Attempts that were committed here and cannot be served.
-    pub lost: Vec<LostAttempt>,
-}
-
-/// What an attempt's commit says of the fetched partitions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttemptTotals {
-    /// Position of the map task.
-    pub map_index: MapIndex,
-    /// The try.
-    pub attempt: AttemptId,
-    /// Blocks.
-    pub blocks: u32,
-    /// Stored bytes.
-    pub bytes: u64,
-    /// Records.
-    pub records: u64,
-}
-
-/// An attempt that cannot be served, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LostAttempt {
-    /// Position of the map task.
-    pub map_index: MapIndex,
-    /// The try.
-    pub attempt: AttemptId,
-    /// For a person: file, offset, cause.
-    pub reason: String,
 }
 
 /// Why staging refused or failed.

@@ -11,7 +11,10 @@ use std::{
     sync::{Arc, OnceLock, atomic::Ordering},
 };
 
-use shuffle_proto::ids::{AttemptId, MapIndex, ShuffleId};
+use shuffle_proto::{
+    ids::{AttemptId, MapIndex, ShuffleId},
+    stored::totals::Totals,
+};
 
 use super::{
     AppRecord, Durability, Error,
@@ -24,7 +27,6 @@ use super::{
     segment::{Run, Segment, segment_path},
     shared::{App, Names},
     shuffle::{Committed, Held, Shuffle, State},
-    totals::Totals,
 };
 use crate::index::{
     AppNo, Batch as Changes, LogId, RunId, SegmentId, SegmentIndex,

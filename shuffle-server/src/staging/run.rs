@@ -7,13 +7,16 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use shuffle_proto::ids::PartitionId;
+use shuffle_proto::{
+    ids::PartitionId,
+    stored::{ROW, put_row},
+};
 
 use super::{
     DirectIo, Error,
     batch::{Batch, Owner},
     disk::{self, Gather},
-    format::{ALIGNMENT, HEADER, Header, ROW, Subject, align, put_row},
+    format::{ALIGNMENT, HEADER, Header, Subject, align},
     segment::{Cached, Run, Segment, segment_path},
     shared::Shared,
     shuffle::{OpenAttempt, Shuffle},

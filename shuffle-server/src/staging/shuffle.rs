@@ -13,7 +13,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
+use shuffle_proto::{
+    ids::{AppId, ShuffleId, VolumeId},
+    stored::totals::Totals,
+};
 
 use super::{
     AttemptKey, Durability, Error, Receipt,
@@ -21,7 +24,6 @@ use super::{
     log::LogFile,
     run::Output,
     segment::Run,
-    totals::Totals,
 };
 use crate::index::{
     AppNo, RunId,

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use shuffle_proto::{
     block::{BlockHeader, Codec, Flags, PartitionTotal},
     ids::{AppId, AttemptId, MapIndex, PartitionId, ShuffleId},
+    summary::Summary,
 };
 use tempfile::TempDir;
 

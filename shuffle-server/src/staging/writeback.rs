@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId};
+use shuffle_proto::{
+    ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
+    stored::totals::Totals,
+};
 
 use super::{
     AttemptKey, Error, Fetch, Volume,
@@ -19,7 +22,6 @@ use super::{
     fetch::Position,
     shuffle::{Committed, Shuffle},
     stats::Stats,
-    totals::Totals,
 };
 use crate::index::{
     Batch as Changes,

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use super::{End, Kind, complain, say, usage};
-use crate::{remote, staging};
+use super::{End, Kind, complain, objects, say, usage};
+use crate::staging;
 
 pub(super) fn run(kind: Kind, file: &Path, rows: usize) -> End {
     let looked = match kind {
         Kind::Segment => staging::inspect::segment(file, rows),
         Kind::Log => staging::inspect::log(file, rows),
-        Kind::Object => remote::inspect::object(file, rows),
-        Kind::Manifest => remote::inspect::manifest(file, rows),
-        Kind::Lease => remote::inspect::lease(file),
+        Kind::Object => objects::object(file, rows),
+        Kind::Manifest => objects::manifest(file, rows),
+        Kind::Lease => objects::lease(file),
     };
     let report = match looked {
         Ok(report) => report,

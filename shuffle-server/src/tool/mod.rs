@@ -2,13 +2,15 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | [`inspect`] | prints what `staging::inspect` and `remote::inspect` find in a file |
-//! | [`store`] | prints what `remote::doctor` finds, and `remote::lifecycle` makes |
+//! | [`inspect`] | prints what `staging::inspect` and `objects` find in a file |
+//! | [`objects`] | looks into files of an object store |
+//! | [`store`] | prints what `shuffle_remote::doctor` finds, and `shuffle_remote::lifecycle` makes |
 //! | [`server`] | calls of the admin port |
 //!
 //! Owns words and exit codes; formats, checks and calls are elsewhere. Reports go to stdout, whole; what is wrong goes to stderr.
 
 mod inspect;
+mod objects;
 mod server;
 mod store;
 

@@ -37,7 +37,7 @@ struct Progress {
 impl<'a> Admin<'a> {
     fn of(server: &'a str) -> Result<Self, String> {
         // The client wants one, also for what is not encrypted.
-        crate::remote::provide_tls();
+        shuffle_remote::provide_tls();
         // Servers are near; what a proxy of the environment makes of them is not asked for.
         let client = Client::builder()
             .no_proxy()

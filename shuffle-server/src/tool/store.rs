@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::{End, complain, say, usage};
-use crate::remote::{
+use shuffle_remote::{
     check_url, doctor,
     doctor::{Check, Outcome},
     lifecycle,
 };
+
+use super::{End, complain, say, usage};
 
 pub(super) async fn doctor(url: &str) -> End {
     if let Err(error) = check_url(url) {

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use crate::staging::{Sealed, totals::Totals};
+use shuffle_proto::stored::totals::Totals;
+
+use crate::staging::Sealed;
 
 /// Bytes of blocks that are held and sorted together.
 const CELL: u64 = 16 << 20;

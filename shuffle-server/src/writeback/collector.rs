@@ -13,14 +13,11 @@ use std::{
 
 use parking_lot::Mutex;
 use shuffle_proto::ids::{AppId, ShuffleId};
+use shuffle_remote::{Error, Remote, keys, lease::Lease};
 use tokio::sync::Notify;
 
 use super::{Apps, Standing};
-use crate::{
-    clock::Clock,
-    remote::{Error, Remote, keys, lease::Lease},
-    staging::Volume,
-};
+use crate::{clock::Clock, metrics::RemoteMetrics, staging::Volume};
 
 pub(super) struct Collector {
     remote: Arc<Remote>,
@@ -34,6 +31,7 @@ pub(super) struct Collector {
     renewing: tokio::sync::Mutex<()>,
     /// Of what has no record.
     lease: Duration,
+    metrics: RemoteMetrics,
 }
 
 /// A record as it was seen last.
@@ -53,9 +51,11 @@ impl Collector {
         apps: Arc<dyn Apps>,
         clock: Arc<dyn Clock>,
         lease: Duration,
+        metrics: RemoteMetrics,
     ) -> Self {
         Self {
             lease,
+            metrics,
             remote,
             volumes,
             apps,
@@ -259,7 +259,7 @@ impl Collector {
     async fn remove(&self, app: &AppId, dir: &str) -> Result<u64, Error> {
         // invariant: delete-by-lease
         let removed = self.remote.store.delete_below(dir).await?;
-        self.remote.store.metrics().removed.inc_by(removed);
+        self.metrics.removed.inc_by(removed);
         if removed > 0 {
             self.remote.forget(app, None);
             let requests = self.remote.store.cost(dir);

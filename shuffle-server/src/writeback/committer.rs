@@ -1,15 +1,13 @@
 //! From objects that are in the store to the volume's knowledge that they are: the manifest, then the index.
 
 use bytes::Bytes;
+use shuffle_remote::{
+    Error as RemoteError, Place, Remote, keys,
+    manifest::{Attempt, Manifest},
+};
 
 use super::uploader::{Error, Uploaded};
-use crate::{
-    remote::{
-        Error as RemoteError, Place, Remote, keys,
-        manifest::{Attempt, Manifest},
-    },
-    staging::{self, Sealed},
-};
+use crate::staging::{self, Sealed};
 
 /// What the store has of the generation that is next.
 pub(super) enum Generation {

@@ -41,12 +41,13 @@ use std::{
 
 use parking_lot::Mutex;
 use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
+use shuffle_remote::{Place, Remote, keys};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    remote::{Place, Remote, keys},
+    metrics::RemoteMetrics,
     staging::{Unwritten, Volume},
 };
 use awaited::Awaited;
@@ -116,6 +117,7 @@ pub struct WriteBack {
     apps: Arc<dyn Apps>,
     options: Options,
     clock: Arc<dyn Clock>,
+    metrics: RemoteMetrics,
     throttle: Throttle,
     collector: Collector,
     running: Mutex<HashSet<Key>>,
@@ -135,6 +137,7 @@ impl WriteBack {
         apps: Arc<dyn Apps>,
         options: Options,
         clock: Arc<dyn Clock>,
+        metrics: RemoteMetrics,
     ) -> Self {
         let collector = Collector::new(
             remote.clone(),
@@ -142,6 +145,7 @@ impl WriteBack {
             apps.clone(),
             clock.clone(),
             options.lease,
+            metrics.clone(),
         );
         Self {
             throttle: Throttle::new(options.bandwidth),
@@ -151,6 +155,7 @@ impl WriteBack {
             apps,
             options,
             clock,
+            metrics,
             running: Mutex::default(),
             failed: Mutex::default(),
             awaited: Awaited::default(),
@@ -228,7 +233,7 @@ impl WriteBack {
         &self,
         app: &AppId,
         shuffle: Option<ShuffleId>,
-    ) -> Result<u64, crate::remote::Error> {
+    ) -> Result<u64, shuffle_remote::Error> {
         self.remote.forget(app, shuffle);
         self.collector.free(app, shuffle).await
     }
@@ -310,7 +315,7 @@ impl WriteBack {
             failed.retain(|key, _| known.contains(key));
         }
         let backlog = i64::try_from(backlog).unwrap_or(i64::MAX);
-        let metrics = self.remote.store.metrics();
+        let metrics = &self.metrics;
         metrics.backlog.set(backlog);
         metrics
             .oldest
@@ -335,7 +340,7 @@ impl WriteBack {
     async fn round(self: Arc<Self>, volume: Volume, key: Key) {
         let _running = Running(&self, &key);
         let result = self.try_round(&volume, &key).await;
-        let metrics = self.remote.store.metrics();
+        let metrics = &self.metrics;
         let (_, app, shuffle) = &key;
         match result {
             Ok(None) => {

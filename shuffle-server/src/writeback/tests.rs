@@ -2,13 +2,15 @@
 
 mod steps;
 
+use shuffle_remote::{
+    Error as RemoteError, Now, Store, keys,
+    mortal::{Mortal, Steps},
+};
+
 use super::*;
 use crate::{
     clock::ManualClock,
-    remote::{
-        Error as RemoteError, Store, keys,
-        mortal::{Mortal, Steps},
-    },
+    metrics::Metrics,
     staging::{
         Durability,
         tests::{Bench, app, drain, even, key, write},
@@ -46,7 +48,11 @@ impl Scene {
         let bench = Bench::new();
         let (clock, steps) = (ManualClock::new(), Steps::endless());
         let store = Store::on(Arc::new(Mortal::new(steps.clone())));
-        let remote = Remote::new(store, Arc::new(clock.clone()));
+        let time: Now = {
+            let clock = clock.clone();
+            Arc::new(move || clock.now())
+        };
+        let remote = Remote::new(store, time);
         Self {
             volume: bench.open(),
             bench,
@@ -96,6 +102,7 @@ impl Scene {
             Arc::new(Always),
             options,
             Arc::new(self.clock.clone()),
+            Metrics::default().remote,
         ))
     }
 
@@ -310,7 +317,9 @@ impl Scene {
     fn stranger(&self) -> Collector {
         let clock = Arc::new(self.clock.clone());
         let lease = Duration::from_secs(600);
-        Collector::new(self.remote.clone(), vec![], Arc::new(Nobody), clock, lease)
+        let metrics = Metrics::default().remote;
+        let (remote, apps) = (self.remote.clone(), Arc::new(Nobody));
+        Collector::new(remote, vec![], apps, clock, lease, metrics)
     }
 
     async fn left(&self) -> usize {

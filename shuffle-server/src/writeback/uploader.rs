@@ -10,18 +10,16 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use shuffle_proto::block::{self, BlockHeader};
+use shuffle_remote::{
+    Error as RemoteError, Owner, Place, Remote, Upload, keys,
+    object::{Builder, Entry},
+};
 
 use super::{
     Throttle,
     cells::{Cell, cells},
 };
-use crate::{
-    remote::{
-        Error as RemoteError, Owner, Place, Remote, Upload, keys,
-        object::{Builder, Entry},
-    },
-    staging::{self, FetchPart, Sealed},
-};
+use crate::staging::{self, FetchPart, Sealed};
 
 /// Bytes after which an object is ended, at the next border of a cell.
 const OBJECT: u64 = 128 << 20;

@@ -1,9 +1,6 @@
 //! Real object stores: what the product asks of one, and a server that is gone for good, on each. Wrong settings say what to set.
 
-use shuffle_server::{
-    metrics::Metrics,
-    remote::{Error, Store},
-};
+use shuffle_remote::{Error, Store};
 use shuffle_tests::{
     Endpoint,
     stores::{BUCKET, Kind as StoreKind},
@@ -13,10 +10,10 @@ use super::*;
 
 fn open(endpoint: &Endpoint, prefix: &str) -> Store {
     let env = endpoint.env(endpoint.addr());
-    Store::open_with(&endpoint.url(prefix), &env, Metrics::default().remote).unwrap()
+    Store::open_with(&endpoint.url(prefix), &env, std::sync::Arc::new(())).unwrap()
 }
 
-/// The verbs of `remote::Store`, with what its callers rely on.
+/// The verbs of `Store`, with what its callers rely on.
 async fn keeps_its_word(kind: StoreKind) {
     let Some(endpoint) = Endpoint::start(kind).await else {
         return;

@@ -2,12 +2,15 @@
 
 use std::{ops::Range, sync::Arc};
 
-use shuffle_proto::block::BlockHeader;
+use shuffle_proto::{
+    block::BlockHeader,
+    stored::{ROW, row},
+};
 
 use super::{
     super::{
         Error,
-        format::{HEADER, ROW, row},
+        format::HEADER,
         part::{PART, PartBuilder},
         segment::{Cached, Run},
         shuffle::Snapshot,

@@ -3,8 +3,9 @@
 
 use std::{collections::BTreeSet, io};
 
+use shuffle_remote::mortal::Steps;
+
 use super::*;
-use crate::remote::mortal::Steps;
 
 impl Faults for Steps {
     fn before(&self, operation: Operation, _: &Path) -> io::Result<()> {

@@ -128,7 +128,7 @@ async fn a_crash_between_any_two_steps_of_a_deletion_leaves_nothing_in_the_end()
 async fn a_store_that_is_down_for_five_minutes_costs_a_few_tries_and_a_backlog() {
     let scene = Scene::new();
     let write_back = scene.write_back();
-    let metrics = scene.remote.store.metrics();
+    let metrics = write_back.metrics.clone();
     let mut rounds = 0;
     let mut pass = async |seconds: u64| {
         for _ in 0..seconds {

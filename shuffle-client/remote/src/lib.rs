@@ -1,30 +1,31 @@
-//! The object store: what lies in it, how it is written, and how it is read again by whichever server is asked.
+//! The object store: what lies in it, how it is written, and how it is read again, by whichever server is asked or by the client.
 //!
 //! Owns the layout of keys ([`keys`]), the formats of objects ([`object`]) and manifests ([`manifest`]), the records of leases
-//! ([`lease`]) and the one door to the crate `object_store` ([`store`]). Does not own the decision what is written when (that is
-//! `writeback`), nor what is on local disks (`staging`); it borrows from staging only how a block's row and an attempt's totals are
-//! coded, so that a block is described in the same bytes on every tier.
+//! ([`lease`]) and the one door to the crate `object_store` ([`Store`]). Does not own the decision what is written when (that is the
+//! server's `writeback`), nor what is on local disks (its `staging`). A block's row and an attempt's totals are coded as
+//! [`shuffle_proto::stored`] says, so that a block is described in the same bytes on every tier. Beside it, what tries a store
+//! ([`doctor`]) and makes its net of rules ([`lifecycle`]), for the operator's tool.
 //!
-//! What another server needs in order to serve a volume that is gone is in the store and nowhere else: the *chain* of the volume's
+//! What anybody needs in order to read a volume that is gone is in the store and nowhere else: the *chain* of the volume's
 //! manifests, each made by a conditional put and never changed. A manifest that is there names only objects that were read back and
 //! compared before. What no manifest names does not exist.
 //!
 //! - invariant: unknown-is-never-empty. A volume without a chain is [`Error::NotFound`], not an answer without rows.
 //! - invariant: verified-before-released. Rows and blocks are compared with their checksums here, before they are sent, and again by
 //!   the reader.
+#![warn(missing_docs)]
 
 mod advice;
 mod chain;
 mod costs;
 pub mod doctor;
 mod fetch;
-pub mod inspect;
 pub mod keys;
 pub mod lease;
 pub mod lifecycle;
 pub mod manifest;
-#[cfg(test)]
-pub(crate) mod mortal;
+mod meter;
+pub mod mortal;
 pub mod object;
 mod store;
 
@@ -35,11 +36,11 @@ use shuffle_proto::{
     kind::Kind,
 };
 
-pub use chain::{Chain, Remote};
+pub use chain::{Chain, Now, Remote};
 pub use costs::Cost;
 pub use fetch::{Cursor, Fetch, Only, Part};
-pub(crate) use store::provide_tls;
-pub use store::{Store, Upload, check_url};
+pub use meter::{Meter, RESULTS, VERBS};
+pub use store::{Listing, Store, Upload, check_url, provide_tls};
 
 /// Who wrote a block, in one shuffle.
 pub type Owner = (MapIndex, AttemptId);

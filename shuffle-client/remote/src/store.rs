@@ -1,4 +1,4 @@
-//! The one door to the crate `object_store`: a store from its URL, and the verbs that the server uses.
+//! The one door to the crate `object_store`: a store from its URL, and the verbs that are used.
 //!
 //! Every verb takes one of a bounded number of permits, is counted by its result, and names its key when it fails, with what a person
 //! can do about it ([`advice`](super::advice)). Transient failures (5xx, throttling, a broken connection) are retried below, by
@@ -29,8 +29,8 @@ use super::{
     Error,
     advice::{self, Cloud, Trouble},
     costs::{Cost, Costs},
+    meter::Meter,
 };
-use crate::metrics::RemoteMetrics;
 
 /// How long one request is tried.
 const RETRY: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ pub struct Store {
     cloud: Cloud,
     costs: Costs,
     permits: Semaphore,
-    metrics: RemoteMetrics,
+    meter: Arc<dyn Meter>,
 }
 
 /// An object that is being written: in one request if it is short, else in parts.
@@ -126,15 +126,15 @@ impl Store {
     /// The store of a URL. Credentials, region and endpoint come from where each cloud's own tools find them: the environment
     /// (`AWS_…`, `AZURE_…`, `GOOGLE_…`), files that it names, or the machine's identity. Asks nothing of a cloud yet; a directory is
     /// made if it is not there.
-    pub fn open(text: &str, metrics: RemoteMetrics) -> Result<Self, String> {
-        Self::open_with(text, &[], metrics)
+    pub fn open(text: &str, meter: Arc<dyn Meter>) -> Result<Self, String> {
+        Self::open_with(text, &[], meter)
     }
 
     /// The same, as if these variables were in the environment too.
     pub fn open_with(
         text: &str,
         env: &[(String, String)],
-        metrics: RemoteMetrics,
+        meter: Arc<dyn Meter>,
     ) -> Result<Self, String> {
         let (url, scheme, path) = parse(text)?;
         let retry = RetryConfig {
@@ -186,19 +186,17 @@ impl Store {
             cloud,
             costs: Costs::default(),
             permits: Semaphore::new(REQUESTS),
-            metrics,
+            meter,
         })
     }
 
     /// A store in memory, for tests.
-    #[cfg(test)]
-    pub(crate) fn in_memory() -> Self {
+    pub fn in_memory() -> Self {
         Self::on(Arc::new(object_store::memory::InMemory::new()))
     }
 
     /// Any store, for tests.
-    #[cfg(test)]
-    pub(crate) fn on(inner: Arc<dyn ObjectStore>) -> Self {
+    pub fn on(inner: Arc<dyn ObjectStore>) -> Self {
         Self {
             inner,
             prefix: Path::from("prefix"),
@@ -206,7 +204,7 @@ impl Store {
             cloud: Cloud::Directory,
             costs: Costs::default(),
             permits: Semaphore::new(REQUESTS),
-            metrics: crate::metrics::Metrics::default().remote,
+            meter: Arc::new(()),
         }
     }
 
@@ -215,14 +213,9 @@ impl Store {
         &self.url
     }
 
-    /// Requests that this server has made for what lies below a shuffle's directory.
+    /// Requests that this process has made for what lies below a shuffle's directory.
     pub fn cost(&self, dir: &str) -> Cost {
         self.costs.of(dir)
-    }
-
-    /// What the verbs count into.
-    pub fn metrics(&self) -> &RemoteMetrics {
-        &self.metrics
     }
 
     /// Writes a whole object; `create` refuses with [`Error::Exists`] if there is one.
@@ -239,7 +232,7 @@ impl Store {
             .inner
             .put_opts(&path, PutPayload::from(bytes), mode.into());
         self.done("put", key, put.await)?;
-        self.metrics.sent.inc_by(length);
+        self.meter.sent(length);
         Ok(())
     }
 
@@ -259,7 +252,7 @@ impl Store {
         let path = self.path(key);
         let got = async { self.inner.get(&path).await?.bytes().await };
         let bytes = self.done("get", key, got.await)?;
-        self.metrics.received.inc_by(bytes.len() as u64);
+        self.meter.received(bytes.len() as u64);
         Ok(bytes)
     }
 
@@ -269,7 +262,7 @@ impl Store {
         let path = self.path(key);
         let got = self.inner.get_range(&path, range.clone()).await;
         let bytes = self.done("get", key, got)?;
-        self.metrics.received.inc_by(bytes.len() as u64);
+        self.meter.received(bytes.len() as u64);
         if bytes.len() as u64 != range.end - range.start {
             return Err(Error::Corrupt {
                 key: self.path(key).to_string(),
@@ -391,7 +384,7 @@ impl Store {
                 }
             }
         };
-        self.metrics.request(verb, outcome);
+        self.meter.request(verb, outcome);
         result
     }
 }
@@ -451,7 +444,7 @@ impl Upload<'_> {
         let length = bytes.len() as u64;
         let sent = parts.put_part(PutPayload::from(bytes)).await;
         store.done("part", &self.key, sent)?;
-        store.metrics.sent.inc_by(length);
+        store.meter.sent(length);
         Ok(())
     }
 
@@ -499,7 +492,7 @@ impl Upload<'_> {
 }
 
 /// The process may have a provider of cryptography already; the first one stays.
-pub(crate) fn provide_tls() {
+pub fn provide_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 

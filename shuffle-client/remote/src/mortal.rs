@@ -1,4 +1,6 @@
 //! For tests: a store in memory that lets so many requests through and none after them, as if the process, or the store, were gone.
+//!
+//! Not behind a feature: the server's tests need it, and a feature would make them compile the server once more.
 
 use std::{
     fmt,
@@ -17,11 +19,11 @@ use object_store::{
 
 /// How many more steps are let through. Clones count together.
 #[derive(Clone, Debug)]
-pub(crate) struct Steps(Arc<AtomicI64>);
+pub struct Steps(Arc<AtomicI64>);
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Mortal {
+pub struct Mortal {
     inner: InMemory,
     steps: Steps,
 }
@@ -29,22 +31,23 @@ pub(crate) struct Mortal {
 // === impl Steps ===
 
 impl Steps {
-    pub(crate) fn endless() -> Self {
+    /// All are let through.
+    pub fn endless() -> Self {
         Self(Arc::new(AtomicI64::new(i64::MAX)))
     }
 
     /// From now on.
-    pub(crate) fn set(&self, left: i64) {
+    pub fn set(&self, left: i64) {
         self.0.store(left, Ordering::SeqCst);
     }
 
     /// Counts one; false if it must not happen.
-    pub(crate) fn take(&self) -> bool {
+    pub fn take(&self) -> bool {
         self.0.fetch_sub(1, Ordering::SeqCst) > 0
     }
 
     /// Whether one was refused since [`set`](Self::set).
-    pub(crate) fn struck(&self) -> bool {
+    pub fn struck(&self) -> bool {
         self.0.load(Ordering::SeqCst) < 0
     }
 
@@ -62,7 +65,8 @@ impl Steps {
 // === impl Mortal ===
 
 impl Mortal {
-    pub(crate) fn new(steps: Steps) -> Self {
+    /// Empty.
+    pub fn new(steps: Steps) -> Self {
         let inner = InMemory::new();
         Self { inner, steps }
     }
@@ -74,7 +78,7 @@ impl fmt::Display for Mortal {
     }
 }
 
-#[tonic::async_trait]
+#[async_trait::async_trait]
 impl ObjectStore for Mortal {
     async fn put_opts(
         &self,
@@ -136,7 +140,7 @@ struct MortalUpload {
     steps: Steps,
 }
 
-#[tonic::async_trait]
+#[async_trait::async_trait]
 impl MultipartUpload for MortalUpload {
     fn put_part(&mut self, payload: PutPayload) -> UploadPart {
         match self.steps.check() {

@@ -9,7 +9,6 @@ use std::{fmt::Write, time::Duration};
 use serde_json::{Value, json};
 
 use super::{advice::Cloud, store::Named};
-use crate::config::units;
 
 /// Days after which unfinished uploads go: no upload of a server takes an hour.
 const UNFINISHED: u32 = 1;
@@ -30,9 +29,8 @@ pub fn rule(url: &str, days: u32, max_lease: Duration) -> Result<Rule, String> {
     if day * days <= max_lease {
         let least = max_lease.as_secs() / day.as_secs() + 1;
         return Err(format!(
-            "days is {days}: a net has to be older than any lease, which may be {}: give at least {least}, and more than the days that \
-             your longest application runs",
-            units::show(max_lease)
+            "days is {days}: a net has to be older than any lease, which may be {max_lease:?}: give at least {least}, and more than the days that \
+             your longest application runs"
         ));
     }
     let named = Named::by(url).map_err(|error| format!("url is {url:?}: {error}"))?;

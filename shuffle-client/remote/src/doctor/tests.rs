@@ -38,7 +38,7 @@ impl fmt::Display for Spoilt {
     }
 }
 
-#[tonic::async_trait]
+#[async_trait::async_trait]
 impl ObjectStore for Spoilt {
     async fn put_opts(
         &self,
@@ -128,7 +128,7 @@ impl ObjectStore for Spoilt {
 #[derive(Debug)]
 struct Kept(Box<dyn MultipartUpload>);
 
-#[tonic::async_trait]
+#[async_trait::async_trait]
 impl MultipartUpload for Kept {
     fn put_part(&mut self, payload: PutPayload) -> UploadPart {
         self.0.put_part(payload)

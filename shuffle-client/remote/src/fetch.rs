@@ -1,4 +1,4 @@
-//! A read of some partitions of some maps from objects, as blocks and a summary, like [`crate::staging::Fetch`].
+//! A read of some partitions of some maps from objects, as blocks and a summary, as a volume answers it.
 //!
 //! What is wanted lies together, because objects are sorted by partition: neighbouring sections are read with one ranged GET of up to
 //! [`READ`] bytes. The summary is summed over the footers of all objects that overlap the partitions, also of those before a cursor.
@@ -10,20 +10,22 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use shuffle_proto::block::BlockHeader;
+use shuffle_proto::{
+    block::BlockHeader,
+    summary::{AttemptTotals, Summary},
+};
 
 use super::{
     Chain, Error, Owner, Remote, keys,
     object::{Entry, Footer, Section},
     overlap,
 };
-use crate::staging::{AttemptTotals, Summary};
 
 /// Bytes of one ranged read, unless a single section is longer.
 const READ: u64 = 4 << 20;
 /// Bytes between two wanted sections that are read along: a second request costs more.
 const GAP: u64 = 256 << 10;
-/// Bytes and blocks of a part, as staging's.
+/// Bytes and blocks of a part: about what one message carries.
 const PART: usize = 1 << 20;
 const PART_BLOCKS: usize = 16 << 10;
 
@@ -118,7 +120,7 @@ impl Cursor {
 // === impl Fetch ===
 
 impl Fetch {
-    pub(super) fn new(
+    pub(crate) fn new(
         remote: Arc<Remote>,
         chain: Arc<Chain>,
         partitions: Range<u32>,

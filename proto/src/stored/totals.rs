@@ -12,19 +12,18 @@
 
 use std::ops::Range;
 
-use shuffle_proto::{
+use super::{Reader, put_varint};
+use crate::{
     block::{BlockHeader, PartitionTotal},
     ids::PartitionId,
 };
-
-use crate::index::values::{Reader, put_varint};
 
 /// Entries between two marks: what a lookup decodes at most before it is where it wants to be.
 const MARK_EVERY: usize = 64;
 
 /// Totals of one attempt, packed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
+pub struct Totals {
     encoded: Box<[u8]>,
     marks: Box<[Mark]>,
 }
@@ -39,15 +38,18 @@ struct Mark {
 
 /// A sum over partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sum {
-    pub(crate) blocks: u64,
-    pub(crate) bytes: u64,
-    pub(crate) records: u64,
+pub struct Sum {
+    /// Blocks.
+    pub blocks: u64,
+    /// Stored bytes.
+    pub bytes: u64,
+    /// Records.
+    pub records: u64,
 }
 
 /// Counts the blocks of one attempt as they arrive.
 #[derive(Debug, Default)]
-pub(crate) struct Accumulator {
+pub struct Accumulator {
     folded: Vec<PartitionTotal>,
     /// One entry per partition and batch since the last fold.
     pending: Vec<PartitionTotal>,
@@ -56,7 +58,8 @@ pub(crate) struct Accumulator {
 // === impl Totals ===
 
 impl Totals {
-    pub(crate) fn new(totals: &[PartitionTotal]) -> Self {
+    /// Packs totals that ascend by partition.
+    pub fn new(totals: &[PartitionTotal]) -> Self {
         let mut encoded = Vec::with_capacity(totals.len() * 8);
         let mut marks = Vec::with_capacity(totals.len() / MARK_EVERY + 1);
         let mut base = 0;
@@ -80,7 +83,7 @@ impl Totals {
     }
 
     /// Reads stored ones; `None` if they are none.
-    pub(crate) fn decode(encoded: Vec<u8>) -> Option<Self> {
+    pub fn decode(encoded: Vec<u8>) -> Option<Self> {
         let mut marks = Vec::new();
         let mut entries = Entries {
             reader: Reader(&encoded),
@@ -107,12 +110,13 @@ impl Totals {
         })
     }
 
-    pub(crate) fn encoded(&self) -> &[u8] {
+    /// As they are stored.
+    pub fn encoded(&self) -> &[u8] {
         &self.encoded
     }
 
     /// Ascending by partition, from the first that is not below `start`.
-    pub(crate) fn entries_from(&self, start: u32) -> impl Iterator<Item = PartitionTotal> {
+    pub fn entries_from(&self, start: u32) -> impl Iterator<Item = PartitionTotal> {
         let mark = self
             .marks
             .partition_point(|mark| mark.base <= start)
@@ -129,7 +133,7 @@ impl Totals {
     }
 
     /// Over the partitions of a range.
-    pub(crate) fn sum(&self, partitions: &Range<u32>) -> Sum {
+    pub fn sum(&self, partitions: &Range<u32>) -> Sum {
         let mut sum = Sum::default();
         for total in self
             .entries_from(partitions.start)
@@ -143,7 +147,7 @@ impl Totals {
     }
 
     /// Where these differ from `others`, in words; `None` if they do not.
-    pub(crate) fn difference(&self, others: &[PartitionTotal]) -> Option<String> {
+    pub fn difference(&self, others: &[PartitionTotal]) -> Option<String> {
         difference(self.entries_from(0), others.iter().copied())
     }
 }
@@ -212,7 +216,7 @@ impl Iterator for Entries<'_> {
 
 impl Accumulator {
     /// Adds blocks that are sorted by partition.
-    pub(crate) fn add(&mut self, headers: &[BlockHeader]) {
+    pub fn add(&mut self, headers: &[BlockHeader]) {
         let begin = self.pending.len();
         for header in headers {
             let (bytes, records) = (u64::from(header.length), u64::from(header.records));
@@ -237,7 +241,7 @@ impl Accumulator {
     }
 
     /// What was added, ascending by partition.
-    pub(crate) fn totals(&mut self) -> &[PartitionTotal] {
+    pub fn totals(&mut self) -> &[PartitionTotal] {
         self.fold();
         &self.folded
     }
@@ -262,7 +266,7 @@ impl Accumulator {
 }
 
 /// Where what `held` counted differs from what a commit says, in words.
-pub(crate) fn compare(held: &[PartitionTotal], sent: &[PartitionTotal]) -> Option<String> {
+pub fn compare(held: &[PartitionTotal], sent: &[PartitionTotal]) -> Option<String> {
     if held == sent {
         None
     } else {
@@ -274,13 +278,12 @@ pub(crate) fn compare(held: &[PartitionTotal], sent: &[PartitionTotal]) -> Optio
 mod tests {
     use std::collections::BTreeMap;
 
-    use proptest::prelude::*;
-    use shuffle_proto::{
+    use super::*;
+    use crate::{
         block::{Codec, Flags, MAX_BLOCK},
         ids::{AttemptId, MapIndex},
     };
-
-    use super::*;
+    use proptest::prelude::*;
 
     fn total(partition: u32, blocks: u32) -> PartitionTotal {
         PartitionTotal {
@@ -288,6 +291,20 @@ mod tests {
             blocks,
             bytes: u64::from(blocks) * 100,
             records: 7,
+        }
+    }
+
+    fn header(partition: u32) -> BlockHeader {
+        BlockHeader {
+            partition: PartitionId(partition),
+            map_index: MapIndex(0),
+            attempt: AttemptId(1),
+            seq: 0,
+            length: MAX_BLOCK,
+            raw_length: 1,
+            records: u32::MAX,
+            flags: Flags::new(Codec::Lz4, false, false),
+            checksum: 0,
         }
     }
 
@@ -315,17 +332,7 @@ mod tests {
 
     #[test]
     fn sums_go_beyond_32_bits() {
-        let header = BlockHeader {
-            partition: PartitionId(9),
-            map_index: MapIndex(0),
-            attempt: AttemptId(1),
-            seq: 0,
-            length: MAX_BLOCK,
-            raw_length: 1,
-            records: u32::MAX,
-            flags: Flags::new(Codec::Lz4, false, false),
-            checksum: 0,
-        };
+        let header = header(9);
         let mut counted = Accumulator::default();
         (0..1100).for_each(|_| counted.add(&[header, header]));
         let expected = PartitionTotal {
@@ -383,7 +390,7 @@ mod tests {
             let mut expected = BTreeMap::<u32, u32>::new();
             for mut partitions in batches {
                 partitions.sort_unstable();
-                let headers: Vec<_> = partitions.iter().map(|&p| crate::staging::tests::header(p, 0, 0, 0, b"x")).collect();
+                let headers: Vec<_> = partitions.iter().map(|&p| header(p)).collect();
                 accumulator.add(&headers);
                 partitions.into_iter().for_each(|p| *expected.entry(p).or_default() += 1);
             }

@@ -1,8 +1,13 @@
 //! Formats, and reading back what was written, on a store in memory.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use shuffle_proto::{
     block::{BlockHeader, Codec, Flags},
     ids::{AppId, AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
@@ -13,7 +18,6 @@ use super::{
     object::{Builder, Entry, Footer, HEADER},
     *,
 };
-use crate::clock::ManualClock;
 
 fn place() -> Place {
     Place {
@@ -162,13 +166,15 @@ fn a_large_partition_is_cut_into_sections_that_a_map_range_can_skip() {
     assert_eq!(maps, [(0, 3), (4, 7), (8, 9)]);
 }
 
-fn remote() -> (Arc<Remote>, ManualClock) {
-    let clock = ManualClock::new();
-    let remote = Remote::new(Store::in_memory(), Arc::new(clock.clone()));
-    (Arc::new(remote), clock)
+/// On a store in memory, and how much time has passed.
+fn remote() -> (Arc<Remote>, Arc<Mutex<Duration>>) {
+    let (start, passed) = (Instant::now(), Arc::new(Mutex::new(Duration::ZERO)));
+    let later = passed.clone();
+    let now: Now = Arc::new(move || start + *later.lock());
+    (Arc::new(Remote::new(Store::in_memory(), now)), passed)
 }
 
-async fn read_all(mut fetch: Fetch) -> (Vec<BlockHeader>, crate::staging::Summary) {
+async fn read_all(mut fetch: Fetch) -> (Vec<BlockHeader>, shuffle_proto::summary::Summary) {
     let mut found = Vec::new();
     while let Some(part) = fetch.next().await.expect("readable") {
         found.extend(part.blocks);
@@ -178,7 +184,7 @@ async fn read_all(mut fetch: Fetch) -> (Vec<BlockHeader>, crate::staging::Summar
 
 #[tokio::test]
 async fn a_chain_grows_by_generations_and_ends_where_there_is_none() {
-    let (remote, clock) = remote();
+    let (remote, passed) = remote();
     let put = async |generation: u32, attempt: u64| {
         let mut builder = Builder::new(place(), generation, 0);
         builder.add(&[block(1, attempt as u32, attempt, 0, b"bytes", 1)]);
@@ -216,7 +222,7 @@ async fn a_chain_grows_by_generations_and_ends_where_there_is_none() {
     let (blocks, summary) = read_all(fetch(None).await.expect("there")).await;
     assert_eq!((blocks.len(), summary.covered.len()), (1, 1));
     put(2, 11).await;
-    clock.advance(Duration::from_secs(5));
+    *passed.lock() += Duration::from_secs(5);
     let (blocks, summary) = read_all(fetch(None).await.expect("there")).await;
     assert_eq!((blocks.len(), summary.covered.len()), (2, 2));
     let only = BTreeSet::from([(MapIndex(11), AttemptId(11))]);

@@ -18,7 +18,9 @@ use super::{
     manifest::Manifest,
     object::{Entry, Footer},
 };
-use crate::clock::Clock;
+
+/// Where time is read from: durations only.
+pub type Now = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 /// How long the end of a chain is believed.
 const FRESH: Duration = Duration::from_secs(2);
@@ -31,7 +33,7 @@ const CHAINS: usize = 4096;
 pub struct Remote {
     /// The store.
     pub store: Store,
-    clock: Arc<dyn Clock>,
+    now: Now,
     chains: Mutex<HashMap<Place, Known>>,
     footers: Mutex<Footers>,
 }
@@ -59,10 +61,10 @@ struct Footers {
 
 impl Remote {
     /// On this store.
-    pub fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(store: Store, now: Now) -> Self {
         Self {
             store,
-            clock,
+            now,
             chains: Mutex::default(),
             footers: Mutex::default(),
         }
@@ -70,7 +72,7 @@ impl Remote {
 
     /// What a volume has written of a shuffle; [`Error::NotFound`] if that is nothing.
     pub async fn chain(&self, place: &Place) -> Result<Arc<Chain>, Error> {
-        let now = self.clock.now();
+        let now = (self.now)();
         let mut manifests = match self.chains.lock().get(place) {
             Some(known) if now - known.asked < FRESH => return Ok(known.chain.clone()),
             Some(known) => known.chain.manifests.clone(),
@@ -115,7 +117,7 @@ impl Remote {
     }
 
     /// The index of an object.
-    pub(super) async fn footer(
+    pub(crate) async fn footer(
         &self,
         place: &Place,
         generation: u32,

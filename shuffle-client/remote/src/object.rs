@@ -4,7 +4,7 @@
 //! | bytes of an object | field |
 //! |---|---|
 //! | 0..64 | header, below |
-//! | 64.. | sections one after the other: rows (40 bytes per block, as in segments), then the blocks' bytes in the same order |
+//! | 64.. | sections one after the other: rows ([`shuffle_proto::stored`], 40 bytes per block), then the blocks' bytes in the same order |
 //! | after them | the footer: directory (36 bytes per section), then totals |
 //! | the last 64 | trailer, below |
 //!
@@ -35,7 +35,7 @@
 //! | 32..36 | CRC-32 of the rows |
 //!
 //! Totals of an attempt, ascending by (map index, attempt): map index u32, attempt u64, length u32, then per partition what this
-//! object has of it, as `staging::totals` codes it.
+//! object has of it, as [`shuffle_proto::stored::totals`] codes it.
 
 use std::collections::BTreeMap;
 
@@ -43,16 +43,13 @@ use bytes::Bytes;
 use shuffle_proto::{
     block::BlockHeader,
     ids::{AttemptId, MapIndex, ShuffleId, VolumeId},
-};
-
-use super::{Owner, Place};
-use crate::{
-    index::values::Reader,
-    staging::{
-        format::{ROW, put_row, row},
+    stored::{
+        ROW, Reader, put_row, row,
         totals::{Accumulator, Totals},
     },
 };
+
+use super::{Owner, Place};
 
 const VERSION: u32 = 1;
 const MAGIC: [u8; 4] = *b"FBOB";
@@ -423,7 +420,7 @@ impl Footer {
     }
 
     /// What this object has of an attempt.
-    pub(crate) fn totals(&self, owner: Owner) -> Option<&Totals> {
+    pub fn totals(&self, owner: Owner) -> Option<&Totals> {
         let at = self
             .totals
             .binary_search_by_key(&owner, |(owner, _)| *owner);
@@ -431,7 +428,7 @@ impl Footer {
     }
 
     /// What this object has, by attempt, ascending.
-    pub(crate) fn all_totals(&self) -> &[(Owner, Totals)] {
+    pub fn all_totals(&self) -> &[(Owner, Totals)] {
         &self.totals
     }
 

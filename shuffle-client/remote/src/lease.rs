@@ -2,7 +2,7 @@
 //!
 //! JSON: `version` 1, `token-sha256` in hex, `lease-ms`, `renewals` (rises with every renewal). It holds no time: clocks of different
 //! machines jump and disagree. An app lives as long as its record changes; whoever has watched one for a whole lease and seen it
-//! unchanged knows, by its own clock alone, that nobody renews it (see `writeback::collector`).
+//! unchanged knows, by its own clock alone, that nobody renews it (see the server's `writeback::collector`).
 
 use std::time::Duration;
 

@@ -17,10 +17,12 @@
 //! A manifest is made once, by a conditional put, and never changed. The next round makes the next generation; all of them together,
 //! from 1 on and without gaps, are what a volume has written of a shuffle.
 
-use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId};
+use shuffle_proto::{
+    ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
+    stored::Reader,
+};
 
 use super::{Owner, Place, object::Entry};
-use crate::index::values::Reader;
 
 const MAGIC: [u8; 4] = *b"FBMF";
 const VERSION: u32 = 1;

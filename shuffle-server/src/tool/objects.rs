@@ -11,24 +11,24 @@ use std::{
 };
 
 use bytes::Bytes;
-use shuffle_proto::ids::AppId;
-
-use super::{
+use shuffle_proto::{
+    ids::AppId,
+    stored::totals::{Accumulator, Sum, Totals},
+};
+use shuffle_remote::{
     Owner, Place, keys,
     lease::Lease,
-    manifest::Manifest,
+    manifest::{Attempt, Manifest},
     object::{Footer, HEADER, Head, Section, Trailer},
 };
-use crate::{
-    report::{Finding, Report, Source},
-    staging::totals::{Accumulator, Sum},
-};
+
+use crate::report::{Finding, Report, Source};
 
 /// More than any section has: one is closed when it has 4 MiB.
 const LARGEST_SECTION: u64 = 64 << 20;
 
 /// Looks into an object; tables have up to `rows` rows.
-pub fn object(path: &Path, rows: usize) -> io::Result<Report> {
+pub(super) fn object(path: &Path, rows: usize) -> io::Result<Report> {
     let source = Source::open(path)?;
     let mut report = Report::new(rows);
     report.fact("object", path.display());
@@ -125,7 +125,7 @@ fn look_at_blocks(source: &Source, footer: &Footer, index: Range<u64>, report: &
         .chunk_by(|a, b| a.partition == b.partition)
         .count();
     let totals = footer.all_totals();
-    let all = |totals: &crate::staging::totals::Totals| totals.sum(&(0..u32::MAX));
+    let all = |totals: &Totals| totals.sum(&(0..u32::MAX));
     report.fact("sections", footer.sections.len());
     report.fact("partitions", partitions);
     report.fact("attempts", totals.len());
@@ -274,7 +274,7 @@ fn as_named(source: &Source, length: u64, checksum: u32, at: Range<u64>) -> Resu
 }
 
 /// Looks into a manifest, and compares the objects that lie beside it with what it says of them.
-pub fn manifest(path: &Path, rows: usize) -> io::Result<Report> {
+pub(super) fn manifest(path: &Path, rows: usize) -> io::Result<Report> {
     let source = Source::open(path)?;
     let mut report = Report::new(rows);
     report.fact("manifest", path.display());
@@ -301,9 +301,7 @@ pub fn manifest(path: &Path, rows: usize) -> io::Result<Report> {
     report.fact("partitions of the shuffle", manifest.num_partitions);
     report.fact("objects", manifest.objects.len());
     report.fact("attempts", manifest.attempts.len());
-    let sum = |field: fn(&super::manifest::Attempt) -> u64| -> u64 {
-        manifest.attempts.iter().map(field).sum()
-    };
+    let sum = |field: fn(&Attempt) -> u64| -> u64 { manifest.attempts.iter().map(field).sum() };
     report.fact("bytes", sum(|attempt| attempt.bytes));
     report.fact("records", sum(|attempt| attempt.records));
     let named = |number: u32| {
@@ -337,7 +335,7 @@ pub fn manifest(path: &Path, rows: usize) -> io::Result<Report> {
         &["object", "partitions", "bytes", "checksum", "found"],
         rows.into_iter(),
     );
-    let attempt = |attempt: &super::manifest::Attempt| {
+    let attempt = |attempt: &Attempt| {
         vec![
             attempt.owner.0.to_string(),
             attempt.owner.1.to_string(),
@@ -353,7 +351,7 @@ pub fn manifest(path: &Path, rows: usize) -> io::Result<Report> {
 }
 
 /// Looks into the record of an app's lease.
-pub fn lease(path: &Path) -> io::Result<Report> {
+pub(super) fn lease(path: &Path) -> io::Result<Report> {
     let source = Source::open(path)?;
     let mut report = Report::new(0);
     report.fact("lease record", path.display());

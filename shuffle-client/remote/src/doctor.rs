@@ -7,6 +7,7 @@ use std::{
     fs,
     future::Future,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +18,6 @@ use super::{
     advice::Cloud,
     store::{Named, PART},
 };
-use crate::metrics::Metrics;
 
 /// How long one check may take: more than a request is tried for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -84,7 +84,7 @@ pub async fn examine(url: &str, tell: &mut dyn FnMut(&Check)) -> bool {
 }
 
 async fn checks(url: &str, tell: &mut dyn FnMut(&Check)) -> bool {
-    match Store::open(url, Metrics::default().remote) {
+    match Store::open(url, Arc::new(())) {
         Ok(store) => examine_store(url, store, tell).await,
         Err(why) => {
             let remedy = "write file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX, and give credentials where \
