@@ -16,6 +16,7 @@ use crate::{
     pool::BufferPool,
     reader::{ReadSpec, Reader},
     settings::Settings,
+    store::SharedStore,
     writer::{MapWriter, WriteSpec},
 };
 
@@ -30,6 +31,7 @@ struct Inner {
     handle: Handle,
     connections: Connections,
     secret: Option<Secret>,
+    store: Option<SharedStore>,
     batches: Arc<BufferPool>,
     blocks: Arc<BufferPool>,
 }
@@ -144,6 +146,7 @@ impl Client {
 
     fn build(settings: Settings, handle: Handle, secret: Option<Secret>) -> Result<Self, Error> {
         settings.check()?;
+        let store = settings.remote.as_deref().map(SharedStore::new);
         let connections = Connections::new(settings.clone(), handle.clone());
         let (batches, blocks) = (BufferPool::new(KEPT_BATCHES), BufferPool::new(KEPT_BLOCKS));
         Ok(Self {
@@ -152,6 +155,7 @@ impl Client {
                 handle,
                 connections,
                 secret,
+                store,
                 batches,
                 blocks,
             }),
@@ -248,6 +252,11 @@ impl Client {
     /// What blocks are encrypted with, if they are.
     pub(crate) fn secret(&self) -> Option<&Secret> {
         self.inner.secret.as_ref()
+    }
+
+    /// The servers' object store, if this client may read it itself.
+    pub(crate) fn store(&self) -> Option<&SharedStore> {
+        self.inner.store.as_ref()
     }
 
     pub(crate) fn handle(&self) -> &Handle {

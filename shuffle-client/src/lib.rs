@@ -22,6 +22,7 @@ pub mod placement;
 mod pool;
 mod reader;
 mod settings;
+mod store;
 mod tally;
 mod writer;
 

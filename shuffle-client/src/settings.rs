@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use shuffle_proto::{block::MAX_BATCH, http2};
+use shuffle_remote::shown_url;
 
 use crate::{
     client::WriteBack,
@@ -41,6 +42,10 @@ pub struct Settings {
     pub batch_bytes: usize,
     /// What the person who tunes these calls them, where that is something else: field name → that name. Errors use it.
     pub names: BTreeMap<String, String>,
+    /// URL of the object store that the servers have in common (their `--remote`): where no server is left that could serve what was
+    /// written back, readers read it there themselves. The right to read must be had here too, where each cloud's own tools find it.
+    /// Default: none, and readers wait for a server. Set it if the pool may be gone while something still reads.
+    pub remote: Option<String>,
     /// When the output of apps that are opened with this client is written back to the servers' object store. Default: as the servers
     /// are set.
     pub write_back: Option<WriteBack>,
@@ -62,6 +67,7 @@ impl Default for Settings {
             block_bytes: 64 << 10,
             batch_bytes: http2::GROUP,
             names: BTreeMap::new(),
+            remote: None,
             write_back: None,
         }
     }
@@ -105,6 +111,11 @@ impl Settings {
                     "write host:port or dns://name:port",
                 );
             }
+        }
+        if let Some(url) = &self.remote
+            && let Err(why) = shuffle_remote::check_url(url)
+        {
+            return refuse("remote", format!("{:?}", shown_url(url)), &why);
         }
         for (field, value) in [
             ("connect_timeout", self.connect_timeout),

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use shuffle_proto::ids::{AppId, ShuffleId};
 
 use super::{
-    Cursor, Error, Fetch, Only, Place, Store, keys,
+    Cursor, Error, Fetch, Only, Owner, Place, Store, keys,
     manifest::Manifest,
     object::{Entry, Footer},
 };
@@ -24,7 +24,7 @@ pub type Now = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 /// How long the end of a chain is believed.
 const FRESH: Duration = Duration::from_secs(2);
-/// Bytes of footers that are kept.
+/// Bytes of footers that a server keeps.
 const FOOTERS: usize = 128 << 20;
 /// Chains that are kept.
 const CHAINS: usize = 4096;
@@ -52,8 +52,8 @@ struct Known {
     chain: Arc<Chain>,
 }
 
-#[derive(Default)]
 struct Footers {
+    most: usize,
     found: HashMap<(String, u32), Arc<Footer>>,
     order: VecDeque<(String, u32)>,
     bytes: usize,
@@ -62,11 +62,21 @@ struct Footers {
 impl Remote {
     /// On this store.
     pub fn new(store: Store, now: Now) -> Self {
+        Self::keeping(store, now, FOOTERS)
+    }
+
+    /// The same, with at most so many bytes of footers in memory beside those that are being used.
+    pub fn keeping(store: Store, now: Now, footers: usize) -> Self {
         Self {
             store,
             now,
             chains: Mutex::default(),
-            footers: Mutex::default(),
+            footers: Mutex::new(Footers {
+                most: footers,
+                found: HashMap::new(),
+                order: VecDeque::new(),
+                bytes: 0,
+            }),
         }
     }
 
@@ -165,6 +175,21 @@ impl Remote {
     }
 }
 
+impl Chain {
+    /// Those of these outputs that it does not have.
+    pub fn missing(&self, owners: impl IntoIterator<Item = Owner>) -> Vec<Owner> {
+        let has = |owner: &Owner| {
+            let mut manifests = self.manifests.iter();
+            manifests.any(|manifest| {
+                let attempts = &manifest.attempts;
+                let found = attempts.binary_search_by_key(owner, |attempt| attempt.owner);
+                found.is_ok()
+            })
+        };
+        owners.into_iter().filter(|owner| !has(owner)).collect()
+    }
+}
+
 impl Footers {
     fn keep(&mut self, id: (String, u32), footer: &Arc<Footer>) {
         if self.found.insert(id.clone(), footer.clone()).is_some() {
@@ -172,7 +197,7 @@ impl Footers {
         }
         self.bytes += footer.bytes();
         self.order.push_back(id);
-        while self.bytes > FOOTERS
+        while self.bytes > self.most
             && let Some(oldest) = self.order.pop_front()
         {
             let gone = self.found.remove(&oldest);

@@ -74,8 +74,17 @@ pub struct Fetch {
     current: usize,
     /// Sections of it before this one have been read.
     section: u32,
+    /// What is read next, once that is known.
+    planned: Option<Planned>,
     /// What was read and is not sent yet.
     ready: VecDeque<(Cursor, BlockHeader, Bytes)>,
+}
+
+/// Sections of the current object that are read together.
+struct Planned {
+    key: String,
+    sections: Vec<(u32, Section)>,
+    range: Range<u64>,
 }
 
 // === impl Cursor ===
@@ -162,25 +171,51 @@ impl Fetch {
             position: cursor.unwrap_or_default(),
             current: 0,
             section: 0,
+            planned: None,
             ready: VecDeque::new(),
         })
     }
 
-    /// Some more blocks; `None` after the last.
+    /// Some more blocks, about what one message carries; `None` after the last.
     pub async fn next(&mut self) -> Result<Option<Part>, Error> {
         while self.ready.is_empty() {
+            if !self.read().await? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.take(PART, PART_BLOCKS)))
+    }
+
+    /// Bytes of the next request, which all stay in memory as long as a block of them does: who has to find room for them asks
+    /// before [`next_read`](Self::next_read). `None` after the last.
+    pub async fn ahead(&mut self) -> Result<Option<u64>, Error> {
+        while self.planned.is_none() {
             if self.current == self.objects.len() {
                 return Ok(None);
             }
-            if !self.read().await? {
+            self.planned = self.plan_request().await?;
+            if self.planned.is_none() {
                 self.current += 1;
                 self.section = 0;
             }
         }
+        let range = self.planned.as_ref().map(|planned| &planned.range);
+        Ok(range.map(|range| range.end - range.start))
+    }
+
+    /// All blocks of the next request, which may be none; `None` after the last.
+    pub async fn next_read(&mut self) -> Result<Option<Part>, Error> {
+        if self.ready.is_empty() && !self.read().await? {
+            return Ok(None);
+        }
+        Ok(Some(self.take(usize::MAX, usize::MAX)))
+    }
+
+    fn take(&mut self, most: usize, most_blocks: usize) -> Part {
         let (mut blocks, mut data, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some((_, header, _)) = self.ready.front() {
             let length = header.length as usize;
-            if !blocks.is_empty() && (bytes + length > PART || blocks.len() == PART_BLOCKS) {
+            if !blocks.is_empty() && (bytes + length > most || blocks.len() == most_blocks) {
                 break;
             }
             bytes += length;
@@ -190,19 +225,19 @@ impl Fetch {
                 data.push(block);
             }
         }
-        Ok(Some(Part {
+        Part {
             blocks,
             data,
             cursor: self.position,
-        }))
+        }
     }
 
-    /// Reads some more of the current object; false at its end.
-    async fn read(&mut self) -> Result<bool, Error> {
+    /// What is read next of the current object; `None` at its end.
+    async fn plan_request(&mut self) -> Result<Option<Planned>, Error> {
         let (generation, entry, _) = self.objects[self.current];
         let at = (generation, entry.number);
         if at < (self.position.generation, self.position.number) {
-            return Ok(false);
+            return Ok(None);
         }
         if at > (self.position.generation, self.position.number) {
             self.position = Cursor {
@@ -213,22 +248,43 @@ impl Fetch {
             };
         }
         let footer = self.footer(self.current).await?;
-        let wanted = self.plan(&footer);
-        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
-            return Ok(false);
+        let sections = self.plan(&footer);
+        let (Some((_, first)), Some((_, last))) = (sections.first(), sections.last()) else {
+            return Ok(None);
         };
         let key = keys::object(&self.chain.place, generation, entry.number);
-        let corrupt = |section: &Section, reason: String| Error::Corrupt {
-            key: self.remote.store.path(&key).to_string(),
-            reason: format!("section at {}: {reason}", section.offset),
+        let end = last
+            .end()
+            .ok_or_else(|| self.corrupt(&key, last, "it ends nowhere".into()))?;
+        let range = first.offset..end;
+        Ok(Some(Planned {
+            key,
+            sections,
+            range,
+        }))
+    }
+
+    /// Makes one request; false if there is no more to read.
+    async fn read(&mut self) -> Result<bool, Error> {
+        if self.ahead().await?.is_none() {
+            return Ok(false);
+        }
+        let Some(Planned {
+            key,
+            sections,
+            range,
+        }) = &self.planned
+        else {
+            return Ok(false);
         };
-        let overflow = || corrupt(&last.1, "it ends nowhere".into());
-        let range = first.1.offset..last.1.end().ok_or_else(overflow)?;
-        let mut bytes = self.remote.store.get_range(&key, range.clone()).await?;
+        let store = &self.remote.store;
+        let mut bytes = store.get_range(key, range.clone()).await?;
         let mut again = true;
-        for (index, section) in &wanted {
+        let mut ready = VecDeque::new();
+        for (index, section) in sections {
             let start = (section.offset - range.start) as usize;
-            let end = (section.end().ok_or_else(overflow)? - range.start) as usize;
+            // Known to end, or it would not have been planned.
+            let end = (section.end().unwrap_or(range.end) - range.start) as usize;
             // A checksum costs a thirtieth of what the request does, and here the object can be named.
             let mut blocks = section.blocks(&bytes.slice(start..end));
             if let Err(reason) = &blocks
@@ -236,10 +292,10 @@ impl Fetch {
             {
                 // What was read back when it was written may have changed on the way only.
                 tracing::warn!(%key, %reason, "a part of an object is read again");
-                bytes = self.remote.store.get_range(&key, range.clone()).await?;
+                bytes = store.get_range(key, range.clone()).await?;
                 blocks = section.blocks(&bytes.slice(start..end));
             }
-            let blocks = blocks.map_err(|reason| corrupt(section, reason))?;
+            let blocks = blocks.map_err(|reason| self.corrupt(key, section, reason))?;
             let skip = if *index == self.position.section {
                 self.position.block as usize
             } else {
@@ -255,12 +311,21 @@ impl Fetch {
                         block: ordinal as u32 + 1,
                         ..self.position
                     };
-                    self.ready.push_back((after, header, block));
+                    ready.push_back((after, header, block));
                 }
             }
         }
-        self.section = last.0 + 1;
+        self.section = sections.last().map_or(0, |(index, _)| index + 1);
+        self.planned = None;
+        self.ready = ready;
         Ok(true)
+    }
+
+    fn corrupt(&self, key: &str, section: &Section, reason: String) -> Error {
+        Error::Corrupt {
+            key: self.remote.store.path(key).to_string(),
+            reason: format!("section at {}: {reason}", section.offset),
+        }
     }
 
     /// The next sections that are read together.

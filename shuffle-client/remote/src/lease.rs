@@ -73,7 +73,7 @@ impl Lease {
         let lease: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if lease.version != VERSION {
             return Err(format!(
-                "format version is {}, this server reads {VERSION}",
+                "format version is {}, this version of Forebay reads {VERSION}",
                 lease.version
             ));
         }

@@ -40,7 +40,7 @@ pub use chain::{Chain, Now, Remote};
 pub use costs::Cost;
 pub use fetch::{Cursor, Fetch, Only, Part};
 pub use meter::{Meter, RESULTS, VERBS};
-pub use store::{Listing, Store, Upload, check_url, provide_tls};
+pub use store::{Listing, Store, Upload, check_url, provide_tls, shown_url};
 
 /// Who wrote a block, in one shuffle.
 pub type Owner = (MapIndex, AttemptId);

@@ -117,7 +117,7 @@ impl Manifest {
         let version = r.u32().ok_or_else(short)?;
         if version != VERSION {
             return Err(format!(
-                "format version is {version}, this server reads {VERSION}"
+                "format version is {version}, this version of Forebay reads {VERSION}"
             ));
         }
         let stored = r.u32().ok_or_else(short)?;

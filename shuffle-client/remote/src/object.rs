@@ -312,7 +312,7 @@ impl Head {
         }
         if word(bytes, 4) != VERSION {
             return Err(format!(
-                "format version is {}, this server reads {VERSION}",
+                "format version is {}, this version of Forebay reads {VERSION}",
                 word(bytes, 4)
             ));
         }

@@ -6,6 +6,7 @@
 //! A request that gets no answer ends after 30 s, or after `AWS_TIMEOUT`, `AZURE_TIMEOUT` or `GOOGLE_TIMEOUT`.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -104,6 +105,23 @@ impl Named {
     }
 }
 
+/// A URL of a store without what may be secret in it: for logs and pages. One that is none is not shown.
+pub fn shown_url(text: &str) -> String {
+    let Ok(mut url) = Url::parse(text) else {
+        return "(no URL)".into();
+    };
+    url.set_query(None);
+    url.set_fragment(None);
+    // The name before the @ is a container of Azure's, or nothing; refused only where a URL can have none.
+    let _ = url.set_password(None);
+    url.into()
+}
+
+fn directory(url: &Url) -> Result<PathBuf, String> {
+    url.to_file_path()
+        .map_err(|()| "it names no directory of this machine".to_owned())
+}
+
 fn parse(text: &str) -> Result<(Url, ObjectStoreScheme, Path), String> {
     let examples =
         "write file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX";
@@ -158,9 +176,7 @@ impl Store {
         }
         let (inner, prefix, cloud): (Arc<dyn ObjectStore>, Path, Cloud) = match scheme {
             ObjectStoreScheme::Local => {
-                let dir = url
-                    .to_file_path()
-                    .map_err(|()| "it names no directory of this machine".to_owned())?;
+                let dir = directory(&url)?;
                 std::fs::create_dir_all(&dir)
                     .map_err(|error| format!("{}: {error}", dir.display()))?;
                 // invariant: remote-before-reclaim. What is called written has to survive the store's machine too.
@@ -188,6 +204,22 @@ impl Store {
             permits: Semaphore::new(REQUESTS),
             meter,
         })
+    }
+
+    /// The same for who only reads: a directory that is not there is refused and not made. An empty one in its place, where a
+    /// mount is missing, would look as if everything had been deleted.
+    pub fn existing(text: &str, meter: Arc<dyn Meter>) -> Result<Self, String> {
+        let (url, scheme, _) = parse(text)?;
+        if matches!(scheme, ObjectStoreScheme::Local) {
+            let dir = directory(&url)?;
+            if !dir.is_dir() {
+                return Err(format!(
+                    "{} is no directory of this machine: mount what the servers write to",
+                    dir.display()
+                ));
+            }
+        }
+        Self::open(text, meter)
     }
 
     /// A store in memory, for tests.

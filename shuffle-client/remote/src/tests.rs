@@ -231,6 +231,115 @@ async fn a_chain_grows_by_generations_and_ends_where_there_is_none() {
     assert_eq!(summary.covered[0].bytes, 5);
 }
 
+/// Ten maps with five blocks of `length` bytes in each of four partitions, as one object.
+async fn written(length: usize) -> (Arc<Remote>, Vec<(BlockHeader, Bytes)>) {
+    let (remote, _) = remote();
+    let mut blocks = Vec::new();
+    for partition in 0..4 {
+        for map in 0..10 {
+            for seq in 0..5 {
+                let body = vec![(partition + map + seq) as u8; length];
+                let attempt = u64::from(map) + 10;
+                blocks.push(block(
+                    partition,
+                    map,
+                    attempt,
+                    5 * partition + seq,
+                    &body,
+                    1,
+                ));
+            }
+        }
+    }
+    let mut builder = Builder::new(place(), 1, 0);
+    builder.add(&blocks);
+    let (bytes, entry) = builder.finish();
+    let attempts = (0..10).map(|map| Attempt {
+        owner: (MapIndex(map), AttemptId(u64::from(map) + 10)),
+        bytes: 20 * length as u64,
+        records: 20,
+    });
+    let manifest = Manifest {
+        attempts: attempts.collect(),
+        ..manifest(entry)
+    };
+    let key = keys::object(&place(), 1, 0);
+    let put = remote.store.put(&key, bytes.into(), false);
+    put.await.expect("put");
+    let key = keys::manifest(&place(), 1);
+    let put = remote.store.put(&key, manifest.encode().into(), true);
+    put.await.expect("put");
+    (remote, blocks)
+}
+
+#[tokio::test]
+async fn whole_requests_and_parts_are_the_same_blocks_from_any_cursor_on() {
+    let (remote, blocks) = written(100_000).await;
+    let begin = async |cursor| {
+        let place = place();
+        let fetch = remote.fetch(&place, 0..4, 0..u32::MAX, None, cursor);
+        fetch.await.expect("there")
+    };
+    let expected: Vec<_> = blocks.iter().map(|(header, _)| *header).collect();
+    let (parts, summary) = read_all(begin(None).await).await;
+    assert_eq!(parts, expected);
+    assert_eq!(summary.covered.len(), 10);
+    let (mut fetch, mut found, mut cursors) = (begin(None).await, Vec::new(), Vec::new());
+    while let Some(length) = fetch.ahead().await.expect("planned") {
+        let part = fetch.next_read().await.expect("readable").expect("more");
+        let bytes: usize = part.data.iter().map(Bytes::len).sum();
+        let rows = part.blocks.len() * shuffle_proto::stored::ROW;
+        assert_eq!(length, (bytes + rows) as u64, "what was said to come");
+        assert!(length < 5 << 20, "{length} bytes at once");
+        found.extend(part.blocks);
+        cursors.push((found.len(), part.cursor));
+    }
+    assert_eq!(found, expected);
+    assert_eq!(fetch.summary().await.expect("readable"), summary);
+    assert!(cursors.len() > 3, "{} requests", cursors.len());
+    for (before, cursor) in cursors {
+        let cursor = Cursor::try_from_bytes(&cursor.to_bytes());
+        let (rest, again) = read_all(begin(cursor).await).await;
+        assert_eq!(rest, expected[before..]);
+        assert_eq!(again, summary);
+    }
+}
+
+#[tokio::test]
+async fn a_chain_says_which_outputs_it_does_not_have() {
+    let (remote, _) = written(10).await;
+    let chain = remote.chain(&place()).await.expect("there");
+    let owner = |map, attempt| (MapIndex(map), AttemptId(attempt));
+    assert!(chain.missing([owner(0, 10), owner(9, 19)]).is_empty());
+    let others = [owner(3, 12), owner(3, 13), owner(10, 20)];
+    assert_eq!(chain.missing(others), [owner(3, 12), owner(10, 20)]);
+}
+
+#[test]
+fn a_url_is_shown_without_what_may_be_secret() {
+    for (url, shown) in [
+        ("s3://bucket/some/prefix", "s3://bucket/some/prefix"),
+        ("s3://key:secret@bucket/p?token=t#f", "s3://key@bucket/p"),
+        (
+            "abfss://container@account.dfs.core.windows.net/p?sig=s",
+            "abfss://container@account.dfs.core.windows.net/p",
+        ),
+        ("file:///mnt/store", "file:///mnt/store"),
+        ("secret", "(no URL)"),
+    ] {
+        assert_eq!(shown_url(url), shown);
+    }
+}
+
+#[test]
+fn who_only_reads_makes_no_directory() {
+    let dir = std::env::temp_dir().join(format!("forebay-none-{}", uuid::Uuid::new_v4()));
+    let url = format!("file://{}", dir.display());
+    let error = Store::existing(&url, Arc::new(())).err().expect("refused");
+    assert!(error.contains("is no directory"), "{error}");
+    assert!(!dir.exists());
+}
+
 #[test]
 fn urls_that_name_no_store_are_refused_with_examples() {
     for url in [

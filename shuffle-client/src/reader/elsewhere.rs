@@ -1,10 +1,12 @@
 //! Where a group of outputs is fetched when its server does not have it, or does not answer.
 //!
 //! *Elsewhere* is another server that has the volume or, if none has, any server that has the object store: it serves what the volume
-//! has written back. Where that is not enough the way leads back to the volume's own server, which may be starting again.
+//! has written back. If there is no such server either, and the client may, it is the object store itself (`direct.rs`). Where that is
+//! not enough the way leads back to the volume's own server, which may be starting again.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use rand::seq::IndexedRandom as _;
 use shuffle_proto::ids::VolumeId;
 
 use super::{plan::Group, stream::Fetch};
@@ -57,7 +59,8 @@ impl Fetch<'_> {
                     self.shared.client.settings().servers.join(", "),
                     self.shared.name(),
                 );
-                return Err(self.name_one(Error::new(Kind::Lost, message), Some(*volume)));
+                let error = self.name_one(Error::new(Kind::Lost, message), Some(*volume));
+                return Err(self.with_look(error));
             }
         } else if self.group.volumes.len() > 1 {
             // Which of them it is shows when each is asked for by itself.
@@ -76,7 +79,7 @@ impl Fetch<'_> {
     }
 
     /// Looks for volumes at all servers of the settings and takes those that another one serves out of the group. With `stand_ins`,
-    /// what no server has is asked of one that has the object store.
+    /// what no server has is asked of one that has the object store or, if none has, looked for there.
     pub(super) async fn move_volumes(
         &mut self,
         volumes: Vec<VolumeId>,
@@ -109,13 +112,21 @@ impl Fetch<'_> {
             }
         }
         let with_store: Vec<_> = answers.iter().filter(|server| server.remote).collect();
-        if stand_ins && !with_store.is_empty() {
+        let store = client.store();
+        if stand_ins && (store.is_some() || !with_store.is_empty()) {
             for volume in volumes {
-                if self.group.volumes.contains(&volume) {
-                    // Any of them: many readers that lose a server at the same moment do not all go to the same one.
-                    let server = with_store[rand::random_range(0..with_store.len())];
+                if !self.group.volumes.contains(&volume) {
+                    continue;
+                }
+                // Any of them: many readers that lose a server at the same moment do not all go to the same one.
+                if let Some(server) = with_store.choose(&mut rand::rng()) {
                     tracing::debug!(%volume, from = self.group.address, to = server.address, "asking for what was written back");
                     more.push(self.group.stand_in(volume, server.address.clone()));
+                } else if let Some(store) = store {
+                    if store.is_news() {
+                        tracing::warn!(read = self.shared.name(), %volume, from = self.group.address, store = store.name(), "no server is left that could serve a volume: reading what it has written back from the object store itself, here and from now on");
+                    }
+                    more.push(self.group.direct(volume, store.name()));
                 }
             }
         }
@@ -148,6 +159,7 @@ impl Fetch<'_> {
             return false;
         };
         self.group.address = home;
+        self.group.direct = false;
         self.group.moves += 1;
         self.cursor = Bytes::new();
         self.asked_again = false;

@@ -1,7 +1,8 @@
 //! The input of one reduce task.
 //!
 //! - `plan.rs`: what must be seen, grouped by server. `verify.rs`: what has been seen of it, block by block, and the comparison at
-//!   the end. `stream.rs`: one task per server that fetches and resumes; `elsewhere.rs`: where it goes when that server fails it.
+//!   the end. `stream.rs`: one task per server that fetches and resumes; `elsewhere.rs`: where it goes when that server fails it;
+//!   `direct.rs`: the object store itself, when no server is left.
 //! - Here: the window, the queue of verified blocks, and what happens on the caller's thread: putting long records together,
 //!   decrypting and decoding, so that decoded bytes never wait in memory.
 //!
@@ -9,6 +10,7 @@
 //! taken its last block. A message larger than the window takes the whole window. A record longer than the window is put together
 //! block by block as messages come, so it passes too. A caller that does not ask stops the streams.
 
+mod direct;
 mod elsewhere;
 mod plan;
 mod stream;

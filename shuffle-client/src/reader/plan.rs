@@ -17,7 +17,7 @@ use crate::{
 
 /// Outputs that are fetched with one call.
 pub(super) struct Group {
-    /// Server that is asked.
+    /// Server that is asked; what the object store is called where `direct`.
     pub(super) address: String,
     /// Volumes, in no order.
     pub(super) volumes: Vec<VolumeId>,
@@ -27,8 +27,20 @@ pub(super) struct Group {
     pub(super) moves: u32,
     /// Server that has, or had, the volumes, if `address` stands in for it with what lies in the object store.
     pub(super) home: Option<String>,
+    /// No server is asked: the objects are read from here.
+    pub(super) direct: bool,
+    /// Why the object store did not help when it was looked into from here.
+    pub(super) looked: Option<Looked>,
     /// The failures that led here from the other copies.
     pub(super) backoff: Option<Backoff>,
+}
+
+/// What came of a look into the object store, where that was no help.
+pub(super) struct Looked {
+    pub(super) kind: Kind,
+    pub(super) message: String,
+    /// An attempt that is not there.
+    pub(super) missing: Option<AttemptId>,
 }
 
 /// Checks the spec and groups its outputs by server, in random order: a thousand reducers that start together do not all start with
@@ -65,6 +77,8 @@ fn by_server(outputs: impl Iterator<Item = Progress>) -> Vec<Group> {
                 expected: HashMap::new(),
                 moves: 0,
                 home: None,
+                direct: false,
+                looked: None,
                 backoff: None,
             });
         if !group.volumes.contains(&output.volume) {
@@ -113,6 +127,8 @@ impl Group {
             expected,
             moves,
             home: None,
+            direct: false,
+            looked: None,
             backoff: None,
         }
     }
@@ -123,6 +139,14 @@ impl Group {
         Group {
             home: Some(home),
             ..self.split_off(volume, address)
+        }
+    }
+
+    /// The same, to be read from the object store itself.
+    pub(super) fn direct(&mut self, volume: VolumeId, store: &str) -> Group {
+        Group {
+            direct: true,
+            ..self.stand_in(volume, store.to_owned())
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | a checksum fails, `Corrupt` | once more from the last verified message: the bits may have flipped on the way |
 //! | an attempt is missing, or counts differ | once more from the start |
 //! | anything else | at once |
+//! | the object store itself fails, or does not have all | the volume's own server, as it was asked before |
 //!
 //! What was written at level `mirror` has another copy, which is gone to first: for good from a server that has lost or spoilt its
 //! own, and to and fro, within the same `retry_deadline`, between servers that do not answer.
@@ -21,16 +22,17 @@ use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Durati
 use bytes::Bytes;
 use futures_util::stream;
 use shuffle_proto::{
+    block::BlockHeader,
     frame::{self, Rope},
     ids::VolumeId,
     v1, wire,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
     Event, Shared,
     plan::Group,
-    verify::{self, Fault},
+    verify::{self, Fault, Progress},
 };
 use crate::{
     backoff::Backoff,
@@ -74,7 +76,7 @@ pub(super) struct Fetch<'a> {
 }
 
 /// Why a stream ended early.
-enum Trouble {
+pub(super) enum Trouble {
     /// The call or the stream failed.
     Failed(Failure),
     /// The server did not go on.
@@ -107,7 +109,11 @@ impl<'a> Fetch<'a> {
             }
             let trouble = {
                 let _stream = self.shared.streams.acquire().await;
-                match self.stream().await {
+                let fetched = match self.group.direct {
+                    true => Box::pin(self.direct()).await,
+                    false => self.stream().await,
+                };
+                match fetched {
                     Ok(()) => return Ok(more),
                     Err(Trouble::Silent(failure)) => {
                         self.shared
@@ -144,6 +150,10 @@ impl<'a> Fetch<'a> {
                     }
                 }
                 Trouble::Failed(failure) | Trouble::Silent(failure) => match failure.kind {
+                    // What is written back later, and a store that answers again, are found when the server has not come back.
+                    Kind::Busy | Kind::Unavailable | Kind::Lost if self.group.direct => {
+                        self.go_home().await;
+                    }
                     Kind::Busy | Kind::Unavailable => {
                         let pause = self.backoff.failed(failure.retry_after);
                         let search_at = SEARCH_AFTER * (1 + u32::from(self.group.is_mirrored()));
@@ -243,11 +253,7 @@ impl<'a> Fetch<'a> {
             };
             if length > 0 {
                 // The wait for the caller is not the server's fault: no deadline.
-                let size = u32::try_from(length.min(self.shared.window_bytes))
-                    .expect("the window is clamped to u32");
-                let Ok(permit) = self.shared.window.clone().acquire_many_owned(size).await else {
-                    unreachable!("the window is never closed");
-                };
+                let permit = self.permit(length).await;
                 let mut pieces = Vec::with_capacity(4);
                 let payload = answers.payload(|piece| pieces.push(piece));
                 tokio::time::timeout(settings.call_timeout, payload)
@@ -265,21 +271,7 @@ impl<'a> Fetch<'a> {
                     from_start: false,
                 };
                 let blocks = verify::cut(headers, pieces).map_err(wrong)?;
-                let blocks = verify::admit(&mut self.group.expected, blocks).map_err(wrong)?;
-                if !blocks.is_empty() {
-                    let bytes = blocks
-                        .iter()
-                        .map(|(block, _)| u64::from(block.length))
-                        .sum();
-                    self.shared
-                        .tally
-                        .moved(&address, blocks.len() as u64, bytes);
-                    self.backoff.succeeded();
-                    self.asked_again = false;
-                    if self.events.send(Event::Blocks(blocks, permit)).is_err() {
-                        return std::future::pending().await; // the reader is being dropped
-                    }
-                }
+                self.deliver(blocks, permit).await.map_err(wrong)?;
             }
             if !message.cursor.is_empty() && message.cursor.len() <= MAX_CURSOR {
                 self.cursor = message.cursor;
@@ -292,6 +284,41 @@ impl<'a> Fetch<'a> {
                 return verify::compare(&self.group.expected, &summary).map_err(wrong);
             }
         }
+    }
+
+    /// Takes room in the window: for all of a message, or for as much as there is.
+    pub(super) async fn permit(&self, length: usize) -> OwnedSemaphorePermit {
+        let size = u32::try_from(length.min(self.shared.window_bytes))
+            .expect("the window is clamped to u32");
+        let Ok(permit) = self.shared.window.clone().acquire_many_owned(size).await else {
+            unreachable!("the window is never closed");
+        };
+        permit
+    }
+
+    /// Counts blocks whose checksums are good, and gives those on that were not given before.
+    pub(super) async fn deliver(
+        &mut self,
+        blocks: Vec<(BlockHeader, Bytes)>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), Fault> {
+        let blocks = verify::admit(&mut self.group.expected, blocks)?;
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let bytes = blocks
+            .iter()
+            .map(|(block, _)| u64::from(block.length))
+            .sum();
+        self.shared
+            .tally
+            .moved(&self.group.address, blocks.len() as u64, bytes);
+        self.backoff.succeeded();
+        self.asked_again = false;
+        if self.events.send(Event::Blocks(blocks, permit)).is_err() {
+            return std::future::pending().await; // the reader is being dropped
+        }
+        Ok(())
     }
 
     fn wrong(&self, fault: &Fault) -> Error {
@@ -327,19 +354,19 @@ impl<'a> Fetch<'a> {
             failure.message,
             self.shared.client.settings().name("retry_deadline"),
         );
-        self.name_one(Error::new(Kind::Unavailable, message), None)
+        self.with_look(self.name_one(Error::new(Kind::Unavailable, message), None))
     }
 
-    /// Names one expected output of this volume, or of any volume of the group.
+    /// Names one expected output of this volume, or of any volume of the group: one that the object store does not have, if that was
+    /// seen.
     pub(super) fn name_one(&self, mut error: Error, volume: Option<VolumeId>) -> Error {
-        let mut outputs = self
-            .group
-            .expected
+        let expected = &self.group.expected;
+        let looked = self.group.looked.as_ref();
+        let missing = looked.and_then(|looked| expected.get(&looked.missing?));
+        let mut others = expected
             .values()
-            .map(|progress| &progress.output);
-        let Some(output) =
-            outputs.find(|output| volume.is_none_or(|volume| volume == output.volume))
-        else {
+            .filter(|progress| volume.is_none_or(|volume| volume == progress.output.volume));
+        let Some(Progress { output, .. }) = missing.or_else(|| others.next()) else {
             return error;
         };
         error.message = format!(

@@ -87,8 +87,16 @@ pub(super) fn cut(
     headers: Vec<BlockHeader>,
     pieces: Vec<Bytes>,
 ) -> Result<Vec<(BlockHeader, Bytes)>, Fault> {
-    let mut blocks = Vec::with_capacity(headers.len());
-    for (header, bytes) in block::cut(headers, pieces) {
+    check(block::cut(headers, pieces))
+}
+
+/// The same for blocks that come one by one.
+pub(super) fn check(
+    found: impl IntoIterator<Item = (BlockHeader, Bytes)>,
+) -> Result<Vec<(BlockHeader, Bytes)>, Fault> {
+    let found = found.into_iter();
+    let mut blocks = Vec::with_capacity(found.size_hint().0);
+    for (header, bytes) in found {
         if !header.verify([&bytes[..]]) {
             let message = format!(
                 "block {} of attempt {} (map {}, partition {}, {} bytes) fails its checksum",

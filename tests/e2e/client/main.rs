@@ -3,6 +3,7 @@
 // A failed unwrap is a failed test; clippy's own exemption for tests does not reach their helper functions.
 #![allow(clippy::unwrap_used)]
 
+mod direct;
 mod mirrors;
 mod readers;
 mod writers;

@@ -1,41 +1,40 @@
 //! Readers whose server is gone, when servers have an object store in common.
 
 use shuffle_tests::{
-    App, Setup,
+    App, Bucket,
     v1::{self, Durability},
 };
 use std::time::Instant;
 
 use super::*;
 
-struct Pool {
-    servers: Vec<Server>,
-    _store: tempfile::TempDir,
+/// Three servers with a store in common.
+pub(super) struct Pool {
+    pub(super) servers: Vec<Server>,
+    pub(super) store: Bucket,
 }
 
-async fn pool(policy: &str) -> Pool {
-    let store = tempfile::tempdir().unwrap();
+pub(super) async fn pool(policy: &str) -> Pool {
+    let store = Bucket::new();
     let mut servers = Vec::new();
     for _ in 0..3 {
-        let setup = Setup::new()
-            .flag("--remote", format!("file://{}", store.path().display()))
-            .flag("--write-back", policy)
-            .flag("--write-back-delay", "1h");
+        let setup = store.setup(policy).flag("--write-back-delay", "1h");
         servers.push(Server::with(setup).await);
     }
-    Pool {
-        servers,
-        _store: store,
-    }
+    Pool { servers, store }
 }
 
 impl Pool {
+    pub(super) fn settings(&self) -> Settings {
+        settings(&self.servers.iter().map(Server::addr).collect::<Vec<_>>())
+    }
+
     async fn driver(&self) -> Driver {
-        Driver::new(&self.servers.iter().collect::<Vec<_>>()).await
+        Driver::with(self.settings()).await
     }
 
     /// Waits until every server has written back what it has.
-    async fn written(&self) {
+    pub(super) async fn written(&self) {
         let app = App {
             token: "secret".into(),
             ..App::new("app-1")
@@ -92,9 +91,11 @@ async fn a_reader_in_the_middle_goes_on_in_the_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_written_back_is_lost_with_its_server_and_named() {
     let mut pool = pool("lazy").await;
-    let mut settings = settings(&pool.servers.iter().map(Server::addr).collect::<Vec<_>>());
-    settings.retry_deadline = Duration::from_secs(3);
-    let driver = Driver::with(settings).await;
+    let driver = Driver::with(Settings {
+        retry_deadline: Duration::from_secs(3),
+        ..pool.settings()
+    })
+    .await;
     let tasks = tasks(6);
     let outputs = write_all(&driver, 0, &tasks).await;
     pool.servers[0].destroy();

@@ -1,0 +1,63 @@
+//! The object store that the servers have in common, for reading what they wrote back when none of them is left to do it.
+//!
+//! Opened when it is first needed, which for most clients is never; only read from. What lies in it, and how it is checked, is
+//! `shuffle-remote`'s; when a reader turns to it is [`reader`](crate::reader)'s.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use shuffle_remote::{Remote, Store, shown_url};
+
+use crate::{channel::Failure, error::Kind};
+
+/// Bytes of indexes of objects that are kept, in an executor beside rows and heap: those of the objects that its tasks read now.
+const FOOTERS: usize = 16 << 20;
+
+pub(crate) struct SharedStore {
+    url: String,
+    /// The URL without what may be secret in it.
+    name: String,
+    opened: tokio::sync::OnceCell<Arc<Remote>>,
+    told: AtomicBool,
+}
+
+impl SharedStore {
+    /// Of a URL that was checked. Does no I/O.
+    pub(crate) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            name: shown_url(url),
+            opened: Default::default(),
+            told: AtomicBool::new(false),
+        }
+    }
+
+    /// For people: what stands where a server's address would.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Opens it. What cannot be opened now may be later: credentials come, and mounts.
+    pub(crate) async fn open(&self) -> Result<&Arc<Remote>, Failure> {
+        let open = || async {
+            let url = self.url.clone();
+            // It looks at files, which may be on a mount that does not answer.
+            let opening = tokio::task::spawn_blocking(move || Store::existing(&url, Arc::new(())));
+            let store = opening.await.unwrap_or_else(|gone| Err(gone.to_string()))?;
+            let remote = Remote::keeping(store, Arc::new(Instant::now), FOOTERS);
+            Ok(Arc::new(remote))
+        };
+        let opened = self.opened.get_or_try_init(open).await;
+        opened.map_err(|why: String| Failure::new(Kind::Unavailable, why))
+    }
+
+    /// Whether this is the first call: one line in the log is enough.
+    pub(crate) fn is_news(&self) -> bool {
+        !self.told.swap(true, Ordering::Relaxed)
+    }
+}
