@@ -100,6 +100,27 @@ def test_servers_that_are_lost_for_good_after_write_back_cost_no_map(run, newest
     pool.close()
 
 
+@pytest.mark.long
+def test_application_reads_on_from_the_store_when_all_servers_are_gone_for_good(run, newest, own_answer):
+    pool = Pool(run, "gone", 3)
+    conf = CONF | {"spark.forebay.writeback.policy": "eager", "spark.forebay.remote": pool.store.as_uri()}
+    app = Application(run, newest, "read-directly", pool.servers, conf)
+    jobs = [Job(app, own_answer, kind) for kind in KINDS]
+    for job in jobs:
+        job.maps()
+    pushed = pool.total("pushed_bytes_total")
+    wait_until(lambda: pool.total("written_back_bytes_total") >= pushed > 0, 60, "not all is written back")
+    for server in pool.servers:
+        server.lose()
+    for job in jobs:
+        assert job.finish() == set()
+    said = [log.read_text().count("reading what it has written back from the object store itself") for log in app.executor_logs()]
+    assert max(said) == 1, said  # once in each executor that read
+    app.stop()
+    for server in pool.servers:
+        assert server.errors() == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_job_that_runs_while_each_server_in_turn_is_drained_and_replaced_sees_no_error(lazy, app, own_answer, kind):
     job = Job(app, own_answer, kind)

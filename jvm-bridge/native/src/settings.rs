@@ -27,6 +27,7 @@ struct ClientSettings {
     #[serde(default)]
     names: BTreeMap<String, String>,
     write_back: Option<String>,
+    remote: Option<String>,
 }
 
 /// Reads the settings and checks them, naming what cannot be.
@@ -61,6 +62,7 @@ pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
         }
     }
     settings.write_back = given.write_back.map(|policy| policy.parse()).transpose()?;
+    settings.remote = given.remote;
     settings.check()?;
     Ok(settings)
 }
@@ -86,7 +88,7 @@ mod tests {
         let settings = parse(
             r#"{"servers":["a:1"],"connect_timeout_ms":1,"call_timeout_ms":2,"retry_deadline_ms":3,"backoff_base_ms":4,
                 "backoff_max_ms":5,"keep_alive_ms":6,"fetch_window_bytes":70000,"fetch_streams":8,"replay_buffer_bytes":9,
-                "block_bytes":2000,"batch_bytes":3000,"write_back":"eager","names":{"keep_alive":"my.keepAlive"}}"#,
+                "block_bytes":2000,"batch_bytes":3000,"write_back":"eager","remote":"s3://bucket/prefix","names":{"keep_alive":"my.keepAlive"}}"#,
         )
         .expect("valid");
         let expected = Settings {
@@ -104,6 +106,7 @@ mod tests {
             batch_bytes: 3000,
             names: BTreeMap::from([("keep_alive".into(), "my.keepAlive".into())]),
             write_back: Some(shuffle_client::WriteBack::Eager),
+            remote: Some("s3://bucket/prefix".into()),
         };
         assert_eq!(settings, expected);
     }
@@ -119,5 +122,11 @@ mod tests {
         )
         .expect_err("bad");
         assert!(named.message.contains("`my.streams`"), "{named}");
+        let nowhere =
+            parse(r#"{"servers":["a:1"],"remote":"ftp://b/c","names":{"remote":"my.remote"}}"#)
+                .expect_err("no store");
+        let refusal = "setting `my.remote` is \"ftp://b/c\": ";
+        assert!(nowhere.message.starts_with(refusal), "{nowhere}");
+        assert!(nowhere.message.contains("s3://BUCKET/PREFIX"), "{nowhere}");
     }
 }

@@ -168,6 +168,10 @@ class Application:
             time.sleep(0.1)
         raise TimeoutError(f"Spark did not replace executor {number} in 180 s\n{self.tail()}")
 
+    def executor_logs(self) -> list:
+        """What executors, and the native library in them, wrote to standard error."""
+        return sorted(self.home.glob("work/*/*/stderr"))
+
     def maps_rerun(self):
         """Map tasks that have run more than once so far, with the number of runs beyond the first."""
         self.call("settle")

@@ -92,6 +92,14 @@ public final class ForebayConf {
                 "as the servers are set",
                 "When servers that have an object store copy the data there: `lazy` (after a delay, when a disk is nearly full, or when a "
                         + "server ends), `eager` (at once) or `off` (never)."),
+        REMOTE(
+                "remote",
+                "none",
+                "URL of the object store that the servers write back to, as their `--remote` has it. Where no server is left that could serve "
+                        + "what was written back, reduce tasks read it there themselves, instead of waiting for a server until `retryDeadline`. "
+                        + "Executors then need the right to read it, where the cloud's own tools find it: `AWS_…`, `AZURE_…` or `GOOGLE_…` in their "
+                        + "environment, or the identity of their machine or service account. Set it if the pool may be scaled in to nothing, or "
+                        + "be lost, while applications still read."),
         FALLBACK(
                 "fallback",
                 "false",
@@ -208,6 +216,7 @@ public final class ForebayConf {
                 .name("retry_deadline", Key.RETRY_DEADLINE.key)
                 .name("replay_buffer", Key.REPLAY_BUFFER.key);
         writeBack.ifPresent(policy -> settings.set("write_back", policy));
+        text(Key.REMOTE).ifPresent(url -> settings.set("remote", url).name("remote", Key.REMOTE.key));
         return settings;
     }
 

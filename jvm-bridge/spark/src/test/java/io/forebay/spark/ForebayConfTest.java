@@ -74,6 +74,7 @@ class ForebayConfTest {
                                 "spark.forebay.callTimeout", "2s",
                                 "spark.forebay.nativeDir", "/opt/native",
                                 "spark.forebay.writeback.policy", "eager",
+                                "spark.forebay.remote", "s3://bucket/prefix",
                                 "spark.forebay.fallback", "true"));
         assertTrue(conf.fallback());
         assertEquals("fsync", conf.durability());
@@ -83,7 +84,7 @@ class ForebayConfTest {
         assertEquals(
                 "{\"servers\":[\"a:7400\"],\"connect_timeout_ms\":1000,\"call_timeout_ms\":2000,\"retry_deadline_ms\":60000,"
                         + "\"replay_buffer_bytes\":0,\"fetch_window_bytes\":1048576,\"fetch_streams\":3,\"write_back\":\"eager\""
-                        + ",\"names\":{\"servers\":\"spark.forebay.servers\",\"retry_deadline\":\"spark.forebay.retryDeadline\",\"replay_buffer\":\"spark.forebay.replayBuffer\"}}",
+                        + ",\"remote\":\"s3://bucket/prefix\",\"names\":{\"servers\":\"spark.forebay.servers\",\"retry_deadline\":\"spark.forebay.retryDeadline\",\"replay_buffer\":\"spark.forebay.replayBuffer\",\"remote\":\"spark.forebay.remote\"}}",
                 conf.clientSettings().toString());
     }
 
