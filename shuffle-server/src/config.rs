@@ -22,6 +22,8 @@ use crate::{
 /// Smallest memory: two of the largest messages, or else a push could wait for ever.
 const MIN_MEMORY: u64 = 2 * shuffle_proto::block::MAX_BATCH as u64;
 const MIN_LEASE: Duration = Duration::from_millis(100);
+/// Below that a disk that does what it can is called slow.
+const MIN_SLOW: Duration = Duration::from_millis(500);
 
 /// Settings of a server. The doc line of each is its `--help`.
 #[derive(Clone, Debug, PartialEq, Parser)]
@@ -104,6 +106,13 @@ pub struct Config {
     /// it takes nothing new until something is deleted or reclaimed, and other volumes and servers are used.
     #[arg(long, value_name = "SIZE")]
     pub volume_limit: Option<ByteSize>,
+
+    /// How long one read, write or sync of a disk may take before its volume is called slow: it gets no new attempts then, and what
+    /// waits for it is sent elsewhere, until the disk is quick again.
+    ///
+    /// Raise it for disks that are slow when all is well, such as network volumes whose burst is used up.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    pub volume_slow_after: Duration,
 
     /// How long an app's data outlive its last call, unless the app asks for another time.
     ///
@@ -195,6 +204,7 @@ impl Config {
         Options {
             direct_io: self.direct_io,
             limit: self.volume_limit.map(|size| size.0),
+            slow: self.volume_slow_after,
             ..Options::default()
         }
     }
@@ -260,6 +270,13 @@ impl Config {
         if self.max_lease < self.lease {
             let remedy = format!("give at least lease, which is {}", units::show(self.lease));
             return refuse("max-lease", units::show(self.max_lease), remedy);
+        }
+        if self.volume_slow_after < MIN_SLOW {
+            return refuse(
+                "volume-slow-after",
+                units::show(self.volume_slow_after),
+                format!("give at least {}", units::show(MIN_SLOW)),
+            );
         }
         if self.keep_alive < Duration::from_secs(1) {
             return refuse(

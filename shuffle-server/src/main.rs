@@ -1,6 +1,6 @@
 //! `forebay-server`: settings, log, signals; everything else is the library's.
 
-use std::{io::IsTerminal, io::Write, process::ExitCode};
+use std::{io::IsTerminal, io::Write, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use shuffle_server::{
@@ -18,6 +18,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What a shell says of a program that a signal ended.
 const KILLED_BY_SIGNAL: i32 = 128;
+/// What threads that still wait for a disk get at the end.
+const LAST_THREADS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let loaded = match Config::load(std::env::args_os(), std::env::vars_os()) {
@@ -48,7 +50,10 @@ fn run(config: Config) -> anyhow::Result<()> {
         .thread_name("forebay")
         .build()
         .context("start threads")?;
-    runtime.block_on(serve(config))
+    let served = runtime.block_on(serve(config));
+    // A disk that hangs keeps the threads that wait for it, and is not to keep the process.
+    runtime.shutdown_timeout(LAST_THREADS);
+    served
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

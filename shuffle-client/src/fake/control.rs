@@ -18,6 +18,7 @@ impl v1::control_server::Control for Inner {
             bytes_used: 0,
             bytes_free: 1 << 30,
             state: "ok".into(),
+            reason: String::new(),
         });
         Ok(tonic::Response::new(v1::DescribeResponse {
             protocol_min: 1,

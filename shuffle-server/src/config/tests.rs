@@ -152,6 +152,10 @@ fn settings_that_cannot_work_are_refused() {
             "lease is 1ms: give at least 100ms",
         ),
         (
+            &["--data-dir", "/a", "--volume-slow-after", "1ms"][..],
+            "volume-slow-after is 1ms: give at least 500ms",
+        ),
+        (
             &["--data-dir", "/a", "--max-apps", "0"][..],
             "max-apps is 0: give at least 1",
         ),

@@ -14,6 +14,7 @@ use prometheus_client::{
 use super::{Metrics, PREFIX, add, add_unit};
 use crate::{
     service::state::{State, VolumeState},
+    staging::Health,
     staging::StatsSnapshot,
 };
 
@@ -173,7 +174,7 @@ fn registry(state: &State) -> Registry {
             .set(volume.bytes_used);
         free.get_or_create_owned(&label(volume))
             .set(volume.bytes_free);
-        for state in ["ok", "full", "failed"] {
+        for state in Health::STATES {
             let label = DiskState {
                 disk: volume.disk.clone(),
                 state,

@@ -9,7 +9,7 @@ use shuffle_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Core, caller, router::Peer, volumes::state};
+use super::{Core, caller, router::Peer};
 use crate::{
     error::Refusal,
     writeback::{Apps, Standing},
@@ -117,13 +117,14 @@ impl v1::control_server::Control for Control {
         _: Request<v1::DescribeRequest>,
     ) -> Result<Response<v1::DescribeResponse>, Status> {
         let volumes = self.core.volumes.iter().map(|volume| {
-            let state = state(&volume.health()).0.to_owned();
+            let health = volume.health();
             let id = volume.id().0.as_bytes().to_vec().into();
             v1::Volume {
                 id,
                 bytes_used: volume.bytes_used(),
                 bytes_free: volume.bytes_free(),
-                state,
+                state: health.state().to_owned(),
+                reason: health.reason().unwrap_or_default().to_owned(),
             }
         });
         Ok(Response::new(v1::DescribeResponse {

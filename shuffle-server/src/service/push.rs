@@ -31,6 +31,9 @@ use crate::{
     staging::{AttemptKey, AttemptWriter, Durability, Opened, Receipt, Volume},
 };
 
+/// How often a push that waits for memory looks whether its volume still answers.
+const GLANCE: Duration = Duration::from_millis(250);
+
 /// Answers a push.
 pub(super) fn serve(
     core: Arc<Core>,
@@ -256,7 +259,8 @@ impl Push {
                 )?;
                 let count = blocks.len();
                 // invariant: permit-before-bytes
-                let permit = wait_for_memory(&self.core, batch_cost(payload, count)).await;
+                let cost = batch_cost(payload, count);
+                let permit = wait_for_memory(&self.core, &writing.attempt.volume, cost).await?;
                 let mut staged = StagedBuilder::with_capacity(permit, payload);
                 receive(&mut self.reader, &mut staged, payload, self.core.stall).await?;
                 writing.writer.append(blocks, staged.freeze())?;
@@ -415,17 +419,24 @@ impl Drop for Push {
     }
 }
 
-/// As long as it takes: meanwhile nothing is read, and the sender is held back.
-async fn wait_for_memory(core: &Core, cost: usize) -> Permit {
+/// As long as it takes: meanwhile nothing is read, and the sender is held back. Unless the volume ceases to answer: then what was sent
+/// goes, and with it the memory that others wait for.
+async fn wait_for_memory(core: &Core, volume: &Volume, cost: usize) -> Result<Permit, Refusal> {
     if let Some(permit) = core.budget.try_acquire(cost) {
-        return permit;
+        return Ok(permit);
     }
     let start = Instant::now();
-    let permit = core.budget.acquire(cost).await;
+    let mut granted = std::pin::pin!(core.budget.acquire(cost));
+    let permit = loop {
+        match tokio::time::timeout(GLANCE, &mut granted).await {
+            Ok(permit) => break permit,
+            Err(_) => volume.check_answers()?,
+        }
+    };
     core.metrics
         .permit_wait
         .observe(start.elapsed().as_secs_f64());
-    permit
+    Ok(permit)
 }
 
 /// Reads a payload. Memory that was granted is withheld from all others, so a sender that stands still loses it.

@@ -13,7 +13,10 @@ use shuffle_proto::{
 use shuffle_remote::{self as remote, Only, Place};
 
 use super::Core;
-use crate::{error::Refusal, staging};
+use crate::{
+    error::Refusal,
+    staging::{self, Unanswered},
+};
 
 /// What is asked for.
 #[derive(Clone)]
@@ -48,6 +51,7 @@ pub(super) struct Read {
     begin: Begin,
     tier: Tier,
     summary: Summary,
+    unanswered: Option<Unanswered>,
 }
 
 enum Tier {
@@ -81,6 +85,7 @@ impl Read {
             begin,
             tier: Tier::Done,
             summary: Summary::default(),
+            unanswered: None,
         };
         let refusal = match read.local(core) {
             Ok(fetch) => {
@@ -161,7 +166,7 @@ impl Read {
                             cursor: part.cursor.to_bytes(),
                         }));
                     }
-                    self.summary = fetch.summary();
+                    (self.summary, self.unanswered) = (fetch.summary(), fetch.unanswered());
                     self.tier = self.rest(core).await?;
                 }
                 Tier::Remote(fetch) => {
@@ -184,7 +189,19 @@ impl Read {
                     self.summary.covered.extend(summary.covered);
                     self.tier = Tier::Done;
                 }
-                Tier::Done => return Ok(None),
+                Tier::Done => {
+                    // A disk that does not answer has lost nothing: whoever asks again later, or elsewhere, may get it.
+                    let mut lost = self.summary.lost.iter();
+                    return match self.unanswered.take() {
+                        Some(Unanswered { error, attempts })
+                            if lost
+                                .any(|lost| attempts.contains(&(lost.map_index, lost.attempt))) =>
+                        {
+                            Err(error.into())
+                        }
+                        _ => Ok(None),
+                    };
+                }
             }
         }
     }

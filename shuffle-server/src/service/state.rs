@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{
-    Core,
-    volumes::{disk, state},
-};
-use crate::staging::{StatsSnapshot, Usage};
+use super::{Core, volumes::disk};
+use crate::staging::{Health, StatsSnapshot, Usage};
 
 /// See the module.
 #[derive(Debug, Serialize)]
@@ -127,12 +124,11 @@ impl Core {
             .iter()
             .map(|volume| {
                 let health = volume.health();
-                let (state, reason) = state(&health);
                 VolumeState {
                     id: volume.id().to_string(),
                     disk: disk(volume),
-                    state,
-                    reason: reason.map(str::to_owned),
+                    state: health.state(),
+                    reason: health.reason().map(str::to_owned),
                     bytes_used: volume.bytes_used(),
                     bytes_free: volume.bytes_free(),
                     attempts: volume
@@ -161,21 +157,27 @@ impl Core {
         }
     }
 
-    /// Whether something new may be sent here, and what a person should know about it. One volume that fails is no reason to
-    /// hide the others: the server is not ready when all of them have failed.
+    /// Whether something new may be sent here, and what a person should know about it. One volume that is out of service is no reason
+    /// to hide the others: the server is not ready when all of them are.
     pub(crate) fn readiness(&self) -> (bool, Vec<String>) {
         let mut reasons = Vec::new();
+        let mut broken = 0;
         for volume in self.volumes.iter() {
             let health = volume.health();
-            if let ("failed", Some(reason)) = state(&health) {
+            broken += usize::from(health.is_broken());
+            // A full one is nothing unusual: it is what reclaiming and deleting are for.
+            if let Some(reason) = health.reason()
+                && !matches!(health, Health::Full(_))
+            {
                 reasons.push(format!(
-                    "volume {} in {} failed: {reason}",
+                    "volume {} in {} is {}: {reason}",
                     volume.id(),
-                    disk(volume)
+                    disk(volume),
+                    health.state()
                 ));
             }
         }
-        let ready = !self.is_draining() && reasons.len() < self.volumes.len();
+        let ready = !self.is_draining() && broken < self.volumes.len();
         if self.is_draining() {
             reasons.push("draining".to_owned());
         }

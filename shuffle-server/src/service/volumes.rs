@@ -19,7 +19,7 @@ use shuffle_proto::{
 use crate::{
     error::Refusal,
     registry::Ledger,
-    staging::{AppRecord, AttemptKey, Error, Health, Usage, Volume},
+    staging::{AppRecord, AttemptKey, Error, Health, Started, Usage, Volume},
 };
 
 /// All volumes, in the order of their data directories. Clones are the same.
@@ -83,17 +83,22 @@ impl Volumes {
             .get(key)
             .and_then(|(id, _)| self.iter().find(|volume| volume.id() == *id));
         let volume = match running {
-            Some(volume) => volume,
-            None => {
-                let well = self.iter().filter(|volume| volume.health() == Health::Ok);
+            // One that has ceased to answer is left to itself: what the older stream of the attempt sent there is of no use.
+            Some(volume) if volume.check_answers().is_ok() => volume,
+            _ => {
+                // One that did not answer when the app came does not know it; it does once the disk is back.
+                let known = self.iter().any(|volume| volume.knows(&key.app));
+                let well = self.iter().filter(|volume| {
+                    volume.health() == Health::Ok && (volume.knows(&key.app) || !known)
+                });
                 let best = well.max_by(|a, b| score(key, a).total_cmp(&score(key, b)));
                 best.ok_or_else(|| self.none_is_well())?
             }
         };
-        writing
+        let entry = writing
             .entry(key.clone())
-            .or_insert_with(|| (volume.id(), 0))
-            .1 += 1;
+            .or_insert_with(|| (volume.id(), 0));
+        *entry = (volume.id(), entry.1 + 1);
         Ok((
             volume,
             Choice {
@@ -106,24 +111,35 @@ impl Volumes {
         let mut message = "no volume takes new attempts".to_owned();
         for volume in self.iter() {
             let health = volume.health();
-            let (state, reason) = state(&health);
             write!(
                 message,
-                "; {} is {state}: {}",
+                "; {} is {}: {}",
                 volume.id(),
-                reason.unwrap_or_default()
+                health.state(),
+                health.reason().unwrap_or("it does not know the app")
             )
             .expect("a String takes all");
         }
         Refusal::new(Kind::Unavailable, message + "; push to another server")
     }
 
-    pub(super) fn delete_shuffle(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
-        // All are tried before the first error is told.
-        let results: Vec<_> = self
+    /// On all volumes at the same time; those that do not answer are not waited for.
+    fn each<T: Send + 'static>(
+        &self,
+        call: impl Fn(&Volume) -> Result<T, Error> + Clone + Send + 'static,
+    ) -> Vec<Result<T, Error>> {
+        let started: Vec<_> = self
             .iter()
-            .map(|volume| volume.delete_shuffle(app, shuffle))
+            .map(|volume| volume.start(call.clone()))
             .collect();
+        started.into_iter().map(Started::wait).collect()
+    }
+
+    /// Blocking.
+    pub(super) fn delete_shuffle(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
+        let app = app.clone();
+        // All are tried before the first error is told.
+        let results = self.each(move |volume| volume.delete_shuffle(&app, shuffle));
         results.into_iter().sum()
     }
 
@@ -151,10 +167,9 @@ impl Volumes {
 
 impl Ledger for Volumes {
     fn put(&self, record: &AppRecord) -> Result<(), String> {
-        let errors: Vec<_> = self
-            .iter()
-            .filter_map(|volume| volume.put_app(record).err())
-            .collect();
+        let wanted = record.clone();
+        let results = self.each(move |volume| volume.put_app(&wanted));
+        let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
         for error in &errors {
             tracing::warn!(app = %record.app, %error, "a volume did not write the app down");
         }
@@ -166,10 +181,9 @@ impl Ledger for Volumes {
     }
 
     fn delete(&self, app: &AppId) -> Result<u64, String> {
-        let (freed, errors): (Vec<_>, Vec<_>) = self
-            .iter()
-            .map(|volume| volume.delete_app(app))
-            .partition(Result::is_ok);
+        let wanted = app.clone();
+        let results = self.each(move |volume| volume.delete_app(&wanted));
+        let (freed, errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
         let errors: Vec<_> = errors.into_iter().filter_map(Result::err).collect();
         if errors.is_empty() {
             Ok(freed.into_iter().flatten().sum())
@@ -197,15 +211,6 @@ impl Drop for Choice {
     }
 }
 
-/// Name of a state, and the reason for it.
-pub(crate) fn state(health: &Health) -> (&'static str, Option<&str>) {
-    match health {
-        Health::Ok => ("ok", None),
-        Health::Full(reason) => ("full", Some(reason)),
-        Health::Failed(reason) => ("failed", Some(reason)),
-    }
-}
-
 /// A data directory as it is named in metrics.
 pub(crate) fn disk(volume: &Volume) -> String {
     PathBuf::from(volume.dir()).display().to_string()
@@ -226,4 +231,22 @@ fn join(errors: &[Error]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::staging::tests::{Bench, app, key};
+
+    #[test]
+    fn a_volume_that_does_not_know_the_app_yet_gets_none_of_its_attempts() {
+        let (knows, late) = (Bench::new(), Bench::new());
+        let volumes = [late.try_open().expect("open"), knows.open()];
+        let volumes = Volumes::new(volumes.to_vec());
+        for attempt in 0..50 {
+            let chosen = volumes.choose(&key(1, 0, attempt)).ok();
+            let (volume, _choice) = chosen.expect("one is well");
+            assert!(volume.knows(&app()), "attempt {attempt}");
+        }
+    }
 }

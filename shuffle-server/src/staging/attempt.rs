@@ -68,6 +68,7 @@ impl AttemptWriter {
                 headers[0].seq, self.next_seq
             )));
         }
+        self.shared.check_answers()?;
         let (count, length) = (headers.len() as u64, data.len() as u64);
         let Some(next_seq) = u32::try_from(count)
             .ok()
@@ -123,10 +124,8 @@ impl AttemptWriter {
                 return Err(error);
             }
         };
-        match receiver.await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.shared.unavailable()),
-        }
+        // The writer may finish it after all: then two volumes have the attempt, and the one that is named counts.
+        self.shared.patiently(receiver).await?
     }
 
     fn begin_commit(

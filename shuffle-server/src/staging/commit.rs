@@ -195,14 +195,18 @@ fn sync_files(shared: &Shared, jobs: &mut [Job]) {
         if job.failed.is_some() || job.durability < Durability::Fsync {
             continue;
         }
-        let synced =
-            sync_runs(shared, job.runs.iter().chain(&job.run)).and_then(|()| match &job.log {
-                Some((log, _)) => {
-                    Stats::add(&shared.stats.syncs, log.sync(&shared.disk)?.into());
-                    Ok(())
-                }
-                None => Ok(()),
-            });
+        let synced = sync_runs(
+            shared,
+            &job.attempt.shuffle,
+            job.runs.iter().chain(&job.run),
+        )
+        .and_then(|()| match &job.log {
+            Some((log, _)) => {
+                Stats::add(&shared.stats.syncs, log.sync(&shared.disk)?.into());
+                Ok(())
+            }
+            None => Ok(()),
+        });
         if let Err(error) = synced {
             fail(shared, jobs, &[position], &error);
         }
@@ -366,7 +370,7 @@ fn raise(
             .filter_map(|&id| find_run(&runs, id))
             .collect();
         if sync {
-            sync_runs(shared, runs).inspect_err(|error| shared.note(error))?;
+            sync_runs(shared, shuffle, runs).inspect_err(|error| shared.note(error))?;
         }
         let _gate = shared.gate.lock();
         current()?;

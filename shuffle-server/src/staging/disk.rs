@@ -3,19 +3,26 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, IoSlice},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use memmap2::{Advice, MmapMut};
 use parking_lot::Mutex;
-use rustix::{fs::OFlags, io::Errno};
+use rustix::{
+    fs::{OFlags, StatVfsMountFlags},
+    io::Errno,
+};
 
-use super::Error;
+use super::{
+    Error,
+    watch::{Running, Watch},
+};
 use crate::index::{self, Batch, RocksIndex, SegmentIndex};
 
 /// Most pieces of one gathered write (the system's own limit).
@@ -24,6 +31,8 @@ const MAX_PIECES: usize = 1024;
 /// several MiB: on a virtual machine that gives free memory back to its host (free page reporting works on such blocks) those are
 /// the ones that are not there. Measured on one, in CPU s/GB: 0.3 in writes of 1 MiB, 1.9 to 4.1 in writes of 64 MiB.
 const MAX_WRITE: usize = 1 << 20;
+/// The operation of errors of a sync, after which nobody knows what is on the device.
+pub(super) const SYNC: &str = "sync";
 /// Buffer that is gathered into before a write past the page cache.
 pub(super) const GATHER: usize = 4 << 20;
 
@@ -42,6 +51,40 @@ pub enum Operation {
     Remove,
     /// Write to the index; the path is its directory.
     Index,
+    /// Ask what a directory is, or how full its file system.
+    Look,
+}
+
+/// What an error of the system says of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Nothing: it is about this process' limits.
+    None,
+    /// No space.
+    Full,
+    /// It takes no writes.
+    ReadOnly,
+    /// It is not there any more.
+    Removed,
+    /// It does not do what it is told.
+    Failing,
+    /// Something else, which may well be about one file.
+    Other,
+}
+
+/// Which directory a path leads to: another file system that is mounted there, or none any more, is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    device: u64,
+    inode: u64,
+}
+
+/// What a file system says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Space {
+    /// Bytes that unprivileged processes may still write.
+    pub(super) free: u64,
+    pub(super) read_only: bool,
 }
 
 /// Decides whether the next call fails; for tests.
@@ -50,16 +93,17 @@ pub trait Faults: Send + Sync {
     fn before(&self, operation: Operation, path: &Path) -> io::Result<()>;
 }
 
-/// An index whose writes fail when [`Faults`] says so.
-struct FaultyIndex {
+/// An index whose writes are watched, and fail when [`Faults`] says so.
+struct WatchedIndex {
     index: RocksIndex,
-    faults: Arc<dyn Faults>,
+    disk: Arc<Disk>,
     path: PathBuf,
 }
 
-impl SegmentIndex for FaultyIndex {
+impl SegmentIndex for WatchedIndex {
     fn write(&self, batch: &Batch, sync: bool) -> Result<(), index::Error> {
-        let before = self.faults.before(Operation::Index, &self.path);
+        let _running = self.disk.watch.begin(Operation::Index, &self.path);
+        let before = self.disk.check(Operation::Index, &self.path);
         before.map_err(|error| index::Error::Store {
             path: self.path.display().to_string(),
             operation: "write",
@@ -85,6 +129,8 @@ impl SegmentIndex for FaultyIndex {
 /// The file system under a volume.
 pub(super) struct Disk {
     faults: Option<Arc<dyn Faults>>,
+    /// Calls that run.
+    pub(super) watch: Watch,
     /// Whether it has refused to write past the page cache.
     refuses_direct: AtomicBool,
     /// The buffer of the last gathered write, for the next one: new memory costs about as much to clear as to copy into.
@@ -92,9 +138,11 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(faults: Option<Arc<dyn Faults>>) -> Self {
+    /// A call of it is overdue after `patience`.
+    pub(super) fn new(faults: Option<Arc<dyn Faults>>, patience: Duration) -> Self {
         Self {
             faults,
+            watch: Watch::new(patience),
             refuses_direct: AtomicBool::new(false),
             spare: Mutex::default(),
         }
@@ -116,10 +164,31 @@ impl Disk {
             .map_or(Ok(()), |faults| faults.before(operation, path))
     }
 
+    /// Watches a call until the answer is dropped; fails if a test wants it to.
+    fn begin(&self, operation: Operation, path: &Path) -> io::Result<Running<'_>> {
+        let running = self.watch.begin(operation, path);
+        self.check(operation, path)?;
+        Ok(running)
+    }
+
+    /// A directory and those above it.
+    pub(super) fn create_dir_all(&self, path: &Path) -> Result<(), Error> {
+        self.begin(Operation::Open, path)
+            .and_then(|_running| fs::create_dir_all(path))
+            .map_err(|source| Error::io("create", path, source))
+    }
+
+    /// Gives back what a write that failed has taken.
+    pub(super) fn cut(&self, file: &File, path: &Path, length: u64) {
+        let _running = self.watch.begin(Operation::Write, path);
+        // It has failed already, and nothing names what lies behind that length.
+        let _ = file.set_len(length);
+    }
+
     /// A new file, for reading and writing.
     pub(super) fn create(&self, path: &Path) -> Result<File, Error> {
-        self.check(Operation::Open, path)
-            .and_then(|()| {
+        self.begin(Operation::Open, path)
+            .and_then(|_running| {
                 OpenOptions::new()
                     .read(true)
                     .write(true)
@@ -135,6 +204,7 @@ impl Disk {
             return None;
         }
         let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
+        let _running = self.watch.begin(Operation::Open, path);
         match OpenOptions::new()
             .write(true)
             .custom_flags(flags)
@@ -154,7 +224,9 @@ impl Disk {
         }
     }
 
+    /// A file, for reading; who waits for it is a reader.
     pub(super) fn open(&self, path: &Path) -> Result<File, Error> {
+        let _running = self.watch.begin(Operation::Read, path);
         self.check(Operation::Open, path)
             .and_then(|()| File::open(path))
             .map_err(|source| Error::io("open", path, source))
@@ -169,7 +241,7 @@ impl Disk {
         mut offset: u64,
     ) -> Result<(), Error> {
         let failed = |source: io::Error| Error::io("write", path, source);
-        self.check(Operation::Write, path).map_err(failed)?;
+        let mut running = self.begin(Operation::Write, path).map_err(failed)?;
         let mut group: Vec<IoSlice<'_>> = Vec::with_capacity(MAX_PIECES.min(pieces.len() + 1));
         let mut room = MAX_WRITE;
         for piece in pieces {
@@ -181,6 +253,7 @@ impl Disk {
                 piece = later;
                 if room == 0 || group.len() == MAX_PIECES {
                     write_group(file, &mut group, &mut offset).map_err(failed)?;
+                    running.goes_on();
                     room = MAX_WRITE;
                 }
             }
@@ -198,7 +271,7 @@ impl Disk {
         offset: u64,
     ) -> Result<bool, Error> {
         let failed = |source: io::Error| Error::io("write", path, source);
-        self.check(Operation::Write, path).map_err(failed)?;
+        let _running = self.begin(Operation::Write, path).map_err(failed)?;
         match file.write_all_at(piece, offset) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
@@ -218,7 +291,7 @@ impl Disk {
         offset: u64,
     ) -> Result<(), Error> {
         let failed = |source: io::Error| Error::io("read", path, source);
-        self.check(Operation::Read, path).map_err(failed)?;
+        let _running = self.begin(Operation::Read, path).map_err(failed)?;
         file.read_exact_at(buffer, offset).map_err(|error| {
             let end = offset + buffer.len() as u64;
             failed(match file.metadata() {
@@ -229,55 +302,96 @@ impl Disk {
                         metadata.len()
                     ),
                 ),
-                _ => io::Error::new(error.kind(), format!("bytes {offset} to {end}: {error}")),
+                _ => error,
             })
         })
     }
 
     /// Puts a file's bytes on the device.
     pub(super) fn sync(&self, file: &File, path: &Path) -> Result<(), Error> {
-        self.check(Operation::Sync, path)
-            .and_then(|()| file.sync_data())
-            .map_err(|source| Error::io("sync", path, source))
+        self.begin(Operation::Sync, path)
+            .and_then(|_running| file.sync_data())
+            .map_err(|source| Error::io(SYNC, path, source))
     }
 
     /// Puts a directory's names on the device.
     pub(super) fn sync_dir(&self, path: &Path) -> Result<(), Error> {
-        self.check(Operation::Sync, path)
-            .and_then(|()| File::open(path)?.sync_all())
-            .map_err(|source| Error::io("sync", path, source))
+        let dir = self.open(path)?;
+        self.begin(Operation::Sync, path)
+            .and_then(|_running| dir.sync_all())
+            .map_err(|source| Error::io(SYNC, path, source))
     }
 
     /// Removes a file.
     pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
-        self.check(Operation::Remove, path)?;
+        let _running = self.begin(Operation::Remove, path)?;
         fs::remove_file(path)
     }
 
     /// Removes a directory with all in it.
     pub(super) fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.check(Operation::Remove, path)?;
+        let _running = self.begin(Operation::Remove, path)?;
         fs::remove_dir_all(path)
     }
 
+    /// Writes a few bytes and removes them again, with `sync` by way of the device; the error says why that cannot be done.
+    pub(super) fn try_write(&self, path: &Path, sync: bool) -> Result<(), Error> {
+        // One that a crash has left.
+        let _ = self.remove(path);
+        let file = self.create(path)?;
+        let written = self
+            .write(&file, path, &[&[0; 4096]], 0)
+            .and_then(|()| match sync {
+                true => self.sync(&file, path),
+                false => Ok(()),
+            });
+        let _ = self.remove(path);
+        written
+    }
+
     /// The index that lies on this disk.
-    pub(super) fn index(&self, path: &Path) -> Result<Box<dyn SegmentIndex>, Error> {
-        let index = RocksIndex::open(path)?;
-        Ok(match &self.faults {
-            None => Box::new(index),
-            Some(faults) => Box::new(FaultyIndex {
-                index,
-                faults: faults.clone(),
-                path: path.into(),
-            }),
+    pub(super) fn index(self: &Arc<Self>, path: &Path) -> Result<Box<dyn SegmentIndex>, Error> {
+        Ok(Box::new(WatchedIndex {
+            index: RocksIndex::open(path)?,
+            disk: self.clone(),
+            path: path.into(),
+        }))
+    }
+
+    /// Which directory this is.
+    pub(super) fn place(&self, path: &Path) -> io::Result<Place> {
+        let _running = self.watch.begin(Operation::Look, path);
+        let metadata = fs::metadata(path)?;
+        Ok(Place {
+            device: metadata.dev(),
+            inode: metadata.ino(),
         })
     }
 
-    /// Bytes that unprivileged processes may still write.
-    pub(super) fn free(&self, path: &Path) -> Result<u64, Error> {
+    /// What its file system says of itself.
+    pub(super) fn space(&self, path: &Path) -> Result<Space, Error> {
+        let _running = self.watch.begin(Operation::Look, path);
         let stat = rustix::fs::statvfs(path)
             .map_err(|error| Error::io("stat file system of", path, error.into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        Ok(Space {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            read_only: stat.f_flag.contains(StatVfsMountFlags::RDONLY),
+        })
+    }
+}
+
+impl Operation {
+    /// For a sentence with the path behind it.
+    pub(super) fn verb(self) -> &'static str {
+        match self {
+            Operation::Open => "open",
+            Operation::Write => "write",
+            Operation::Sync => SYNC,
+            Operation::Read => "read",
+            Operation::Remove => "remove",
+            Operation::Index => "write index",
+            Operation::Look => "look at",
+        }
     }
 }
 
@@ -299,17 +413,33 @@ fn write_group(file: &File, group: &mut Vec<IoSlice<'_>>, offset: &mut u64) -> i
     Ok(())
 }
 
-/// Whether an error says that there is no space.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    let full = [Errno::NOSPC, Errno::DQUOT].map(|errno| Some(errno.raw_os_error()));
-    full.contains(&error.raw_os_error()) || error.kind() == io::ErrorKind::StorageFull
+/// What an error says of the disk.
+pub(super) fn trouble(error: &io::Error) -> Trouble {
+    let Some(errno) = error.raw_os_error().map(Errno::from_raw_os_error) else {
+        return match error.kind() {
+            io::ErrorKind::StorageFull => Trouble::Full,
+            _ => Trouble::Other,
+        };
+    };
+    match errno {
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM => Trouble::None,
+        Errno::NOSPC | Errno::DQUOT => Trouble::Full,
+        Errno::ROFS => Trouble::ReadOnly,
+        // The last three: a file system that is a process, or another machine, which has gone.
+        Errno::NODEV
+        | Errno::NXIO
+        | Errno::NOMEDIUM
+        | Errno::NOTCONN
+        | Errno::SHUTDOWN
+        | Errno::STALE => Trouble::Removed,
+        Errno::IO | Errno::UCLEAN | Errno::REMOTEIO | Errno::TIMEDOUT => Trouble::Failing,
+        _ => Trouble::Other,
+    }
 }
 
 /// Whether an error is about this process' limits and says nothing of the file.
 pub(super) fn is_passing(error: &io::Error) -> bool {
-    let passing =
-        [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
-    passing.contains(&error.raw_os_error())
+    trouble(error) == Trouble::None
 }
 
 /// Memory that the machine, or the container, could still use for the page cache.

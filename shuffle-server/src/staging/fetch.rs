@@ -10,7 +10,7 @@
 mod memory;
 mod runs;
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use shuffle_proto::{
@@ -24,12 +24,14 @@ use super::{
     batch::Owner,
     disk::is_passing,
     flush::find_run,
+    health::GLANCE,
     part::PartBuilder,
     segment::Run,
     shared::Shared,
-    shuffle::{Commits, Pin, Shuffle, Snapshot},
+    shuffle::{Commits, Committed, Pin, Shuffle, Snapshot},
     stats::Stats,
 };
+use crate::index::RunId;
 use runs::Table;
 
 /// A read of some partitions of some maps. Reads what was committed when it began.
@@ -39,6 +41,16 @@ pub struct Fetch {
     summary: Summary,
     /// Whether what it reads counts as read by a reducer.
     counted: bool,
+    unanswered: Option<Unanswered>,
+}
+
+/// What a fetch has left out because the disk did not answer: not lost, but not to be had now.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// `Unavailable`, and why.
+    pub error: Error,
+    /// The attempts, which the summary calls lost.
+    pub attempts: BTreeSet<(MapIndex, AttemptId)>,
 }
 
 /// How far a fetch is.
@@ -67,7 +79,19 @@ struct Reader {
     position: Position,
     /// The rows that are read from the current run.
     table: Option<Table>,
-    _pin: Pin,
+    left_out: Option<LeftOut>,
+    pin: Pin,
+}
+
+/// What is not read because the disk does not answer.
+#[derive(Clone)]
+struct LeftOut {
+    reason: String,
+    /// Before the first of it: a reader that comes back is to get it too.
+    resume: Option<Position>,
+    runs: BTreeSet<RunId>,
+    /// Of what is in a commit log.
+    held: BTreeSet<Owner>,
 }
 
 /// What a step came to.
@@ -75,7 +99,7 @@ enum Step {
     Part(FetchPart),
     /// The next bytes are in a file.
     NeedsDisk,
-    End(Summary),
+    End(Summary, Option<Unanswered>),
 }
 
 /// Whether a part takes more.
@@ -155,12 +179,14 @@ impl Fetch {
             version: snapshot.version,
             position,
             table: None,
-            _pin: pin,
+            left_out: None,
+            pin,
         };
         Ok(Self {
             reader: Some(Box::new(reader)),
             summary: Summary::default(),
             counted: true,
+            unanswered: None,
         })
     }
 
@@ -176,16 +202,7 @@ impl Fetch {
         let mut reader = self.reader.take().ok_or_else(over)?;
         let mut step = reader.step(false)?;
         if matches!(step, Step::NeedsDisk) {
-            // A cold disk must not hold up the connections of this thread.
-            let blocking = tokio::task::spawn_blocking(move || {
-                let step = reader.step(true);
-                (reader, step)
-            });
-            let (back, read) = blocking
-                .await
-                .map_err(|error| Error::Internal(format!("fetch: {error}")))?;
-            reader = back;
-            step = read?;
+            (reader, step) = read_disk(reader, self.counted).await?;
         }
         if let (Step::Part(part), true) = (&step, self.counted) {
             let bytes = part.data.iter().map(Bytes::len).sum::<usize>() as u64;
@@ -195,12 +212,17 @@ impl Fetch {
         self.reader = Some(reader);
         match step {
             Step::Part(part) => Ok(Some(part)),
-            Step::End(summary) => {
-                self.summary = summary;
+            Step::End(summary, unanswered) => {
+                (self.summary, self.unanswered) = (summary, unanswered);
                 Ok(None)
             }
             Step::NeedsDisk => Err(Error::Internal("a step with a disk wants one".into())),
         }
+    }
+
+    /// What was left out because the disk did not answer; known once [`Fetch::next`] has returned `None`.
+    pub fn unanswered(&mut self) -> Option<Unanswered> {
+        self.unanswered.take()
     }
 
     /// What was covered; complete once [`Fetch::next`] has returned `None`.
@@ -226,9 +248,69 @@ impl std::fmt::Debug for Fetch {
     }
 }
 
+/// A step on a thread that may block: a cold disk must not hold up the connections of this one, and one that hangs neither this fetch
+/// nor all such threads. With `partly` what only that disk has is left out then, and the rest is served.
+async fn read_disk(mut reader: Box<Reader>, partly: bool) -> Result<(Box<Reader>, Step), Error> {
+    let mut again = reader.again();
+    let reads = reader.shared.reads.clone();
+    let mut reading = std::pin::pin!(async move {
+        let permit = reads.acquire_owned().await;
+        let blocking = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let step = reader.step(true);
+            (reader, step)
+        });
+        let (reader, step) = blocking
+            .await
+            .map_err(|error| Error::Internal(format!("fetch: {error}")))?;
+        Ok((reader, step?))
+    });
+    let overdue = loop {
+        if let Some(overdue) = again.shared.disk.watch.overdue_read() {
+            break overdue;
+        }
+        if let Ok(done) = tokio::time::timeout(GLANCE, &mut reading).await {
+            return done;
+        }
+    };
+    // For those who push there.
+    again.shared.hangs();
+    Stats::add(&again.shared.stats.read_failures, 1);
+    if !partly {
+        return Err(Error::Unavailable {
+            volume: again.shared.id,
+            reason: overdue.to_string(),
+        });
+    }
+    again.left_out = Some(LeftOut {
+        reason: overdue.to_string(),
+        resume: None,
+        runs: BTreeSet::new(),
+        held: BTreeSet::new(),
+    });
+    let step = again.step(false)?;
+    Ok((again, step))
+}
+
 // === impl Reader ===
 
 impl Reader {
+    /// The same once more, for when this one goes to a thread that does not come back.
+    fn again(&self) -> Box<Self> {
+        Box::new(Self {
+            shared: self.shared.clone(),
+            shuffle: self.shuffle.clone(),
+            partitions: self.partitions.clone(),
+            maps: self.maps.clone(),
+            commits: self.commits.clone(),
+            version: self.version,
+            position: self.position,
+            table: None,
+            left_out: self.left_out.clone(),
+            pin: self.pin.again(),
+        })
+    }
+
     /// Fills one part, from files only if `disk`.
     fn step(&mut self, disk: bool) -> Result<Step, Error> {
         let snapshot = self.shuffle.snapshot()?;
@@ -237,10 +319,15 @@ impl Reader {
         if matches!(filled, Filled::More) {
             filled = self.take_memory(&snapshot, &mut part, disk)?;
         }
-        match (part.finish(self.position), filled) {
+        let resume = self.left_out.as_ref().and_then(|left_out| left_out.resume);
+        match (part.finish(resume.unwrap_or(self.position)), filled) {
             (Some(part), _) => Ok(Step::Part(part)),
             (None, Filled::NeedsDisk) => Ok(Step::NeedsDisk),
-            (None, _) => Ok(Step::End(self.summary(&snapshot))),
+            (None, _) => {
+                let summary = self.summary(&snapshot);
+                let unanswered = self.unanswered(&summary);
+                Ok(Step::End(summary, unanswered))
+            }
         }
     }
 
@@ -262,6 +349,10 @@ impl Reader {
             if !ordinals.is_empty() && run.lost.get().is_none() {
                 let filled = if let Some(cached) = run.cached() {
                     self.take_cached(snapshot, run, &cached, ordinals, part)
+                } else if let Some(left_out) = &mut self.left_out {
+                    left_out.resume.get_or_insert(self.position);
+                    left_out.runs.insert(run.id);
+                    Filled::More
                 } else if disk {
                     match self.take_file(snapshot, run, ordinals, part) {
                         Ok(filled) => filled,
@@ -324,6 +415,7 @@ impl Reader {
 
     fn lose(&self, run: &Run, error: &Error) {
         Stats::add(&self.shared.stats.read_failures, 1);
+        self.shared.note_read(error);
         run.lose(|| error.to_string());
         self.shuffle
             .damaged
@@ -345,10 +437,9 @@ impl Reader {
             let owner = (map_index, attempt);
             let reason = if snapshot.reclaimed.contains(&owner) {
                 Some("it is in the object store only".into())
-            } else if damaged {
-                lost_reason(snapshot, owner)
             } else {
-                None
+                let lost = damaged.then(|| lost_reason(snapshot, owner)).flatten();
+                lost.or_else(|| self.left_out_reason(owner, committed))
             };
             if let Some(reason) = reason {
                 summary.lost.push(LostAttempt {
@@ -369,6 +460,30 @@ impl Reader {
             });
         }
         summary
+    }
+}
+
+impl Reader {
+    fn left_out_reason(&self, owner: Owner, committed: &Committed) -> Option<String> {
+        let left_out = self.left_out.as_ref()?;
+        let runs = &mut committed.runs.iter();
+        (left_out.held.contains(&owner) || runs.any(|run| left_out.runs.contains(run)))
+            .then(|| left_out.reason.clone())
+    }
+
+    /// What of a summary is lost for now only.
+    fn unanswered(&self, summary: &Summary) -> Option<Unanswered> {
+        let left_out = self.left_out.as_ref()?;
+        let lost = summary.lost.iter();
+        let lost = lost.filter(|lost| lost.reason == left_out.reason);
+        let attempts: BTreeSet<_> = lost.map(|lost| (lost.map_index, lost.attempt)).collect();
+        (!attempts.is_empty()).then(|| Unanswered {
+            error: Error::Unavailable {
+                volume: self.shared.id,
+                reason: left_out.reason.clone(),
+            },
+            attempts,
+        })
     }
 }
 

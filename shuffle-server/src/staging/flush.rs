@@ -68,7 +68,7 @@ pub(super) fn flush_shuffle(
         }
     };
     if sync {
-        sync_runs(shared, older.iter().chain([&run]))?;
+        sync_runs(shared, shuffle, older.iter().chain([&run]))?;
     }
     let _gate = shared.gate.lock();
     let mut moved: Vec<(Owner, Committed)> = Vec::new();
@@ -178,14 +178,18 @@ pub(super) fn record_memory(shared: &Shared, shuffle: &Shuffle) -> Result<(), Er
     Ok(())
 }
 
-/// Puts runs on the device.
+/// Puts runs of a shuffle on the device.
 pub(super) fn sync_runs<'a>(
     shared: &Shared,
+    shuffle: &Shuffle,
     runs: impl IntoIterator<Item = &'a Arc<Run>>,
 ) -> Result<(), Error> {
     for run in runs {
-        if run.segment.sync(&shared.disk, run.end())? {
-            Stats::add(&shared.stats.syncs, 1);
+        match run.segment.sync(&shared.disk, run.end()) {
+            Ok(synced) => Stats::add(&shared.stats.syncs, synced.into()),
+            // Its directory has gone meanwhile, which says nothing of the disk.
+            Err(_) if shuffle.state.lock().deleted => return Err(shuffle.fenced()),
+            Err(error) => return Err(error),
         }
     }
     Ok(())
@@ -311,6 +315,7 @@ fn reload(shared: &Shared, shuffle: &Shuffle, source: &mut Source) -> bool {
         let read = shared
             .disk
             .read(&log.file, &log.path, &mut bytes, *offset)
+            .inspect_err(|error| shared.note_read(error))
             .map_err(|error| error.to_string());
         let loaded = read.and_then(|()| {
             Batch::try_new(batch.headers().to_vec(), Bytes::from_owner(Reloaded(bytes)))

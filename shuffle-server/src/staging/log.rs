@@ -226,7 +226,7 @@ impl Logs {
         }
         if let Err(error) = shared.disk.write(&log.file, &log.path, &pieces, begin) {
             // Give back what a full disk took for the half that was written.
-            let _ = log.file.set_len(begin);
+            shared.disk.cut(&log.file, &log.path, begin);
             return Err(error);
         }
         entries.iter().for_each(|_| log.enter());

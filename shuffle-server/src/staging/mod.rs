@@ -26,6 +26,7 @@ mod disk;
 mod fetch;
 mod flush;
 mod format;
+mod health;
 pub mod inspect;
 mod log;
 mod options;
@@ -39,6 +40,7 @@ mod shuffle;
 mod stats;
 mod usage;
 mod volume;
+mod watch;
 mod writeback;
 mod writer;
 
@@ -56,11 +58,11 @@ use shuffle_proto::{
 
 pub use attempt::AttemptWriter;
 pub use disk::{Faults, Operation};
-pub use fetch::Fetch;
+pub use fetch::{Fetch, Unanswered};
 pub use options::{Components, DirectIo, Observer, Options};
 pub use stats::{Stats, StatsSnapshot};
 pub use usage::Usage;
-pub use volume::Volume;
+pub use volume::{Started, Volume};
 pub use writeback::{Sealed, Tier, Unwritten};
 
 /// Who wrote: one try at one map index of one shuffle.
@@ -120,15 +122,21 @@ pub struct AppRecord {
     pub lease: Duration,
 }
 
-/// Whether a volume takes new attempts.
+/// Whether a volume takes new attempts. With the reason, which says what a person can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// It does.
     Ok,
     /// No space; it will again when there is some.
     Full(String),
-    /// The device or the index fails: not before a person looked at it. What can be read is still served.
+    /// A call of it does not come back; it will again when it is quick.
+    Slow(String),
+    /// Its file system takes no writes: not before the server is started again, as with those below. What can be read is still served.
+    ReadOnly(String),
+    /// The device or the index fails.
     Failed(String),
+    /// The device or the directory is not there any more.
+    Removed(String),
 }
 
 /// A position in a fetch, opaque to readers, at most 64 bytes. Valid across restarts of the server.

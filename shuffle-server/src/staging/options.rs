@@ -41,8 +41,10 @@ pub struct Options {
     /// At 32 KiB an extent is read from a cold disk at half the device's speed, and the 16 bytes of its directory entry are nothing
     /// beside it. A commit under that is cheaper twice: once to the log, once in a larger run.
     pub min_extent: u64,
-    /// How often a full volume is asked whether it has space again.
+    /// How often a full volume is asked whether it has space again, and the disk is looked at.
     pub probe: Duration,
+    /// How long one call of the file system may take before the volume is called slow.
+    pub slow: Duration,
     /// Bytes that segments and commit logs may take, by the volume's own account; `None`: what the file system has.
     ///
     /// What is committed already may go over it while it moves from a commit log into a run.
@@ -87,6 +89,7 @@ impl Default for Options {
             max_log: 256 << 20,
             min_extent: 32 << 10,
             probe: Duration::from_secs(1),
+            slow: Duration::from_secs(10),
             limit: None,
         }
     }

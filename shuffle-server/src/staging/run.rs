@@ -107,7 +107,7 @@ pub(super) fn write_run(
         Ok(written) => written,
         Err(error) => {
             // Give back what a full disk took for the half that was written, and begin anew: nobody knows what the rest looks like.
-            let _ = output.file.set_len(offset);
+            shared.disk.cut(&output.file, &output.segment.path, offset);
             *guard = None;
             return Err(error);
         }
@@ -168,8 +168,7 @@ fn create(shared: &Shared, shuffle: &Shuffle) -> Result<Output, Error> {
     if shuffle.state.lock().deleted {
         return Err(shuffle.fenced());
     }
-    std::fs::create_dir_all(&shuffle.dir)
-        .map_err(|source| Error::io("create", &shuffle.dir, source))?;
+    shared.disk.create_dir_all(&shuffle.dir)?;
     let id = SegmentId(shared.next_id());
     let path = segment_path(&shuffle.dir, id);
     let file = shared.disk.create(&path)?;

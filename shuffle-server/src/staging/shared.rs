@@ -17,11 +17,13 @@ use std::{
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
+use tokio::sync::Semaphore;
 
 use super::{
-    AppRecord, Error, Health, Observer, Options,
+    AppRecord, Error, Observer, Options,
     deleted::Deleted,
-    disk::{self, Disk},
+    disk::{Disk, Place},
+    health::Standing,
     part::Pool,
     segment::Run,
     shuffle::Shuffle,
@@ -36,6 +38,8 @@ use crate::{
 
 /// Ids are this many bits of counting under the number of times the volume was opened.
 const ID_BITS: u32 = 40;
+/// Reads of up to a MiB that a disk does at the same time; more make none of those that we know faster.
+const READS: usize = 64;
 
 pub(super) struct Shared {
     pub(super) id: VolumeId,
@@ -44,7 +48,7 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) observer: Arc<dyn Observer>,
-    pub(super) disk: Disk,
+    pub(super) disk: Arc<Disk>,
     pub(super) index: Box<dyn SegmentIndex>,
     pub(super) stats: Stats,
     pub(super) names: RwLock<Names>,
@@ -55,8 +59,9 @@ pub(super) struct Shared {
     /// Bytes in segments and logs.
     pub(super) used: AtomicU64,
     pub(super) pool: Arc<Pool>,
-    health: Mutex<Health>,
-    healthy: AtomicBool,
+    pub(super) standing: Standing,
+    /// Fetches that read the disk at the same time: one that hangs takes these threads and no more.
+    pub(super) reads: Arc<Semaphore>,
     /// Told to stop: nothing new is taken.
     stopping: AtomicBool,
     /// The writer is gone: nothing is asked of it any more.
@@ -115,6 +120,10 @@ pub(super) struct Opened {
     pub(super) times: u64,
     pub(super) names: Names,
     pub(super) used: u64,
+    /// Which directory it is.
+    pub(super) place: Place,
+    /// Bytes that its file system has left.
+    pub(super) free: u64,
 }
 
 // === impl Shared ===
@@ -124,7 +133,7 @@ impl Shared {
         opened: Opened,
         options: Options,
         components: super::Components,
-        disk: Disk,
+        disk: Arc<Disk>,
     ) -> Self {
         Self {
             id: opened.id,
@@ -142,8 +151,8 @@ impl Shared {
             cached: Mutex::default(),
             used: AtomicU64::new(opened.used),
             pool: Arc::default(),
-            health: Mutex::new(Health::Ok),
-            healthy: AtomicBool::new(true),
+            standing: Standing::new(opened.place, opened.free),
+            reads: Arc::new(Semaphore::new(READS)),
             stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             queue: Mutex::default(),
@@ -177,70 +186,12 @@ impl Shared {
         self.names.read().shuffles.values().cloned().collect()
     }
 
-    // --- health ---
-
-    pub(super) fn health(&self) -> Health {
-        self.health.lock().clone()
-    }
-
-    /// For calls that need a volume that writes.
-    pub(super) fn check_health(&self) -> Result<(), Error> {
-        if self.healthy.load(Ordering::Relaxed) {
-            return self.check_running();
-        }
-        Err(self.unavailable())
-    }
-
     /// For calls that need a volume that is not closing. What is decided under a shuffle's lock is seen by the writer's last flush.
     pub(super) fn check_running(&self) -> Result<(), Error> {
         if self.stopping.load(Ordering::SeqCst) {
             return Err(self.unavailable());
         }
         Ok(())
-    }
-
-    pub(super) fn unavailable(&self) -> Error {
-        let reason = match self.health() {
-            Health::Failed(reason) | Health::Full(reason) => reason,
-            Health::Ok => "is closing".into(),
-        };
-        Error::Unavailable {
-            volume: self.id,
-            reason,
-        }
-    }
-
-    /// Draws conclusions from an error of the writer's.
-    pub(super) fn note(&self, error: &Error) {
-        let health = match error {
-            Error::Io { source, .. } if disk::is_passing(source) => return,
-            Error::Io { source, .. } if disk::is_full(source) => Health::Full(error.to_string()),
-            Error::Io { .. } | Error::Index(_) => Health::Failed(error.to_string()),
-            _ => return,
-        };
-        self.set_health(health);
-    }
-
-    pub(super) fn set_health(&self, new: Health) {
-        let mut health = self.health.lock();
-        // What has failed stays so: a write that succeeds afterwards does not say that the one before it is there.
-        if *health == new
-            || matches!(
-                (&*health, &new),
-                (Health::Failed(_), _) | (Health::Full(_), Health::Full(_))
-            )
-        {
-            return;
-        }
-        match &new {
-            Health::Ok => tracing::info!(volume = %self.id, "volume has space again"),
-            Health::Full(reason) => tracing::warn!(volume = %self.id, %reason, "volume is full"),
-            Health::Failed(reason) => {
-                tracing::error!(volume = %self.id, %reason, "volume has failed")
-            }
-        }
-        self.healthy.store(new == Health::Ok, Ordering::Relaxed);
-        *health = new;
     }
 
     // --- the writer ---
@@ -309,10 +260,15 @@ impl Shared {
 
     // --- space ---
 
-    /// Bytes that may still be written: what the file system has left, within the limit of the settings.
+    /// Bytes that may still be written: what the file system has left, within the limit of the settings. Asks the disk.
     pub(super) fn free(&self) -> u64 {
-        let free = self.disk.free(&self.dir).unwrap_or(0);
+        let free = self.disk.space(&self.dir).map_or(0, |space| space.free);
         free.min(self.within_limit())
+    }
+
+    /// The same, by the last look at the disk.
+    pub(super) fn free_lately(&self) -> u64 {
+        self.standing.free().min(self.within_limit())
     }
 
     /// Refuses to write this much that is on no disk yet if it would go over the limit of the settings.

@@ -283,6 +283,14 @@ impl State {
 
 // === impl Pin ===
 
+impl Pin {
+    /// One more.
+    pub(super) fn again(&self) -> Self {
+        self.0.readers.fetch_add(1, Ordering::SeqCst);
+        Self(self.0.clone())
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         self.0.readers.fetch_sub(1, Ordering::SeqCst);

@@ -6,6 +6,7 @@ mod fetches;
 mod model;
 mod pressure;
 mod recovery;
+mod states;
 mod steps;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};

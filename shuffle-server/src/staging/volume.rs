@@ -13,9 +13,13 @@ use std::{
     io::{self, Write},
     ops::Range,
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -41,8 +45,12 @@ use super::{
 use crate::index::{AppNo, Batch as Changes, keys::Key, values};
 
 const FORMAT_LINE: &str = "forebay-volume 1";
-/// How long an answer about free space is good for.
-const FREE_FOR: Duration = Duration::from_secs(1);
+/// How often is looked whether the writer has ended.
+const GLANCE: Duration = Duration::from_millis(5);
+/// Calls that may hang at the same time, each with its thread; one more is refused. While the disk answers there may be more.
+const MAX_PATIENT: usize = 32;
+/// How often who waits for such a call looks whether the disk still answers.
+const A_WHILE: Duration = Duration::from_millis(100);
 
 /// One data directory. Clones are the same volume; when the last is dropped without [`Volume::close`], what only memory holds is gone.
 #[derive(Clone)]
@@ -51,7 +59,16 @@ pub struct Volume(pub(super) Arc<Handle>);
 pub(super) struct Handle {
     pub(super) shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    free: Mutex<Option<(Instant, u64)>>,
+    /// With what ends it when it is dropped.
+    warden: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    /// Calls that wait for the disk, see [`Volume::start`].
+    patient: Arc<AtomicUsize>,
+}
+
+/// A call that may wait for the disk.
+pub struct Started<T> {
+    volume: Volume,
+    reply: Receiver<Result<T, Error>>,
 }
 
 // === impl Volume ===
@@ -59,7 +76,7 @@ pub(super) struct Handle {
 impl Volume {
     /// Opens or creates it. Blocking: recovers what the index has and removes what it has not.
     pub fn open(dir: &Path, options: Options, components: Components) -> Result<Self, Error> {
-        let disk = Disk::new(components.faults.clone());
+        let disk = Arc::new(Disk::new(components.faults.clone(), options.slow));
         let lock = lock(dir)?;
         let (id, new) = identity(dir)?;
         for name in ["apps", "log"] {
@@ -76,6 +93,10 @@ impl Volume {
             times: found.times,
             names: found.names,
             used: found.used,
+            place: disk
+                .place(dir)
+                .map_err(|source| Error::io("look at", dir, source))?,
+            free: disk.space(dir)?.free,
         };
         let shared = Arc::new(Shared::new(opened, options, components, disk));
         let weak = Arc::downgrade(&shared);
@@ -93,11 +114,21 @@ impl Volume {
             });
         let writer =
             writer.map_err(|source| Error::io("start the writer thread of", dir, source))?;
+        let (alive, over) = mpsc::channel();
+        let warden = std::thread::Builder::new()
+            .name("forebay-warden".into())
+            .spawn({
+                let shared = shared.clone();
+                move || shared.guard(&over)
+            });
+        let warden =
+            warden.map_err(|source| Error::io("start the warden thread of", dir, source))?;
         shared.wake();
         Ok(Self(Arc::new(Handle {
             shared,
             writer: Mutex::new(Some(writer)),
-            free: Mutex::new(None),
+            warden: Mutex::new(Some((alive, warden))),
+            patient: Arc::default(),
         })))
     }
 
@@ -121,19 +152,48 @@ impl Volume {
         self.0.shared.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that may still be written (asked at most once a second).
+    /// Bytes that may still be written, by a look that is about a second old. Does not touch the disk, which may hang.
     pub fn bytes_free(&self) -> u64 {
-        let shared = &self.0.shared;
-        let now = shared.clock.now();
-        let mut free = self.0.free.lock();
-        match *free {
-            Some((asked, bytes)) if now - asked < FREE_FOR => bytes,
-            _ => {
-                let bytes = shared.free();
-                *free = Some((now, bytes));
-                bytes
-            }
+        self.0.shared.free_lately()
+    }
+
+    /// An error once its disk does not answer, or has failed: what waits for it should go elsewhere.
+    pub fn check_answers(&self) -> Result<(), Error> {
+        self.0.shared.check_answers()
+    }
+
+    /// Whether it knows an app.
+    pub fn knows(&self, app: &AppId) -> bool {
+        self.0.shared.app_no(app).is_some()
+    }
+
+    /// Makes a call that may block, on a thread of its own: with a disk that hangs the call hangs, and ends when the disk comes back,
+    /// but who waits for it does not.
+    pub fn start<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Started<T> {
+        let (reply, receiver) = mpsc::channel();
+        let started = Started {
+            volume: self.clone(),
+            reply: receiver,
+        };
+        let patient = Patient::new(&self.0.patient);
+        if patient.place > MAX_PATIENT && self.0.shared.hangs() {
+            // The reply is dropped, which is an answer.
+            return started;
         }
+        let volume = self.clone();
+        let thread = std::thread::Builder::new().name("forebay-call".into());
+        let spawned = thread.spawn(move || {
+            let _patient = patient;
+            // Who asked may have given up.
+            let _ = reply.send(call(&volume));
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(volume = %self.id(), %error, "no thread for a call");
+        }
+        started
     }
 
     /// Counters.
@@ -339,7 +399,7 @@ impl Volume {
             asked: shared.clock.now(),
             reply,
         });
-        receiver.await.unwrap_or_else(|_| Err(shared.unavailable()))
+        shared.patiently(receiver).await?
     }
 
     /// Begins a read. `maps` may end beyond the shuffle's. Does not block.
@@ -375,13 +435,54 @@ impl Volume {
         Fetch::new(shared.clone(), shuffle, partitions, maps, position)
     }
 
-    /// Puts on disk what only memory holds and ends the writer. Further calls answer `Unavailable`.
+    /// Puts on disk what only memory holds and ends the writer. Further calls answer `Unavailable`. A writer that hangs is left behind.
     pub async fn close(&self) {
-        self.0.shared.stop(Stop::Flush);
-        let writer = self.0.writer.lock().take();
-        if let Some(writer) = writer {
-            // The writer catches its own panics.
-            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        let shared = &self.0.shared;
+        shared.stop(Stop::Flush);
+        let Some(writer) = self.0.writer.lock().take() else {
+            return;
+        };
+        while !writer.is_finished() {
+            if shared.hangs() {
+                tracing::error!(volume = %shared.id, "what only memory has cannot be kept: the disk does not answer");
+                return;
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+}
+
+/// One of the calls that wait.
+struct Patient {
+    all: Arc<AtomicUsize>,
+    place: usize,
+}
+
+impl Patient {
+    fn new(all: &Arc<AtomicUsize>) -> Self {
+        Self {
+            all: all.clone(),
+            place: all.fetch_add(1, Ordering::Relaxed) + 1,
+        }
+    }
+}
+
+impl Drop for Patient {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<T> Started<T> {
+    /// Its answer. `Unavailable` when the disk does not answer; the call goes on all the same. Blocking.
+    pub fn wait(self) -> Result<T, Error> {
+        let shared = &self.volume.0.shared;
+        loop {
+            match self.reply.recv_timeout(A_WHILE) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Timeout) if !shared.hangs() => {}
+                Err(_) => return Err(shared.unavailable()),
+            }
         }
     }
 }
@@ -396,7 +497,17 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.stop(Stop::Now);
         if let Some(writer) = self.writer.lock().take() {
-            let _ = writer.join();
+            // The warden still says whether the disk answers; a writer that hangs is left behind.
+            while !writer.is_finished() && !self.shared.hangs() {
+                std::thread::sleep(GLANCE);
+            }
+            if writer.is_finished() {
+                let _ = writer.join();
+            }
+        }
+        if let Some((alive, warden)) = self.warden.lock().take() {
+            drop(alive);
+            let _ = warden.join();
         }
     }
 }

@@ -15,6 +15,7 @@ use shuffle_proto::{
     ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
     stored::totals::Totals,
 };
+use tokio::sync::oneshot;
 
 use super::{
     AttemptKey, Error, Fetch, Volume,
@@ -173,6 +174,10 @@ impl Volume {
     /// now. Blocking.
     pub fn reclaim(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
         let shared = &self.0.shared;
+        if shared.is_broken() {
+            // Nothing new goes there, and what its index would be told is gone with the next start.
+            return Ok(0);
+        }
         let Some(shuffle) = shared.shuffle(app, shuffle) else {
             return Ok(0);
         };
@@ -228,8 +233,8 @@ impl Volume {
 
 /// Whether the local copy of a shuffle can go.
 fn may_reclaim(shuffle: &Shuffle, state: &super::shuffle::State) -> bool {
-    // invariant: remote-before-reclaim. Every commit is in `written`, which is filled by the index's record of a manifest only. A
-    // fetch counts itself before it takes its snapshot, so one that is not seen here has not looked yet.
+    // invariant: remote-before-reclaim. Every commit is in `written`, which is filled by the index's record of a manifest only; of a
+    // volume that is out of service without it, and such a volume reclaims nothing. A fetch counts itself before it takes its snapshot, so one that is not seen here has not looked yet.
     !state.deleted
         && state.open.is_empty()
         && state.held.is_empty()
@@ -319,6 +324,21 @@ impl Sealed {
         }
     }
 
+    /// [`Sealed::record`] on a thread that may block. `Unavailable` when the disk does not answer; the record may follow all the same.
+    pub async fn recorded(
+        self,
+        generation: u32,
+        objects: u32,
+        attempts: Vec<(MapIndex, AttemptId)>,
+    ) -> Result<(), Error> {
+        let shared = self.volume.0.shared.clone();
+        let (reply, receiver) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            let _ = reply.send(self.record(generation, objects, attempts));
+        });
+        shared.patiently(receiver).await?
+    }
+
     /// Records that the attempts of a manifest that is in the store are there. `Fenced` if the shuffle was deleted meanwhile.
     /// Blocking.
     pub fn record(
@@ -346,10 +366,16 @@ impl Sealed {
         let key = Key::Written(shuffle.app_no, shuffle.id, generation);
         changes.put(key, &record);
         // Synced, with all that was written before: a power cut must not forget this and keep what is reclaimed because of it.
-        shared
-            .index
-            .write(&changes, true)
-            .inspect_err(|error| shared.note(&Error::Index(error.clone())))?;
+        let written = shared.index.write(&changes, true).map_err(Error::Index);
+        if let Err(error) = written {
+            shared.note(&error);
+            if !shared.is_broken() {
+                return Err(error);
+            }
+            // What was saved from a broken disk is served from the store. A later start that can read the index finds the manifest
+            // again, as after a crash at this point.
+            tracing::debug!(volume = %shared.id, %error, "written back without a record");
+        }
         let mut state = shuffle.state.lock();
         state.generation = state.generation.max(generation);
         state.written_at = shared.millis();

@@ -76,7 +76,9 @@ pub(super) fn run(shared: &Shared, logs: Logs) {
     };
     if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
         // The panic hook has said where. Whoever waits gets an error, because the replies are dropped.
-        shared.set_health(Health::Failed("its writer has panicked".into()));
+        shared.worsen(Health::Failed(
+            "its writer has panicked, which is a bug of this server: start it again".into(),
+        ));
     }
     shared.close();
 }
@@ -141,7 +143,10 @@ impl Writer<'_> {
     /// committed attempt; held for one in progress. The last three are freed here, without anything else having to happen, so a push
     /// that waits for memory gets it.
     fn relieve(&mut self) {
-        if !self.shared.budget.pressed() || !self.may_flush() {
+        let budget = &self.shared.budget;
+        // Costs no write, and so goes also where none is possible.
+        while budget.pressed() && !budget.relieved() && self.shared.evict_one() {}
+        if !budget.pressed() || !self.may_flush() {
             return;
         }
         while !self.shared.budget.relieved() && !self.shared.stops_now() {
@@ -193,9 +198,7 @@ impl Writer<'_> {
     }
 
     fn may_flush(&mut self) -> bool {
-        if self.retry_at.is_some_and(|at| self.shared.clock.now() < at)
-            || matches!(self.shared.health(), Health::Failed(_))
-        {
+        if self.retry_at.is_some_and(|at| self.shared.clock.now() < at) || self.shared.is_broken() {
             return false;
         }
         self.retry_at = None;
@@ -232,23 +235,18 @@ impl Writer<'_> {
             return;
         }
         self.probed = Some(now);
-        let path = self.shared.dir.join("probe");
-        let free = self.shared.free();
         let enough = match self.shared.options.limit {
             Some(limit) => ENOUGH.min(limit / 4),
             None => ENOUGH,
         };
-        let written = free >= enough
-            && self
-                .shared
-                .disk
-                .create(&path)
-                .and_then(|file| self.shared.disk.write(&file, &path, &[&[0; 4096]], 0))
-                .is_ok();
-        let _ = self.shared.disk.remove(&path);
-        if written {
+        let path = self.shared.dir.join("probe");
+        if self.shared.free() >= enough
+            && self.shared.disk.try_write(&path, false).is_ok()
+            && self.shared.try_index().is_ok()
+        {
             self.retry_at = None;
-            self.shared.set_health(Health::Ok);
+            self.shared
+                .recover(|health| matches!(health, Health::Full(_)));
         }
     }
 

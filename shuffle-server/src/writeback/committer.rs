@@ -96,12 +96,11 @@ pub(super) async fn put_manifest(
 async fn record(sealed: Sealed, manifest: &Manifest) -> Result<(), Error> {
     let (generation, objects) = (manifest.generation, manifest.objects.len() as u32);
     let attempts = manifest.attempts.iter().map(|attempt| attempt.owner);
-    let attempts = attempts.collect();
-    let recorded =
-        tokio::task::spawn_blocking(move || sealed.record(generation, objects, attempts));
-    match recorded.await {
-        Ok(Err(staging::Error::Fenced(_))) => Err(Error::Deleted),
-        Ok(result) => Ok(result?),
-        Err(panic) => Err(staging::Error::Internal(format!("record a manifest: {panic}")).into()),
+    match sealed
+        .recorded(generation, objects, attempts.collect())
+        .await
+    {
+        Err(staging::Error::Fenced(_)) => Err(Error::Deleted),
+        result => Ok(result?),
     }
 }

@@ -48,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     metrics::RemoteMetrics,
-    staging::{Unwritten, Volume},
+    staging::{self, Health, Unwritten, Volume},
 };
 use awaited::Awaited;
 use collector::Collector;
@@ -275,7 +275,8 @@ impl WriteBack {
         for volume in &self.volumes {
             let general = match draining {
                 true => Urgency::Drain,
-                false if self.pressed(volume) => Urgency::Pressure,
+                // Of a broken disk is saved what can still be read.
+                false if self.pressed(volume) || volume.health().is_broken() => Urgency::Pressure,
                 false => Urgency::None,
             };
             for shuffle in volume.unwritten() {
@@ -329,7 +330,11 @@ impl WriteBack {
         let (volumes, candidates): (Vec<_>, Vec<_>) = self
             .candidates()
             .into_iter()
-            .filter(|(_, candidate)| !running.contains(&key_of(&candidate.shuffle)))
+            .filter(|(volume, candidate)| {
+                // A disk that does not answer would keep the round from others, and has its turn when it does.
+                let slow = matches!(volume.health(), Health::Slow(_));
+                !slow && !running.contains(&key_of(&candidate.shuffle))
+            })
             .unzip();
         let at = planner::next(&candidates, self.options.delay)?;
         let key = key_of(&candidates[at].shuffle);
@@ -422,20 +427,11 @@ impl WriteBack {
         }
         let this = self.clone();
         let reclaiming = tokio::task::spawn_blocking(move || {
-            for volume in &this.volumes {
-                while this.pressed(volume) {
-                    let shuffles = volume.unwritten();
-                    let Some(at) = planner::reclaim(&shuffles) else {
-                        break;
-                    };
-                    match volume.reclaim(&shuffles[at].app, shuffles[at].shuffle) {
-                        Ok(0) => break,
-                        Ok(_) => {}
-                        Err(error) => {
-                            tracing::warn!(volume = %volume.id(), %error, "a local copy could not be removed");
-                            break;
-                        }
-                    }
+            for volume in this.volumes.iter().filter(|volume| this.pressed(volume)) {
+                let of = this.clone();
+                let result = volume.start(move |volume| of.make_room(volume)).wait();
+                if let Err(error) = result {
+                    tracing::warn!(volume = %volume.id(), %error, "a local copy could not be removed");
                 }
             }
         });
@@ -444,8 +440,25 @@ impl WriteBack {
         }
     }
 
+    /// Removes local copies until a volume is not nearly full any more. Blocking.
+    fn make_room(&self, volume: &Volume) -> Result<(), staging::Error> {
+        while self.pressed(volume) {
+            let shuffles = volume.unwritten();
+            let Some(at) = planner::reclaim(&shuffles) else {
+                break;
+            };
+            if volume.reclaim(&shuffles[at].app, shuffles[at].shuffle)? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a volume is nearly full: by its own account of bytes and what the file system says is left.
     fn pressed(&self, volume: &Volume) -> bool {
+        if volume.check_answers().is_err() {
+            return false;
+        }
         let used = volume.bytes_used();
         let all = used.saturating_add(volume.bytes_free());
         used > 0 && used >= all / 100 * u64::from(self.options.reclaim_at)

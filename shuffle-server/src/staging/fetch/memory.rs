@@ -47,8 +47,15 @@ impl Reader {
                 blocks.start +=
                     batch.headers()[blocks.clone()].partition_point(|block| block.seq < seq);
                 while !blocks.is_empty() {
-                    if matches!(batch.data(), Data::Log(..)) && !disk {
-                        return Ok(Filled::NeedsDisk);
+                    if matches!(batch.data(), Data::Log(..)) {
+                        if let Some(left_out) = &mut self.left_out {
+                            left_out.resume.get_or_insert(self.position);
+                            left_out.held.insert(owner);
+                            break;
+                        }
+                        if !disk {
+                            return Ok(Filled::NeedsDisk);
+                        }
                     }
                     let count = fitting(part, batch, blocks.clone());
                     if count == 0 {
@@ -70,6 +77,7 @@ impl Reader {
                         }
                         Err(error) => {
                             Stats::add(&self.shared.stats.read_failures, 1);
+                            self.shared.note_read(&error);
                             held.lose(&self.shuffle, owner, || error.to_string());
                             break;
                         }
