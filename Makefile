@@ -22,7 +22,7 @@ check: ## formatting and lints
 
 rust: ## unit, property, conformance and gRPC tests, with real server processes
 	$(IN) cargo build --workspace --release
-	@./setup.sh --stores -- cargo test --workspace --release
+	@./setup.sh --stores --disks -- cargo test --workspace --release
 
 jvm: ## the Spark plugin: its jar, and its own tests
 	$(IN) cargo build --workspace --release

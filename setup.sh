@@ -5,6 +5,7 @@
 #   ./setup.sh --spark 4.3.0 --spark 3.5.9      and these Spark lines, each in its own Python environment
 #   ./setup.sh --dist                           and the cross compiler that `make dist` uses
 #   ./setup.sh --stores                         and object stores that tests start (300 MB; those whose language is not here are skipped)
+#   ./setup.sh --disks                          and what makes disks fail on command in tests (as root; they are skipped elsewhere)
 #   ./setup.sh [needs…] -- COMMAND…             the same, then COMMAND with the environment set
 #   ./setup.sh --env                            installs nothing; prints the environment as shell exports
 #
@@ -27,6 +28,7 @@ dist_tools=(cargo-zigbuild==0.24.0 ziglang==0.17.1)
 lines=()
 dist=false
 stores=false
+disks=false
 env_only=false
 command=()
 while [ $# -gt 0 ]; do
@@ -34,9 +36,10 @@ while [ $# -gt 0 ]; do
     --spark) lines+=("${2:?--spark needs a version}"); shift ;;
     --dist) dist=true ;;
     --stores) stores=true ;;
+    --disks) disks=true ;;
     --env) env_only=true ;;
     --) shift; command=("$@"); break ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup.sh: unknown argument '$1' (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -141,6 +144,20 @@ install_stores() {
   venv "$dir/moto" "${moto[@]}" || say "no moto (s3://): pip failed"
 }
 
+# Not needed: one line where it cannot be had, and tests that want a disk that fails say so again and are skipped.
+install_disks() {
+  command -v nbdkit >/dev/null && command -v nbdfuse >/dev/null && command -v mkfs.ext4 >/dev/null && return
+  if [ "$(id -u)" != 0 ]; then
+    say "no disks that fail on command: only root can mount them"
+  elif ! command -v apt-get >/dev/null; then
+    say "no disks that fail on command: nbdkit, nbdfuse (of libnbd) and mkfs.ext4 are not here, nor is apt-get"
+  else
+    say "installing with apt-get: nbdkit libnbd-bin e2fsprogs"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nbdkit libnbd-bin e2fsprogs; } \
+      >&2 8>&- || say "no disks that fail on command: apt-get failed"
+  fi
+}
+
 go_tool() { # NAME MODULE@VERSION
   local stamp=$cache/stores/bin/.holds-$1-${2##*@}
   if ! command -v go >/dev/null; then
@@ -165,6 +182,7 @@ prepare() {
     venv "$cache/dist-tools" "${dist_tools[@]}"
   fi
   if $stores; then install_stores; fi
+  if $disks; then install_disks; fi
   local line
   for line in "${lines[@]}"; do
     [ -d "$cache/pyspark-$line/lib" ] || say "Spark $line from PyPI (300 to 450 MB, then one to two minutes to unpack)"

@@ -1,4 +1,4 @@
-//! Data directories that are in use, read-only, full or not ours. What needs to mount is skipped, with the reason, without root.
+//! Data directories that are in use, read-only, full or not ours, and disks that fail, go or hang. What needs to mount is skipped, with the reason, without root.
 
 use shuffle_tests::{
     App, Attempt, Kind, Oracle, Peer, Server, Setup, Shape,
@@ -8,6 +8,9 @@ use shuffle_tests::{
     random_bytes,
 };
 use std::{fs, time::Duration};
+
+mod failing;
+mod hanging;
 
 const SHAPE: Shape = Shape {
     maps: 1000,

@@ -47,6 +47,8 @@ pub struct App {
     pub token: String,
     /// Lease in milliseconds; 0 = the server's default.
     pub lease_ms: u64,
+    /// What it wants of write-back; unspecified = the server's default.
+    pub write_back: v1::WriteBack,
 }
 
 impl App {
@@ -56,7 +58,14 @@ impl App {
             id: id.to_owned(),
             token: format!("token-of-{id}"),
             lease_ms: 0,
+            write_back: v1::WriteBack::Unspecified,
         }
+    }
+
+    /// Whose data are never written back.
+    pub fn not_written_back(mut self) -> Self {
+        self.write_back = v1::WriteBack::Off;
+        self
     }
 
     /// With a lease of its own.
@@ -72,7 +81,7 @@ impl App {
             app: self.id.clone(),
             token: self.token.clone(),
             lease_ms: self.lease_ms,
-            write_back: 0,
+            write_back: self.write_back as i32,
         }
     }
 }

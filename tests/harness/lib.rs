@@ -5,7 +5,8 @@
 //! - [`peer`], [`push`]: the *stock* generated tonic client, so that the tests share no framing code with the product and can send anything.
 //! - [`attempt`]: well-formed map attempts with deterministic bytes, and their messages, free to be spoilt by a test.
 //! - [`oracle`]: what was committed, and whether an answer is exactly that.
-//! - [`disk`]: small file systems, read-only ones, ones whose power is cut, and flipped bits.
+//! - [`disk`], [`shaky`]: small file systems, read-only ones, ones whose power is cut, flipped bits; real disks that fail, hang and vanish on
+//!   command.
 //! - [`proxy`]: a connection that is cut, stalls, or flips a bit.
 //! - [`bucket`], [`stores`], [`gateway`]: object stores in a directory and as child processes, and an HTTP proxy that makes trouble in front of them.
 //! - [`raw`]: bytes on a socket or in an HTTP/2 stream that no client would send.
@@ -21,6 +22,7 @@ pub mod push;
 pub mod raw;
 pub mod server;
 pub mod setup;
+pub mod shaky;
 pub mod stores;
 
 pub use attempt::{App, Attempt, Block, Shape, random_bytes};
@@ -31,6 +33,7 @@ pub use peer::{Fetched, Peer};
 pub use push::Push;
 pub use server::Server;
 pub use setup::Setup;
+pub use shaky::Shaky;
 pub use shuffle_proto::{kind::Kind, v1};
 pub use stores::Endpoint;
 

@@ -91,6 +91,13 @@ impl Oracle {
         volumes
     }
 
+    /// The volume that holds an attempt.
+    pub fn volume(&self, app: &App, shuffle: u32, attempt: u64) -> Option<Vec<u8>> {
+        let mut of = self.of(app, shuffle);
+        let found = of.find(|(known, _)| known.attempt == attempt);
+        found.map(|(_, volume)| volume.clone())
+    }
+
     /// Bytes of a shuffle.
     pub fn bytes(&self, app: &App, shuffle: u32) -> u64 {
         self.of(app, shuffle)

@@ -155,9 +155,8 @@ async fn kills_at_any_moment_of_a_commit_lose_and_double_nothing() {
         .await
         .usage(
             &shuffle_tests::App {
-                id: "app-1".into(),
                 token: "secret".into(),
-                lease_ms: 0,
+                ..shuffle_tests::App::new("app-1")
             },
             None,
         )
