@@ -12,7 +12,7 @@ use shuffle_tests::{
 use std::{collections::HashSet, fs, time::Instant};
 
 use super::{
-    written_back::{Pool, pool},
+    written_back::{Pool, interrupted, pool},
     *,
 };
 
@@ -101,10 +101,7 @@ async fn servers_that_go_in_the_middle_of_a_read_are_followed_into_the_store() {
     pool.written().await;
     // A window that is smaller than what is asked of the store at once.
     let mut reader = driver.windowed(0, outputs, Some(1 << 20));
-    let mut rows = Rows::new();
-    assert!(read_on(&mut reader, &mut rows, 20).await.unwrap());
-    pool.destroy();
-    while read_on(&mut reader, &mut rows, 100).await.unwrap() {}
+    let rows = interrupted(&mut reader, || pool.destroy()).await;
     check(&rows, &tasks);
     let blocks: u64 = tasks
         .iter()

@@ -80,12 +80,20 @@ async fn a_reader_in_the_middle_goes_on_in_the_store() {
     let outputs = write_all(&driver, 0, &tasks).await;
     pool.written().await;
     let mut reader = driver.windowed(0, outputs, Some(1 << 20));
+    let rows = interrupted(&mut reader, || {
+        pool.servers[0].destroy();
+        pool.servers[1].destroy();
+    });
+    check(&rows.await, &tasks);
+}
+
+/// All rows, though something happens after the first of them.
+pub(super) async fn interrupted(reader: &mut Reader, by: impl FnOnce()) -> Rows {
     let mut rows = Rows::new();
-    assert!(read_on(&mut reader, &mut rows, 20).await.unwrap());
-    pool.servers[0].destroy();
-    pool.servers[1].destroy();
-    while read_on(&mut reader, &mut rows, 100).await.unwrap() {}
-    check(&rows, &tasks);
+    assert!(read_on(reader, &mut rows, 20).await.unwrap());
+    by();
+    while read_on(reader, &mut rows, 100).await.unwrap() {}
+    rows
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,7 +94,7 @@ public final class ForebayConf {
                         + "server ends), `eager` (at once) or `off` (never)."),
         REMOTE(
                 "remote",
-                "none",
+                "none: the store is the servers' alone",
                 "URL of the object store that the servers write back to, as their `--remote` has it. Where no server is left that could serve "
                         + "what was written back, reduce tasks read it there themselves, instead of waiting for a server until `retryDeadline`. "
                         + "Executors then need the right to read it, where the cloud's own tools find it: `AWS_…`, `AZURE_…` or `GOOGLE_…` in their "
