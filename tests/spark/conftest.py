@@ -52,6 +52,15 @@ def line(request) -> SparkLine:
 
 
 @pytest.fixture(scope="session")
+def newest() -> SparkLine:
+    """For what Spark's line has no part in."""
+    try:
+        return SparkLine(LINES[-1])
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
 def servers(run, line):
     """Two servers for all tests of a line; a test that kills one starts it again."""
     both = [Server(run, f"{line.version}-{number}").start() for number in (1, 2)]

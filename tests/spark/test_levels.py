@@ -12,10 +12,9 @@ import subprocess
 
 import pytest
 
-from conftest import LINES, asked_once
+from conftest import asked_once
 from harness.application import Application
 from harness.job import Job
-from harness.places import Missing, SparkLine
 from harness.run import wait_until
 from harness.server import Server
 
@@ -66,14 +65,6 @@ class Node:
 
 
 @pytest.fixture(scope="module")
-def newest():
-    try:
-        return SparkLine(LINES[-1])
-    except Missing as missing:
-        pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="module")
 def own_answer(run, newest):
     app = Application(run, newest, "own-levels")
     yield asked_once(app)
@@ -107,6 +98,7 @@ def at(run, newest, own_answer):
         app.stop()
 
 
+@pytest.mark.long  # the e2e tests have both levels too
 def test_level_memory_survives_an_executor_and_a_restart_costs_exactly_its_maps(run, at):
     servers = [Server(run, f"memory-{number}").start() for number in range(2)]
     job = at("memory", servers)
@@ -142,6 +134,7 @@ def test_level_disk_does_not_and_costs_no_more_than_what_was_there(run, node, at
     assert other.stop() == 0
 
 
+@pytest.mark.long
 def test_level_object_survives_all_servers(run, at):
     """And nothing but the level has it written back: the policy alone would wait for an hour."""
     store = run.folder("store", "levels")

@@ -9,10 +9,9 @@ import time
 
 import pytest
 
-from conftest import LINES, asked_once
+from conftest import asked_once
 from harness.application import Application
 from harness.job import KINDS, MAPS, Job
-from harness.places import Missing, SparkLine
 from harness.run import wait_until
 from harness.server import Server
 
@@ -50,14 +49,6 @@ class Pool:
 
     def objects(self) -> list:
         return [path for path in self.store.rglob("*") if path.is_file()]
-
-
-@pytest.fixture(scope="module")
-def newest():
-    try:
-        return SparkLine(LINES[-1])
-    except Missing as missing:
-        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="module")
