@@ -139,6 +139,9 @@ fn print_out(json: Option<&Path>, text: &str) {
 
 fn write_json(path: &Path, report: &Report) -> Result<()> {
     let text = serde_json::to_string_pretty(report).context("write JSON")? + "\n";
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    }
     if path == Path::new("-") {
         print!("{text}");
         return Ok(());
