@@ -36,8 +36,17 @@ pub(crate) enum Level {
     Disk,
     /// The same, synced to the device.
     Fsync,
-    /// In object storage. With --spawn it is a directory, and what is read is served by a second server, which has it only there.
+    /// In object storage. With --spawn that is a directory.
     Object,
+}
+
+/// Who has what a fetch reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Source {
+    /// The servers that took it.
+    Server,
+    /// Object storage: the server that took it is drained, which writes it back, and another serves it from there.
+    Store,
 }
 
 /// When pages are fetched back from the host.
@@ -46,6 +55,15 @@ pub(crate) enum WarmPages {
     Auto,
     On,
     Off,
+}
+
+impl Source {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Store => "store",
+        }
+    }
 }
 
 impl Level {
@@ -192,6 +210,10 @@ pub(crate) struct FetchLoad {
     /// Partitions that each reduce task reads.
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
     pub(crate) read_partitions: u32,
+
+    /// Who has what is read; `store` needs --spawn, and is a directory then. Both are measured one after the other.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "server")]
+    pub(crate) from: Vec<Source>,
 }
 
 #[cfg(test)]

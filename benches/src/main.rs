@@ -27,7 +27,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    cli::{Cli, Command, FetchLoad, Level, Load},
+    cli::{Cli, Command, FetchLoad, Level, Load, Source},
     report::Report,
     session::{Kind, Session},
     shape::Shape,
@@ -63,22 +63,27 @@ async fn dispatch(command: Command) -> Result<()> {
         }
         Command::Fetch(fetch) => {
             let levels = fetch.load.levels(&[Level::Disk]);
-            let kinds = [fetch_kind(&fetch)];
+            let kinds = fetch_kinds(&fetch)?;
             Box::pin(run(fetch.load, &kinds, &levels)).await
         }
         Command::All(fetch) => {
             let levels = fetch.load.levels(&[Level::Memory, Level::Disk]);
-            let kinds = [Kind::Push, fetch_kind(&fetch)];
+            let kinds = [vec![Kind::Push], fetch_kinds(&fetch)?].concat();
             Box::pin(run(fetch.load, &kinds, &levels)).await
         }
     }
 }
 
-fn fetch_kind(fetch: &FetchLoad) -> Kind {
-    Kind::Fetch {
+fn fetch_kinds(fetch: &FetchLoad) -> Result<Vec<Kind>> {
+    if fetch.from.contains(&Source::Store) && !fetch.load.spawn {
+        bail!("--from store drains the server that took the bytes: it needs --spawn");
+    }
+    let kind = |from: &Source| Kind::Fetch {
         readers: fetch.readers.unwrap_or(fetch.load.streams),
         partitions_per_read: fetch.read_partitions,
-    }
+        from: *from,
+    };
+    Ok(fetch.from.iter().map(kind).collect())
 }
 
 /// Every kind at every level with every block size; interrupted, it still cleans up and reports what is done.
@@ -89,10 +94,11 @@ async fn run(load: Load, kinds: &[Kind], levels: &[Level]) -> Result<()> {
         .map(|block| Shape::try_new(load.size, load.maps, load.partitions, *block))
         .collect::<Result<_>>()?;
     let json = load.json.clone();
+    let needs_store = levels.contains(&Level::Object) || kinds.iter().any(Kind::is_from_store);
     let mut report = Report::new(std::env::args().collect());
     let mut terminated = signal(SignalKind::terminate()).context("listen for signals")?;
     let mut session = tokio::select! {
-        session = Session::open(load) => session?,
+        session = Session::open(load, needs_store) => session?,
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         _ = terminated.recv() => bail!("terminated"),
     };

@@ -37,6 +37,8 @@ struct Machine {
 pub(crate) struct Run {
     /// `push` or `fetch`.
     pub(crate) kind: &'static str,
+    /// Of a fetch: who had the bytes, `server` or `store`.
+    pub(crate) from: Option<&'static str>,
     pub(crate) servers: Vec<String>,
     pub(crate) durability: &'static str,
     pub(crate) bytes: u64,
@@ -199,7 +201,7 @@ impl Report {
     /// One line per run: what to look at first.
     pub(crate) fn overview(&self) -> String {
         let mut text = String::from(
-            "\nkind   level   block      streams   GB/s   CPU s/GB: client  server  both   raw TCP   ratio (min..max)    commit p50/p99\n",
+            "\nkind              level   block      streams   GB/s   CPU s/GB: client  server  both   raw TCP   ratio (min..max)    commit p50/p99\n",
         );
         for run in &self.runs {
             let summary = &run.summary;
@@ -212,8 +214,8 @@ impl Report {
             });
             let _ = writeln!(
                 text,
-                "{:<6} {:<7} {:<10} {:>7} {:>6.2} {:>18.3} {:>7} {:>5} {:>9} {:>7} {:<14}  {commits}",
-                run.kind,
+                "{:<17} {:<7} {:<10} {:>7} {:>6.2} {:>18.3} {:>7} {:>5} {:>9} {:>7} {:<14}  {commits}",
+                run.title(),
                 run.durability,
                 ByteSize(run.block_bytes.into()).to_string(),
                 run.streams,
@@ -231,12 +233,19 @@ impl Report {
 }
 
 impl Run {
+    fn title(&self) -> String {
+        match self.from {
+            Some("store") => format!("{} from store", self.kind),
+            _ => self.kind.into(),
+        }
+    }
+
     /// All that is known of this run, for a person.
     pub(crate) fn table(&self) -> String {
         let s = &self.summary;
         let mut text = format!(
             "\n{}: {} in {} maps x {} partitions, {} blocks of {}, level {}, {}, {} {}, {} rounds\n",
-            self.kind,
+            self.title(),
             ByteSize(self.bytes),
             self.maps,
             self.partitions,

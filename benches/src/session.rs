@@ -13,7 +13,7 @@ use shuffle_client::{
 use tokio::time::timeout;
 
 use crate::{
-    cli::{Level, Load},
+    cli::{Level, Load, Source},
     cpu::Probe,
     fetch::{Check, Fetch},
     measure::Bench,
@@ -22,7 +22,7 @@ use crate::{
     report::{Latency, Run, Summary, Verified},
     shape::Shape,
     size::ByteSize,
-    spawn::Spawned,
+    spawn::{Remote, Spawned},
     tcp::{Direction, Floor},
 };
 
@@ -38,6 +38,7 @@ pub(crate) enum Kind {
     Fetch {
         readers: u32,
         partitions_per_read: u32,
+        from: Source,
     },
 }
 
@@ -50,33 +51,32 @@ pub(crate) struct Session {
     app: AppHandle,
     bench: Bench,
     shuffles: u32,
-    /// Serves what is read at level object, if it is not the servers that it was written to.
-    second: Option<Spawned>,
     /// Ends after everything that talks to it.
-    _spawned: Option<Spawned>,
+    spawned: Option<Spawned>,
 }
 
 impl Session {
-    pub(crate) async fn open(load: Load) -> Result<Self> {
+    /// `needs_store`: a server that is started here is to have one.
+    pub(crate) async fn open(load: Load, needs_store: bool) -> Result<Self> {
+        let remote = if needs_store {
+            Remote::Own
+        } else {
+            Remote::None
+        };
         let spawned = if load.spawn {
-            Some(Spawned::start(&load, None)?)
+            Some(Spawned::start(&load, remote)?)
         } else {
             None
         };
-        let store = spawned.as_ref().and_then(|server| server.remote.clone());
-        let second = store
-            .map(|store| Spawned::start(&load, Some(store)))
-            .transpose()?;
         let servers = spawned
             .as_ref()
             .map_or_else(|| load.servers.clone(), |server| vec![server.data.clone()]);
-        for server in spawned.iter().chain(&second) {
+        if let Some(server) = &spawned {
             eprintln!("started {}", server.describe);
         }
         let mut probes = Vec::new();
         for pid in spawned
             .iter()
-            .chain(&second)
             .map(|server| server.pid)
             .chain(load.server_pid.iter().copied())
         {
@@ -139,8 +139,7 @@ impl Session {
             app,
             bench,
             shuffles: 0,
-            second,
-            _spawned: spawned,
+            spawned,
         })
     }
 
@@ -166,8 +165,9 @@ impl Session {
             Kind::Fetch {
                 readers,
                 partitions_per_read,
+                from,
             } => {
-                self.fetch_rounds(&mut run, level, shape, readers, partitions_per_read)
+                self.fetch_rounds(&mut run, level, shape, readers, partitions_per_read, from)
                     .await?;
             }
         }
@@ -230,44 +230,30 @@ impl Session {
         shape: Shape,
         readers: u32,
         partitions_per_read: u32,
+        from: Source,
     ) -> Result<()> {
         let shuffle = ShuffleId(self.shuffles);
         self.shuffles += 1;
+        self.bench.warm_pages(shape.bytes()).await?;
+        let Pushed {
+            commits,
+            stored_bytes,
+            ..
+        } = match from {
+            Source::Server => self.write(level, shape, shuffle).await,
+            Source::Store => self.write_to_store(level, shape, shuffle).await,
+        }
+        .context("write what is to be read")?;
+        run.stored_bytes = stored_bytes;
         let Self {
             load,
             client,
             caller,
             app,
             bench,
-            second,
             ..
         } = self;
-        bench.warm_pages(shape.bytes()).await?;
         let hidden = ProgressBar::hidden();
-        let push = push(
-            client,
-            caller,
-            app,
-            &bench.payload,
-            load,
-            level,
-            shape,
-            shuffle,
-        );
-        let Pushed {
-            mut commits,
-            stored_bytes,
-            ..
-        } = push
-            .run(load.streams, &hidden)
-            .await
-            .context("write what is to be read")?;
-        run.stored_bytes = stored_bytes;
-        if let (Level::Object, Some(server)) = (level, second) {
-            commits
-                .iter_mut()
-                .for_each(|commit| commit.address.clone_from(&server.data));
-        }
         let fetch = Fetch {
             client: client.clone(),
             caller: caller.clone(),
@@ -305,16 +291,58 @@ impl Session {
             .context("delete what was read")
     }
 
+    async fn write(&self, level: Level, shape: Shape, shuffle: ShuffleId) -> Result<Pushed> {
+        let (client, caller, app) = (&self.client, &self.caller, &self.app);
+        let payload = &self.bench.payload;
+        push(
+            client, caller, app, payload, &self.load, level, shape, shuffle,
+        )
+        .run(self.load.streams, &ProgressBar::hidden())
+        .await
+    }
+
+    /// By a server of its own, which is drained then. The commits name the server that is left, which has nothing but the store.
+    async fn write_to_store(
+        &self,
+        level: Level,
+        shape: Shape,
+        shuffle: ShuffleId,
+    ) -> Result<Pushed> {
+        let left = self
+            .spawned
+            .as_ref()
+            .context("--from store needs --spawn")?;
+        let store = left.remote.clone().context("the server has no store")?;
+        let writer = Spawned::start(&self.load, Remote::Of(store))?;
+        let (caller, payload) = (&self.caller, &self.bench.payload);
+        let client = Client::new(Settings::of(vec![writer.data.clone()]))?;
+        let app = client.open_app(caller.clone()).await?;
+        let mut pushed = push(
+            &client, caller, &app, payload, &self.load, level, shape, shuffle,
+        )
+        .run(self.load.streams, &ProgressBar::hidden())
+        .await?;
+        // Not closed: that would delete what was written.
+        drop(app);
+        writer.drain().await?;
+        for commit in &mut pushed.commits {
+            commit.address.clone_from(&left.data);
+        }
+        Ok(pushed)
+    }
+
     fn described(&self, kind: Kind, level: Level, shape: Shape) -> Run {
-        let (streams, partitions_per_read) = match kind {
-            Kind::Push => (self.load.streams, None),
+        let (streams, partitions_per_read, from) = match kind {
+            Kind::Push => (self.load.streams, None, None),
             Kind::Fetch {
                 readers,
                 partitions_per_read,
-            } => (readers, Some(partitions_per_read)),
+                from,
+            } => (readers, Some(partitions_per_read), Some(from.name())),
         };
         Run {
             kind: kind.name(),
+            from,
             servers: self.servers.clone(),
             durability: level.name(),
             bytes: shape.bytes(),
@@ -345,6 +373,17 @@ impl Kind {
             Self::Push => "push",
             Self::Fetch { .. } => "fetch",
         }
+    }
+
+    /// Whether it reads what is in object storage only.
+    pub(crate) fn is_from_store(&self) -> bool {
+        matches!(
+            self,
+            Self::Fetch {
+                from: Source::Store,
+                ..
+            }
+        )
     }
 }
 

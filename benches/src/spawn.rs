@@ -11,13 +11,20 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::{
-    cli::{Level, Load},
-    size::ByteSize,
-};
+use crate::{cli::Load, size::ByteSize};
 
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(20);
+/// For a drain, to write everything back.
+const DRAIN: Duration = Duration::from_secs(120);
+
+/// Which object store a server has.
+pub(crate) enum Remote {
+    None,
+    /// A directory beside its data, which goes with it.
+    Own,
+    Of(String),
+}
 
 /// See the module.
 pub(crate) struct Spawned {
@@ -32,8 +39,7 @@ pub(crate) struct Spawned {
 }
 
 impl Spawned {
-    /// `remote`: the object store, if it is to have one that is there; with level object it gets one of its own otherwise.
-    pub(crate) fn start(load: &Load, remote: Option<String>) -> Result<Self> {
+    pub(crate) fn start(load: &Load, remote: Remote) -> Result<Self> {
         let program = match &load.server_bin {
             Some(program) => program.clone(),
             None => beside_this_program("forebay-server")?,
@@ -49,8 +55,14 @@ impl Spawned {
                 .with_context(|| format!("make a directory in {}", parent.display()))?,
             None => builder.tempdir().context("make a temporary directory")?,
         };
-        let own = || format!("file://{}", directory.path().join("store").display());
-        let remote = remote.or_else(|| load.durability.contains(&Level::Object).then(own));
+        let remote = match remote {
+            Remote::None => None,
+            Remote::Own => Some(format!(
+                "file://{}",
+                directory.path().join("store").display()
+            )),
+            Remote::Of(url) => Some(url),
+        };
         let ready = directory.path().join("ready");
         let log = directory.path().join("log");
         let settings = load
@@ -60,6 +72,7 @@ impl Spawned {
         let child = Command::new(&program)
             .args(settings)
             .args(remote.iter().flat_map(|url| ["--remote", url]))
+            .args(["--drain-timeout", &format!("{}s", DRAIN.as_secs())])
             .arg("--data-dir")
             .arg(directory.path().join("volume"))
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
@@ -92,6 +105,31 @@ impl Spawned {
         Ok(server)
     }
 
+    /// Ends it, after it has written everything back.
+    pub(crate) async fn drain(mut self) -> Result<()> {
+        self.terminate();
+        let deadline = Instant::now() + DRAIN + STOP;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().context("wait for the server")? {
+                if !status.success() {
+                    bail!("the server that wrote did not drain: it ended with {status}");
+                }
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!(
+            "the server that wrote did not drain within {} s",
+            DRAIN.as_secs()
+        )
+    }
+
+    fn terminate(&self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid as i32) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        }
+    }
+
     fn wait_until_ready(&mut self, ready: &Path, log: &Path) -> Result<String> {
         let deadline = Instant::now() + START;
         loop {
@@ -122,9 +160,10 @@ impl Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.pid as i32) {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
         }
+        self.terminate();
         let deadline = Instant::now() + STOP;
         while Instant::now() < deadline {
             if !matches!(self.child.try_wait(), Ok(None)) {
