@@ -2,7 +2,8 @@
 
 Each suite runs in a JVM of its own with ScalaTest's runner and real servers. The manager is set by system properties; suites
 that do not look at them are subclassed (suites/jvm). With --own they run on Spark's own shuffle, to tell what fails there too.
-A run that was cut off goes on with --resume.
+A test that is excluded for the order of its rows has to pass with one server, which has but one. A run that was cut off goes on
+with --resume.
 
 Run by `make conformance`. Logs and reports are kept in target/conformance/suites, results in tests/conformance/results (--record).
 """
@@ -36,12 +37,12 @@ class Suites:
         self.servers = [] if own else [Server(run, f"server-{number}").start() for number in (1, 2)]
         self.kept = tests.folder / ("own" if own else "forebay")
 
-    def settings(self) -> dict[str, str]:
+    def settings(self, servers: list[Server]) -> dict[str, str]:
         if self.own:
             return {}
         return {
             "spark.shuffle.manager": "io.forebay.spark.ForebayShuffleManager",
-            "spark.forebay.servers": ",".join(server.address for server in self.servers),
+            "spark.forebay.servers": ",".join(server.address for server in servers),
             "spark.executor.extraClassPath": f"{JAR}:{self.tests.classes}",
         }
 
@@ -52,23 +53,30 @@ class Suites:
         reports, known = self.kept / suite, self.kept / f"{suite}.json"
         if self.resume and known.exists() and (before := json.loads(known.read_text()))["of"] == origin()["commit"]:
             return outcome.read(suite, reports, before["ended"]), before["bytes"]
-        shutil.rmtree(reports, ignore_errors=True)
         known.unlink(missing_ok=True)
-        reports.mkdir(parents=True)
         bytes_before = self._bytes()
-        ended = self._test(suite, reports)
+        ended = self._test(suite, reports, self.servers)
         sent = self._bytes() - bytes_before
         known.write_text(json.dumps({"of": origin()["commit"], "ended": ended, "bytes": sent}))
         return outcome.read(suite, reports, ended), sent
 
-    def _test(self, suite: str, reports: Path) -> str | None:
+    def wrong_in_order(self, suite: str, names: list[str]) -> list[str]:
+        """Of these tests, those that do not pass with one server either."""
+        reports = self.kept / f"{suite}.one-server"
+        ended = self._test(suite, reports, self.servers[:1], names)
+        passed = outcome.read(suite, reports, ended).passed
+        return [name for name in names if f"{suite.rpartition('.')[2]} | {name}" not in passed]
+
+    def _test(self, suite: str, reports: Path, servers: list[Server], only: list[str] = ()) -> str | None:
         """How its JVM ended, if not by itself."""
+        shutil.rmtree(reports, ignore_errors=True)
+        reports.mkdir(parents=True)
         scratch = self.run.folder("scratch", suite)
         env = {key: value for key, value in os.environ.items() if not key.startswith(("SPARK_", "FOREBAY_", "JAVA_TOOL"))}
-        with open(self.kept / f"{suite}.log", "wb") as log:
+        with open(reports.with_name(f"{reports.name}.log"), "wb") as log:
             process = self.run.spawn(
                 "suite",
-                self.tests.command(suite, self.settings(), reports, scratch),
+                self.tests.command(suite, only, self.settings(servers), reports, scratch),
                 env=env | self.tests.environment(),
                 cwd=scratch,
                 stdin=subprocess.DEVNULL,
@@ -97,7 +105,8 @@ def check_line(version: str, options, progress: Progress) -> dict:
     tests = SparkTests(version)
     progress.title(f"Spark {version}'s own suites on {'its own shuffle' if options.own else 'Forebay'}")
     chosen = [suite for suite in names.of(version) if not options.suites or suite.rpartition(".")[2] in options.suites]
-    outcomes, per_suite = [], {}
+    known = outcome.exclusions(outcome.EXCLUSIONS.read_text(encoding="utf-8"))
+    outcomes, per_suite, problems = [], {}, []
     with Run("suites") as run:
         suites = Suites(run, tests, options.own, options.resume)
         for suite in chosen:
@@ -107,8 +116,13 @@ def check_line(version: str, options, progress: Progress) -> dict:
                 counts = {"passed": len(result.passed), "failed": len(result.failed), "bytes_into_servers": sent}
                 per_suite[suite.rpartition(".")[2]] = counts
                 step.said = f"{counts['passed']} passed, {counts['failed']} failed, {sent} bytes into the servers"
-        problems = suites.stop()
-    report = outcome.judge(version, outcomes, outcome.exclusions(outcome.EXCLUSIONS.read_text(encoding="utf-8")))
+            ordered = [test for test in result.failed if any(e.covers(version, test) and e.is_order for e in known)]
+            if ordered and not options.own:
+                with progress.step(f"{suite}: {len(ordered)} with one server"):
+                    wrong = suites.wrong_in_order(suite, [test.partition(" | ")[2] for test in ordered])
+                problems += [f"{suite}: '{name}' fails with one server too: it is not for the order of rows" for name in wrong]
+        problems += suites.stop()
+    report = outcome.judge(version, outcomes, known)
     if not options.own:
         problems += [f"{suite} sent nothing to the servers" for suite, counts in per_suite.items() if not counts["bytes_into_servers"]]
     return {"spark": version} | origin() | report | {"problems": problems, "suites": per_suite}

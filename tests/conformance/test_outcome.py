@@ -55,6 +55,12 @@ def test_an_exclusion_of_a_test_that_fails_sometimes_may_pass(report):
     assert list(judged(report, "* | SomeSuite | fails | sometimes: order")["excluded"]) == ["SomeSuite | fails"]
 
 
+def test_an_exclusion_for_the_order_of_rows_may_pass_and_is_told_apart(report):
+    assert judged(report, "* | SomeSuite | passes | order: of rows")["excluded_but_passed"] == []
+    of_order, other = outcome.exclusions("* | SomeSuite | fails | order: of rows\n* | SomeSuite | breaks | sometimes: network")
+    assert of_order.is_order and not other.is_order
+
+
 def test_an_exclusion_needs_a_reason():
     for line in ("* | SomeSuite | fails", "* | SomeSuite | fails | ", "SomeSuite | fails | why"):
         with pytest.raises(ValueError, match="exclusions.txt:1"):

@@ -46,7 +46,6 @@ SQL = [
     "org.apache.spark.sql.execution.SortSuite",
     "org.apache.spark.sql.execution.ExchangeSuite",
     "org.apache.spark.sql.execution.CoalesceShufflePartitionsSuite",
-    "org.apache.spark.sql.execution.ReuseExchangeAndSubquerySuite",
     "org.apache.spark.sql.execution.adaptive.AdaptiveQueryExecSuite",
     "org.apache.spark.sql.execution.metric.SQLMetricsSuite",
     "org.apache.spark.sql.streaming.StreamingAggregationSuite",
