@@ -11,7 +11,7 @@ import pytest
 
 from conftest import asked_once
 from harness.application import Application
-from harness.job import KINDS, MAPS, Job
+from harness.job import KINDS, MAPS, Job, plain
 from harness.run import wait_until
 from harness.server import Server
 
@@ -145,7 +145,7 @@ def test_idle_application_outlives_a_pool_of_no_servers(lazy, app, own_answer):
 
 @pytest.fixture(scope="module")
 def mirrored(run, newest):
-    servers = [Server(run, f"mirrored-{number}").start() for number in range(3)]
+    servers = [Server(run, f"mirrored-{number}", disks=disks).start() for number, disks in enumerate((2, 1, 1))]
     app = Application(run, newest, "mirrored", servers, CONF | {"spark.forebay.durability": "mirror"})
     yield servers, app
     app.stop()
@@ -165,12 +165,28 @@ def test_server_lost_for_good_costs_no_map_where_another_has_a_copy(mirrored, ow
     servers[0].start()
 
 
+def test_lost_disk_of_several_costs_no_map_where_another_server_has_a_copy(mirrored, own_answer):
+    servers, app = mirrored
+    job, disks = Job(app, own_answer, "aggregation"), set(servers[0].volumes)
+
+    def on_both() -> bool:
+        job.maps()
+        locations = job.locations().values()
+        return all(any(plain(volume) in plain(location) for location in locations) for volume in disks)
+
+    wait_until(on_both, 60, "no map's output is on one of the disks")
+    job.before = app.maps_rerun()
+    servers[0].restart_without(servers[0].data_dirs[0])
+    assert len(disks - set(servers[0].volumes)) == 1
+    assert job.finish() == set()
+
+
 def test_two_servers_that_lose_their_disks_cost_exactly_the_maps_that_only_they_had(mirrored, own_answer):
     servers, app = mirrored
 
     def lost_by_both() -> set[int]:
-        volumes = [volume.replace("-", "").lower() for server in servers[1:] for volume in server.volumes]
-        return {number for number, location in job.locations().items() if all(volume in location.replace("-", "") for volume in volumes)}
+        volumes = [plain(volume) for server in servers[1:] for volume in server.volumes]
+        return {number for number, location in job.locations().items() if all(volume in plain(location) for volume in volumes)}
 
     def spread() -> bool:
         # A driver gives a server that was away no new shuffle until it has asked it again.
