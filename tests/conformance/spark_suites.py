@@ -2,8 +2,8 @@
 
 Each suite runs in a JVM of its own with ScalaTest's runner and real servers. The manager is set by system properties; suites
 that do not look at them are subclassed (suites/jvm). With --own they run on Spark's own shuffle, to tell what fails there too.
-A test that is excluded for the order of its rows has to pass with one server, which has but one. A run that was cut off goes on
-with --resume.
+A test that is excluded for the order of its rows has to pass with one server, which has but one order; one that is excluded for the
+sizes of blocks has to end as on Spark's own shuffle when nothing is compressed. A run that was cut off goes on with --resume.
 
 Run by `make conformance`. Logs and reports are kept in target/conformance/suites, results in tests/conformance/results (--record).
 """
@@ -26,6 +26,7 @@ from record import origin, write
 from suites import names, outcome
 from suites.spark import LINES, SparkTests
 
+PASSED = "passed"
 LIMIT = 3600  # seconds for a suite; the longest takes some minutes on two idle cores
 
 
@@ -55,19 +56,32 @@ class Suites:
             return outcome.read(suite, reports, before["ended"]), before["bytes"]
         known.unlink(missing_ok=True)
         bytes_before = self._bytes()
-        ended = self._test(suite, reports, self.servers)
+        ended = self._test(suite, reports, self.settings(self.servers))
         sent = self._bytes() - bytes_before
         known.write_text(json.dumps({"of": origin()["commit"], "ended": ended, "bytes": sent}))
         return outcome.read(suite, reports, ended), sent
 
-    def wrong_in_order(self, suite: str, names: list[str]) -> list[str]:
-        """Of these tests, those that do not pass with one server either."""
-        reports = self.kept / f"{suite}.one-server"
-        ended = self._test(suite, reports, self.servers[:1], names)
-        passed = outcome.read(suite, reports, ended).passed
-        return [name for name in names if f"{suite.rpartition('.')[2]} | {name}" not in passed]
+    def ends(self, suite: str, what: str, settings: dict[str, str], names: list[str]) -> list[str]:
+        """How some tests end with other settings: `passed`, or why not."""
+        reports, simple = self.kept / f"{suite}.{what}", suite.rpartition(".")[2]
+        found = outcome.read(suite, reports, self._test(suite, reports, settings, names))
+        passed = dict.fromkeys(found.passed, PASSED)
+        return [(found.failed | passed).get(f"{simple} | {name}", "it did not run") for name in names]
 
-    def _test(self, suite: str, reports: Path, servers: list[Server], only: list[str] = ()) -> str | None:
+    def not_for_order(self, suite: str, names: list[str]) -> list[str]:
+        """Of these tests, those that do not pass with one server either."""
+        ends = self.ends(suite, "one-server", self.settings(self.servers[:1]), names)
+        return [f"'{name}' fails with one server too: {end}" for name, end in zip(names, ends, strict=True) if end != PASSED]
+
+    def not_for_sizes(self, suite: str, names: list[str]) -> list[str]:
+        """Of these tests, those that end otherwise than on Spark's own shuffle when rows are not compressed."""
+        plain = {"spark.shuffle.compress": "false"}
+        own = self.ends(suite, "uncompressed-own", plain, names)
+        ours = self.ends(suite, "uncompressed", self.settings(self.servers) | plain, names)
+        both = zip(names, ours, own, strict=True)
+        return [f"'{name}' without compression: {this}; on Spark's own shuffle: {that}" for name, this, that in both if this != that]
+
+    def _test(self, suite: str, reports: Path, settings: dict[str, str], only: list[str] = ()) -> str | None:
         """How its JVM ended, if not by itself."""
         shutil.rmtree(reports, ignore_errors=True)
         reports.mkdir(parents=True)
@@ -76,7 +90,7 @@ class Suites:
         with open(reports.with_name(f"{reports.name}.log"), "wb") as log:
             process = self.run.spawn(
                 "suite",
-                self.tests.command(suite, only, self.settings(servers), reports, scratch),
+                self.tests.command(suite, only, settings, reports, scratch),
                 env=env | self.tests.environment(),
                 cwd=scratch,
                 stdin=subprocess.DEVNULL,
@@ -116,11 +130,13 @@ def check_line(version: str, options, progress: Progress) -> dict:
                 counts = {"passed": len(result.passed), "failed": len(result.failed), "bytes_into_servers": sent}
                 per_suite[suite.rpartition(".")[2]] = counts
                 step.said = f"{counts['passed']} passed, {counts['failed']} failed, {sent} bytes into the servers"
-            ordered = [test for test in result.failed if any(e.covers(version, test) and e.is_order for e in known)]
-            if ordered and not options.own:
-                with progress.step(f"{suite}: {len(ordered)} with one server"):
-                    wrong = suites.wrong_in_order(suite, [test.partition(" | ")[2] for test in ordered])
-                problems += [f"{suite}: '{name}' fails with one server too: it is not for the order of rows" for name in wrong]
+            for kind, wrong in (("order", suites.not_for_order), ("sizes", suites.not_for_sizes)):
+                names_of_kind = [
+                    test.partition(" | ")[2] for test in result.failed if any(e.covers(version, test) and e.kind == kind for e in known)
+                ]
+                if names_of_kind and not options.own:
+                    with progress.step(f"{suite}: {len(names_of_kind)} that are excluded for {kind}"):
+                        problems += [f"{suite}: {problem}" for problem in wrong(suite, names_of_kind)]
         problems += suites.stop()
     report = outcome.judge(version, outcomes, known)
     if not options.own:

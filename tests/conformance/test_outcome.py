@@ -55,10 +55,17 @@ def test_an_exclusion_of_a_test_that_fails_sometimes_may_pass(report):
     assert list(judged(report, "* | SomeSuite | fails | sometimes: order")["excluded"]) == ["SomeSuite | fails"]
 
 
-def test_an_exclusion_for_the_order_of_rows_may_pass_and_is_told_apart(report):
+def test_the_first_word_of_a_reason_says_how_it_is_checked():
+    def kind(reason: str) -> str:
+        return outcome.exclusions(f"* | SomeSuite | fails | {reason}")[0].kind
+
+    assert [kind(f"{word}: why") for word in outcome.KINDS] == ["order", "sizes", "sometimes"]
+    assert kind("looks for files: none is there") == kind("order") == ""
+
+
+def test_an_exclusion_for_the_order_of_rows_may_pass_and_one_for_sizes_may_not(report):
     assert judged(report, "* | SomeSuite | passes | order: of rows")["excluded_but_passed"] == []
-    of_order, other = outcome.exclusions("* | SomeSuite | fails | order: of rows\n* | SomeSuite | breaks | sometimes: network")
-    assert of_order.is_order and not other.is_order
+    assert judged(report, "* | SomeSuite | passes | sizes: of blocks")["excluded_but_passed"] == ["SomeSuite | passes"]
 
 
 def test_an_exclusion_needs_a_reason():
