@@ -82,3 +82,4 @@ def test_the_exclusions_that_are_kept_can_be_read_and_name_suites_that_run():
 
 def test_a_line_has_the_suites_that_were_there_by_then():
     assert set(names.of("4.2.0")) - set(names.of("3.5.9")) == set(names.SINCE)
+    assert set(names.of("3.5.9")) - set(names.of("4.2.0")) == set(names.UNTIL)

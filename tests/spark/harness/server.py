@@ -1,9 +1,11 @@
 """A `forebay-server` process on loopback that can be killed, hung, and started again on its port with or without its disk."""
 
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 import urllib.request
@@ -23,8 +25,8 @@ class Server:
         self.memory = memory
         self.flags = flags
         self.process = None
-        self.address = "127.0.0.1:0"
-        self.admin = "127.0.0.1:0"
+        self.address = f"127.0.0.1:{_port_to_keep()}"
+        self.admin = f"127.0.0.1:{_port_to_keep()}"
         self.volumes: list[str] = []
 
     def start(self) -> "Server":
@@ -144,3 +146,16 @@ class Server:
         if not self.log.exists():
             return "(no log)"
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _port_to_keep() -> int:
+    """A free one that the kernel gives to nobody who asks for any: a server that comes back needs the port that it had."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(10_000, lowest), 100) if lowest > 10_100 else []:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    return 0
