@@ -17,7 +17,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")" && pwd)
 cache=${FOREBAY_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set; set FOREBAY_CACHE}/.cache}/forebay}
 # DuckDB makes the tables of TPC-DS and knows its queries; versions after this one would download that part.
-build_tools=(libclang==18.1.1 pytest==9.2.0 pytest-xdist==3.8.0 tpchgen-cli==4.0.0 duckdb==1.1.3)
+build_tools=(libclang==18.1.1 pytest==9.2.0 tpchgen-cli==4.0.0 duckdb==1.1.3)
 spark_tools=(pandas==2.2.3 pyarrow==21.0.0 numpy==2.2.6) # what Spark's Python functions on whole columns need
 # Object stores for tests, by Go, npm and PyPI. This Azurite is the last that runs on Node 20.
 versitygw=v1.8.0

@@ -31,14 +31,6 @@ def pytest_collection_modifyitems(items):
         line = callspec.params.get("line", LINES[-1]) if callspec else LINES[-1]
         if line != LINES[-1] and not item.get_closest_marker("every_line"):
             item.add_marker("long")
-        item.add_marker(pytest.mark.xdist_group(group(item, line)))
-
-
-def group(item, line: str) -> str:
-    """Where tests run side by side, those of a group follow each other in one process, and so share what they start."""
-    if line != LINES[-1]:
-        return line
-    return "shared" if "forebay" in item.fixturenames else item.path.name
 
 
 @pytest.fixture(scope="session")

@@ -122,6 +122,7 @@ def test_level_fsync_survives_a_power_cut(run, node, at):
     assert other.stop() == 0
 
 
+@pytest.mark.long  # the e2e tests cut the power at this level too
 def test_level_disk_does_not_and_costs_no_more_than_what_was_there(run, node, at):
     other = Server(run, "node-2").start()
     job = at("disk", [node.server, other])

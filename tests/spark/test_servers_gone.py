@@ -112,7 +112,7 @@ def test_application_reads_on_from_the_store_when_all_servers_are_gone_for_good(
         assert server.errors() == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.long)])
 def test_job_that_runs_while_each_server_in_turn_is_drained_and_replaced_sees_no_error(lazy, app, own_answer, kind):
     job = Job(app, own_answer, kind)
     running = app.start_call("run_maps", name=kind, kind=kind, maps=MAPS)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from harness.places import TARGET, Missing, one_at_a_time
+from harness.places import TARGET, Missing
 
 # The queries' own words for identifiers; Spark reads them so in its ANSI mode, which is not the default on every line.
 DIALECT = {"spark.sql.ansi.enabled": "true", "spark.sql.ansi.doubleQuotedIdentifiers": "true"}
@@ -50,15 +50,14 @@ def queries(benchmark: str) -> dict[str, str]:
 
 
 def _once(folder: Path, make) -> Path:
-    with one_at_a_time(folder):
-        if not folder.exists():
-            fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
-            fresh.mkdir(parents=True)
-            try:
-                make(fresh)
-                fresh.rename(folder)
-            finally:
-                shutil.rmtree(fresh, ignore_errors=True)
+    if not folder.exists():
+        fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
+        fresh.mkdir(parents=True)
+        try:
+            make(fresh)
+            fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     return folder
 
 

@@ -1,7 +1,5 @@
 """Where things are: the checkout, what was built in it, the cache that `setup.sh` fills."""
 
-import contextlib
-import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -21,15 +19,6 @@ class Missing(Exception):
     """Something that a command of the person who runs this would provide; the message names both."""
 
 
-@contextlib.contextmanager
-def one_at_a_time(path: Path):
-    """For what is made once and kept: tests that run side by side would make it twice."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 class SparkLine:
     """One installed version of Spark: its Python, its jars, and our small Java jobs compiled against them."""
 
@@ -45,12 +34,8 @@ class SparkLine:
         """The Java jobs of `jvm/`, compiled once per line and again when a source is newer."""
         sources = sorted((HERE / "jvm").rglob("*.java"))
         jar = TARGET / "spark-jobs" / f"jobs-{self.version}.jar"
-        with one_at_a_time(jar):
-            if not jar.exists() or jar.stat().st_mtime <= max(s.stat().st_mtime for s in sources):
-                self._compile(sources, jar)
-        return jar
-
-    def _compile(self, sources: list[Path], jar: Path):
+        if jar.exists() and jar.stat().st_mtime > max(s.stat().st_mtime for s in sources):
+            return jar
         classes = jar.with_suffix(".classes")
         classes.mkdir(parents=True, exist_ok=True)
         subprocess.run(
@@ -61,3 +46,4 @@ class SparkLine:
         fresh = jar.with_suffix(f".{os.getpid()}")
         subprocess.run(["jar", "--create", "--file", fresh, "-C", classes, "."], check=True)
         fresh.rename(jar)
+        return jar
