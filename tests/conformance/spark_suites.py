@@ -26,7 +26,7 @@ from record import origin, write
 from suites import names, outcome
 from suites.spark import LINES, SparkTests
 
-PASSED = "passed"
+PASSED, NOT_RUN = "passed", "it did not run"
 LIMIT = 3600  # seconds for a suite; the longest takes some minutes on two idle cores
 
 
@@ -66,7 +66,7 @@ class Suites:
         reports, simple = self.kept / f"{suite}.{what}", suite.rpartition(".")[2]
         found = outcome.read(suite, reports, self._test(suite, reports, settings, names))
         passed = dict.fromkeys(found.passed, PASSED)
-        return [(found.failed | passed).get(f"{simple} | {name}", "it did not run") for name in names]
+        return [(found.failed | passed).get(f"{simple} | {name}", NOT_RUN) for name in names]
 
     def not_for_order(self, suite: str, names: list[str]) -> list[str]:
         """Of these tests, those that do not pass with one server either."""
@@ -78,8 +78,11 @@ class Suites:
         plain = {"spark.shuffle.compress": "false"}
         own = self.ends(suite, "uncompressed-own", plain, names)
         ours = self.ends(suite, "uncompressed", self.settings(self.servers) | plain, names)
-        both = zip(names, ours, own, strict=True)
-        return [f"'{name}' without compression: {this}; on Spark's own shuffle: {that}" for name, this, that in both if this != that]
+        return [
+            f"'{name}' without compression: {this}; on Spark's own shuffle: {that}"
+            for name, this, that in zip(names, ours, own, strict=True)
+            if this != that or this == NOT_RUN
+        ]
 
     def _test(self, suite: str, reports: Path, settings: dict[str, str], only: list[str] = ()) -> str | None:
         """How its JVM ended, if not by itself."""
