@@ -36,13 +36,17 @@ fn cut(totals: &[(u32, &Totals)], partitions: u32, limit: u64) -> Vec<Cell> {
             }
         }
     }
+    // Of what other maps have there nothing is wanted.
+    let first = totals.iter().map(|(map, _)| *map).min();
+    let last = totals.iter().map(|(map, _)| *map).max();
+    let maps = first.unwrap_or(0)..last.map_or(0, |last| last + 1);
     let mut cells = Vec::new();
     let (mut start, mut sum) = (0, 0);
     let close = |cells: &mut Vec<Cell>, partitions: Range<u32>, sum: u64| {
         if sum > 0 {
             cells.push(Cell {
                 partitions,
-                maps: 0..u32::MAX,
+                maps: maps.clone(),
                 streams: false,
             });
         }
@@ -125,10 +129,10 @@ mod tests {
         assert_eq!(
             cut(&[(3, &a), (7, &b)], 6, 10),
             [
-                cell(0..2, 0..u32::MAX, false),
+                cell(0..2, 3..8, false),
                 cell(2..3, 3..4, false),
                 cell(2..3, 7..8, true),
-                cell(3..6, 0..u32::MAX, false),
+                cell(3..6, 3..8, false),
             ]
         );
         assert_eq!(cut(&[], 6, 10), []);
@@ -147,7 +151,7 @@ mod tests {
             for cell in &cells {
                 let at = (cell.partitions.start, cell.maps.start);
                 prop_assert!(at >= before, "{cells:?}");
-                before = if cell.maps.end == u32::MAX { (cell.partitions.end, 0) } else { (cell.partitions.start, cell.maps.end) };
+                before = (cell.partitions.end - 1, cell.maps.end);
                 let held: u64 = sizes.iter().enumerate().filter(|(map, _)| cell.maps.contains(&(*map as u32)))
                     .flat_map(|(_, sizes)| sizes.range(cell.partitions.clone())).map(|(_, bytes)| *bytes).sum();
                 prop_assert!(held > 0 && (held <= 50) != cell.streams, "{held} in {cell:?}");
