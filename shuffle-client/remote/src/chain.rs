@@ -4,7 +4,7 @@
 //! the end of one is looked for again after [`FRESH`]. Both are bounded and forgotten oldest first.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use shuffle_proto::ids::{AppId, ShuffleId};
 
 use super::{
     Cursor, Error, Fetch, Only, Owner, Place, Store, keys,
-    manifest::Manifest,
+    manifest::{Attempt, Manifest},
     object::{Entry, Footer},
 };
 
@@ -82,16 +82,32 @@ impl Remote {
 
     /// What a volume has written of a shuffle; [`Error::NotFound`] if that is nothing.
     pub async fn chain(&self, place: &Place) -> Result<Arc<Chain>, Error> {
+        self.chain_of(place, 0).await
+    }
+
+    /// The same, looked for anew if fewer manifests are known than there must be.
+    async fn chain_of(&self, place: &Place, length: usize) -> Result<Arc<Chain>, Error> {
         let now = (self.now)();
         let mut manifests = match self.chains.lock().get(place) {
-            Some(known) if now - known.asked < FRESH => return Ok(known.chain.clone()),
+            Some(known) if now - known.asked < FRESH && known.chain.manifests.len() >= length => {
+                return Ok(known.chain.clone());
+            }
             Some(known) => known.chain.manifests.clone(),
             None => Vec::new(),
         };
         loop {
             let generation = manifests.len() as u32 + 1;
             match self.manifest(place, generation).await {
-                Ok(manifest) => manifests.push(Arc::new(manifest)),
+                Ok(manifest) => {
+                    check_replaced(&manifest, &manifests).map_err(|reason| Error::Corrupt {
+                        key: self
+                            .store
+                            .path(&keys::manifest(place, generation))
+                            .to_string(),
+                        reason,
+                    })?;
+                    manifests.push(Arc::new(manifest));
+                }
                 Err(Error::NotFound { .. }) if !manifests.is_empty() => break,
                 Err(error) => return Err(error),
             }
@@ -163,7 +179,10 @@ impl Remote {
         only: Only,
         cursor: Option<Cursor>,
     ) -> Result<Fetch, Error> {
-        let chain = self.chain(place).await?;
+        let length = cursor.map_or(0, Cursor::manifests);
+        let chain = self.chain_of(place, length).await?;
+        // One that tells of manifests which are not there is none of this place: the read starts over.
+        let cursor = cursor.filter(|_| chain.manifests.len() >= length);
         Fetch::new(self.clone(), chain, partitions, maps, only, cursor)
     }
 
@@ -176,6 +195,16 @@ impl Remote {
 }
 
 impl Chain {
+    /// Of its first manifests, so many, those that none of them replaces.
+    pub fn live(&self, length: usize) -> impl Iterator<Item = &Arc<Manifest>> {
+        let manifests = self.manifests.iter().take(length);
+        let replaced: HashSet<u32> = manifests
+            .clone()
+            .flat_map(|manifest| manifest.replaces.iter().copied())
+            .collect();
+        manifests.filter(move |manifest| !replaced.contains(&manifest.generation))
+    }
+
     /// Those of these outputs that it does not have.
     pub fn missing(&self, owners: impl IntoIterator<Item = Owner>) -> Vec<Owner> {
         let has = |owner: &Owner| {
@@ -188,6 +217,26 @@ impl Chain {
         };
         owners.into_iter().filter(|owner| !has(owner)).collect()
     }
+}
+
+/// Whether a manifest has all that it replaces; the error says what it lacks.
+fn check_replaced(manifest: &Manifest, before: &[Arc<Manifest>]) -> Result<(), String> {
+    let replaced = before
+        .iter()
+        .filter(|earlier| manifest.replaces.contains(&earlier.generation));
+    for earlier in replaced {
+        let lacking = earlier
+            .attempts
+            .iter()
+            .find(|attempt| manifest.attempts.binary_search(attempt).is_err());
+        if let Some(Attempt { owner, .. }) = lacking {
+            return Err(format!(
+                "it replaces generation {} and lacks its map {} attempt {}",
+                earlier.generation, owner.0, owner.1
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Footers {

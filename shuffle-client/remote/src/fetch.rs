@@ -43,17 +43,20 @@ pub struct Part {
     pub cursor: Cursor,
 }
 
-/// A position in a chain: everything before it is done.
+/// A position in a chain: everything before it is done. Which manifests there were when the read began is part of it, because one
+/// that came later may replace what was half read.
 ///
 /// | bytes | field |
 /// |---|---|
-/// | 0 | version, 2 (1 is a position on a volume) |
-/// | 1..5 | generation u32 |
-/// | 5..9 | number of the object u32 |
-/// | 9..13 | section u32 |
-/// | 13..17 | block in the section u32 |
+/// | 0 | version, 3 (1 is a position on a volume) |
+/// | 1..5 | manifests u32 |
+/// | 5..9 | generation u32 |
+/// | 9..13 | number of the object u32 |
+/// | 13..17 | section u32 |
+/// | 17..21 | block in the section u32 |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
+    length: u32,
     generation: u32,
     number: u32,
     section: u32,
@@ -90,11 +93,12 @@ struct Planned {
 // === impl Cursor ===
 
 impl Cursor {
-    const VERSION: u8 = 2;
-    const BYTES: usize = 17;
+    const VERSION: u8 = 3;
+    const BYTES: usize = 21;
 
     /// Behind everything: such a fetch returns no block, only the summary.
     pub const END: Self = Self {
+        length: u32::MAX,
         generation: u32::MAX,
         number: u32::MAX,
         section: u32::MAX,
@@ -108,18 +112,33 @@ impl Cursor {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         (bytes[0] == Self::VERSION).then(|| Self {
-            generation: word(1),
-            number: word(5),
-            section: word(9),
-            block: word(13),
+            length: word(1),
+            generation: word(5),
+            number: word(9),
+            section: word(13),
+            block: word(17),
         })
+    }
+
+    /// Manifests that there are at the least.
+    pub(crate) fn manifests(self) -> usize {
+        match self == Self::END {
+            true => 0,
+            false => self.length as usize,
+        }
     }
 
     /// As it travels.
     pub fn to_bytes(self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(Self::BYTES);
         bytes.put_u8(Self::VERSION);
-        for number in [self.generation, self.number, self.section, self.block] {
+        for number in [
+            self.length,
+            self.generation,
+            self.number,
+            self.section,
+            self.block,
+        ] {
             bytes.put_u32_le(number);
         }
         bytes.freeze()
@@ -148,7 +167,12 @@ impl Fetch {
                 partitions.end
             )));
         }
-        let objects = chain.manifests.iter().flat_map(|manifest| {
+        let now = Cursor {
+            length: u32::try_from(chain.manifests.len()).unwrap_or(u32::MAX),
+            ..Cursor::default()
+        };
+        let position = cursor.unwrap_or(now);
+        let objects = chain.live(position.length as usize).flat_map(|manifest| {
             let generation = manifest.generation;
             manifest
                 .objects
@@ -168,7 +192,7 @@ impl Fetch {
             partitions,
             maps,
             only,
-            position: cursor.unwrap_or_default(),
+            position,
             current: 0,
             section: 0,
             planned: None,
@@ -211,6 +235,12 @@ impl Fetch {
         Ok(Some(self.take(usize::MAX, usize::MAX)))
     }
 
+    /// Where it is.
+    #[cfg(test)]
+    pub(crate) fn position(&self) -> Cursor {
+        self.position
+    }
+
     fn take(&mut self, most: usize, most_blocks: usize) -> Part {
         let (mut blocks, mut data, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some((_, header, _)) = self.ready.front() {
@@ -241,6 +271,7 @@ impl Fetch {
         }
         if at > (self.position.generation, self.position.number) {
             self.position = Cursor {
+                length: self.position.length,
                 generation,
                 number: entry.number,
                 section: 0,
@@ -374,7 +405,7 @@ impl Fetch {
     pub async fn summary(&mut self) -> Result<Summary, Error> {
         let chain = self.chain.clone();
         let mut covered: BTreeMap<Owner, AttemptTotals> = BTreeMap::new();
-        for manifest in &chain.manifests {
+        for manifest in chain.live(self.position.length as usize) {
             for attempt in &manifest.attempts {
                 let (map_index, number) = attempt.owner;
                 let asked = self

@@ -3,19 +3,22 @@
 //! | bytes | field |
 //! |---|---|
 //! | 0..4 | magic `FBMF` |
-//! | 4..8 | format version u32, 1 |
+//! | 4..8 | format version u32, 2 |
 //! | 8..12 | CRC-32 of all that follows |
 //! | 12..16 | shuffle u32 |
 //! | 16..20 | generation u32 |
 //! | 20..36 | volume id, 16 bytes |
 //! | 36..44 | map tasks u32, reduce partitions u32 |
-//! | 44..52 | objects u32, attempts u32 |
-//! | 52.. | per object: number u32, length u64, CRC-32 u32, offset of the footer u64, first and last partition u32 |
+//! | 44..56 | objects u32, attempts u32, replaced generations u32 |
+//! | 56.. | per object: number u32, length u64, CRC-32 u32, offset of the footer u64, first and last partition u32 |
 //! | then | per attempt, ascending: map index u32, attempt u64, bytes u64, records u64 |
+//! | then | per replaced generation, ascending: its number u32 |
 //! | the rest | the app's id |
 //!
 //! A manifest is made once, by a conditional put, and never changed. The next round makes the next generation; all of them together,
-//! from 1 on and without gaps, are what a volume has written of a shuffle.
+//! from 1 on and without gaps, are what a volume has written of a shuffle. One that *replaces* others has all of their attempts, in
+//! fewer objects: a reader leaves out what is replaced, which stays where it is until the shuffle goes, so that who began to read it
+//! goes on.
 
 use shuffle_proto::{
     ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
@@ -25,7 +28,7 @@ use shuffle_proto::{
 use super::{Owner, Place, object::Entry};
 
 const MAGIC: [u8; 4] = *b"FBMF";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,10 +45,12 @@ pub struct Manifest {
     pub objects: Vec<Entry>,
     /// Committed attempts that are in the objects, whole: ascending, with what their commits say.
     pub attempts: Vec<Attempt>,
+    /// Earlier generations whose attempts are all in this one too: ascending.
+    pub replaces: Vec<u32>,
 }
 
 /// A committed attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt {
     /// Map index and attempt.
     pub owner: Owner,
@@ -70,6 +75,7 @@ impl Manifest {
             self.num_partitions,
             self.objects.len() as u32,
             self.attempts.len() as u32,
+            self.replaces.len() as u32,
         ] {
             out.extend(number.to_le_bytes());
         }
@@ -86,6 +92,9 @@ impl Manifest {
             out.extend(attempt.owner.1.0.to_le_bytes());
             out.extend(attempt.bytes.to_le_bytes());
             out.extend(attempt.records.to_le_bytes());
+        }
+        for generation in &self.replaces {
+            out.extend(generation.to_le_bytes());
         }
         out.extend(self.place.app.as_str().as_bytes());
         let checksum = crc32fast::hash(&out[12..]);
@@ -132,8 +141,8 @@ impl Manifest {
         let (shuffle, generation) = (ShuffleId(r.u32()?), r.u32()?);
         let volume = VolumeId(uuid::Uuid::from_slice(r.take(16)?).ok()?);
         let (num_maps, num_partitions) = (r.u32()?, r.u32()?);
-        let (objects, attempts) = (r.u32()?, r.u32()?);
-        let (mut entries, mut committed) = (Vec::new(), Vec::new());
+        let (objects, attempts, replaced) = (r.u32()?, r.u32()?, r.u32()?);
+        let (mut entries, mut committed, mut replaces) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..objects {
             entries.push(Entry {
                 number: r.u32()?,
@@ -151,10 +160,15 @@ impl Manifest {
                 records: r.u64()?,
             });
         }
+        for _ in 0..replaced {
+            replaces.push(r.u32()?);
+        }
         let app = AppId::try_new(std::str::from_utf8(r.rest()).ok()?)?;
         let whole = entries.iter().all(|object| {
             object.footer <= object.length && object.first_partition <= object.last_partition
-        }) && committed.is_sorted_by(|a, b| a.owner < b.owner);
+        }) && committed.is_sorted_by(|a, b| a.owner < b.owner)
+            && replaces.is_sorted_by(|a, b| a < b)
+            && replaces.last().is_none_or(|last| *last < generation);
         whole.then_some(Self {
             place: Place {
                 app,
@@ -166,6 +180,7 @@ impl Manifest {
             num_partitions,
             objects: entries,
             attempts: committed,
+            replaces,
         })
     }
 }

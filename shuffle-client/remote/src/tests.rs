@@ -83,6 +83,16 @@ fn manifest(entry: Entry) -> Manifest {
         num_partitions: 20,
         objects: vec![entry],
         attempts: vec![attempt(3, 30, 6, 3), attempt(4, 40, 7, 3)],
+        replaces: vec![],
+    }
+}
+
+/// One that takes the place of two others.
+fn merged(entry: Entry) -> Manifest {
+    Manifest {
+        generation: 3,
+        replaces: vec![1, 2],
+        ..manifest(entry)
     }
 }
 
@@ -93,7 +103,7 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn stored_bytes_stay_what_they_are() {
     let (bytes, entry) = object();
-    let text = format!("{}\n{}\n", hex(&bytes), hex(&manifest(entry).encode()));
+    let text = format!("{}\n{}\n", hex(&bytes), hex(&merged(entry).encode()));
     // Made by another program after the tables of the formats.
     assert_eq!(
         text,
@@ -106,22 +116,29 @@ fn stored_bytes_stay_what_they_are() {
 
 #[test]
 fn a_flipped_bit_in_a_manifest_is_found() {
-    let bytes = manifest(object().1).encode();
-    let decoded = Manifest::decode(&bytes, &place(), 1).expect("intact");
-    assert_eq!(decoded, manifest(object().1));
+    let bytes = merged(object().1).encode();
+    let decoded = Manifest::decode(&bytes, &place(), 3).expect("intact");
+    assert_eq!(decoded, merged(object().1));
     assert!(Manifest::decode(&bytes, &place(), 2).is_err());
     let other = Place {
         app: AppId::try_new("app-2").expect("valid"),
         ..place()
     };
-    assert!(Manifest::decode(&bytes, &other, 1).is_err());
+    assert!(Manifest::decode(&bytes, &other, 3).is_err());
     for bit in 0..bytes.len() * 8 {
         let mut broken = bytes.clone();
         broken[bit / 8] ^= 1 << (bit % 8);
-        assert!(Manifest::decode(&broken, &place(), 1).is_err(), "bit {bit}");
+        assert!(Manifest::decode(&broken, &place(), 3).is_err(), "bit {bit}");
     }
     for length in 0..bytes.len() {
-        assert!(Manifest::decode(&bytes[..length], &place(), 1).is_err());
+        assert!(Manifest::decode(&bytes[..length], &place(), 3).is_err());
+    }
+    for replaces in [vec![3], vec![2, 1], vec![1, 1]] {
+        let contradiction = Manifest {
+            replaces,
+            ..merged(object().1)
+        };
+        assert!(Manifest::decode(&contradiction.encode(), &place(), 3).is_err());
     }
 }
 
@@ -229,6 +246,23 @@ async fn a_chain_grows_by_generations_and_ends_where_there_is_none() {
     let (blocks, summary) = read_all(fetch(Some(Arc::new(only))).await.expect("there")).await;
     assert_eq!((blocks.len(), summary.covered.len()), (1, 1));
     assert_eq!(summary.covered[0].bytes, 5);
+    // Who has read of a longer chain elsewhere makes it look again at once.
+    put(3, 12).await;
+    let mut cursor = fetch(None)
+        .await
+        .expect("there")
+        .position()
+        .to_bytes()
+        .to_vec();
+    assert_eq!(cursor[1..5], 2u32.to_le_bytes());
+    for (length, blocks) in [(2u32, 2), (3, 3), (4, 3)] {
+        cursor[1..5].copy_from_slice(&length.to_le_bytes());
+        let cursor = Cursor::try_from_bytes(&cursor);
+        let place = place();
+        let fetch = remote.fetch(&place, 0..20, 0..u32::MAX, None, cursor).await;
+        let (found, _) = read_all(fetch.expect("there")).await;
+        assert_eq!(found.len(), blocks, "{length} manifests");
+    }
 }
 
 /// Ten maps with five blocks of `length` bytes in each of four partitions, as one object.

@@ -26,6 +26,8 @@ pub struct RemoteMetrics {
     pub received: Counter,
     /// Bytes of blocks that were written back.
     pub written: Counter,
+    /// Bytes of blocks that were in the store and are in fewer objects now.
+    pub merged: Counter,
     /// Rounds of write-back that ended with a manifest.
     pub rounds: Counter,
     /// Rounds that failed and will be tried again.
@@ -65,6 +67,13 @@ impl RemoteMetrics {
                 r,
                 "written_back",
                 "Blocks written back to the object store",
+                Unit::Bytes,
+                Counter::default(),
+            ),
+            merged: add_unit(
+                r,
+                "writeback_merged",
+                "Blocks written again, because they lay in many small objects",
                 Unit::Bytes,
                 Counter::default(),
             ),

@@ -63,7 +63,7 @@ pub use options::{Components, DirectIo, Observer, Options};
 pub use stats::{Stats, StatsSnapshot};
 pub use usage::Usage;
 pub use volume::{Started, Volume};
-pub use writeback::{Sealed, Tier, Unwritten};
+pub use writeback::{Made, Sealed, Tier, Unwritten};
 
 /// Who wrote: one try at one map index of one shuffle.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

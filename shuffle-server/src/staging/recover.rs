@@ -26,7 +26,7 @@ use super::{
     remove::shuffle_dir,
     segment::{Run, Segment, segment_path},
     shared::{App, Names},
-    shuffle::{Committed, Held, Shuffle, State},
+    shuffle::{Committed, Generation, Held, Shuffle, State},
 };
 use crate::index::{
     AppNo, Batch as Changes, LogId, RunId, SegmentId, SegmentIndex,
@@ -339,10 +339,24 @@ impl Recovery<'_> {
         }
         for (generation, written) in found.written {
             state.generation = state.generation.max(generation);
-            state.written.extend(written.attempts);
+            state.written.extend(written.attempts.iter().copied());
+            let written = Generation {
+                attempts: written.attempts,
+                bytes: written.bytes,
+                fixed: false,
+            };
+            state.generations.insert(generation, written);
         }
         for (owner, attempt) in found.attempts {
             self.attempt(&shuffle, &mut state, owner, attempt);
+        }
+        let (commits, reclaimed) = (&state.commits, &state.reclaimed);
+        let here = |owner: &Owner| {
+            let committed = commits.get(owner);
+            committed.is_some_and(|one| one.lost.is_none()) && !reclaimed.contains(owner)
+        };
+        for generation in state.generations.values_mut() {
+            generation.fixed = !generation.attempts.iter().all(here);
         }
         *shuffle.state.lock() = state;
         Arc::new(shuffle)

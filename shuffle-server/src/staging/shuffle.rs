@@ -78,6 +78,8 @@ pub(super) struct State {
     pub(super) recorded: bool,
     /// Attempts that are in the object store, by the index.
     pub(super) written: BTreeSet<Owner>,
+    /// Where they are there: generations that no later one has replaced.
+    pub(super) generations: BTreeMap<u32, Generation>,
     /// Attempts of `written` that have no local copy any more.
     pub(super) reclaimed: Arc<BTreeSet<Owner>>,
     /// Attempts that cannot be written back, because they cannot be read.
@@ -92,6 +94,14 @@ pub(super) struct State {
     pub(super) unwritten_since: u64,
     /// When the last manifest was recorded, in ms since the volume was opened.
     pub(super) written_at: u64,
+}
+
+/// What one manifest has.
+pub(super) struct Generation {
+    pub(super) attempts: Vec<Owner>,
+    pub(super) bytes: u64,
+    /// Some of it cannot be read here any more, so that it stays as it is.
+    pub(super) fixed: bool,
 }
 
 pub(super) type Commits = BTreeMap<Owner, Arc<Committed>>;
@@ -235,6 +245,14 @@ impl Shuffle {
 // === impl State ===
 
 impl State {
+    /// Notes that an attempt cannot be read here any more: the manifest that has it stays as it is.
+    pub(super) fn fix(&mut self, owner: Owner) {
+        let mut all = self.generations.values_mut();
+        if let Some(generation) = all.find(|one| one.attempts.contains(&owner)) {
+            generation.fixed = true;
+        }
+    }
+
     /// Adds a run whose last attempts may not be committed yet.
     pub(super) fn add_run(&mut self, run: Arc<Run>) {
         self.version += 1;

@@ -21,7 +21,7 @@ use super::{
     AttemptKey, Error, Fetch, Volume,
     batch::Owner,
     fetch::Position,
-    shuffle::{Committed, Shuffle},
+    shuffle::{Committed, Generation, Shuffle},
     stats::Stats,
 };
 use crate::index::{
@@ -55,6 +55,9 @@ pub struct Unwritten {
     pub local: u64,
     /// Whether all of its local copy could go: everything is in the object store, nobody reads it, and nothing is only in memory.
     pub reclaimable: bool,
+    /// Manifests that no later one has replaced and that can be read here, with their bytes: one that takes the place of several
+    /// can be made of them.
+    pub generations: Vec<(u32, u64)>,
     /// Since the last manifest was recorded; counts from the opening of the volume if that was earlier.
     pub written_for: Duration,
 }
@@ -68,6 +71,18 @@ pub enum Tier {
     Object,
 }
 
+/// What a volume has to know of a manifest that is in the store.
+pub struct Made {
+    /// Its generation.
+    pub generation: u32,
+    /// Objects that it names.
+    pub objects: u32,
+    /// Attempts that are in them.
+    pub attempts: Vec<(MapIndex, AttemptId)>,
+    /// Generations whose place it takes.
+    pub replaces: Vec<u32>,
+}
+
 /// Committed attempts of one shuffle that are about to be written back as one generation.
 pub struct Sealed {
     volume: Volume,
@@ -76,6 +91,10 @@ pub struct Sealed {
     /// When it was sealed, in ms since the volume was opened.
     sealed_at: u64,
     attempts: BTreeMap<Owner, Arc<Committed>>,
+    /// Earlier generations whose attempts are among these.
+    replaces: Vec<u32>,
+    /// Nothing but those.
+    merges_only: bool,
 }
 
 // === impl Volume ===
@@ -109,6 +128,11 @@ impl Volume {
                 read: fetched > 0 && fetched >= bytes.max(local),
                 local,
                 reclaimable: local > 0 && may_reclaim(&shuffle, &state),
+                generations: {
+                    let all = state.generations.iter();
+                    let whole = all.filter(|(_, generation)| !generation.fixed);
+                    whole.map(|(number, one)| (*number, one.bytes)).collect()
+                },
                 written_for: since(state.written_at),
             })
         };
@@ -143,10 +167,11 @@ impl Volume {
         }
     }
 
-    /// Takes hold of what a shuffle has committed and not written back; `None` if that is nothing.
-    pub fn seal(&self, app: &AppId, shuffle: ShuffleId) -> Option<Sealed> {
+    /// Takes hold of what a shuffle has committed and not written back, and of what these generations have, so that one manifest
+    /// takes the place of theirs; `None` if there is nothing to be done.
+    pub fn seal(&self, app: &AppId, shuffle: ShuffleId, merge: &[u32]) -> Option<Sealed> {
         let shuffle = self.0.shared.shuffle(app, shuffle)?;
-        let (generation, attempts) = {
+        let (generation, mut attempts, again) = {
             let state = shuffle.state.lock();
             if state.deleted {
                 return None;
@@ -159,9 +184,30 @@ impl Volume {
             let attempts: BTreeMap<_, _> = attempts
                 .map(|(owner, committed)| (*owner, committed.clone()))
                 .collect();
-            (state.generation + 1, attempts)
+            let again = merge.iter().filter_map(|number| {
+                let generation = state.generations.get(number)?;
+                let readable = generation.attempts.iter().map(|owner| {
+                    let committed = state.commits.get(owner)?;
+                    Some((*owner, committed.clone()))
+                });
+                let readable = readable.collect::<Option<Vec<_>>>()?;
+                (!generation.fixed).then_some((*number, readable))
+            });
+            (state.generation + 1, attempts, again.collect::<Vec<_>>())
         };
-        (!attempts.is_empty()).then(|| Sealed {
+        let merges_only = attempts.is_empty();
+        if merges_only && again.len() < 2 {
+            return None;
+        }
+        let mut replaces = Vec::with_capacity(again.len());
+        for (number, readable) in again {
+            replaces.push(number);
+            attempts.extend(readable);
+        }
+        replaces.sort_unstable();
+        Some(Sealed {
+            replaces,
+            merges_only,
             sealed_at: self.0.shared.millis(),
             volume: self.clone(),
             shuffle,
@@ -203,6 +249,9 @@ impl Volume {
                 }
             }
             state.reclaimed = Arc::new(gone);
+            for generation in state.generations.values_mut() {
+                generation.fixed = true;
+            }
             std::mem::take(&mut state.runs)
         };
         let mut files = BTreeSet::new();
@@ -281,6 +330,16 @@ impl Sealed {
             .map(|(owner, committed)| (*owner, committed.bytes, committed.records))
     }
 
+    /// Earlier generations whose place it takes: ascending.
+    pub fn replaces(&self) -> &[u32] {
+        &self.replaces
+    }
+
+    /// Whether it should make way: it only takes the place of others, and something was committed that is in none.
+    pub fn is_in_the_way(&self) -> bool {
+        self.merges_only && self.shuffle.state.lock().unwritten > 0
+    }
+
     /// Whether an attempt belongs to it.
     pub fn contains(&self, owner: (MapIndex, AttemptId)) -> bool {
         self.attempts.contains_key(&owner)
@@ -315,6 +374,10 @@ impl Sealed {
     /// Notes that an attempt cannot be read, and is not tried again.
     pub fn give_up(&self, owner: (MapIndex, AttemptId)) {
         let mut state = self.shuffle.state.lock();
+        if state.written.contains(&owner) {
+            state.fix(owner);
+            return;
+        }
         let Some(bytes) = self.attempts.get(&owner).map(|attempt| attempt.bytes) else {
             return;
         };
@@ -325,31 +388,27 @@ impl Sealed {
     }
 
     /// [`Sealed::record`] on a thread that may block. `Unavailable` when the disk does not answer; the record may follow all the same.
-    pub async fn recorded(
-        self,
-        generation: u32,
-        objects: u32,
-        attempts: Vec<(MapIndex, AttemptId)>,
-    ) -> Result<(), Error> {
+    pub async fn recorded(self, made: Made) -> Result<u64, Error> {
         let shared = self.volume.0.shared.clone();
         let (reply, receiver) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
-            let _ = reply.send(self.record(generation, objects, attempts));
+            let _ = reply.send(self.record(made));
         });
         shared.patiently(receiver).await?
     }
 
-    /// Records that the attempts of a manifest that is in the store are there. `Fenced` if the shuffle was deleted meanwhile.
-    /// Blocking.
-    pub fn record(
-        &self,
-        generation: u32,
-        objects: u32,
-        attempts: Vec<(MapIndex, AttemptId)>,
-    ) -> Result<(), Error> {
+    /// Records that the attempts of a manifest that is in the store are there; answers the bytes of those that were not before.
+    /// `Fenced` if the shuffle was deleted meanwhile. Blocking.
+    pub fn record(&self, made: Made) -> Result<u64, Error> {
+        let Made {
+            generation,
+            objects,
+            attempts,
+            replaces,
+        } = made;
         let (shared, shuffle) = (&self.volume.0.shared, &self.shuffle);
         let _gate = shared.gate.lock();
-        let bytes = {
+        let bytes: u64 = {
             let state = shuffle.state.lock();
             if state.deleted {
                 return Err(shuffle.fenced());
@@ -365,6 +424,9 @@ impl Sealed {
         let mut changes = Changes::default();
         let key = Key::Written(shuffle.app_no, shuffle.id, generation);
         changes.put(key, &record);
+        for replaced in &replaces {
+            changes.delete(Key::Written(shuffle.app_no, shuffle.id, *replaced));
+        }
         // Synced, with all that was written before: a power cut must not forget this and keep what is reclaimed because of it.
         let written = shared.index.write(&changes, true).map_err(Error::Index);
         if let Err(error) = written {
@@ -379,18 +441,30 @@ impl Sealed {
         let mut state = shuffle.state.lock();
         state.generation = state.generation.max(generation);
         state.written_at = shared.millis();
-        for owner in attempts {
+        let mut added = 0;
+        for &owner in &attempts {
             let bytes = state.commits.get(&owner).map(|committed| committed.bytes);
             if let Some(bytes) = bytes
                 && state.written.insert(owner)
-                && !state.unwritable.remove(&owner)
             {
-                state.unwritten = state.unwritten.saturating_sub(1);
-                state.unwritten_bytes = state.unwritten_bytes.saturating_sub(bytes);
+                added += bytes;
+                if !state.unwritable.remove(&owner) {
+                    state.unwritten = state.unwritten.saturating_sub(1);
+                    state.unwritten_bytes = state.unwritten_bytes.saturating_sub(bytes);
+                }
             }
         }
+        for replaced in &replaces {
+            state.generations.remove(replaced);
+        }
+        let made = Generation {
+            attempts,
+            bytes,
+            fixed: false,
+        };
+        state.generations.insert(generation, made);
         // What is left was committed after the seal.
         state.unwritten_since = state.unwritten_since.max(self.sealed_at);
-        Ok(())
+        Ok(added)
     }
 }

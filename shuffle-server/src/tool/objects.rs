@@ -252,11 +252,28 @@ fn beside(path: &Path, head: &Head, source: &Source, report: &mut Report) {
         )),
         Ok(Some(entry)) => {
             report.fact("named by", manifest.display());
+            if let Some(later) = replaced_by(&manifest, head.generation) {
+                report.fact("replaced by", later.display());
+            }
             if let Err(Finding { at, what }) = as_named(source, entry.length, entry.checksum, all) {
                 report.broken(at, what);
             }
         }
     }
+}
+
+/// The manifest beside this one, of this generation, that takes its place.
+fn replaced_by(manifest: &Path, generation: u32) -> Option<PathBuf> {
+    let mut later: Vec<_> = fs::read_dir(manifest.parent()?)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|ending| ending == "manifest"))
+        .collect();
+    later.sort();
+    later.into_iter().find(|path| {
+        let read = fs::read(path).ok().map(|bytes| Manifest::read(&bytes));
+        matches!(read, Some(Ok(manifest)) if manifest.replaces.contains(&generation))
+    })
 }
 
 fn as_named(source: &Source, length: u64, checksum: u32, at: Range<u64>) -> Result<(), Finding> {
@@ -297,6 +314,11 @@ pub(super) fn manifest(path: &Path, rows: usize) -> io::Result<Report> {
     report.fact("shuffle", manifest.place.shuffle);
     report.fact("volume", manifest.place.volume);
     report.fact("generation", manifest.generation);
+    if let [first, .., last] | [first @ last] = &manifest.replaces[..] {
+        let count = manifest.replaces.len();
+        let text = format!("{count} generations from {first} to {last}");
+        report.fact("takes the place of", text);
+    }
     report.fact("maps of the shuffle", manifest.num_maps);
     report.fact("partitions of the shuffle", manifest.num_partitions);
     report.fact("objects", manifest.objects.len());

@@ -7,13 +7,13 @@ use shuffle_remote::{
 };
 
 use super::uploader::{Error, Uploaded};
-use crate::staging::{self, Sealed};
+use crate::staging::{self, Made, Sealed};
 
 /// What the store has of the generation that is next.
 pub(super) enum Generation {
     /// Nothing.
     Free(Box<Sealed>),
-    /// A manifest that this volume made and did not live to record; it has now. Bytes of its attempts.
+    /// A manifest that this volume made and did not live to record; it has now. Bytes that were in no other.
     Adopted(u64),
 }
 
@@ -45,21 +45,17 @@ pub(super) async fn adopt(
             return Err(RemoteError::Corrupt { key, reason }.into());
         }
     }
-    let bytes = manifest.attempts.iter().map(|attempt| attempt.bytes).sum();
-    record(sealed, &manifest).await?;
-    Ok(Generation::Adopted(bytes))
+    Ok(Generation::Adopted(record(sealed, &manifest).await?))
 }
 
-/// Makes the manifest and records it; answers the bytes of its attempts.
+/// Makes the manifest and records it; answers the bytes that were in no other.
 pub(super) async fn commit(
     remote: &Remote,
     place: &Place,
     uploaded: Uploaded,
 ) -> Result<u64, Error> {
     let manifest = put_manifest(remote, place, &uploaded).await?;
-    let bytes = uploaded.sealed.bytes();
-    record(uploaded.sealed, &manifest).await?;
-    Ok(bytes)
+    record(uploaded.sealed, &manifest).await
 }
 
 /// Makes the manifest: from here on any server serves what it names.
@@ -82,6 +78,7 @@ pub(super) async fn put_manifest(
         num_partitions,
         objects: uploaded.objects.clone(),
         attempts: attempts.collect(),
+        replaces: sealed.replaces().to_vec(),
     };
     let key = keys::manifest(place, manifest.generation);
     let bytes = Bytes::from(manifest.encode());
@@ -93,13 +90,15 @@ pub(super) async fn put_manifest(
     }
 }
 
-async fn record(sealed: Sealed, manifest: &Manifest) -> Result<(), Error> {
-    let (generation, objects) = (manifest.generation, manifest.objects.len() as u32);
+async fn record(sealed: Sealed, manifest: &Manifest) -> Result<u64, Error> {
     let attempts = manifest.attempts.iter().map(|attempt| attempt.owner);
-    match sealed
-        .recorded(generation, objects, attempts.collect())
-        .await
-    {
+    let made = Made {
+        generation: manifest.generation,
+        objects: manifest.objects.len() as u32,
+        attempts: attempts.collect(),
+        replaces: manifest.replaces.clone(),
+    };
+    match sealed.recorded(made).await {
         Err(staging::Error::Fenced(_)) => Err(Error::Deleted),
         result => Ok(result?),
     }

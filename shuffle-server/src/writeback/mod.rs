@@ -120,7 +120,8 @@ pub struct WriteBack {
     metrics: RemoteMetrics,
     throttle: Throttle,
     collector: Collector,
-    running: Mutex<HashSet<Key>>,
+    /// With whether it only puts manifests together.
+    running: Mutex<HashMap<Key, bool>>,
     failed: Mutex<HashMap<Key, (u32, Instant)>>,
     awaited: Awaited,
     draining: AtomicBool,
@@ -176,9 +177,9 @@ impl WriteBack {
                 self.candidates();
             }
             while rounds.len() < ROUNDS
-                && let Some((volume, key)) = self.pick()
+                && let Some(turn) = self.pick()
             {
-                rounds.spawn(self.clone().round(volume, key));
+                rounds.spawn(self.clone().round(turn));
             }
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -199,7 +200,7 @@ impl WriteBack {
         loop {
             self.wake.notify_one();
             let left = self.left();
-            if left == 0 && self.running.lock().is_empty() {
+            if left == 0 && self.running.lock().is_empty() && !self.is_to_merge() {
                 self.collector.bury().await;
                 return 0;
             }
@@ -225,6 +226,13 @@ impl WriteBack {
         let waiting = shuffles.filter(|shuffle| shuffle.attempts > 0 && wanted(shuffle));
         // An attempt without bytes is to be written too.
         waiting.map(|shuffle| shuffle.bytes.max(1)).sum()
+    }
+
+    /// Whether manifests are to be put together, and that has not just failed.
+    fn is_to_merge(&self) -> bool {
+        let candidates = self.candidates();
+        let mut merges = candidates.iter().filter(|(_, one)| one.merges_only());
+        merges.any(|(_, candidate)| planner::is_due(candidate, self.options.delay))
     }
 
     /// Removes what lies in the store of an app, or of one shuffle, from whichever server; answers how many objects that were. What
@@ -279,14 +287,21 @@ impl WriteBack {
                 false if self.pressed(volume) || volume.health().is_broken() => Urgency::Pressure,
                 false => Urgency::None,
             };
-            for shuffle in volume.unwritten() {
+            for mut shuffle in volume.unwritten() {
                 let policy = match self.apps.standing(&shuffle.app) {
                     Standing::Live { policy, heard, .. } if heard || draining => {
                         policy.unwrap_or(self.options.policy)
                     }
                     // One that has not called since the start will say again what it wants.
-                    _ => Policy::Off,
+                    _ => {
+                        shuffle.generations.clear();
+                        Policy::Off
+                    }
                 };
+                if volume.health().is_broken() {
+                    // What is in the store is not read from there again.
+                    shuffle.generations.clear();
+                }
                 if policy != Policy::Off {
                     backlog += shuffle.bytes;
                     oldest = oldest.max(shuffle.waiting);
@@ -325,7 +340,7 @@ impl WriteBack {
     }
 
     /// The shuffle whose turn it is, marked as running.
-    fn pick(&self) -> Option<(Volume, Key)> {
+    fn pick(&self) -> Option<Turn> {
         let mut running = self.running.lock();
         let (volumes, candidates): (Vec<_>, Vec<_>) = self
             .candidates()
@@ -333,18 +348,25 @@ impl WriteBack {
             .filter(|(volume, candidate)| {
                 // A disk that does not answer would keep the round from others, and has its turn when it does.
                 let slow = matches!(volume.health(), Health::Slow(_));
-                !slow && !running.contains(&key_of(&candidate.shuffle))
+                // There is always room for what is in no object.
+                let behind = candidate.merges_only() && running.values().any(|merges| *merges);
+                !slow && !behind && !running.contains_key(&key_of(&candidate.shuffle))
             })
             .unzip();
         let at = planner::next(&candidates, self.options.delay)?;
         let key = key_of(&candidates[at].shuffle);
-        running.insert(key.clone());
-        Some((volumes[at].clone(), key))
+        running.insert(key.clone(), candidates[at].merges_only());
+        Some(Turn {
+            volume: volumes[at].clone(),
+            key,
+            merge: candidates[at].merges(),
+        })
     }
 
-    async fn round(self: Arc<Self>, volume: Volume, key: Key) {
+    async fn round(self: Arc<Self>, turn: Turn) {
+        let Turn { volume, key, merge } = turn;
         let _running = Running(&self, &key);
-        let result = self.try_round(&volume, &key).await;
+        let result = self.try_round(&volume, &key, &merge).await;
         let metrics = &self.metrics;
         let (_, app, shuffle) = &key;
         match result {
@@ -353,13 +375,16 @@ impl WriteBack {
                 let until = self.clock.now() + PAUSE;
                 self.failed.lock().insert(key.clone(), (0, until));
             }
-            Ok(Some(bytes)) => {
+            Ok(Some(Done { added, merged })) => {
                 self.failed.lock().remove(&key);
                 metrics.rounds.inc();
-                metrics.written.inc_by(bytes);
+                metrics.written.inc_by(added);
+                metrics.merged.inc_by(merged);
                 let requests = self.remote.store.cost(&keys::shuffle(app, *shuffle));
-                tracing::info!(%app, %shuffle, volume = %volume.id(), bytes, requests = %requests, "written back");
+                tracing::info!(%app, %shuffle, volume = %volume.id(), bytes = added, merged, manifests = merge.len(), requests = %requests, "written back");
             }
+            // It has its turn again when all is quiet.
+            Err(Error::InTheWay) => {}
             Err(Error::Deleted) => self.collector.written_too_late(app, *shuffle),
             Err(Error::Attempts { owners, reason }) => {
                 // The next round begins without them, at once.
@@ -377,16 +402,17 @@ impl WriteBack {
         }
     }
 
-    /// One generation; answers the bytes that it added, `None` if there was nothing to be done.
+    /// One generation, which takes the place of those that it is to merge; `None` if there was nothing to be done.
     async fn try_round(
         &self,
         volume: &Volume,
         (_, app, shuffle): &Key,
-    ) -> Result<Option<u64>, Error> {
+        merge: &[u32],
+    ) -> Result<Option<Done>, Error> {
         let Standing::Live { token, lease, .. } = self.apps.standing(app) else {
             return Ok(None);
         };
-        let Some(sealed) = volume.seal(app, *shuffle) else {
+        let Some(sealed) = volume.seal(app, *shuffle, merge) else {
             return Ok(None);
         };
         let place = Place {
@@ -398,7 +424,9 @@ impl WriteBack {
         self.collector.ensure(app, token, lease).await?;
         let sealed = match committer::adopt(&self.remote, &place, sealed).await? {
             committer::Generation::Free(sealed) => *sealed,
-            committer::Generation::Adopted(bytes) => return Ok(Some(bytes)),
+            committer::Generation::Adopted(added) => {
+                return Ok(Some(Done { added, merged: 0 }));
+            }
         };
         let live = |sealed: &crate::staging::Sealed| match sealed.is_live() {
             true => Ok(()),
@@ -407,8 +435,10 @@ impl WriteBack {
         match uploader::upload(&self.remote, &self.throttle, &place, sealed).await {
             Ok(uploaded) => {
                 live(&uploaded.sealed)?;
-                let bytes = committer::commit(&self.remote, &place, uploaded).await?;
-                Ok(Some(bytes))
+                let bytes = uploaded.sealed.bytes();
+                let added = committer::commit(&self.remote, &place, uploaded).await?;
+                let merged = bytes.saturating_sub(added);
+                Ok(Some(Done { added, merged }))
             }
             Err((sealed, error)) => {
                 live(&sealed)?;
@@ -443,7 +473,10 @@ impl WriteBack {
     /// Removes local copies until a volume is not nearly full any more. Blocking.
     fn make_room(&self, volume: &Volume) -> Result<(), staging::Error> {
         while self.pressed(volume) {
-            let shuffles = volume.unwritten();
+            let mut shuffles = volume.unwritten();
+            shuffles
+                .iter_mut()
+                .for_each(|shuffle| shuffle.reclaimable &= !self.is_merged_first(shuffle));
             let Some(at) = planner::reclaim(&shuffles) else {
                 break;
             };
@@ -452,6 +485,23 @@ impl WriteBack {
             }
         }
         Ok(())
+    }
+
+    /// Whether a local copy stays until its manifests are put together, which is done from it. Not if that has been tried.
+    fn is_merged_first(&self, shuffle: &Unwritten) -> bool {
+        let candidate = Candidate {
+            shuffle: shuffle.clone(),
+            policy: Policy::Off,
+            urgency: Urgency::Pressure,
+            not_before: None,
+        };
+        let known = matches!(
+            self.apps.standing(&shuffle.app),
+            Standing::Live { heard: true, .. }
+        );
+        known
+            && !candidate.merges().is_empty()
+            && !self.failed.lock().contains_key(&key_of(shuffle))
     }
 
     /// Whether a volume is nearly full: by its own account of bytes and what the file system says is left.
@@ -463,6 +513,23 @@ impl WriteBack {
         let all = used.saturating_add(volume.bytes_free());
         used > 0 && used >= all / 100 * u64::from(self.options.reclaim_at)
     }
+}
+
+/// What is done next.
+struct Turn {
+    volume: Volume,
+    key: Key,
+    /// Generations that are put together by the way.
+    merge: Vec<u32>,
+}
+
+/// What a round has done, in bytes.
+#[derive(Debug)]
+struct Done {
+    /// That were in no object before.
+    added: u64,
+    /// That were, and are in fewer now.
+    merged: u64,
 }
 
 /// A round that runs, however it ends.

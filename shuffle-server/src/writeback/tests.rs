@@ -1,5 +1,6 @@
 //! The order of write-back, broken off between any two steps, on a real volume and a store in memory.
 
+mod merges;
 mod steps;
 
 use shuffle_remote::{
@@ -109,18 +110,19 @@ impl Scene {
     /// A whole round; answers its bytes.
     async fn round(&self) -> u64 {
         let key = (self.volume.id(), app(), SHUFFLE);
-        let round = self.write_back().try_round(&self.volume, &key).await;
-        round.expect("a round that succeeds").unwrap_or(0)
+        let round = self.write_back().try_round(&self.volume, &key, &[]).await;
+        let done = round.expect("a round that succeeds");
+        done.map_or(0, |done| done.added)
     }
 
     async fn upload(&self) -> uploader::Uploaded {
-        let sealed = self.volume.seal(&app(), SHUFFLE).expect("something");
+        let sealed = self.volume.seal(&app(), SHUFFLE, &[]).expect("something");
         let throttle = Throttle::new(None);
         let uploaded = uploader::upload(&self.remote, &throttle, &self.place(), sealed).await;
         uploaded.map_err(|(_, error)| error).expect("uploaded")
     }
 
-    /// Attempts in the store, and generations.
+    /// Attempts in the store, each of which is in one generation that counts, and all generations.
     async fn stored(&self) -> (Vec<u64>, usize) {
         self.clock.advance(Duration::from_secs(10));
         let chain = match self.remote.chain(&self.place()).await {
@@ -128,10 +130,8 @@ impl Scene {
             Err(RemoteError::NotFound { .. }) => return (vec![], 0),
             Err(error) => panic!("{error}"),
         };
-        let attempts = chain
-            .manifests
-            .iter()
-            .flat_map(|manifest| &manifest.attempts);
+        let live = chain.live(chain.manifests.len());
+        let attempts = live.flat_map(|manifest| &manifest.attempts);
         let mut attempts: Vec<_> = attempts.map(|attempt| attempt.owner.1.0).collect();
         attempts.sort_unstable();
         let place = self.place();
@@ -232,7 +232,7 @@ async fn what_is_deleted_while_it_is_written_is_not_recorded() {
     assert!(!uploaded.sealed.is_live());
     let recorded = committer::commit(&scene.remote, &scene.place(), uploaded).await;
     assert!(matches!(recorded, Err(Error::Deleted)), "{recorded:?}");
-    assert_eq!(scene.volume.seal(&app(), SHUFFLE).map(drop), None);
+    assert_eq!(scene.volume.seal(&app(), SHUFFLE, &[]).map(drop), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,9 @@ pub(super) enum Error {
     Attempts { owners: Vec<Owner>, reason: String },
     #[error("the shuffle was deleted")]
     Deleted,
+    /// It only put earlier ones together, and something waits that is in none of them.
+    #[error("something new is to be written back first")]
+    InTheWay,
 }
 
 /// Where the current object goes.
@@ -95,6 +98,9 @@ async fn write_all(target: &mut Target<'_>, sealed: &Sealed) -> Result<(), Error
     for cell in cells(sealed) {
         if !sealed.is_live() {
             return Err(Error::Deleted);
+        }
+        if sealed.is_in_the_way() {
+            return Err(Error::InTheWay);
         }
         if target.builder.length() >= OBJECT {
             target.end().await?;

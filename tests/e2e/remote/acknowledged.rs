@@ -36,6 +36,61 @@ async fn what_was_acked_at_object_survives_every_server_whatever_the_policy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn maps_that_committed_one_by_one_are_read_with_a_request_or_two() {
+    let bucket = Bucket::new();
+    let mut one = Server::with(bucket.setup("off")).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    let peer = one.peer().await;
+    for map in 0..SHAPE.maps {
+        oracle.push(&peer, &attempt(&app, map)).await;
+    }
+    let manifests = bucket.with_ending(".manifest").len();
+    assert_eq!(manifests, SHAPE.maps as usize, "one by one");
+    // One who reads them while they are put together.
+    let request = fetch_range(&app, 0, oracle.volumes(&app, 0), 0..10, 0..u32::MAX);
+    let early = Server::with(bucket.setup("off")).await;
+    let whole = early.peer().await.fetch(request.clone()).await.unwrap();
+    oracle.compare(&whole, &app, 0, 0..10, 0..u32::MAX);
+    eventually(SOON, || async {
+        match counter(&one, "writeback_merged_bytes_total").await {
+            merged if merged == oracle.bytes(&app, 0) => Ok(()),
+            merged => Err(format!("{merged} bytes were put together")),
+        }
+    })
+    .await;
+    assert_eq!(bucket.with_ending(".manifest").len(), manifests + 1);
+    one.destroy();
+
+    let late = Server::with(bucket.setup("off")).await;
+    for (seen, cursor) in whole.cursors.iter().step_by(3) {
+        let cursor = cursor.clone();
+        let resumed = v1::FetchRequest {
+            cursor,
+            ..request.clone()
+        };
+        for server in [&early, &late] {
+            let rest = server.peer().await.fetch(resumed.clone()).await.unwrap();
+            assert_eq!(rest.blocks, whole.blocks[*seen..], "after {seen} blocks");
+            assert_eq!(rest.summary, whole.summary);
+        }
+    }
+    // Both know the manifests now, or look whether there is one more.
+    for server in [&early, &late] {
+        oracle.check(&server.peer().await, &app, 0).await;
+        for partition in 0..SHAPE.partitions {
+            let before = counter(server, "remote_requests_total{verb=\"get\"").await;
+            let partitions = partition..partition + 1;
+            let peer = server.peer().await;
+            oracle
+                .check_range(&peer, &app, 0, partitions, 0..u32::MAX)
+                .await;
+            let now = counter(server, "remote_requests_total{verb=\"get\"").await;
+            assert!(now - before <= 2, "{} requests", now - before);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_acked_at_disk_is_lost_with_its_server_where_the_policy_is_off() {
     let bucket = Bucket::new();
     let mut one = Server::with(bucket.setup("off")).await;

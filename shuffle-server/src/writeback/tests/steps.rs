@@ -16,7 +16,7 @@ impl Scene {
     }
 
     /// Kill -9, and a start after it.
-    fn crash_for_good(&mut self) {
+    pub(super) fn crash_for_good(&mut self) {
         self.steps.set(i64::MAX);
         self.crash();
         self.remote.forget(&app(), None);
@@ -30,7 +30,7 @@ impl Scene {
     }
 
     /// Until nothing of it is on the disk. What is in a commit log has to become a run first.
-    async fn reclaimed(&self) {
+    pub(super) async fn reclaimed(&self) {
         for _ in 0..500 {
             let _ = self.volume.reclaim(&app(), SHUFFLE);
             if self.volume.bytes_used() == 0 {
@@ -43,7 +43,7 @@ impl Scene {
     }
 
     /// Attempts that the volume serves, or has given up to the store.
-    async fn served(&self) -> Vec<u64> {
+    pub(super) async fn served(&self) -> Vec<u64> {
         let fetch = self
             .volume
             .fetch(&app(), SHUFFLE, 0..40, 0..u32::MAX, None)
@@ -69,7 +69,7 @@ async fn a_crash_between_any_two_steps_of_write_back_and_reclaim_loses_and_doubl
         let mut scene = Scene::half_written().await;
         scene.steps.set(steps);
         let key = (scene.volume.id(), app(), SHUFFLE);
-        let round = scene.write_back().try_round(&scene.volume, &key).await;
+        let round = scene.write_back().try_round(&scene.volume, &key, &[]).await;
         let freed = scene.volume.reclaim(&app(), SHUFFLE);
         over = !scene.steps.struck();
         if over {
@@ -134,8 +134,8 @@ async fn a_store_that_is_down_for_five_minutes_costs_a_few_tries_and_a_backlog()
         for _ in 0..seconds {
             scene.clock.advance(Duration::from_secs(1));
             scene.bench.clock.advance(Duration::from_secs(1));
-            while let Some((volume, key)) = write_back.pick() {
-                write_back.clone().round(volume, key).await;
+            while let Some(turn) = write_back.pick() {
+                write_back.clone().round(turn).await;
                 rounds += 1;
             }
         }
