@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from harness import places
+from harness import classes, places
 from harness.application import Application
 from harness.places import Missing, SparkLine
 from harness.run import Run, raise_on_signals, wait_until
@@ -43,21 +43,24 @@ def run():
         yield run
 
 
-@pytest.fixture(scope="session", params=LINES)
-def line(request) -> SparkLine:
+def installed(run, version: str) -> SparkLine:
     try:
-        return SparkLine(request.param)
+        line = SparkLine(version)
     except Missing as missing:
         pytest.skip(str(missing))
+    Application.archives[version] = classes.archive(run, line)
+    return line
+
+
+@pytest.fixture(scope="session", params=LINES)
+def line(request, run) -> SparkLine:
+    return installed(run, request.param)
 
 
 @pytest.fixture(scope="session")
-def newest() -> SparkLine:
+def newest(run) -> SparkLine:
     """For what Spark's line has no part in."""
-    try:
-        return SparkLine(LINES[-1])
-    except Missing as missing:
-        pytest.skip(str(missing))
+    return installed(run, LINES[-1])
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 from harness.eventlog import EventLog
 from harness.places import HERE, JAR, SparkLine
@@ -41,6 +42,7 @@ class Application:
     """Starts with the settings that both shuffles share; `servers` switches Forebay on. A setting that is None is left out."""
 
     jvm = ""  # more options for the driver and the executors of all applications
+    archives: dict[str, Path] = {}  # of `harness.classes`, by Spark's version
 
     def __init__(
         self,
@@ -83,6 +85,10 @@ class Application:
         options = f"-Djava.io.tmpdir={scratch} -XX:-UsePerfData -XX:+UseParallelGC {self.jvm}"
         # On Spark 3.5 a shuffle manager must be on the executors' own class path: `spark.jars` comes too late there.
         class_path = f"{JAR}:{line.jobs_jar()}"
+        if line.version in self.archives:
+            # Those jars first, and where they are installed: `home` has another path for every application.
+            class_path = f"{line.home}/jars/*:{class_path}"
+            options += f" -XX:SharedArchiveFile={self.archives[line.version]} -Xlog:cds*=off"
         return {
             "spark.app.name": self.name,
             "spark.master": f"local-cluster[2,1,{executor_memory_mib}]",

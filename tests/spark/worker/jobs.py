@@ -260,6 +260,11 @@ def settle(spark):
     spark.sparkContext._jsc.sc().listenerBus().waitUntilEmpty()
 
 
+def load_classes(spark, names):
+    for name in names:
+        spark._jvm.java.lang.Class.forName(name)
+
+
 def ui(spark):
     return spark.sparkContext.uiWebUrl
 
