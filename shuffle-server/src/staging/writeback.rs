@@ -458,9 +458,9 @@ impl Sealed {
             state.generations.remove(replaced);
         }
         let made = Generation {
+            fixed: attempts.iter().any(|owner| state.reclaimed.contains(owner)),
             attempts,
             bytes,
-            fixed: false,
         };
         state.generations.insert(generation, made);
         // What is left was committed after the seal.
