@@ -33,6 +33,8 @@ def archive(run: Run, line: SparkLine) -> Path:
     if file.exists():
         return file
     print(f"\nmaking {file}: Spark {line.version}'s classes, for applications that start sooner (once, about 40 s)", flush=True)
+    for unfit in file.parent.glob("classes-*.jsa"):
+        unfit.unlink()  # of a JVM that was here before
     fresh = file.with_suffix(f".{os.getpid()}")
     conf = {
         "spark.master": "local[2]",
