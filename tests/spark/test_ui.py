@@ -14,6 +14,7 @@ from harness.history import HistoryServer
 from harness.run import wait_until
 
 MAPS = 20
+TAB = 'href="/forebay/"'  # how a page links to the tab: class paths hold the name too
 
 
 def get(url: str) -> str:
@@ -75,14 +76,14 @@ def app(run, line, servers, sink):
 @pytest.fixture(scope="module")
 def shuffle(app) -> int:
     """The application's first shuffle. Before it there is nothing to show."""
-    assert "/forebay/" not in get(f"{app.call('ui')}/environment/")
+    assert TAB not in get(f"{app.call('ui')}/environment/")
     (shuffle,) = app.call("run_maps", name="job", kind="aggregation", maps=MAPS)
     return shuffle
 
 
 def page(app) -> str:
     app.call("settle")
-    assert "/forebay/" in get(f"{app.call('ui')}/environment/"), "no tab"
+    assert TAB in get(f"{app.call('ui')}/environment/"), "no tab"
     return get(f"{app.call('ui')}/forebay/")
 
 
