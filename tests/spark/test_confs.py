@@ -138,7 +138,7 @@ def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(
     conf = {"spark.forebay.servers": NOBODY, "spark.forebay.retryDeadline": "2s", "spark.forebay.fallback": "true"}
     conf |= {"spark.ui.enabled": "true", "spark.ui.port": "0"}
     with application("fallback", [], conf) as app:
-        reason = rf"fallback to Spark's own shuffle: no server took app {re.escape(app.id)} .*{NOBODY}"
+        reason = rf"fallback to Spark's own shuffle: no server took app {re.escape(app.id)}-[0-9a-f]+ .*{NOBODY}"
         assert re.match(reason, app.call("setting", key="spark.forebay.status"))
         assert re.match(reason, app.call("forebay_status"))
         assert re.search(f"WARN.*Forebay is not used.*{NOBODY}", app.log.read_text())
@@ -146,7 +146,7 @@ def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(
         assert app.call("pairs", **job) == own_answer("pairs", **job)
         app.call("settle")
         with urllib.request.urlopen(f"{app.call('ui')}/forebay/", timeout=30) as page:
-            assert re.search(f"Forebay is not used.*no server took app {re.escape(app.id)} .*{NOBODY}", page.read().decode(), re.S)
+            assert re.search(f"Forebay is not used.*no server took app {re.escape(app.id)}-[0-9a-f]+ .*{NOBODY}", page.read().decode(), re.S)
         # Spark knows that map outputs go with their executor: it runs them again by itself.
         app.call("run_maps", name="marked", kind="marked", **SMALL)
         app.kill_executor()

@@ -95,6 +95,7 @@ def test_tab_comes_with_the_first_shuffle_and_shows_servers_and_shuffles(servers
     assert (number, outputs, partitions, used, durability) == (str(shuffle), f"{MAPS} / {MAPS}", "16", "2", "disk")
     assert 'id="forebay-failures"' not in shown
     assert "spark.forebay.durability" in shown
+    assert re.search(rf'<code id="forebay-app">{app.id}-[0-9a-f]+</code>', shown), "what the servers call it"
 
 
 def test_sparks_sinks_get_counts_of_each_executor_and_of_the_whole_application(app, shuffle, sink):
@@ -125,7 +126,7 @@ def test_lost_disk_is_shown_with_its_reason_live_and_in_the_history_server(run, 
     assert rows(live, "shuffles")[0][2] == f"{MAPS + lost} / {MAPS}", "the lost outputs were written once more"
     broken = next(row for row in rows(live, "servers") if row[0].startswith(servers[0].address))
     assert int(broken[6]) == len(failures)
-    said = rf"input of partitions \S+ \(attempt \d+\) of shuffle {shuffle}, app {app.id}: tries that failed at {servers[0].address}: "
+    said = rf"input of partitions \S+ \(attempt \d+\) of shuffle {shuffle}, app {app.id}-[0-9a-f]+: tries that failed at {servers[0].address}: "
     assert re.search(said, executor_logs(app))
 
     app.stop()

@@ -113,6 +113,12 @@ def rows(spark, rows, maps, reduces):
     return _rows(spark).digest(_rows(spark).runMaps(frame._jdf))
 
 
+def tagged(spark, base):
+    """Rows that say whose they are, by way of a shuffle of four maps; their number, least, greatest and sum."""
+    frame = spark.range(0, 1000, 1, 4).selectExpr("id", f"{base} + id AS v").repartition(4, "id")
+    return list(frame.selectExpr("count(*)", "min(v)", "max(v)", "sum(v)").collect()[0])
+
+
 def forget(spark, shuffle):
     _rows(spark).forget(spark.sparkContext._jsc.sc(), shuffle)
 

@@ -7,7 +7,6 @@ import io.forebay.core.NativeLibraryException;
 import io.forebay.spark.ui.AppObserver;
 import io.forebay.spark.ui.AppStarted;
 import io.forebay.spark.ui.ShuffleRegistered;
-import java.security.SecureRandom;
 import java.util.concurrent.TimeUnit;
 import org.apache.spark.ShuffleDependency;
 import org.apache.spark.SparkConf;
@@ -23,6 +22,7 @@ import org.slf4j.LoggerFactory;
 final class DriverApp {
     private static final Logger LOG = LoggerFactory.getLogger(DriverApp.class);
     private static final long GOODBYE_SECONDS = 30;
+    private static final int TOKEN_BYTES = 32;
 
     /** How long the start of an application may be held up to find out whether there are servers, if it can do without. */
     private static final long DECISION_MILLIS = 30_000;
@@ -35,8 +35,8 @@ final class DriverApp {
     private final String compression;
     private final AppObserver observer = new AppObserver();
 
+    private AppIdentity identity;
     private Caller caller;
-    private String token;
     private boolean open;
     private volatile ForebayStatus status = ForebayStatus.active();
 
@@ -91,7 +91,7 @@ final class DriverApp {
         event.durability = conf.durability();
         observer.registered(event);
         return new ForebayShuffleHandle<>(
-                shuffle, numbers.register(shuffle), dependency, caller, token, candidates, conf.durability(), maps, compression, observer.reports());
+                shuffle, numbers.register(shuffle), dependency, caller, candidates, conf.durability(), maps, compression, observer.reports());
     }
 
     /** Shows people what becomes of the application's shuffles; there is no SparkContext before the first. */
@@ -99,6 +99,7 @@ final class DriverApp {
         AppStarted event = new AppStarted();
         event.settings = conf.shown();
         event.fallback = status.fallbackReason().orElse("");
+        event.app = status.isActive() ? caller().app() : "";
         observer.start(context, event);
     }
 
@@ -108,15 +109,16 @@ final class DriverApp {
             client.get().openApp(caller(), Interrupts.THREAD);
             open = true;
             ReduceLocality.switchOff(SparkEnv.get().mapOutputTracker());
-            LOG.info("app {} is registered with the Forebay servers {}", caller.app(), conf.servers());
+            LOG.info("app {} is registered with the Forebay servers {}", identity, conf.servers());
         }
         return caller;
     }
 
     private synchronized Caller caller() {
         if (caller == null) {
-            token = conf.token().orElseGet(DriverApp::randomToken);
-            caller = new Caller(appId(sparkConf), token, conf.leaseMillis());
+            identity = AppIdentity.of(sparkConf);
+            String token = conf.token().orElseGet(() -> AppIdentity.random(TOKEN_BYTES));
+            caller = new Caller(identity.servers(), token, conf.leaseMillis());
         }
         return caller;
     }
@@ -165,27 +167,5 @@ final class DriverApp {
 
     private synchronized Caller ifOpen() {
         return open ? caller : null;
-    }
-
-    /** An attempt of an app is an app of its own: on YARN a second driver has the id of the first. */
-    static String appId(SparkConf conf) {
-        String id = conf.get("spark.app.id");
-        String attempt = conf.get("spark.app.attempt.id", "");
-        String app = attempt.isEmpty() ? id : id + "-" + attempt;
-        if (!app.matches("[A-Za-z0-9._-]{1,128}")) {
-            throw new IllegalArgumentException(
-                    "the application id \"" + app + "\" (spark.app.id) cannot be used: letters, digits, '.', '_' and '-', at most 128");
-        }
-        return app;
-    }
-
-    private static String randomToken() {
-        byte[] bytes = new byte[32];
-        new SecureRandom().nextBytes(bytes);
-        StringBuilder hex = new StringBuilder(64);
-        for (byte b : bytes) {
-            hex.append(String.format("%02x", b));
-        }
-        return hex.toString();
     }
 }

@@ -26,7 +26,14 @@ public final class ForebayShuffleDataIO extends LocalDiskShuffleDataIO {
     private static final class Driver extends LocalDiskShuffleDriverComponents {
         @Override
         public Map<String, String> initializeApplication() {
-            if (!(SparkEnv.get().shuffleManager() instanceof ForebayShuffleManager)) {
+            ShuffleManager manager = SparkEnv.get().shuffleManager();
+            if (!(manager instanceof ForebayShuffleManager)) {
+                if (manager.getClass().getName().equals(ForebayShuffleManager.class.getName())) {
+                    throw new IllegalArgumentException(
+                            "Forebay's jar was loaded twice on the driver, by " + manager.getClass().getClassLoader() + " and by "
+                                    + ForebayShuffleManager.class.getClassLoader()
+                                    + ": put it on one class path only, or set spark.driver.userClassPathFirst=false");
+                }
                 throw new IllegalArgumentException(
                         DriverSettings.IO_PLUGIN + " is Forebay's, but spark.shuffle.manager is not: remove the key, or set the manager to "
                                 + ForebayShuffleManager.class.getName());

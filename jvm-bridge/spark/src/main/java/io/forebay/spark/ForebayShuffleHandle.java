@@ -23,7 +23,7 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
     /** As {@link BlockCodec} has it. */
     final String compression;
 
-    /** What tasks tell the driver goes here. */
+    /** What tasks tell the driver goes here; null if it cannot be told. */
     final TaskReports reports;
 
     ForebayShuffleHandle(
@@ -31,21 +31,49 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
             ShuffleNumbers.Current number,
             ShuffleDependency<K, V, C> dependency,
             Caller caller,
-            String token,
             String[] candidates,
             String durability,
             int numMaps,
             String compression,
             TaskReports reports) {
+        this(
+                shuffleId,
+                number,
+                dependency,
+                caller.app(),
+                caller.token(),
+                caller.leaseMillis(),
+                candidates,
+                durability,
+                numMaps,
+                dependency.partitioner().numPartitions(),
+                compression,
+                reports);
+    }
+
+    /** All fields: see {@link ForeignHandle}, which knows their names. */
+    ForebayShuffleHandle(
+            int shuffleId,
+            ShuffleNumbers.Current number,
+            ShuffleDependency<K, V, C> dependency,
+            String app,
+            String token,
+            long leaseMillis,
+            String[] candidates,
+            String durability,
+            int numMaps,
+            int numPartitions,
+            String compression,
+            TaskReports reports) {
         super(shuffleId, dependency);
         this.number = number;
-        this.app = caller.app();
+        this.app = app;
         this.token = token;
-        this.leaseMillis = caller.leaseMillis();
+        this.leaseMillis = leaseMillis;
         this.candidates = candidates;
         this.durability = durability;
         this.numMaps = numMaps;
-        this.numPartitions = dependency.partitioner().numPartitions();
+        this.numPartitions = numPartitions;
         this.compression = compression;
         this.reports = reports;
     }

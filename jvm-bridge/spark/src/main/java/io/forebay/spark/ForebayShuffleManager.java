@@ -64,7 +64,7 @@ public final class ForebayShuffleManager extends SortShuffleManager {
     @Override
     public <K, V> ShuffleWriter<K, V> getWriter(
             ShuffleHandle handle, long mapId, TaskContext context, ShuffleWriteMetricsReporter metrics) {
-        if (isSparks(handle)) {
+        if (isSparks(handle, conf)) {
             return super.getWriter(handle, mapId, context, metrics);
         }
         ForebayShuffleHandle<K, V, ?> ours = ours(handle);
@@ -81,7 +81,7 @@ public final class ForebayShuffleManager extends SortShuffleManager {
             int endPartition,
             TaskContext context,
             ShuffleReadMetricsReporter metrics) {
-        if (isSparks(handle)) {
+        if (isSparks(handle, conf)) {
             return super.getReader(handle, startMapIndex, endMapIndex, startPartition, endPartition, context, metrics);
         }
         ReadRange range = new ReadRange(startMapIndex, endMapIndex, startPartition, endPartition);
@@ -109,14 +109,17 @@ public final class ForebayShuffleManager extends SortShuffleManager {
     }
 
     /** The driver has decided for the whole application; each handle says how, so executors need not be told. */
-    private boolean isSparks(ShuffleHandle handle) {
-        return conf.fallback() && !(handle instanceof ForebayShuffleHandle);
+    static boolean isSparks(ShuffleHandle handle, ForebayConf conf) {
+        return conf.fallback() && handle.getClass().getName().startsWith("org.apache.spark.");
     }
 
     @SuppressWarnings("unchecked")
-    private static <K, V, C> ForebayShuffleHandle<K, V, C> ours(ShuffleHandle handle) {
+    static <K, V, C> ForebayShuffleHandle<K, V, C> ours(ShuffleHandle handle) {
         if (handle instanceof ForebayShuffleHandle) {
             return (ForebayShuffleHandle<K, V, C>) handle;
+        }
+        if (ForeignHandle.is(handle)) {
+            return ForeignHandle.adopt(handle);
         }
         throw new IllegalStateException(
                 "shuffle " + handle.shuffleId() + " was registered with another shuffle manager (" + handle.getClass().getName()

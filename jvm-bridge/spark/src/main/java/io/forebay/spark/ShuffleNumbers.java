@@ -27,6 +27,11 @@ final class ShuffleNumbers {
             this.value = value;
         }
 
+        /** On an executor: that of a handle that was read from bytes. */
+        static Current of(int value) {
+            return new Current(value);
+        }
+
         int value() {
             return value;
         }

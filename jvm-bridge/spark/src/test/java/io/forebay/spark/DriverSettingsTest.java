@@ -60,13 +60,4 @@ class DriverSettingsTest {
         assertEquals("true", set.get("spark.dynamicAllocation.shuffleTracking.enabled"));
         assertEquals("org.apache.spark.shuffle.sort.io.LocalDiskShuffleDataIO", set.get("spark.shuffle.sort.io.plugin.class"));
     }
-
-    @Test
-    void applicationIdCarriesTheAttemptAndIsChecked() {
-        SparkConf conf = new SparkConf(false).set("spark.app.id", "application_1_0001");
-        assertEquals("application_1_0001", DriverApp.appId(conf));
-        assertEquals("application_1_0001-2", DriverApp.appId(conf.set("spark.app.attempt.id", "2")));
-        SparkConf odd = new SparkConf(false).set("spark.app.id", "../x");
-        assertTrue(assertThrows(IllegalArgumentException.class, () -> DriverApp.appId(odd)).getMessage().contains("spark.app.id"));
-    }
 }

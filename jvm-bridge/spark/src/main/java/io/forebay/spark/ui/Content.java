@@ -31,6 +31,7 @@ final class Content {
         html.raw("<div>");
         status();
         if (app.fallback.isEmpty()) {
+            name();
             figures();
             servers();
             shuffles();
@@ -48,6 +49,13 @@ final class Content {
             html.raw("<div class=\"alert alert-danger\"><strong>").text(Html.count0(app.fetchFailures))
                     .raw(app.fetchFailures == 1 ? " fetch failure.</strong>" : " fetch failures.</strong>")
                     .raw(" The maps whose outputs were lost ran again; <a href=\"#forebay-failures\">the reasons</a> are below.</div>");
+        }
+    }
+
+    /** What to look for on the servers. Logs of applications from before it was told have none. */
+    private void name() {
+        if (!app.app.isEmpty()) {
+            html.raw("<p>On the servers, this application is <code id=\"forebay-app\">").text(app.app).raw("</code>.</p>");
         }
     }
 

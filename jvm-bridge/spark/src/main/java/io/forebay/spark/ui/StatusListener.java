@@ -60,6 +60,7 @@ public final class StatusListener extends SparkListener {
             registered((ShuffleRegistered) event);
         } else if (event instanceof AppStarted) {
             app.fallback = ((AppStarted) event).fallback;
+            app.app = ((AppStarted) event).app;
             app.settings = ((AppStarted) event).settings;
             changed(app);
         }

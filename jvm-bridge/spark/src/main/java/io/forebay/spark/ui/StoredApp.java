@@ -11,6 +11,7 @@ public final class StoredApp {
 
     @KVIndex public String key = KEY;
     public String fallback = "";
+    public String app = "";
     public Map<String, String> settings = Collections.emptyMap();
     public int shuffles;
     public Flow written = new Flow();

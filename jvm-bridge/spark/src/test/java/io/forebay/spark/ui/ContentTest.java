@@ -41,10 +41,11 @@ class ContentTest {
         failure.reason = evil;
         failure.volume = evil;
         failures.add(failure);
+        app.app = evil;
         app.settings = Collections.singletonMap(evil, evil);
         String html = html();
         assertFalse(html.contains("<script") || html.indexOf('\u0007') >= 0, html);
-        assertEquals(6, html.split("&lt;script&gt;alert\\(&#39;x&#39;\\)", -1).length - 1, html);
+        assertEquals(7, html.split("&lt;script&gt;alert\\(&#39;x&#39;\\)", -1).length - 1, html);
     }
 
     @Test
