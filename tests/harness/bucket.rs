@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 use crate::{disk, eventually, setup::Setup};
 
+/// All that is Forebay's in a store.
+pub const ROOT: &str = "forebay-v1";
+
 /// See the module. Gone when dropped.
 pub struct Bucket(TempDir);
 
@@ -50,13 +53,21 @@ impl Bucket {
 
     /// What an app, or a shuffle of it, has here.
     pub fn below(&self, dir: impl AsRef<Path>) -> Vec<PathBuf> {
-        disk::walk(&self.path().join(dir))
+        disk::walk(&self.path().join(ROOT).join(dir))
     }
 
-    /// Waits until there is no file in it.
+    /// What is in it beside the marker, which stays.
+    pub fn left(&self) -> Vec<PathBuf> {
+        let marker = self.path().join(ROOT).join(".forebay-marker");
+        let mut files = self.files();
+        files.retain(|path| *path != marker);
+        files
+    }
+
+    /// Waits until nothing of any app is in it.
     pub async fn empty(&self, within: Duration) {
         eventually(within, || async {
-            match &self.files()[..] {
+            match &self.left()[..] {
                 [] => Ok(()),
                 files => Err(format!("left: {files:?}")),
             }

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use super::secrets::redacted;
+
 /// The store's words are cut after this many bytes: some answer with a page of XML, or with all that was signed.
 const WORDS: usize = 600;
 
@@ -111,6 +113,7 @@ pub(super) fn is_a_refusal(words: &str) -> bool {
 pub(super) fn message(cloud: Cloud, trouble: Trouble, words: &str) -> String {
     let mut text = cloud.advice(trouble);
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = redacted(&words);
     let end = words.floor_char_boundary(WORDS);
     text.push_str(&words[..end]);
     if end < words.len() {

@@ -149,7 +149,7 @@ impl Remote {
         generation: u32,
         entry: &Entry,
     ) -> Result<Arc<Footer>, Error> {
-        let key = keys::object(place, generation, entry.number);
+        let key = keys::object(place, generation, entry.number, entry.nonce);
         let id = (key, entry.checksum);
         if let Some(footer) = self.footers.lock().found.get(&id) {
             return Ok(footer.clone());

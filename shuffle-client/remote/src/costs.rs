@@ -8,6 +8,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+use super::keys::ROOT;
+
 /// Shuffles that are remembered; the ones that came first are forgotten first.
 const SHUFFLES: usize = 4096;
 
@@ -84,12 +86,12 @@ impl fmt::Display for Cost {
     }
 }
 
-/// `<app>/<shuffle>` of a key in that directory, or of the directory.
+/// `forebay-v1/<app>/<shuffle>` of a key in that directory, or of the directory.
 fn shuffle_of(key: &str) -> Option<&str> {
-    let (app, rest) = key.split_once('/')?;
+    let (app, rest) = key.strip_prefix(ROOT)?.strip_prefix('/')?.split_once('/')?;
     let number = rest.split('/').next()?;
     number.parse::<u32>().ok()?;
-    Some(&key[..app.len() + 1 + number.len()])
+    Some(&key[..ROOT.len() + 1 + app.len() + 1 + number.len()])
 }
 
 #[cfg(test)]
@@ -100,26 +102,26 @@ mod tests {
     fn requests_are_counted_for_their_shuffle_and_old_ones_are_forgotten() {
         let costs = Costs::default();
         for (verb, key) in [
-            ("put", "app/7/v/1.manifest"),
-            ("part", "app/7/v/1-0.obj"),
-            ("get", "app/7/v/1-0.obj"),
-            ("list", "app/7"),
-            ("delete", "app/7/v/1-0.obj"),
-            ("put", "app/lease"),
+            ("put", "forebay-v1/app/7/v/1.manifest"),
+            ("part", "forebay-v1/app/7/v/1-0.obj"),
+            ("get", "forebay-v1/app/7/v/1-0.obj"),
+            ("list", "forebay-v1/app/7"),
+            ("delete", "forebay-v1/app/7/v/1-0.obj"),
+            ("put", "forebay-v1/app/lease"),
             ("list", ""),
-            ("get", "app/70/v/1-0.obj"),
+            ("get", "forebay-v1/app/70/v/1-0.obj"),
         ] {
             costs.count(verb, key);
         }
         assert_eq!(
-            costs.of("app/7").to_string(),
+            costs.of("forebay-v1/app/7").to_string(),
             "2 writes, 1 reads, 1 lists, 1 deletes"
         );
-        assert_eq!(costs.of("app/70").reads, 1);
+        assert_eq!(costs.of("forebay-v1/app/70").reads, 1);
         for shuffle in 100..100 + SHUFFLES {
-            costs.count("get", &format!("app/{shuffle}/v/1-0.obj"));
+            costs.count("get", &format!("forebay-v1/app/{shuffle}/v/1-0.obj"));
         }
-        assert_eq!(costs.of("app/7"), Cost::default());
+        assert_eq!(costs.of("forebay-v1/app/7"), Cost::default());
         assert_eq!(costs.0.lock().by_shuffle.len(), SHUFFLES);
     }
 }

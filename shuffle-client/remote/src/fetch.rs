@@ -283,7 +283,7 @@ impl Fetch {
         let (Some((_, first)), Some((_, last))) = (sections.first(), sections.last()) else {
             return Ok(None);
         };
-        let key = keys::object(&self.chain.place, generation, entry.number);
+        let key = keys::object(&self.chain.place, generation, entry.number, entry.nonce);
         let end = last
             .end()
             .ok_or_else(|| self.corrupt(&key, last, "it ends nowhere".into()))?;

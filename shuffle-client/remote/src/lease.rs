@@ -1,17 +1,24 @@
-//! The record that says until when an app's objects live. It lies beside them, so that whoever is alive can collect them.
+//! The record that says whose an app is, and until when its objects live. It lies beside them, so that whoever is alive can collect
+//! them, and it is there before the first of them: a server that hears of an app for the first time makes it, or compares the token
+//! with it (see the server's `writeback::records`).
 //!
-//! JSON: `version` 1, `token-sha256` in hex, `lease-ms`, `renewals` (rises with every renewal). It holds no time: clocks of different
-//! machines jump and disagree. An app lives as long as its record changes; whoever has watched one for a whole lease and seen it
-//! unchanged knows, by its own clock alone, that nobody renews it (see the server's `writeback::collector`).
+//! JSON: `version` 2, `token-sha256` in hex, `lease-ms`, `renewals` (rises with every renewal), `buried` (a UUID, or absent). It holds
+//! no time: clocks of different machines jump and disagree. An app lives as long as its record changes; whoever has watched one for
+//! two whole leases and longer, and seen it unchanged, knows by its own clock alone that nobody renews it.
+//!
+//! A record with `buried` is a *tombstone*: the app is dead, what it has is being removed by the one that this UUID names, and the
+//! record goes last. Who is interrupted leaves it, and whoever sees it unchanged goes on. An app that turns out to live makes a record
+//! of it again.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shuffle_proto::ids::AppId;
+use uuid::Uuid;
 
 use super::{Error, Store, keys};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +28,8 @@ pub struct Lease {
     token_sha256: String,
     lease_ms: u64,
     renewals: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    buried: Option<String>,
 }
 
 impl Lease {
@@ -31,21 +40,40 @@ impl Lease {
             token_sha256: hex(token_hash),
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
             renewals: 1,
+            buried: None,
         }
     }
 
-    /// The next one.
+    /// The next one: of an app that lives.
     pub fn renewed(&self, lease: Duration) -> Self {
         Self {
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
             renewals: self.renewals.wrapping_add(1),
+            buried: None,
             ..self.clone()
         }
     }
 
-    /// Whether this is the token with which the app was registered.
+    /// The tombstone in its place.
+    pub fn buried(&self, by: Uuid) -> Self {
+        Self {
+            renewals: self.renewals.wrapping_add(1),
+            buried: Some(by.to_string()),
+            ..self.clone()
+        }
+    }
+
+    /// Who removes what the app has; `None` while it lives.
+    pub fn buried_by(&self) -> Option<&str> {
+        self.buried.as_deref()
+    }
+
+    /// Whether this is the token with which the app was registered. In a time that does not depend on where they differ.
     pub fn opens(&self, token_hash: [u8; 32]) -> bool {
-        self.token_sha256 == hex(token_hash)
+        let (ours, theirs) = (self.token_sha256.as_bytes(), hex(token_hash));
+        let pairs = ours.iter().zip(theirs.as_bytes());
+        let difference = pairs.fold(0, |all, (a, b)| all | (a ^ b));
+        ours.len() == theirs.len() && std::hint::black_box(difference) == 0
     }
 
     /// How long the app's objects outlive its last renewal.
@@ -63,7 +91,7 @@ impl Lease {
         };
         let lease = Self::decode(&bytes).map_err(|reason| Error::Corrupt {
             key: store.path(&key).to_string(),
-            reason,
+            reason: format!("it is no lease record of Forebay's: {reason}"),
         });
         lease.map(Some)
     }
@@ -77,7 +105,19 @@ impl Lease {
                 lease.version
             ));
         }
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if lease.token_sha256.len() != 64 || !lease.token_sha256.bytes().all(hex) {
+            return Err("token-sha256 is no SHA-256 in hex".into());
+        }
         Ok(lease)
+    }
+
+    /// Whether these bytes are a record of the layout before [`keys::ROOT`], and can be nothing else.
+    pub(super) fn is_of_the_old_layout(bytes: &[u8]) -> bool {
+        let Ok(record) = serde_json::from_slice::<Self>(bytes) else {
+            return false;
+        };
+        record.version == 1 && record.token_sha256.len() == 64
     }
 
     /// Rises with every renewal.
@@ -85,13 +125,76 @@ impl Lease {
         self.renewals
     }
 
+    /// Writes it where there is none; [`Error::Exists`] if there is one.
+    pub async fn create(&self, store: &Store, app: &AppId) -> Result<(), Error> {
+        store.put(&keys::lease(app), self.encode()?, true).await
+    }
+
     /// Writes it, in the place of the one before.
     pub async fn write(&self, store: &Store, app: &AppId) -> Result<(), Error> {
+        store.put(&keys::lease(app), self.encode()?, false).await
+    }
+
+    fn encode(&self) -> Result<bytes::Bytes, Error> {
         let text = serde_json::to_vec(self).map_err(|error| Error::Invalid(error.to_string()))?;
-        store.put(&keys::lease(app), text.into(), false).await
+        Ok(text.into())
     }
 }
 
 fn hex(bytes: [u8; 32]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_opens_for_its_token_and_a_tombstone_is_one_until_it_is_renewed() {
+        let record = Lease::new([7; 32], Duration::from_secs(5));
+        let mut almost = [7; 32];
+        almost[31] ^= 1;
+        assert!(record.opens([7; 32]) && !record.opens(almost));
+        let text = String::from_utf8(record.encode().expect("encoded").to_vec()).expect("text");
+        assert_eq!(
+            text,
+            format!(
+                "{{\"version\":2,\"token-sha256\":\"{}\",\"lease-ms\":5000,\"renewals\":1}}",
+                "07".repeat(32)
+            ),
+            "a changed format needs a new version"
+        );
+        let by = Uuid::from_u128(9);
+        let tombstone = Lease::decode(&record.buried(by).encode().expect("encoded"));
+        let tombstone = tombstone.expect("a record too");
+        let name = by.to_string();
+        assert_eq!(tombstone.buried_by(), Some(&name[..]));
+        assert_eq!(tombstone.renewals(), 2);
+        assert!(tombstone.opens([7; 32]));
+        let again = tombstone.renewed(Duration::from_secs(6));
+        assert_eq!((again.buried_by(), again.renewals()), (None, 3));
+    }
+
+    #[test]
+    fn what_is_no_record_of_ours_is_refused() {
+        let old = r#"{"version":1,"token-sha256":"HASH","lease-ms":5000,"renewals":1}"#;
+        let old = old.replace("HASH", &"07".repeat(32));
+        let error = Lease::decode(old.as_bytes()).expect_err("another version");
+        assert_eq!(
+            error,
+            "format version is 1, this version of Forebay reads 2"
+        );
+        assert!(Lease::is_of_the_old_layout(old.as_bytes()));
+        for text in [
+            "",
+            "{}",
+            "rent: 500",
+            r#"{"version":2,"token-sha256":"","lease-ms":1,"renewals":1}"#,
+            r#"{"version":2,"token-sha256":"HASH","lease-ms":-1,"renewals":1}"#,
+        ] {
+            let text = text.replace("HASH", &"07".repeat(32));
+            assert!(Lease::decode(text.as_bytes()).is_err(), "{text}");
+            assert!(!Lease::is_of_the_old_layout(text.as_bytes()), "{text}");
+        }
+    }
 }

@@ -10,6 +10,8 @@
 //! manifests, each made by a conditional put and never changed. A manifest that is there names only objects that were read back and
 //! compared before. What no manifest names does not exist.
 //!
+//! - invariant: foreign-is-untouched. All of it lies below one directory, [`keys::ROOT`]; what else a bucket holds is never listed
+//!   below its first level, and never removed.
 //! - invariant: unknown-is-never-empty. A volume without a chain is [`Error::NotFound`], not an answer without rows.
 //! - invariant: verified-before-released. Rows and blocks are compared with their checksums here, before they are sent, and again by
 //!   the reader.
@@ -24,9 +26,11 @@ pub mod keys;
 pub mod lease;
 pub mod lifecycle;
 pub mod manifest;
+pub mod marker;
 mod meter;
 pub mod mortal;
 pub mod object;
+mod secrets;
 mod store;
 
 use std::{fmt, ops::Range};
@@ -40,7 +44,8 @@ pub use chain::{Chain, Now, Remote};
 pub use costs::Cost;
 pub use fetch::{Cursor, Fetch, Only, Part};
 pub use meter::{Meter, RESULTS, VERBS};
-pub use store::{Listing, Store, Upload, check_url, provide_tls, shown_url};
+pub use secrets::shown_url;
+pub use store::{Listing, Store, Upload, check_url, provide_tls};
 
 /// Who wrote a block, in one shuffle.
 pub type Owner = (MapIndex, AttemptId);

@@ -8,7 +8,7 @@ use std::{fmt::Write, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{advice::Cloud, store::Named};
+use super::{advice::Cloud, keys, shown_url, store::Named};
 
 /// Days after which unfinished uploads go: no upload of a server takes an hour.
 const UNFINISHED: u32 = 1;
@@ -33,29 +33,24 @@ pub fn rule(url: &str, days: u32, max_lease: Duration) -> Result<Rule, String> {
              your longest application runs"
         ));
     }
-    let named = Named::by(url).map_err(|error| format!("url is {url:?}: {error}"))?;
+    let named = Named::by(url).map_err(|error| format!("url is {:?}: {error}", shown_url(url)))?;
     let (bucket, prefix) = (named.bucket.as_str(), named.prefix.as_str());
     // With the slash, or the rule would also be of a neighbour whose name begins alike.
     let below = match prefix {
-        "" => String::new(),
-        prefix => format!("{prefix}/"),
+        "" => format!("{}/", keys::ROOT),
+        prefix => format!("{prefix}/{}/", keys::ROOT),
     };
     let (text, apply) = match named.cloud {
         Cloud::S3 => s3(bucket, &below, days),
         Cloud::Azure => azure(bucket, &below, days),
         Cloud::Google => google(bucket, &below, days),
-        Cloud::Directory => directory(&format!("/{prefix}"), days),
+        Cloud::Directory => directory(&format!("/{}", below.trim_end_matches('/')), days),
     };
     let mut words = format!(
         "A net below the leases of Forebay: objects older than {days} days go, unfinished uploads after {UNFINISHED} day.\n\
          Servers remove what is dead by themselves; this is for what is left when all servers are gone for good together.\n\
          It goes by age alone: {days} days have to be longer than your longest application runs (--days).\n"
     );
-    if below.is_empty() {
-        words.push_str(
-            "The URL has no prefix, so it is of the whole bucket: nothing else may lie there.\n",
-        );
-    }
     // A String takes all.
     let _ = write!(words, "{apply}");
     Ok(Rule { text, words })
@@ -95,10 +90,7 @@ fn azure(container: &str, below: &str, days: u32) -> (String, String) {
 }
 
 fn google(bucket: &str, below: &str, days: u32) -> (String, String) {
-    let condition = |days: u32| match below {
-        "" => json!({ "age": days }),
-        below => json!({ "age": days, "matchesPrefix": [below] }),
-    };
+    let condition = |days: u32| json!({ "age": days, "matchesPrefix": [below] });
     let rule = json!({ "rule": [
         { "action": { "type": "Delete" }, "condition": condition(days) },
         { "action": { "type": "AbortIncompleteMultipartUpload" }, "condition": condition(UNFINISHED) },
@@ -132,29 +124,33 @@ mod tests {
         let json = |rule: &Rule| serde_json::from_str::<Value>(&rule.text).expect("JSON");
         let s3 = of("s3://bucket/a/b");
         let first = &json(&s3)["Rules"][0];
-        assert_eq!(first["Filter"]["Prefix"], "a/b/");
+        assert_eq!(first["Filter"]["Prefix"], "a/b/forebay-v1/");
         assert_eq!(first["Expiration"]["Days"], 30);
         assert_eq!(
             first["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"],
             1
         );
         assert!(s3.words.contains("--bucket bucket "), "{}", s3.words);
-        assert!(!s3.words.contains("whole bucket"), "{}", s3.words);
         let whole = of("s3://bucket");
-        assert_eq!(json(&whole)["Rules"][0]["Filter"]["Prefix"], "");
-        assert!(whole.words.contains("whole bucket"), "{}", whole.words);
+        assert_eq!(json(&whole)["Rules"][0]["Filter"]["Prefix"], "forebay-v1/");
         let azure = json(&of("az://container/a"));
         let definition = &azure["rules"][0]["definition"];
-        assert_eq!(definition["filters"]["prefixMatch"][0], "container/a/");
+        assert_eq!(
+            definition["filters"]["prefixMatch"][0],
+            "container/a/forebay-v1/"
+        );
         let days = &definition["actions"]["baseBlob"]["delete"];
         assert_eq!(days["daysAfterModificationGreaterThan"], 30);
         let google = json(&of("gs://bucket/a"));
-        assert_eq!(google["rule"][0]["condition"]["matchesPrefix"][0], "a/");
+        assert_eq!(
+            google["rule"][0]["condition"]["matchesPrefix"][0],
+            "a/forebay-v1/"
+        );
         assert_eq!(google["rule"][0]["condition"]["age"], 30);
         assert_eq!(google["rule"][1]["condition"]["age"], 1);
         assert_eq!(
             of("file:///mnt/store").text,
-            "find '/mnt/store' -type f -mtime +30 -delete\n"
+            "find '/mnt/store/forebay-v1' -type f -mtime +30 -delete\n"
         );
     }
 

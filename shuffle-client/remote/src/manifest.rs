@@ -3,14 +3,14 @@
 //! | bytes | field |
 //! |---|---|
 //! | 0..4 | magic `FBMF` |
-//! | 4..8 | format version u32, 2 |
+//! | 4..8 | format version u32, 3 |
 //! | 8..12 | CRC-32 of all that follows |
 //! | 12..16 | shuffle u32 |
 //! | 16..20 | generation u32 |
 //! | 20..36 | volume id, 16 bytes |
 //! | 36..44 | map tasks u32, reduce partitions u32 |
 //! | 44..56 | objects u32, attempts u32, replaced generations u32 |
-//! | 56.. | per object: number u32, length u64, CRC-32 u32, offset of the footer u64, first and last partition u32 |
+//! | 56.. | per object: number u32, nonce of its key u64, length u64, CRC-32 u32, offset of the footer u64, first and last partition u32 |
 //! | then | per attempt, ascending: map index u32, attempt u64, bytes u64, records u64 |
 //! | then | per replaced generation, ascending: its number u32 |
 //! | the rest | the app's id |
@@ -28,7 +28,7 @@ use shuffle_proto::{
 use super::{Owner, Place, object::Entry};
 
 const MAGIC: [u8; 4] = *b"FBMF";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct Attempt {
 impl Manifest {
     /// As it is stored.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + self.objects.len() * 32 + self.attempts.len() * 28);
+        let mut out = Vec::with_capacity(64 + self.objects.len() * 40 + self.attempts.len() * 28);
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
         out.extend([0; 4]);
@@ -81,6 +81,7 @@ impl Manifest {
         }
         for object in &self.objects {
             out.extend(object.number.to_le_bytes());
+            out.extend(object.nonce.to_le_bytes());
             out.extend(object.length.to_le_bytes());
             out.extend(object.checksum.to_le_bytes());
             out.extend(object.footer.to_le_bytes());
@@ -146,6 +147,7 @@ impl Manifest {
         for _ in 0..objects {
             entries.push(Entry {
                 number: r.u32()?,
+                nonce: r.u64()?,
                 length: r.u64()?,
                 checksum: r.u32()?,
                 footer: r.u64()?,

@@ -84,6 +84,8 @@ pub struct Section {
 pub struct Entry {
     /// Its number in its generation, from 0 without gaps.
     pub number: u32,
+    /// Of the round that wrote it: makes its key another one than any other round's.
+    pub nonce: u64,
     /// All of its bytes.
     pub length: u64,
     /// CRC-32 of all of its bytes.
@@ -139,6 +141,7 @@ pub struct Builder {
     place: Place,
     generation: u32,
     number: u32,
+    nonce: u64,
     sections: Vec<Section>,
     totals: BTreeMap<Owner, Accumulator>,
     length: u64,
@@ -150,10 +153,11 @@ pub struct Builder {
 
 impl Builder {
     /// An object without blocks.
-    pub fn new(place: Place, generation: u32, number: u32) -> Self {
+    pub fn new(place: Place, generation: u32, number: u32, nonce: u64) -> Self {
         let mut builder = Self {
             generation,
             number,
+            nonce,
             sections: Vec::new(),
             totals: BTreeMap::new(),
             length: 0,
@@ -262,6 +266,7 @@ impl Builder {
         let partition = |section: Option<&Section>| section.map_or(0, |section| section.partition);
         let entry = Entry {
             number: self.number,
+            nonce: self.nonce,
             length: self.length,
             checksum: self.checksum.finalize(),
             footer: offset,

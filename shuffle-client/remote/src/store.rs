@@ -12,10 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    BackoffConfig, MultipartUpload, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode,
-    PutPayload, RetryConfig,
+    BackoffConfig, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme,
+    PutMode, PutPayload, RetryConfig,
     aws::AmazonS3Builder,
     azure::MicrosoftAzureBuilder,
     client::{HttpError, HttpErrorKind},
@@ -31,6 +31,7 @@ use super::{
     advice::{self, Cloud, Trouble},
     costs::{Cost, Costs},
     meter::Meter,
+    secrets::{redacted, shown_url},
 };
 
 /// How long one request is tried.
@@ -45,6 +46,7 @@ pub(super) const PART: usize = 8 << 20;
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// Without what may be secret in it.
     url: String,
     cloud: Cloud,
     costs: Costs,
@@ -105,18 +107,6 @@ impl Named {
     }
 }
 
-/// A URL of a store without what may be secret in it: for logs and pages. One that is none is not shown.
-pub fn shown_url(text: &str) -> String {
-    let Ok(mut url) = Url::parse(text) else {
-        return "(no URL)".into();
-    };
-    url.set_query(None);
-    url.set_fragment(None);
-    // The name before the @ is a container of Azure's, or nothing; refused only where a URL can have none.
-    let _ = url.set_password(None);
-    url.into()
-}
-
 fn directory(url: &Url) -> Result<PathBuf, String> {
     url.to_file_path()
         .map_err(|()| "it names no directory of this machine".to_owned())
@@ -126,8 +116,9 @@ fn parse(text: &str) -> Result<(Url, ObjectStoreScheme, Path), String> {
     let examples =
         "write file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX";
     let url = Url::parse(text).map_err(|error| format!("{error}: {examples}"))?;
+    // Its own words hold the whole URL.
     let (scheme, path) =
-        ObjectStoreScheme::parse(&url).map_err(|error| format!("{error}: {examples}"))?;
+        ObjectStoreScheme::parse(&url).map_err(|_| format!("its form is not known: {examples}"))?;
     match scheme {
         ObjectStoreScheme::Local if path.as_ref().is_empty() => {
             Err(format!("it names no directory: {examples}"))
@@ -160,7 +151,7 @@ impl Store {
             max_retries: RETRIES,
             retry_timeout: RETRY,
         };
-        let said = |error: object_store::Error| error.to_string();
+        let said = |error: object_store::Error| redacted(&error.to_string());
         // A builder, and those of the variables that it knows.
         macro_rules! cloud {
             ($builder:ty) => {{
@@ -198,7 +189,7 @@ impl Store {
         Ok(Self {
             inner,
             prefix,
-            url: text.to_owned(),
+            url: shown_url(text),
             cloud,
             costs: Costs::default(),
             permits: Semaphore::new(REQUESTS),
@@ -240,7 +231,7 @@ impl Store {
         }
     }
 
-    /// As it was configured.
+    /// As it was configured, without what may be secret in it.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -356,26 +347,42 @@ impl Store {
     /// Removes everything below a directory; answers how many objects that were. The caller knows that the directory's owner is
     /// dead: what is there does not matter for that, and a crash of whoever wrote it may have left anything.
     pub async fn delete_below(&self, dir: &str) -> Result<u64, Error> {
+        let found = self.list_below(dir, usize::MAX).await?;
+        let count = found.len() as u64;
+        self.delete_all(dir, found).await?;
+        Ok(count)
+    }
+
+    /// Keys of objects below a directory, at any depth, in no order: at most so many, those of a directory that has more by chance.
+    /// Only for a directory that is ours.
+    pub async fn list_below(&self, dir: &str, most: usize) -> Result<Vec<String>, Error> {
+        let _permit = self.permit().await;
         let path = self.path(dir);
-        let found = {
-            let _permit = self.permit().await;
-            let listed = self.inner.list(Some(&path)).try_collect::<Vec<_>>().await;
-            match self.done("list", dir, listed) {
-                Err(Error::NotFound { .. }) => return Ok(0),
-                listed => listed?,
-            }
+        let listed = self.inner.list(Some(&path)).take(most).try_collect();
+        let listed: Vec<ObjectMeta> = match self.done("list", dir, listed.await) {
+            Err(Error::NotFound { .. }) => return Ok(Vec::new()),
+            listed => listed?,
         };
-        let mut removed = 0;
-        for meta in found {
-            let _permit = self.permit().await;
-            let deleted = match self.inner.delete(&meta.location).await {
-                Err(object_store::Error::NotFound { .. }) => Ok(()),
-                other => other,
-            };
-            self.done("delete", dir, deleted)?;
-            removed += 1;
-        }
-        Ok(removed)
+        let key = |meta: &ObjectMeta| {
+            let names = meta.location.prefix_match(&self.prefix)?;
+            let names: Vec<_> = names.map(|name| name.as_ref().to_owned()).collect();
+            Some(names.join("/"))
+        };
+        Ok(listed.iter().filter_map(key).collect())
+    }
+
+    /// Removes objects, a thousand with a request where the store can; those that are not there are no error. All are tried; the
+    /// error is the first one's. `dir` is where they lie, for the account.
+    pub async fn delete_all(&self, dir: &str, keys: Vec<String>) -> Result<(), Error> {
+        let _permit = self.permit().await;
+        let paths: Vec<_> = keys.iter().map(|key| Ok(self.path(key))).collect();
+        let deleted = self.inner.delete_stream(stream::iter(paths).boxed());
+        let failed = deleted.filter_map(async |deleted| match deleted {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => None,
+            Err(error) => Some(error),
+        });
+        let first = Box::pin(failed).next().await;
+        self.done("delete", dir, first.map_or(Ok(()), Err))
     }
 
     /// A key with the prefix, as errors show it.

@@ -61,7 +61,7 @@ fn blocks() -> Vec<(BlockHeader, Bytes)> {
 }
 
 fn object() -> (Vec<u8>, Entry) {
-    let mut builder = Builder::new(place(), 1, 2);
+    let mut builder = Builder::new(place(), 1, 2, 0xfeed);
     assert!(builder.is_empty());
     builder.add(&blocks());
     let mut bytes = builder.take();
@@ -168,7 +168,7 @@ fn a_large_partition_is_cut_into_sections_that_a_map_range_can_skip() {
     let blocks: Vec<_> = (0..10)
         .map(|map| block(3, map, u64::from(map), 0, &body, 1))
         .collect();
-    let mut builder = Builder::new(place(), 1, 2);
+    let mut builder = Builder::new(place(), 1, 2, 0xfeed);
     builder.add(&blocks);
     let mut bytes = builder.take();
     let (rest, entry) = builder.finish();
@@ -203,10 +203,10 @@ async fn read_all(mut fetch: Fetch) -> (Vec<BlockHeader>, shuffle_proto::summary
 async fn a_chain_grows_by_generations_and_ends_where_there_is_none() {
     let (remote, passed) = remote();
     let put = async |generation: u32, attempt: u64| {
-        let mut builder = Builder::new(place(), generation, 0);
+        let mut builder = Builder::new(place(), generation, 0, 0xfeed);
         builder.add(&[block(1, attempt as u32, attempt, 0, b"bytes", 1)]);
         let (bytes, entry) = builder.finish();
-        let key = keys::object(&place(), generation, 0);
+        let key = keys::object(&place(), generation, 0, 0xfeed);
         remote
             .store
             .put(&key, bytes.into(), false)
@@ -285,7 +285,7 @@ async fn written(length: usize) -> (Arc<Remote>, Vec<(BlockHeader, Bytes)>) {
             }
         }
     }
-    let mut builder = Builder::new(place(), 1, 0);
+    let mut builder = Builder::new(place(), 1, 0, 0xfeed);
     builder.add(&blocks);
     let (bytes, entry) = builder.finish();
     let attempts = (0..10).map(|map| Attempt {
@@ -297,7 +297,7 @@ async fn written(length: usize) -> (Arc<Remote>, Vec<(BlockHeader, Bytes)>) {
         attempts: attempts.collect(),
         ..manifest(entry)
     };
-    let key = keys::object(&place(), 1, 0);
+    let key = keys::object(&place(), 1, 0, 0xfeed);
     let put = remote.store.put(&key, bytes.into(), false);
     put.await.expect("put");
     let key = keys::manifest(&place(), 1);
@@ -353,7 +353,19 @@ async fn a_chain_says_which_outputs_it_does_not_have() {
 fn a_url_is_shown_without_what_may_be_secret() {
     for (url, shown) in [
         ("s3://bucket/some/prefix", "s3://bucket/some/prefix"),
-        ("s3://key:secret@bucket/p?token=t#f", "s3://key@bucket/p"),
+        ("s3://key:secret@bucket/p?token=t#f", "s3://bucket/p"),
+        ("s3://key:sec/ret@bucket/p", "s3://bucket/p"),
+        ("s3://key:sec ret@bucket", "s3://bucket"),
+        ("s3://key:se@cret@bucket", "s3://bucket"),
+        ("s3:key:secret@bucket", "(no URL)"),
+        (
+            "abfss://key:secret@account.dfs.core.windows.net/p",
+            "abfss://account.dfs.core.windows.net/p",
+        ),
+        (
+            "https://account.blob.core.windows.net/c?sv=1&sig=secret",
+            "https://account.blob.core.windows.net/c",
+        ),
         (
             "abfss://container@account.dfs.core.windows.net/p?sig=s",
             "abfss://container@account.dfs.core.windows.net/p",

@@ -44,7 +44,10 @@ impl v1::control_server::Control for Inner {
         } else {
             caller.lease_ms
         };
-        Ok(tonic::Response::new(v1::RenewLeaseResponse { lease_ms }))
+        Ok(tonic::Response::new(v1::RenewLeaseResponse {
+            lease_ms,
+            anew: false,
+        }))
     }
 
     async fn delete_shuffle(

@@ -85,6 +85,15 @@ pub struct Caller {
     pub write_back: Option<Policy>,
 }
 
+/// What a driver is told when it has called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// Granted from now on.
+    pub lease: Duration,
+    /// The app was not known before this call, or was gone: whatever it had here is gone.
+    pub anew: bool,
+}
+
 /// Why a call is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -179,11 +188,13 @@ impl Registry {
     }
 
     /// The driver's call: makes the app known, or renews its lease. An app that is gone and left nothing starts anew, also under
-    /// another token. Answers the lease.
-    pub async fn renew(&self, caller: &Caller) -> Result<Duration, Error> {
+    /// another token.
+    pub async fn renew(&self, caller: &Caller) -> Result<Renewed, Error> {
         self.forget_if_useless(&caller.app);
+        let mut anew = false;
         loop {
-            let app = self.find_or_bind(caller)?;
+            let (app, bound) = self.find_or_bind(caller)?;
+            anew |= bound;
             if let Some(asked) = caller.lease {
                 app.set_lease(self.granted(Some(asked)));
             }
@@ -195,15 +206,19 @@ impl Registry {
                 }
                 self.delete_leftovers(&app).await?;
                 app.revive(self.now());
+                anew = true;
             }
             self.write_down(&app).await?;
-            return Ok(app.lease());
+            return Ok(Renewed {
+                lease: app.lease(),
+                anew,
+            });
         }
     }
 
     /// A call that brings something: makes the app known if need be. An app that is gone stays gone.
     pub async fn write(&self, caller: &Caller) -> Result<Arc<App>, Error> {
-        let app = self.find_or_bind(caller)?;
+        let (app, _) = self.find_or_bind(caller)?;
         self.alive(&app)?;
         self.write_down(&app).await?;
         Ok(app)
@@ -292,12 +307,13 @@ impl Registry {
         }
     }
 
-    fn find_or_bind(&self, caller: &Caller) -> Result<Arc<App>, Error> {
+    /// And whether it was not known before.
+    fn find_or_bind(&self, caller: &Caller) -> Result<(Arc<App>, bool), Error> {
         let mut apps = self.apps.lock();
         if let Some(app) = apps.get(&caller.app) {
             return if caller.token.opens(app.token) {
                 app.wants(caller.write_back);
-                Ok(app.clone())
+                Ok((app.clone(), false))
             } else {
                 Err(Error::Denied(caller.app.clone()))
             };
@@ -318,7 +334,7 @@ impl Registry {
         app.wants(caller.write_back);
         apps.insert(caller.app.clone(), app.clone());
         tracing::info!(app = %app.id, lease = ?app.lease(), "app registered");
-        Ok(app)
+        Ok((app, true))
     }
 
     /// Sees to it that the volumes know the app before anything of it is stored.

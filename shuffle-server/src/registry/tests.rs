@@ -222,7 +222,7 @@ async fn leases_are_granted_within_bounds_and_tasks_do_not_change_them() {
             .registry
             .renew(&caller)
             .await
-            .map(|lease| lease.as_secs())
+            .map(|renewed| renewed.lease.as_secs())
     };
     assert_eq!(renew(None).await, Ok(600));
     assert_eq!(renew(Some(30)).await, Ok(30));
@@ -230,6 +230,28 @@ async fn leases_are_granted_within_bounds_and_tasks_do_not_change_them() {
     assert_eq!(renew(Some(u64::MAX / 2000)).await, Ok(3600));
     stage.registry.write(&caller("a")).await.expect("a task");
     assert_eq!(renew(None).await, Ok(3600));
+}
+
+#[tokio::test]
+async fn a_driver_is_told_when_its_app_was_not_known_here() {
+    let stage = Stage::new();
+    let anew = async |stage: &Stage, caller: &Caller| {
+        let renewed = stage.registry.renew(caller).await.expect("let in");
+        renewed.anew
+    };
+    let a = caller("a");
+    assert!(anew(&stage, &a).await, "it has just come");
+    assert!(!anew(&stage, &a).await);
+    stage.registry.write(&caller("b")).await.expect("a task");
+    assert!(!anew(&stage, &caller("b")).await, "its task was here");
+    assert_eq!(stage.pass(601).await, 2);
+    assert!(anew(&stage, &a).await, "its lease ran out meanwhile");
+    stage.registry.delete(&a).await.expect("deleted");
+    assert!(anew(&stage, &a).await, "it was deleted meanwhile");
+    let again = Stage::on(stage.ledger, stage.clock);
+    assert!(!anew(&again, &a).await, "a restart on its disk");
+    let empty = Stage::new();
+    assert!(anew(&empty, &a).await, "a restart on an empty disk");
 }
 
 #[tokio::test]

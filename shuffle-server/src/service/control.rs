@@ -29,9 +29,10 @@ impl Control {
         &self,
         caller: Option<&v1::Caller>,
     ) -> Result<v1::RenewLeaseResponse, Refusal> {
-        let lease = self.core.registry.renew(&caller::check(caller)?).await?;
+        let renewed = self.core.registry.renew(&caller::check(caller)?).await?;
         Ok(v1::RenewLeaseResponse {
-            lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
+            lease_ms: u64::try_from(renewed.lease.as_millis()).unwrap_or(u64::MAX),
+            anew: renewed.anew,
         })
     }
 

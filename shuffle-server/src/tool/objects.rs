@@ -19,7 +19,7 @@ use shuffle_remote::{
     Owner, Place, keys,
     lease::Lease,
     manifest::{Attempt, Manifest},
-    object::{Footer, HEADER, Head, Section, Trailer},
+    object::{Entry, Footer, HEADER, Head, Section, Trailer},
 };
 
 use crate::report::{Finding, Report, Source};
@@ -326,14 +326,19 @@ pub(super) fn manifest(path: &Path, rows: usize) -> io::Result<Report> {
     let sum = |field: fn(&Attempt) -> u64| -> u64 { manifest.attempts.iter().map(field).sum() };
     report.fact("bytes", sum(|attempt| attempt.bytes));
     report.fact("records", sum(|attempt| attempt.records));
-    let named = |number: u32| {
-        let key = keys::object(&manifest.place, manifest.generation, number);
+    let named = |entry: &Entry| {
+        let key = keys::object(
+            &manifest.place,
+            manifest.generation,
+            entry.number,
+            entry.nonce,
+        );
         let name = key.rsplit('/').next().unwrap_or_default().to_owned();
         (path.with_file_name(&name), name)
     };
     let mut rows = Vec::new();
     for entry in &manifest.objects {
-        let (object, name) = named(entry.number);
+        let (object, name) = named(entry);
         let found = match Source::open(&object) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => "not beside it".to_owned(),
             Err(error) => error.to_string(),
@@ -423,6 +428,7 @@ fn place_of(path: &Path, head: &Head) -> Option<Place> {
 /// From its name, if that is one of a store.
 fn generation_and_number(path: &Path) -> Option<(u32, u32)> {
     let name = path.file_name()?.to_str()?.strip_suffix(".obj")?;
-    let (generation, number) = name.split_once('-')?;
+    let mut parts = name.split('-');
+    let (generation, number) = (parts.next()?, parts.next()?);
     Some((generation.parse().ok()?, number.parse().ok()?))
 }

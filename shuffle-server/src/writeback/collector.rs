@@ -162,7 +162,7 @@ impl Collector {
     /// One round: buries, renews, watches.
     pub(super) async fn sweep(&self) -> Result<(), Error> {
         self.bury().await;
-        let listing = self.remote.store.list("").await?;
+        let listing = self.remote.store.list(keys::ROOT).await?;
         let apps: Vec<_> = listing
             .dirs
             .iter()

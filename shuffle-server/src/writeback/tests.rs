@@ -283,11 +283,11 @@ async fn an_object_that_the_store_changed_is_not_named_by_a_manifest() {
     let scene = Scene::new();
     scene.push(0, 10).await;
     let uploaded = scene.upload().await;
-    let object = keys::object(&scene.place(), 1, 0);
+    let entry = uploaded.objects[0];
+    let object = keys::object(&scene.place(), 1, entry.number, entry.nonce);
     let good = scene.remote.store.get(&object).await.expect("there");
     let mut bad = good.to_vec();
     bad[5000] ^= 1;
-    let entry = uploaded.objects[0];
     for bytes in [bad, good[..good.len() - 1].to_vec()] {
         scene
             .remote
@@ -323,7 +323,7 @@ impl Scene {
     }
 
     async fn left(&self) -> usize {
-        let dir = self.remote.store.list("").await.expect("list").dirs;
+        let dir = self.remote.store.list(keys::ROOT).await.expect("list").dirs;
         dir.len()
     }
 }

@@ -55,6 +55,8 @@ struct Target<'a> {
     throttle: &'a Throttle,
     place: &'a Place,
     generation: u32,
+    /// Of this round: a late PUT of another one hits nothing of it.
+    nonce: u64,
     builder: Builder,
     upload: Option<Upload<'a>>,
     objects: Vec<Entry>,
@@ -70,13 +72,14 @@ pub(super) async fn upload(
     place: &Place,
     sealed: Sealed,
 ) -> Result<Uploaded, (Sealed, Error)> {
-    let generation = sealed.generation();
+    let (generation, nonce) = (sealed.generation(), uuid::Uuid::new_v4().as_u64_pair().0);
     let mut target = Target {
         remote,
         throttle,
         place,
         generation,
-        builder: Builder::new(place.clone(), generation, 0),
+        nonce,
+        builder: Builder::new(place.clone(), generation, 0, nonce),
         upload: None,
         objects: Vec::new(),
     };
@@ -203,7 +206,7 @@ impl Target<'_> {
         }
         self.throttle.take(bytes.len() as u64).await;
         let (remote, number) = (self.remote, self.objects.len() as u32);
-        let key = || keys::object(self.place, self.generation, number);
+        let key = || keys::object(self.place, self.generation, number, self.nonce);
         let upload = self
             .upload
             .get_or_insert_with(|| remote.store.upload(key()));
@@ -216,7 +219,7 @@ impl Target<'_> {
             return Ok(());
         }
         let number = self.objects.len() as u32;
-        let next = Builder::new(self.place.clone(), self.generation, number + 1);
+        let next = Builder::new(self.place.clone(), self.generation, number + 1, self.nonce);
         let (rest, entry) = std::mem::replace(&mut self.builder, next).finish();
         self.send(&rest).await?;
         if let Some(upload) = self.upload.take() {
@@ -235,7 +238,7 @@ pub(super) async fn verify(
     generation: u32,
     entry: &Entry,
 ) -> Result<(), RemoteError> {
-    let key = keys::object(place, generation, entry.number);
+    let key = keys::object(place, generation, entry.number, entry.nonce);
     let corrupt = |reason: String| RemoteError::Corrupt {
         key: remote.store.path(&key).to_string(),
         reason,

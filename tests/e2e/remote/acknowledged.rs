@@ -4,8 +4,8 @@ use super::*;
 
 /// With a store in which the app's directory cannot be made, until the file that is answered is removed.
 fn obstacle(bucket: &Bucket, app: &str) -> PathBuf {
-    let obstacle = bucket.path().join(app);
-    fs::create_dir_all(bucket.path()).unwrap();
+    let obstacle = bucket.path().join("forebay-v1").join(app);
+    fs::create_dir_all(obstacle.parent().unwrap()).unwrap();
     fs::write(&obstacle, "not a directory").unwrap();
     obstacle
 }

@@ -39,7 +39,8 @@ async fn a_store_that_fails_costs_a_backlog_and_nothing_else() {
     let mut one = Server::with(bucket.setup("eager")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     // A file where the app's directory would have to be: root may write everywhere, but not below a file.
-    let obstacle = bucket.path().join("app-1");
+    let obstacle = bucket.path().join("forebay-v1/app-1");
+    fs::create_dir_all(obstacle.parent().unwrap()).unwrap();
     fs::write(&obstacle, "not a directory").unwrap();
     oracle.push_maps(&one, &app, 0, SHAPE, 0..3).await;
     eventually(SOON, || async {

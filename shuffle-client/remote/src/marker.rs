@@ -1,0 +1,189 @@
+//! The marker: whose directory [`keys::ROOT`] is, and what format everything in it has.
+//!
+//! JSON: `forebay` (a sentence for whoever finds it), `format` 1, `pool` (a UUID). The first server that uses a store makes it, by a
+//! conditional put; all servers with the same store are one pool. Before anything else is written there it has to be seen. What lies
+//! there instead is refused by name, and so is the layout of before there was a marker, which no released version wrote: its
+//! directories lay directly below the prefix.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use shuffle_proto::ids::AppId;
+use uuid::Uuid;
+
+use super::{Error, Store, keys, lease::Lease};
+
+const FORMAT: u32 = 1;
+/// Directories beside ours that are looked at before the marker is made, each with one request.
+const LOOKED_AT: usize = 200;
+/// How long is looked for them: a bucket that others fill may have millions.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    forebay: String,
+    format: u32,
+    pool: String,
+}
+
+impl Marker {
+    fn new() -> Self {
+        Self {
+            forebay:
+                "Map output of Spark jobs, written back by Forebay; its servers remove what is dead"
+                    .into(),
+            format: FORMAT,
+            pool: Uuid::new_v4().to_string(),
+        }
+    }
+
+    /// All servers that have this store.
+    pub fn pool(&self) -> &str {
+        &self.pool
+    }
+
+    /// Reads it; `None` if there is none. [`Error::Invalid`] if it is another's.
+    pub async fn read(store: &Store) -> Result<Option<Self>, Error> {
+        let key = keys::marker();
+        let bytes = match store.get(&key).await {
+            Ok(bytes) => bytes,
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let refuse = |what: String| {
+            Error::Invalid(format!(
+                "{} {what}: give `remote` another prefix",
+                store.path(&key)
+            ))
+        };
+        let marker: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| refuse(format!("is no marker of Forebay's ({error})")))?;
+        match marker.format {
+            FORMAT => Ok(Some(marker)),
+            other => Err(refuse(format!(
+                "says that the format there is {other}, and this version of Forebay has {FORMAT}"
+            ))),
+        }
+    }
+
+    /// Reads it, or makes it where there is none. [`Error::Invalid`] if what is there is another's, or of the old layout.
+    pub async fn claim(store: &Store) -> Result<Self, Error> {
+        if let Some(marker) = Self::read(store).await? {
+            return Ok(marker);
+        }
+        // What lies there in millions is not ours; and a store that does not answer fails below.
+        if let Ok(old) = tokio::time::timeout(PATIENCE, of_the_old_layout(store)).await
+            && let Some(name) = old?.first()
+        {
+            return Err(Error::Invalid(format!(
+                "{} holds apps in a layout of an earlier build of Forebay, {} among them, which this version neither reads nor \
+                 removes: remove them by hand once their applications have ended, or give `remote` another prefix",
+                store.path(""),
+                store.path(name),
+            )));
+        }
+        let marker = Self::new();
+        let text =
+            serde_json::to_vec(&marker).map_err(|error| Error::Invalid(error.to_string()))?;
+        match store.put(&keys::marker(), text.into(), true).await {
+            Ok(()) => Ok(marker),
+            // Another server was quicker.
+            Err(Error::Exists { key }) => {
+                let marker = Self::read(store).await?;
+                marker.ok_or(Error::NotFound { key })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Directories directly below the prefix that are of the layout before [`keys::ROOT`], as far as a look at their lease records, and
+/// at nothing else below them, says so.
+pub(super) async fn of_the_old_layout(store: &Store) -> Result<Vec<String>, Error> {
+    let mut dirs = store.list("").await?.dirs;
+    dirs.retain(|name| name != keys::ROOT && AppId::try_new(name).is_some());
+    dirs.truncate(LOOKED_AT);
+    let looks = stream::iter(dirs).map(|name| async move {
+        let record = store.get(&format!("{name}/lease")).await;
+        // What cannot be read is not unmistakable.
+        let old = record.is_ok_and(|bytes| Lease::is_of_the_old_layout(&bytes));
+        old.then_some(name)
+    });
+    let found = looks.buffer_unordered(16).filter_map(async |name| name);
+    let mut found: Vec<_> = found.collect().await;
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn put(store: &Store, key: &str, text: &str) {
+        let put = store.put(key, text.to_owned().into(), false);
+        put.await.expect("put");
+    }
+
+    #[tokio::test]
+    async fn the_first_server_makes_the_marker_and_all_others_find_it() {
+        let store = Store::in_memory();
+        let first = Marker::claim(&store).await.expect("made");
+        let second = Marker::claim(&store).await.expect("found");
+        assert_eq!(first, second);
+        let rivals = Store::in_memory();
+        let claims = (0..8).map(|_| Marker::claim(&rivals));
+        let claimed = futures_util::future::join_all(claims).await;
+        let pools = claimed.into_iter().map(|one| one.expect("claimed").pool);
+        let pools: std::collections::BTreeSet<_> = pools.collect();
+        assert_eq!(pools.len(), 1, "{pools:?}");
+    }
+
+    #[tokio::test]
+    async fn foreign_things_beside_it_are_no_reason_to_refuse() {
+        let store = Store::in_memory();
+        for (key, text) in [
+            ("warehouse/part-0", "rows"),
+            ("logs/lease", "not a record"),
+            ("flats/lease", r#"{"version":1,"rent":500}"#),
+            ("0/lease", ""),
+            ("top", "x"),
+        ] {
+            put(&store, key, text).await;
+        }
+        Marker::claim(&store).await.expect("claimed");
+    }
+
+    #[tokio::test]
+    async fn another_format_and_the_old_layout_are_refused_by_name() {
+        let store = Store::in_memory();
+        put(&store, &keys::marker(), "{}").await;
+        let error = Marker::claim(&store).await.expect_err("no marker");
+        assert!(
+            error.to_string().contains(".forebay-marker is no marker"),
+            "{error}"
+        );
+        let newer = r#"{"forebay":"","format":2,"pool":"01020304-0506-0708-090a-0b0c0d0e0f10"}"#;
+        put(&store, &keys::marker(), newer).await;
+        let error = Marker::claim(&store).await.expect_err("newer");
+        assert!(
+            error.to_string().contains("the format there is 2"),
+            "{error}"
+        );
+
+        let store = Store::in_memory();
+        let record = r#"{"version":1,"token-sha256":"HASH","lease-ms":5000,"renewals":1}"#;
+        let record = record.replace("HASH", &"07".repeat(32));
+        put(&store, "app-7/lease", &record).await;
+        let error = Marker::claim(&store).await.expect_err("old");
+        assert!(
+            error.to_string().contains("prefix/app-7 among them"),
+            "{error}"
+        );
+        assert!(matches!(
+            store.get(&keys::marker()).await,
+            Err(Error::NotFound { .. })
+        ));
+    }
+}
