@@ -50,6 +50,33 @@ macro_rules! exports {
     )*};
 }
 
+/// What the CPU lacks of x86-64-v2, for which everything here is compiled, a bit each as in Java's `Cpu`. It is called before anything
+/// else, and calls nothing but the processor: whatever more it did might be an instruction that is not there.
+// SAFETY: the name is that of the method in Java's class `io.forebay.core.Native`; nothing else defines it.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_io_forebay_core_Native_missingCpu(
+    _env: *mut std::ffi::c_void,
+    _class: *mut std::ffi::c_void,
+) -> jint {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT. Not `is_x86_feature_detected!`, which takes the compiler's word for it.
+        const BITS: [u32; 6] = [0, 9, 13, 19, 20, 23];
+        let has = std::arch::x86_64::__cpuid(1).ecx;
+        let mut missing = 0;
+        let mut i = 0;
+        while i < BITS.len() {
+            if std::hint::black_box(has) >> BITS[i] & 1 == 0 {
+                missing |= 1 << i;
+            }
+            i += 1;
+        }
+        missing
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0
+}
+
 exports! {
     fn Java_io_forebay_core_Native_version(env) -> JObject<'l> {
         Ok(JString::from_str(env, env!("CARGO_PKG_VERSION"))?.into())
@@ -277,6 +304,10 @@ exports! {
 
     fn Java_io_forebay_core_Native_readerServers(env, reader: jlong) -> JObject<'l> {
         servers(env, READERS.get(reader)?.tally())
+    }
+
+    fn Java_io_forebay_core_Native_readerCut(_env, reader: jlong) -> () {
+        Ok(READERS.get(reader)?.cut()?)
     }
 
     fn Java_io_forebay_core_Native_readerClose(_env, reader: jlong) -> () {

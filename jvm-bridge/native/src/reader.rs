@@ -19,10 +19,19 @@ pub(crate) struct Reader {
 }
 
 struct State {
-    input: Input,
+    input: Progress,
+    /// Counters at the end.
+    stats: ReaderStats,
     /// What Java may touch: a buffer does not move until it is taken out.
     lent: HashMap<i64, Buffer>,
     next_id: i64,
+}
+
+/// A reader that has come to its end keeps no more than it must to say so again: a task may have thousands of them.
+enum Progress {
+    Reading(Box<Input>),
+    Ended,
+    Failed(Box<Error>),
 }
 
 /// A block that was lent, as Java gets it.
@@ -54,7 +63,8 @@ impl Reader {
         Ok(Self {
             tally: input.tally(),
             state: Mutex::new(State {
-                input,
+                input: Progress::Reading(Box::new(input)),
+                stats: ReaderStats::default(),
                 lent: HashMap::new(),
                 next_id: 1,
             }),
@@ -70,11 +80,24 @@ impl Reader {
     pub(crate) fn next(&self, timeout: Duration) -> Result<Next, Error> {
         let mut state = exclusive(&self.state, NAME)?;
         let state = &mut *state;
-        let Some(answer) = runtime::wait(timeout, state.input.next())? else {
+        let input = match &mut state.input {
+            Progress::Reading(input) => input,
+            Progress::Ended => return Ok(Next::End),
+            Progress::Failed(error) => return Err((**error).clone()),
+        };
+        let Some(answer) = runtime::wait(timeout, input.next())? else {
             return Ok(Next::NotYet);
         };
-        let Some(block) = answer? else {
-            return Ok(Next::End);
+        let block = match answer {
+            Ok(Some(block)) => block,
+            Ok(None) => {
+                state.end(Progress::Ended);
+                return Ok(Next::End);
+            }
+            Err(error) => {
+                state.end(Progress::Failed(Box::new(error.clone())));
+                return Err(error);
+            }
         };
         let lent = Lent {
             address: block.data.as_ptr() as usize,
@@ -102,9 +125,34 @@ impl Reader {
         }
     }
 
+    /// Frees everything but what is lent.
+    pub(crate) fn cut(&self) -> Result<(), Error> {
+        let mut state = exclusive(&self.state, NAME)?;
+        if matches!(state.input, Progress::Reading(_)) {
+            let cut = invalid("the reader was cut: open another one to read on");
+            state.end(Progress::Failed(Box::new(cut)));
+        }
+        Ok(())
+    }
+
     /// Counters so far.
     pub(crate) fn stats(&self) -> Result<ReaderStats, Error> {
-        Ok(exclusive(&self.state, NAME)?.input.stats())
+        Ok(exclusive(&self.state, NAME)?.stats())
+    }
+}
+
+impl State {
+    fn stats(&self) -> ReaderStats {
+        match &self.input {
+            Progress::Reading(input) => input.stats(),
+            Progress::Ended | Progress::Failed(_) => self.stats,
+        }
+    }
+
+    fn end(&mut self, end: Progress) {
+        self.stats = self.stats();
+        self.input = end;
+        self.lent.shrink_to_fit();
     }
 }
 

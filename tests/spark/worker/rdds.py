@@ -90,3 +90,38 @@ def rows_without_columns(spark, rows):
     """A row of no columns is a record of no bytes."""
     frame = spark.range(0, rows, 1, 4).select().repartition(5)
     return list(jobs._rows(spark).countPerPartition(jobs._rows(spark).runMaps(frame._jdf)))
+
+
+def piped(spark, rounds):
+    """A process that does not read its input to the end: the thread that feeds it goes on reading the shuffle when the task has ended."""
+    texts = spark.range(0, 100, 1, 8).selectExpr("repeat(string(id), 500000) AS s")._jdf.toJSON().javaRDD().repartition(8)
+    return [texts.pipe("head -c 10").count() for _ in range(rounds)]
+
+
+def first_of_many(spark, rounds):
+    """Python workers that look at the first rows of inputs which are opened one after the other, on the thread that feeds them."""
+
+    def first(batches):
+        yield next(iter(batches)).head(1)
+
+    wide = spark.range(0, 200_000, 1, 16).repartition(64).coalesce(4)
+    return [wide.mapInPandas(first, "id long").count() for _ in range(rounds)]
+
+
+def cartesian(spark, left, right):
+    """Two tasks that read their small input once for each record of the large one."""
+    java = spark.sparkContext._jsc
+    large = java.parallelize(list(range(left)), 1)
+    small = java.parallelize(list(range(right)), 1).repartition(2)
+    return large.cartesian(small).count()
+
+
+def coalesced(spark, partitions, rows):
+    """One task that reads a shuffle's partitions one after the other."""
+    spark.conf.set("spark.sql.adaptive.enabled", "false")
+    try:
+        frame = spark.range(0, rows, 1, 20).selectExpr("id", "repeat(sha1(string(id)), 3) AS body")
+        one = frame.repartition(partitions).coalesce(1)
+        return list(one.selectExpr("count(*)", "sum(id)", "sum(length(body))").collect()[0])
+    finally:
+        spark.conf.unset("spark.sql.adaptive.enabled")

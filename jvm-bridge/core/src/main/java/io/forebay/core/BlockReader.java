@@ -32,6 +32,11 @@ public final class BlockReader implements AutoCloseable {
      * @throws ForebayException with {@link ForebayException#volume} if an output cannot be read
      */
     public boolean next(Block block) {
+        return next(block, interrupt);
+    }
+
+    /** The same with another check while it waits. */
+    public boolean next(Block block, InterruptCheck interrupt) {
         int answer;
         while ((answer = Native.readerNext(id, Wait.SLICE_MILLIS, fields)) == 0) {
             interrupt.check();
@@ -63,6 +68,16 @@ public final class BlockReader implements AutoCloseable {
             lastServers = ServerStats.parse(Native.readerServers(id));
         }
         return lastServers;
+    }
+
+    /**
+     * Ends the fetches and frees everything but the blocks that are lent. {@link #next} fails afterwards, unless it had come to the end
+     * or to a failure.
+     */
+    public void cut() {
+        if (!closed) {
+            Native.readerCut(id);
+        }
     }
 
     /** Frees the reader and all its blocks. Closing twice does nothing. */

@@ -22,6 +22,9 @@ final class Native {
     /** Version of the native library, compared with the jar's: {@code 0.1.0}. */
     static native String version();
 
+    /** What the CPU lacks: bits as in {@link Cpu}. The first call: nothing else may run before it. */
+    static native int missingCpu();
+
     /** Panics with this message: shows, in a test, that a panic becomes an exception. */
     static native void panic(String message);
 
@@ -203,6 +206,9 @@ final class Native {
 
     /** As {@link #writerServers}, for this reader. */
     static native String readerServers(long reader);
+
+    /** Frees everything but the blocks that are lent and the counters; fetches are cut. From any thread. */
+    static native void readerCut(long reader);
 
     static native void readerClose(long reader);
 }

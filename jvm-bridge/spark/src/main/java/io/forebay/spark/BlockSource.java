@@ -1,16 +1,25 @@
 package io.forebay.spark;
 
-import io.forebay.core.BlockReader;
 import io.forebay.core.BlockReader.Block;
 import io.forebay.core.ForebayException;
+import io.forebay.core.InterruptCheck;
 import java.util.concurrent.TimeUnit;
 import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
+import org.apache.spark.unsafe.Platform;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The verified blocks of one reduce task: keeps Spark's account of what is read, and tells Spark of failures in its own words. Iterators
- * may be left at any point, so it is closed when the task ends.
+ * The verified blocks of one reduce task: keeps Spark's account of what is read, tells Spark of failures in its own words, and decides
+ * when native memory goes.
+ *
+ * <ul>
+ *   <li>At the end of the input, or with its failure, everything but the last block goes at once, and what the reader had to know of map
+ *       outputs with it: a task may read thousands of inputs one after the other.
+ *   <li>When the task ends, all of it goes, on the thread that runs the task. Threads that still read for the task (Spark tells them to
+ *       stop, and does not wait) find out with their next call. One lock makes either the call or the end come first.
+ *   <li>A failure is kept. Whoever catches it and asks again is told the same again, not that there is no more.
+ * </ul>
  */
 final class BlockSource implements Blocks {
     private static final Logger LOG = LoggerFactory.getLogger(BlockSource.class);
@@ -18,41 +27,92 @@ final class BlockSource implements Blocks {
     /** Blocks between two looks at the clock of the native side. */
     private static final int WAIT_EVERY = 64;
 
-    private final BlockReader reader;
-    private final MapOutputs outputs;
+    /** Where blocks come from. */
+    interface Input {
+        boolean next(Block block, InterruptCheck interrupt);
+
+        void release(Block block);
+
+        long waitedNanos();
+
+        /** Frees everything but the blocks that are lent. */
+        void cut();
+
+        /** Frees everything. */
+        void close();
+    }
+
+    /** Who closes a source. */
+    interface Owner {
+        /**
+         * The source has come to its end, or failed, and has let go of everything but its last block, if {@code lent}. Called once more when
+         * that has gone.
+         */
+        void finished(BlockSource source, boolean lent);
+
+        /** The task has left the source half way, and the row that was handed out last may be in this input's block. */
+        void left(Input input, long bytes);
+    }
+
+    private final InterruptCheck interrupt;
     private final ShuffleReadMetricsReporter metrics;
-    private final ReaderCleanup cleanup;
+    private final Owner owner;
+    private final long expectedBlocks;
+
+    /** Null once it is closed. */
+    private Input input;
+
+    /** Null once nothing can fail any more. */
+    private MapOutputs outputs;
 
     private long blocks;
-    private volatile long waitedNanos;
-    private boolean ended;
 
-    BlockSource(BlockReader reader, MapOutputs outputs, ShuffleReadMetricsReporter metrics, ReaderCleanup cleanup) {
-        this.reader = reader;
+    /** Blocks that are lent, and their bytes. */
+    private int lent;
+
+    private long lentBytes;
+    private long waitedNanos;
+    private boolean ended;
+    private Throwable failure;
+
+    /** What an iterator that is left half way has still to tell. */
+    private Runnable halfWay = () -> {};
+
+    /** Set before the lock is taken: a thread that waits for a server leaves its wait. */
+    private volatile boolean closing;
+
+    BlockSource(Input input, MapOutputs outputs, InterruptCheck interrupt, ShuffleReadMetricsReporter metrics, Owner owner) {
+        this.input = input;
         this.outputs = outputs;
+        this.interrupt = interrupt;
         this.metrics = metrics;
-        this.cleanup = cleanup;
+        this.owner = owner;
+        this.expectedBlocks = outputs.blocks();
     }
 
     /** Ends with a fetch failure if an output cannot be read. */
     @Override
-    public boolean next(Block block) {
-        cleanup.usedBy(Thread.currentThread());
+    public synchronized boolean next(Block block) {
+        if (failure != null) {
+            throw Sneaky.rethrow(failure);
+        }
         while (!ended) {
+            open();
             try {
-                if (!reader.next(block)) {
+                if (!input.next(block, this::check)) {
                     ended = true;
                     // Spark counts blocks as pairs of map and partition, ours are smaller or larger.
-                    metrics.incRemoteBlocksFetched(outputs.blocks() - countedBlocks());
-                    countWait();
+                    metrics.incRemoteBlocksFetched(expectedBlocks - countedBlocks());
+                    finished();
                     return false;
                 }
             } catch (ForebayException e) {
-                ended = true;
-                throw outputs.translate(e);
+                throw Sneaky.rethrow(fail(translate(e)));
             }
+            lent++;
+            lentBytes += block.length();
             blocks++;
-            if (blocks < outputs.blocks()) {
+            if (blocks < expectedBlocks) {
                 metrics.incRemoteBlocksFetched(1);
             }
             metrics.incRemoteBytesRead(block.storedBytes());
@@ -62,40 +122,124 @@ final class BlockSource implements Blocks {
             if (block.records() > 0) {
                 return true;
             }
-            reader.release(block);
+            release(block);
         }
         return false;
     }
 
+    private Throwable translate(ForebayException e) {
+        try {
+            return outputs.translate(e);
+        } catch (Throwable thrown) {
+            // A fetch failure is a checked exception, and is thrown where it is made.
+            return thrown;
+        }
+    }
+
+    private void check() {
+        if (closing) {
+            throw left();
+        }
+        interrupt.check();
+    }
+
+    private void open() {
+        if (input == null || closing) {
+            throw left();
+        }
+    }
+
+    private static IllegalStateException left() {
+        return new IllegalStateException("the task has ended, and what it read from Forebay with it: a thread of the task reads on");
+    }
+
     private long countedBlocks() {
-        return Math.max(0, Math.min(blocks, outputs.blocks() - 1));
+        return Math.max(0, Math.min(blocks, expectedBlocks - 1));
     }
 
     private void countWait() {
         long before = TimeUnit.NANOSECONDS.toMillis(waitedNanos);
-        waitedNanos = reader.stats().waitNanos();
+        waitedNanos = input.waitedNanos();
         metrics.incFetchWaitTime(TimeUnit.NANOSECONDS.toMillis(waitedNanos) - before);
     }
 
-    /** The task has ended: counts what an iterator that was left half way has not. */
-    void left() {
-        if (!ended) {
-            try {
-                countWait();
-            } catch (ForebayException e) {
-                LOG.debug("another thread still reads: its last wait is not counted: {}", e.getMessage());
+    @Override
+    public synchronized <E extends Throwable> E fail(E thrown) {
+        if (failure == null) {
+            failure = thrown;
+            finished();
+        }
+        return thrown;
+    }
+
+    /** Run if the task ends before the blocks do. */
+    synchronized void onHalfWay(Runnable told) {
+        halfWay = told;
+    }
+
+    /** Nothing more is asked of the servers. */
+    private void finished() {
+        boolean first = outputs != null;
+        outputs = null;
+        halfWay = null;
+        if (first && input != null) {
+            lastWait();
+            input.cut();
+            owner.finished(this, lent > 0);
+        }
+    }
+
+    private void lastWait() {
+        try {
+            countWait();
+        } catch (ForebayException e) {
+            LOG.debug("the last wait of a reader is not counted: {}", e.getMessage());
+        }
+    }
+
+    /** Frees everything. What other threads ask from then on is an error. */
+    void close() {
+        closing = true;
+        synchronized (this) {
+            if (input == null) {
+                return;
+            }
+            Input gone = input;
+            if (ended || failure != null) {
+                input = null;
+                gone.close();
+                return;
+            }
+            halfWay.run();
+            lastWait();
+            input = null;
+            outputs = null;
+            halfWay = null;
+            if (lent > 0) {
+                gone.cut();
+                owner.left(gone, lentBytes);
+            } else {
+                gone.close();
             }
         }
     }
 
-    /** Time spent waiting for servers, as far as it is counted. */
-    long waitedNanos() {
-        return waitedNanos;
+    @Override
+    public synchronized void release(Block block) {
+        if (input != null && block.address() != 0) {
+            lent--;
+            lentBytes -= block.length();
+            input.release(block);
+            if (lent == 0 && (ended || failure != null)) {
+                owner.finished(this, false);
+            }
+        }
     }
 
     @Override
-    public void release(Block block) {
-        reader.release(block);
+    public synchronized void copy(long address, byte[] target, int offset, int length) {
+        open();
+        Platform.copyMemory(null, address, target, Platform.BYTE_ARRAY_OFFSET + offset, length);
     }
 
     @Override

@@ -2,15 +2,29 @@ package io.forebay.spark;
 
 import io.forebay.core.BlockReader.Block;
 import java.io.InputStream;
-import org.apache.spark.unsafe.Platform;
 
-/** The bytes of blocks as a stream: of one block, or of all that follow too. Frees a block when its bytes are read. */
+/**
+ * The bytes of blocks as a stream: of one block, or of all that follow too. They are read from the heap, a piece at a time, so that any
+ * thread may read (see {@link Blocks}); a block is freed when its last piece is on the heap.
+ */
 final class BlockStream extends InputStream {
+    /** Longest piece: as long as a usual block, which is freed at once then. */
+    private static final int PIECE = 80 << 10;
+
     private final Blocks source;
     private final Block block;
     private final boolean all;
-    private long position;
-    private long end;
+
+    /** The piece that is being read, and the part of it that is left. */
+    private byte[] piece = new byte[0];
+
+    private int position;
+    private int end;
+
+    /** Where the next piece begins, and the end of the block. */
+    private long next;
+
+    private long blockEnd;
     private long records;
 
     /**
@@ -25,8 +39,8 @@ final class BlockStream extends InputStream {
     }
 
     private void begin() {
-        position = block.address();
-        end = position + block.length();
+        next = block.address();
+        blockEnd = next + block.length();
         records += block.records();
     }
 
@@ -37,10 +51,10 @@ final class BlockStream extends InputStream {
 
     @Override
     public int read() {
-        if (!advance()) {
+        if (position == end && !advance()) {
             return -1;
         }
-        return Platform.getByte(null, position++) & 0xff;
+        return piece[position++] & 0xff;
     }
 
     @Override
@@ -48,28 +62,39 @@ final class BlockStream extends InputStream {
         if (length == 0) {
             return 0;
         }
-        if (!advance()) {
+        if (position == end && !advance()) {
             return -1;
         }
-        int n = (int) Math.min(length, end - position);
-        Platform.copyMemory(null, position, bytes, Platform.BYTE_ARRAY_OFFSET + offset, n);
+        int n = Math.min(length, end - position);
+        System.arraycopy(piece, position, bytes, offset, n);
         position += n;
         return n;
     }
 
     @Override
     public int available() {
-        return (int) Math.min(Integer.MAX_VALUE, end - position);
+        return (int) Math.min(Integer.MAX_VALUE, end - position + (blockEnd - next));
     }
 
-    /** False at the end. */
+    /** Gets the next piece; false at the end. */
     private boolean advance() {
-        while (position == end) {
+        while (next == blockEnd) {
             finish();
             if (!all || !source.next(block)) {
                 return false;
             }
             begin();
+        }
+        int n = (int) Math.min(PIECE, blockEnd - next);
+        if (piece.length < n) {
+            piece = new byte[n];
+        }
+        source.copy(next, piece, 0, n);
+        next += n;
+        position = 0;
+        end = n;
+        if (next == blockEnd) {
+            finish();
         }
         return true;
     }
@@ -79,7 +104,7 @@ final class BlockStream extends InputStream {
         if (block.address() != 0) {
             source.release(block);
         }
-        position = 0;
-        end = 0;
+        next = 0;
+        blockEnd = 0;
     }
 }

@@ -1,6 +1,7 @@
 package io.forebay.spark;
 
 import io.forebay.core.BlockReader;
+import io.forebay.core.ForebayException;
 import io.forebay.core.InterruptCheck;
 import org.apache.spark.InterruptibleIterator;
 import org.apache.spark.ShuffleDependency;
@@ -9,8 +10,9 @@ import org.apache.spark.TaskContext;
 import org.apache.spark.serializer.Serializer;
 import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
 import org.apache.spark.shuffle.ShuffleReader;
-import org.apache.spark.util.TaskCompletionListener;
 import org.apache.spark.util.collection.ExternalSorter;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 import scala.Option;
 import scala.Product2;
 import scala.collection.AbstractIterator;
@@ -22,6 +24,8 @@ import scala.math.Ordering;
  * Spark's own reader does, with Spark's own parts.
  */
 final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
+    private static final Logger LOG = LoggerFactory.getLogger(ForebayShuffleReader.class);
+
     private final ForebayShuffleHandle<K, ?, C> handle;
     private final ReadRange range;
     private final TaskContext context;
@@ -83,24 +87,66 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
             return new Nothing<>();
         }
         InterruptCheck interrupt = Interrupts.ofTask(context);
+        TaskReaders readers = TaskReaders.of(context);
         BlockReader reader = client.get().openReader(handle.caller(), handle.number(), outputs.plan(), windowBytes, interrupt);
-        ReaderCleanup cleanup = new ReaderCleanup(reader::close);
-        BlockSource source = new BlockSource(reader, outputs, metrics, cleanup);
-        Runnable ended = () -> context.taskMetrics().mergeShuffleReadMetrics();
-        // Listeners run last in, first out: an iterator that was left half way counts, Spark is told, the reader is closed, and then the
-        // driver is told.
-        context.addTaskCompletionListener((TaskCompletionListener) end -> traffic.read(reader, source.waitedNanos(), range));
-        context.addTaskCompletionListener(cleanup);
-        context.addTaskCompletionListener((TaskCompletionListener) end -> ended.run());
-        context.addTaskCompletionListener((TaskCompletionListener) end -> source.left());
+        Traffic.Sum sum = readers.sum(shuffle, traffic);
+        BlockSource source = new BlockSource(input(reader, sum), outputs, interrupt, metrics, readers);
+        readers.add(source);
         Serializer serializer = handle.dependency().serializer();
         if (ForebayShuffleWriter.writesRows(handle.dependency())) {
             int fields = (Integer) Shim.unsafeRowField(serializer, "numFields");
-            RowIterator<K, C> rows = new RowIterator<>(source, fields, interrupt, ended);
-            context.addTaskCompletionListener((TaskCompletionListener) end -> rows.count());
+            RowIterator<K, C> rows = new RowIterator<>(source, fields, TaskReaders.taskThread(context), interrupt, readers::ended);
+            source.onHalfWay(rows::count);
             return rows;
         }
-        return new RecordIterator<>(source, serializer.newInstance(), serializer.supportsRelocationOfSerializedObjects(), ended);
+        return new RecordIterator<>(source, serializer.newInstance(), serializer.supportsRelocationOfSerializedObjects(), readers::ended);
+    }
+
+    private BlockSource.Input input(BlockReader reader, Traffic.Sum sum) {
+        return new BlockSource.Input() {
+            private boolean told;
+
+            @Override
+            public boolean next(BlockReader.Block block, InterruptCheck check) {
+                return reader.next(block, check);
+            }
+
+            @Override
+            public void release(BlockReader.Block block) {
+                reader.release(block);
+            }
+
+            @Override
+            public long waitedNanos() {
+                return reader.stats().waitNanos();
+            }
+
+            @Override
+            public void cut() {
+                if (!told) {
+                    told = true;
+                    tell();
+                }
+                reader.cut();
+            }
+
+            private void tell() {
+                try {
+                    sum.add(reader, range);
+                } catch (ForebayException e) {
+                    LOG.debug("the counters of a reader are not to be had: {}", e.getMessage());
+                }
+            }
+
+            @Override
+            public void close() {
+                try {
+                    cut();
+                } finally {
+                    reader.close();
+                }
+            }
+        };
     }
 
     @SuppressWarnings("unchecked")

@@ -23,6 +23,9 @@ final class RecordIterator<K, C> extends AbstractIterator<Product2<K, C>> {
     private long fromStream;
     private boolean exhausted;
 
+    /** What every further question is answered with. */
+    private Throwable failure;
+
     /**
      * @param oneStream whether the serialiser's records may be moved about
      * @param ended run once, when the last record has been handed out
@@ -36,6 +39,17 @@ final class RecordIterator<K, C> extends AbstractIterator<Product2<K, C>> {
 
     @Override
     public boolean hasNext() {
+        if (failure != null) {
+            throw Sneaky.rethrow(failure);
+        }
+        try {
+            return findNext();
+        } catch (Throwable e) {
+            throw Sneaky.rethrow(kept(e));
+        }
+    }
+
+    private boolean findNext() {
         while (!exhausted) {
             if (records != null && records.hasNext()) {
                 return true;
@@ -50,10 +64,22 @@ final class RecordIterator<K, C> extends AbstractIterator<Product2<K, C>> {
             } else {
                 exhausted = true;
                 records = null;
+                stream = null;
                 ended.run();
             }
         }
         return false;
+    }
+
+    /**
+     * A deserialiser that failed in the middle is at no place that it knows: asked again, it might make something of what follows, or
+     * take it for the end. What a kill or an interrupt has stopped in its middle is not whole either.
+     */
+    private Throwable kept(Throwable thrown) {
+        failure = thrown;
+        records = null;
+        stream = null;
+        return source.fail(thrown);
     }
 
     private void check() {
@@ -72,8 +98,14 @@ final class RecordIterator<K, C> extends AbstractIterator<Product2<K, C>> {
         if (!hasNext()) {
             throw new NoSuchElementException("no more records");
         }
+        Product2<K, C> record;
+        try {
+            record = (Product2<K, C>) (Product2<?, ?>) records.next();
+        } catch (Throwable e) {
+            throw Sneaky.rethrow(kept(e));
+        }
         fromStream++;
         source.countRecords(1);
-        return (Product2<K, C>) (Product2<?, ?>) records.next();
+        return record;
     }
 }

@@ -10,42 +10,53 @@ import scala.Tuple2;
 import scala.collection.AbstractIterator;
 
 /**
- * Spark SQL's rows, without a copy: one row object that points into the native memory of the current block.
+ * Spark SQL's rows: one row object that points into the current block.
+ *
+ * <p>On the task's own thread without a copy, for the block's native memory goes only when the task ends, which is on that thread. Any
+ * other thread gets its rows from the heap, a block at a time (see {@link Blocks}): the one that is created inside the task to feed a
+ * process, for example, which Spark does not wait for. From the first row that another thread asks for, that is so for good.
  *
  * <p>A row is good until {@link #next} is called again, as with Spark's own serialiser, whose buffer is used again too. So the block of the
- * current row is freed by {@code next} when it moves on, never by {@link #hasNext}; the last one stays until the task ends.
+ * current row is freed by {@code next} when it moves on, never by {@link #hasNext}; the last row is moved to the heap when there is no more.
  */
 final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
-    /** Rows between two looks at the task's kill flag. */
-    private static final int CHECK_EVERY = 4096;
-
     private final Blocks source;
     private final InterruptCheck interrupt;
     private final Runnable ended;
     private final UnsafeRow row;
     private final Product2<K, C> pair;
 
+    /** The task's own thread; null if that is not known, or another thread has asked. */
+    private Thread task;
+
     private Block current = new Block();
     private Block upcoming = new Block();
     private boolean hasUpcoming;
     private boolean exhausted;
 
-    /** In the current block: rows that are left, where the next begins, and where the last ends. */
+    /** The current block on the heap, once it is there. */
+    private byte[] heap;
+
+    /** In the current block: rows that are left, where the next begins, and where the last ends. Addresses, or offsets of {@code heap}. */
     private int left;
 
     private long position;
     private long end;
 
-    /** Rows handed out and not yet counted. */
-    private int uncounted;
+    /** Rows of the current block that have been counted. */
+    private int counted;
+
+    private int records;
 
     /**
      * @param numFields fields of a row
+     * @param task the thread on which the task ends, or null if it is not known
      * @param ended run once, when the last row has been handed out
      */
     @SuppressWarnings("unchecked")
-    RowIterator(Blocks source, int numFields, InterruptCheck interrupt, Runnable ended) {
+    RowIterator(Blocks source, int numFields, Thread task, InterruptCheck interrupt, Runnable ended) {
         this.source = source;
+        this.task = task;
         this.interrupt = interrupt;
         this.ended = ended;
         this.row = new UnsafeRow(numFields);
@@ -62,7 +73,13 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
             return false;
         }
         count();
-        hasUpcoming = source.next(upcoming);
+        try {
+            hasUpcoming = source.next(upcoming);
+        } finally {
+            if (!hasUpcoming) {
+                keepRow();
+            }
+        }
         if (!hasUpcoming) {
             exhausted = true;
             ended.run();
@@ -70,13 +87,29 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
         return hasUpcoming;
     }
 
+    /** The row that was handed out last goes on to be good, though its block may go: nobody else is reading it at this moment. */
+    private void keepRow() {
+        long start = row.getBaseOffset();
+        boolean inBlock = row.getBaseObject() == null && start >= current.address() && start < current.address() + current.length();
+        if (!inBlock || current.address() == 0) {
+            return;
+        }
+        byte[] bytes = new byte[row.getSizeInBytes()];
+        try {
+            source.copy(start, bytes, 0, bytes.length);
+            row.pointTo(bytes, Platform.BYTE_ARRAY_OFFSET, bytes.length);
+        } catch (IllegalStateException e) {
+            // The task has ended: whoever asks is told by what follows, and has no use for the row.
+        }
+    }
+
     @Override
     public Product2<K, C> next() {
-        if (left == 0) {
-            if (!hasNext()) {
-                throw new NoSuchElementException("no more rows");
+        // Looking at the thread costs two loads. What counts rows and looks at the kill flag is done once per block instead.
+        if (left == 0 || Thread.currentThread() != task) {
+            if (settle()) {
+                return onHeap();
             }
-            advance();
         }
         int length = position + Arena.LENGTH <= end ? Platform.getInt(null, position) : -1;
         long start = position + Arena.LENGTH;
@@ -89,11 +122,42 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
             throw malformed();
         }
         row.pointTo(null, start, length);
-        if (++uncounted == CHECK_EVERY) {
-            count();
-            interrupt.check();
-        }
         return pair;
+    }
+
+    /** The same for a block on the heap. */
+    private Product2<K, C> onHeap() {
+        int length = position + Arena.LENGTH <= end ? Platform.getInt(heap, Platform.BYTE_ARRAY_OFFSET + position) : -1;
+        long start = position + Arena.LENGTH;
+        if (length < 0 || start + length > end) {
+            throw malformed();
+        }
+        position = start + length;
+        left--;
+        if (left == 0 && position != end) {
+            throw malformed();
+        }
+        row.pointTo(heap, Platform.BYTE_ARRAY_OFFSET + start, length);
+        return pair;
+    }
+
+    /** Gets a row to be handed to the calling thread; whether it is on the heap. */
+    private boolean settle() {
+        if (Thread.currentThread() != task) {
+            task = null;
+        }
+        if (left == 0) {
+            if (!hasNext()) {
+                throw new NoSuchElementException("no more rows");
+            }
+            advance();
+        }
+        if (task == null && heap == null) {
+            heap = source.take(current, position);
+            position = 0;
+            end = heap.length;
+        }
+        return heap != null;
     }
 
     private void advance() {
@@ -104,21 +168,31 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
         current = upcoming;
         upcoming = done;
         hasUpcoming = false;
-        left = current.records();
+        heap = null;
+        records = current.records();
+        counted = 0;
+        left = records;
         position = current.address();
         end = position + current.length();
+        interrupt.check();
     }
 
     /** Tells Spark of the rows handed out since it was told last; also when the task leaves the iterator half way. */
     void count() {
-        source.countRecords(uncounted);
-        uncounted = 0;
+        // Another thread may be at it when the task ends: then it is about so many.
+        int handedOut = Math.max(counted, records - left);
+        source.countRecords(handedOut - counted);
+        counted = handedOut;
     }
 
     /** The checksum was right, so it was written like this: by another version, or by a bug. Never go on reading memory at random. */
     private IllegalStateException malformed() {
-        return new IllegalStateException(
-                "a block of map " + current.mapIndex() + " (attempt " + current.attempt() + ", partition " + current.partition()
-                        + ") does not hold the rows it says: is the same Forebay jar on every executor?");
+        left = 0;
+        hasUpcoming = false;
+        keepRow();
+        return source.fail(
+                new IllegalStateException(
+                        "a block of map " + current.mapIndex() + " (attempt " + current.attempt() + ", partition " + current.partition()
+                                + ") does not hold the rows it says: is the same Forebay jar on every executor?"));
     }
 }

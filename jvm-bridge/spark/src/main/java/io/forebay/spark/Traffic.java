@@ -2,7 +2,6 @@ package io.forebay.spark;
 
 import io.forebay.core.BlockReader;
 import io.forebay.core.CommittedOutput;
-import io.forebay.core.ForebayException;
 import io.forebay.core.MapOutputWriter;
 import io.forebay.core.ServerStats;
 import io.forebay.spark.ui.ForebaySource;
@@ -52,18 +51,34 @@ final class Traffic {
         tell(task, "output of map " + context.partitionId());
     }
 
-    /** Called when the task ends; another thread may still be reading. */
-    void read(BlockReader input, long waitedNanos, ReadRange range) {
-        ShuffleTraffic task = start(false);
-        task.waitNanos = waitedNanos;
-        try {
+    /** What a task reads of this shuffle, with however many readers. */
+    Sum reads() {
+        return new Sum();
+    }
+
+    /** Adds up the readers of a task. */
+    final class Sum {
+        private final ShuffleTraffic task = start(false);
+        private int readers;
+        private ReadRange range;
+
+        /** A reader is closed. */
+        synchronized void add(BlockReader input, ReadRange read) {
+            BlockReader.Stats stats = input.stats();
+            readers++;
+            range = read;
+            task.waitNanos += stats.waitNanos();
+            task.repeats += stats.resumes();
             servers(task, input.servers());
-            task.repeats = input.stats().resumes();
-        } catch (ForebayException e) {
-            // It is inside at this moment. What the servers did is there all the same.
-            LOG.debug("the counters of a reader are not all to be had: {}", e.getMessage());
         }
-        tell(task, "input of partitions " + range.partitionStart + ".." + range.partitionEnd);
+
+        /** Once, when the task has ended. */
+        synchronized void tell() {
+            if (readers > 0) {
+                String more = readers > 1 ? " and " + (readers - 1) + " more inputs" : "";
+                Traffic.this.tell(task, "input of partitions " + range.partitionStart + ".." + range.partitionEnd + more);
+            }
+        }
     }
 
     private ShuffleTraffic start(boolean write) {
@@ -76,13 +91,12 @@ final class Traffic {
 
     private static void servers(ShuffleTraffic task, List<ServerStats> servers) {
         for (ServerStats stats : servers) {
-            ShuffleTraffic.Server server = new ShuffleTraffic.Server();
-            server.bytes = stats.bytes();
-            server.blocks = stats.blocks();
-            server.failures = stats.failures();
-            server.lastFailure = stats.lastFailure();
-            server.tasks = stats.bytes() > 0 ? 1 : 0;
-            task.servers.put(stats.address(), server);
+            ShuffleTraffic.Server server = task.servers.computeIfAbsent(stats.address(), none -> new ShuffleTraffic.Server());
+            server.bytes += stats.bytes();
+            server.blocks += stats.blocks();
+            server.failures += stats.failures();
+            server.lastFailure = stats.lastFailure().isEmpty() ? server.lastFailure : stats.lastFailure();
+            server.tasks = server.bytes > 0 ? 1 : 0;
         }
     }
 

@@ -10,7 +10,11 @@ import org.apache.spark.unsafe.Platform;
 public final class FakeBlocks implements AutoCloseable {
     private final Queue<long[]> waiting = new ArrayDeque<>();
     private final Map<Long, Long> lent = new HashMap<>();
+    private final Map<Long, Long> lengths = new HashMap<>();
     private long ids;
+    private RuntimeException failure;
+    private boolean cut;
+    private boolean closed;
 
     /** Adds a block with these bytes. */
     public FakeBlocks add(int records, byte[] bytes) {
@@ -20,24 +24,46 @@ public final class FakeBlocks implements AutoCloseable {
         return this;
     }
 
+    /** What comes after the blocks that were added is this. */
+    public FakeBlocks fail(RuntimeException thrown) {
+        failure = thrown;
+        return this;
+    }
+
     public boolean next(BlockReader.Block block) {
+        if (cut || closed) {
+            throw new AssertionError("asked for a block after it was cut");
+        }
         long[] fields = waiting.poll();
+        if (fields == null && failure != null) {
+            throw failure;
+        }
         if (fields == null) {
             return false;
         }
         lent.put(fields[0], fields[6]);
+        lengths.put(fields[0], fields[1]);
         block.fill(fields);
         return true;
     }
 
     public void release(BlockReader.Block block) {
-        if (lent.remove(block.address()) == null) {
-            throw new AssertionError("released twice");
+        if (closed || lent.remove(block.address()) == null) {
+            throw new AssertionError("released twice, or after everything was freed");
         }
-        // What reads it afterwards gets nonsense, and the test notices.
-        Platform.setMemory(null, block.address(), block.length(), (byte) 0x55);
-        Platform.freeMemory(block.address());
+        free(block.address());
         block.clear();
+    }
+
+    private void free(long address) {
+        // What reads it afterwards gets nonsense, and the test notices.
+        Platform.setMemory(null, address, lengths.get(address), (byte) 0x55);
+        Platform.freeMemory(address);
+    }
+
+    /** Makes the view of one block. */
+    public static void fill(BlockReader.Block block, long address, long length, int records) {
+        block.fill(new long[] {address, length, records, 0, 0, 0, 1, length});
     }
 
     /** How many blocks may be looked at now. */
@@ -45,9 +71,24 @@ public final class FakeBlocks implements AutoCloseable {
         return lent.size();
     }
 
+    public boolean isCut() {
+        return cut;
+    }
+
+    public boolean isClosed() {
+        return closed;
+    }
+
+    public void cut() {
+        cut = true;
+    }
+
     @Override
     public void close() {
-        lent.keySet().forEach(Platform::freeMemory);
+        closed = true;
+        lent.keySet().forEach(this::free);
+        lent.clear();
         waiting.forEach(fields -> Platform.freeMemory(fields[0]));
+        waiting.clear();
     }
 }

@@ -2,6 +2,7 @@ package io.forebay.spark;
 
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -52,7 +53,7 @@ class RecordIteratorTest {
             assertEquals("v" + i, record._2());
         }
         assertEquals(false, records.hasNext());
-        assertEquals(6, blocks.counted);
+        assertEquals(6, blocks.counted());
         assertEquals(0, blocks.blocks.lent());
         assertEquals(1, ended);
     }
@@ -65,6 +66,61 @@ class RecordIteratorTest {
         records.next();
         String message = assertThrows(IllegalStateException.class, records::hasNext).getMessage();
         assertTrue(message.contains("3 records") && message.contains("made 2"), message);
+        assertEquals(message, assertThrows(IllegalStateException.class, records::hasNext).getMessage());
+        assertEquals(message, assertThrows(IllegalStateException.class, records::next).getMessage());
+        assertEquals(0, ended);
+    }
+
+    @Test
+    void failureIsNotTheEndWhenItIsAskedAgain() {
+        IllegalStateException gone = new IllegalStateException("gone");
+        blocks.blocks.add(2, chunk(0, 2)).fail(gone);
+        RecordIterator<Object, Object> records = iterator();
+        records.next();
+        records.next();
+        for (int i = 0; i < 3; i++) {
+            assertSame(gone, assertThrows(IllegalStateException.class, records::hasNext));
+            assertSame(gone, assertThrows(IllegalStateException.class, records::next));
+        }
+        assertTrue(blocks.blocks.isClosed());
+        assertEquals(0, ended);
+    }
+
+    @Test
+    void deserialiserThatFailedIsNotAskedAgain() {
+        byte[] bytes = chunk(0, 2);
+        bytes[0] ^= 0x7f;
+        blocks.blocks.add(2, bytes).add(1, chunk(2, 3));
+        RecordIterator<Object, Object> records = iterator();
+        Throwable first = assertThrows(Throwable.class, () -> drain(records));
+        assertSame(first, assertThrows(Throwable.class, records::hasNext));
+        assertSame(first, assertThrows(Throwable.class, records::next));
+        assertTrue(blocks.blocks.isClosed());
+    }
+
+    private static void drain(RecordIterator<Object, Object> records) {
+        while (records.hasNext()) {
+            records.next();
+        }
+    }
+
+    @Test
+    void streamOfATaskThatHasEndedIsAnErrorAndNoFreedMemory() {
+        blocks.blocks.add(1, new byte[200_000]).add(1, new byte[] {4});
+        Block block = new Block();
+        blocks.next(block);
+        BlockStream stream = new BlockStream(blocks, block, true);
+        assertEquals(0, stream.read());
+        blocks.source.close();
+        byte[] bytes = new byte[300_000];
+        // What is on the heap already.
+        int n = stream.read(bytes, 0, bytes.length);
+        assertTrue(n > 0 && n < 200_000);
+        for (int i = 0; i < 2; i++) {
+            assertThrows(IllegalStateException.class, stream::read);
+            assertThrows(IllegalStateException.class, () -> stream.read(bytes, 0, 1));
+        }
+        stream.finish();
     }
 
     @Test
@@ -74,9 +130,10 @@ class RecordIteratorTest {
         blocks.next(block);
         BlockStream stream = new BlockStream(blocks, block, true);
         byte[] bytes = new byte[8];
+        assertEquals(3, stream.available());
         assertEquals(3, stream.read(bytes, 0, 8));
+        assertEquals(0, blocks.blocks.lent());
         assertEquals(1, stream.read(bytes, 3, 5));
-        assertEquals(1, blocks.blocks.lent());
         assertEquals(5, stream.read());
         assertEquals(1, stream.available());
         assertEquals(1, stream.read(bytes, 4, 1));

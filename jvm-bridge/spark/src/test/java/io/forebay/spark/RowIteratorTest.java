@@ -19,7 +19,7 @@ class RowIteratorTest {
     private int ended;
     private int checks;
 
-    private final RowIterator<Object, Object> rows = new RowIterator<>(blocks, 1, () -> checks++, () -> ended++);
+    private final RowIterator<Object, Object> rows = new RowIterator<>(blocks, 1, Thread.currentThread(), () -> checks++, () -> ended++);
 
     @AfterEach
     void close() {
@@ -38,7 +38,7 @@ class RowIteratorTest {
             values.add(next());
         }
         assertEquals(Arrays.asList(1L, 2L, 3L, 4L, 5L, 6L), values);
-        assertEquals(6, blocks.counted);
+        assertEquals(6, blocks.counted());
         assertFalse(rows.hasNext());
         assertThrows(NoSuchElementException.class, rows::next);
         assertEquals(1, ended);
@@ -66,12 +66,95 @@ class RowIteratorTest {
     }
 
     @Test
-    void lastRowIsGoodUntilTheTaskEnds() {
-        blocks.rows(1);
+    void lastRowIsGoodForEverAndItsReaderIsCutAtOnce() {
+        blocks.rows(1, 2);
+        next();
         UnsafeRow row = (UnsafeRow) rows.next()._2();
         assertFalse(rows.hasNext());
+        assertTrue(blocks.blocks.isCut());
+        assertEquals(2, row.getLong(0));
+        blocks.source.close();
+        assertTrue(blocks.blocks.isClosed());
+        assertEquals(2, row.getLong(0));
+        assertFalse(rows.hasNext());
+    }
+
+    @Test
+    void failureIsNotTheEndWhenItIsAskedAgain() {
+        IllegalStateException gone = new IllegalStateException("gone");
+        blocks.rows(1).blocks.fail(gone);
+        UnsafeRow row = (UnsafeRow) rows.next()._2();
+        for (int i = 0; i < 3; i++) {
+            assertSame(gone, assertThrows(IllegalStateException.class, rows::hasNext));
+            assertSame(gone, assertThrows(IllegalStateException.class, rows::next));
+        }
+        assertEquals(0, ended);
         assertEquals(1, row.getLong(0));
-        assertEquals(1, blocks.blocks.lent());
+    }
+
+    @Test
+    void anotherThreadReadsFromTheHeapWhateverBecomesOfTheTask() throws Exception {
+        blocks.rows(1, 2, 3).rows(4, 5);
+        assertTrue(rows.hasNext());
+        List<Long> seen = other(() -> Arrays.asList(next(), next()));
+        assertEquals(Arrays.asList(1L, 2L), seen);
+        assertEquals(0, blocks.blocks.lent());
+        UnsafeRow row = (UnsafeRow) rows.next()._2();
+        blocks.source.close();
+        assertTrue(blocks.blocks.isClosed());
+        assertEquals(3, row.getLong(0));
+        String message = other(() -> assertThrows(IllegalStateException.class, rows::hasNext).getMessage());
+        assertTrue(message.contains("task has ended"), message);
+        assertThrows(IllegalStateException.class, rows::next);
+        assertEquals(3, row.getLong(0));
+    }
+
+    @Test
+    void threadThatGoesOnInTheMiddleOfABlockReadsFromTheHeap() throws Exception {
+        blocks.rows(1, 2, 3, 4).rows(5);
+        assertEquals(1, next());
+        assertEquals(2, next());
+        UnsafeRow row = other(() -> (UnsafeRow) rows.next()._2());
+        assertEquals(0, blocks.blocks.lent());
+        blocks.source.close();
+        assertEquals(3, row.getLong(0));
+        assertEquals(4, other(this::next));
+        assertThrows(IllegalStateException.class, rows::hasNext);
+    }
+
+    @Test
+    void readerThatIsMadeOnAnotherThreadReadsFromTheHeap() {
+        RowIterator<Object, Object> unknown = new RowIterator<>(blocks, 1, null, () -> {}, () -> {});
+        blocks.rows(1, 2).rows(3);
+        for (long i = 1; i <= 3; i++) {
+            assertEquals(i, ((UnsafeRow) unknown.next()._2()).getLong(0));
+            assertEquals(0, blocks.blocks.lent());
+        }
+        assertFalse(unknown.hasNext());
+        assertTrue(blocks.blocks.isClosed());
+    }
+
+    @Test
+    void rowThatTheTaskPassedOnBeforeItEndedIsGoodForAWhile() throws Exception {
+        blocks.rows(1, 2);
+        UnsafeRow row = (UnsafeRow) rows.next()._2();
+        blocks.source.close();
+        assertFalse(blocks.blocks.isClosed());
+        assertEquals(1, blocks.left.size());
+        assertEquals(1, other(() -> row.getLong(0)));
+        assertThrows(IllegalStateException.class, () -> other(rows::next));
+    }
+
+    private static <T> T other(java.util.concurrent.Callable<T> work) throws Exception {
+        java.util.concurrent.FutureTask<T> task = new java.util.concurrent.FutureTask<>(work);
+        Thread thread = new Thread(task);
+        thread.start();
+        thread.join();
+        try {
+            return task.get();
+        } catch (java.util.concurrent.ExecutionException e) {
+            throw (Exception) e.getCause();
+        }
     }
 
     @Test
@@ -80,17 +163,19 @@ class RowIteratorTest {
         next();
         next();
         rows.count();
-        assertEquals(2, blocks.counted);
+        assertEquals(2, blocks.counted());
         assertEquals(0, ended);
     }
 
     @Test
     void killFlagIsLookedAtNowAndThen() {
-        blocks.rows(new long[10_000]);
+        for (int i = 0; i < 10; i++) {
+            blocks.rows(new long[1000]);
+        }
         for (int i = 0; i < 10_000; i++) {
             next();
         }
-        assertEquals(2, checks);
+        assertEquals(10, checks);
     }
 
     @Test
@@ -102,9 +187,12 @@ class RowIteratorTest {
         for (byte[] bytes : new byte[][] {tooLong, negative, cutOff, more}) {
             try (BlocksForTests odd = new BlocksForTests()) {
                 odd.blocks.add(1, bytes);
-                RowIterator<Object, Object> iterator = new RowIterator<>(odd, 1, () -> {}, () -> {});
-                String message = assertThrows(IllegalStateException.class, iterator::next).getMessage();
+                RowIterator<Object, Object> iterator = new RowIterator<>(odd, 1, Thread.currentThread(), () -> {}, () -> {});
+                Exception malformed = assertThrows(IllegalStateException.class, iterator::next);
+                String message = malformed.getMessage();
                 assertTrue(message.contains("map 5") && message.contains("attempt 55"), message);
+                assertSame(malformed, assertThrows(IllegalStateException.class, iterator::hasNext));
+                assertSame(malformed, assertThrows(IllegalStateException.class, iterator::next));
             }
         }
     }

@@ -41,4 +41,19 @@ class TaskReportsTest {
         assertEquals(1, copy.value().size());
         assertEquals(Collections.emptyList(), reports.value());
     }
+
+    /** As many as a task may read inputs; a copy of all for each of them would take hours. */
+    @Test
+    void aHundredThousandReportsAreAddedInNoTime() {
+        TaskReports reports = new TaskReports(null);
+        ShuffleTraffic task = task(1);
+        org.junit.jupiter.api.Assertions.assertTimeoutPreemptively(
+                java.time.Duration.ofSeconds(20),
+                () -> {
+                    for (int i = 0; i < 1_000_000; i++) {
+                        reports.add(task);
+                    }
+                });
+        assertEquals(1_000_000, reports.value().size());
+    }
 }
