@@ -1,27 +1,36 @@
 package io.forebay.core;
 
-import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
+import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.nio.file.attribute.FileAttribute;
 import java.nio.file.attribute.PosixFilePermissions;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.LinkedHashSet;
+import java.util.List;
 import java.util.Locale;
+import java.util.Set;
+import java.util.stream.Stream;
 
 /**
  * Loads the native library, once per JVM and only when something needs it.
  *
  * <ol>
  *   <li>the file that the system property {@value #PATH} names: nothing else is tried then
- *   <li>the jar's resource for this platform, copied to a file of its own in {@value #DIRECTORY} (default: {@code java.io.tmpdir})
- *       and deleted as soon as it is mapped: nothing stays behind, also when the JVM is killed later
+ *   <li>the jar's resource for this platform, copied to a file of its own and deleted as soon as it is mapped: nothing stays behind, also
+ *       when the JVM is killed later. It goes to the first directory that lets it: that of {@value #DIRECTORY}, {@code java.io.tmpdir},
+ *       those of {@link #spareDirectories}
  * </ol>
  *
- * A failure is remembered: every later call fails with the same reason at once. So an executor that cannot load it fails its tasks
- * with one and the same message.
+ * A failure that no time will mend (no library for this platform, another libc, a CPU that cannot run it) is remembered: every later call
+ * fails with the same reason at once. One that may pass (a directory that is full, slow or mounted {@code noexec}) is waited for a little,
+ * because a task that fails at once makes room for the next one to fail, and tried again by the next call.
  */
 public final class NativeLibrary {
     /** Version of this jar; the library must say the same. */
@@ -33,12 +42,24 @@ public final class NativeLibrary {
     /** System property: directory for the copy of the jar's library. It must allow execution. */
     public static final String DIRECTORY = "forebay.native.dir";
 
+    /** What people set, who use Spark. */
+    private static final String KEY = "spark.forebay.nativeDir (system property " + DIRECTORY + ")";
+
+    /** Pauses between tries while the reason may pass. */
+    private static final long[] PAUSES_MILLIS = {200, 800, 2000};
+
     private static final String FILE = "libforebay_jni.so";
 
     private static boolean loaded;
     private static NativeLibraryException failure;
+    private static List<String> spare = Collections.emptyList();
 
     private NativeLibrary() {}
+
+    /** Directories to be tried when nothing else takes the library's copy: where the application keeps its temporary files. */
+    public static synchronized void spareDirectories(List<String> directories) {
+        spare = new ArrayList<>(directories);
+    }
 
     /**
      * Loads it if that has not been done.
@@ -46,21 +67,43 @@ public final class NativeLibrary {
      * @throws NativeLibraryException if it cannot be loaded, now or before
      */
     public static synchronized void load() {
-        if (loaded) {
-            return;
-        }
-        if (failure == null) {
+        for (int attempt = 0; !loaded; attempt++) {
+            if (failure != null) {
+                // A new exception each time: the stack trace is that of the caller, the cause that of the first failure.
+                throw new NativeLibraryException(failure.getMessage(), failure);
+            }
             try {
                 loadFile();
+                checkCpu(Cpu.missing(missingCpu()));
                 checkVersion();
                 loaded = true;
-                return;
+            } catch (MayPassException e) {
+                if (attempt == PAUSES_MILLIS.length || !pause(PAUSES_MILLIS[attempt])) {
+                    throw new NativeLibraryException(e.getMessage(), e);
+                }
             } catch (NativeLibraryException e) {
                 failure = e;
             }
         }
-        // A new exception each time: the stack trace is that of the caller, the cause that of the first failure.
-        throw new NativeLibraryException(failure.getMessage(), failure);
+    }
+
+    private static boolean pause(long millis) {
+        try {
+            Thread.sleep(millis);
+            return true;
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            return false;
+        }
+    }
+
+    /** A failure whose reason may be gone next time. */
+    private static final class MayPassException extends RuntimeException {
+        private static final long serialVersionUID = 1L;
+
+        MayPassException(String message, Throwable cause) {
+            super(message, cause);
+        }
     }
 
     /** Whether the library can be used; loads it if that has not been tried. */
@@ -74,79 +117,149 @@ public final class NativeLibrary {
     }
 
     private static void loadFile() {
+        if (resource("linux", System.getProperty("os.arch")).contains("x86_64")) {
+            checkCpu(Cpu.missing(Paths.get("/proc/cpuinfo")));
+        }
         String explicit = System.getProperty(PATH);
         if (explicit != null && !explicit.isEmpty()) {
-            load(Paths.get(explicit).toAbsolutePath(), "file named by the system property " + PATH);
+            Path file = Paths.get(explicit).toAbsolutePath();
+            String what = "file named by the system property " + PATH + " " + file;
+            if (!Files.isReadable(file)) {
+                throw mayPass(what, "there is no such file, or it cannot be read", null);
+            }
+            String refused = load(file, what);
+            if (refused != null) {
+                throw mayPass(what, refused, null);
+            }
             return;
         }
         String resource = resource(System.getProperty("os.name"), System.getProperty("os.arch"));
-        try (InputStream in = NativeLibrary.class.getResourceAsStream(resource)) {
-            if (in == null) {
-                throw failed("resource " + resource, "it is not in this jar: use a jar that was built for this platform, or set " + PATH, null);
-            }
-            Path copy = copy(in, resource);
+        if (NativeLibrary.class.getResource(resource) == null) {
+            throw failed("resource " + resource, "it is not in this jar: use a jar that was built for this platform, or set " + PATH, null);
+        }
+        StringBuilder tried = new StringBuilder();
+        Throwable last = null;
+        for (String directory : directories()) {
+            tried.append(tried.length() == 0 ? "" : "; ").append(directory).append(": ");
+            Path copy = null;
             try {
-                load(copy, "resource " + resource + ", copied to a file,");
+                copy = copy(resource, directory);
+                String refused = load(copy, "resource " + resource + ", copied to a file, " + copy);
+                if (refused == null) {
+                    return;
+                }
+                tried.append(refused);
+            } catch (IOException | UnsupportedOperationException | InvalidPathException e) {
+                tried.append(e);
+                last = e;
             } finally {
-                Files.deleteIfExists(copy);
-            }
-        } catch (IOException e) {
-            throw failed("resource " + resource, e.toString(), e);
-        }
-    }
-
-    private static Path copy(InputStream in, String resource) {
-        String directory = System.getProperty(DIRECTORY);
-        if (directory == null || directory.isEmpty()) {
-            directory = System.getProperty("java.io.tmpdir");
-        }
-        Path copy = null;
-        try {
-            Path parent = Files.createDirectories(Paths.get(directory).toAbsolutePath());
-            // Nobody but us may change the file between copy and load.
-            FileAttribute<?> ours = PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------"));
-            copy = Files.createTempFile(parent, "forebay-", ".so", ours);
-            try (OutputStream out = Files.newOutputStream(copy)) {
-                byte[] buffer = new byte[1 << 16];
-                for (int n; (n = in.read(buffer)) > 0; ) {
-                    out.write(buffer, 0, n);
+                if (copy != null) {
+                    copy.toFile().delete();
                 }
             }
+        }
+        throw mayPass(
+                "resource " + resource + " in every directory that there is",
+                tried + ": set " + KEY + " to a directory that can be written, has room for it and allows execution",
+                last);
+    }
+
+    private static Set<String> directories() {
+        Set<String> directories = new LinkedHashSet<>();
+        directories.add(System.getProperty(DIRECTORY));
+        directories.add(System.getProperty("java.io.tmpdir"));
+        directories.addAll(spare);
+        directories.remove(null);
+        directories.remove("");
+        return directories;
+    }
+
+    private static Path copy(String resource, String directory) throws IOException {
+        Path parent = Files.createDirectories(Paths.get(directory).toAbsolutePath());
+        // Nobody but us may change the file between copy and load.
+        FileAttribute<?> ours = PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------"));
+        Path copy = Files.createTempFile(parent, "forebay-", ".so", ours);
+        boolean whole = false;
+        try (InputStream in = NativeLibrary.class.getResourceAsStream(resource);
+                OutputStream out = Files.newOutputStream(copy)) {
+            byte[] buffer = new byte[1 << 16];
+            for (int n; (n = in.read(buffer)) > 0; ) {
+                out.write(buffer, 0, n);
+            }
+            whole = true;
             return copy;
-        } catch (IOException | UnsupportedOperationException e) {
-            if (copy != null) {
+        } finally {
+            if (!whole) {
                 copy.toFile().delete();
             }
-            throw failed(
-                    "resource " + resource + ", to be copied to " + directory,
-                    e + ": set " + DIRECTORY + " to a directory that can be written and has room",
-                    e);
         }
     }
 
-    private static void load(Path file, String what) {
-        String named = what + " " + file;
-        if (!new File(file.toString()).canRead()) {
-            throw failed(named, "there is no such file, or it cannot be read", null);
-        }
+    /**
+     * Loads a file; answers why its directory does not let it, if that is so.
+     *
+     * @throws NativeLibraryException if no other directory would help
+     */
+    private static String load(Path file, String what) {
         try {
             System.load(file.toString());
-        } catch (UnsatisfiedLinkError | SecurityException e) {
-            throw failed(named, e.getMessage() + remedy(String.valueOf(e.getMessage())), e);
+            return null;
+        } catch (UnsatisfiedLinkError e) {
+            String message = String.valueOf(e.getMessage());
+            if (message.contains("failed to map segment") || message.contains("Operation not permitted")) {
+                return message + ", because the directory is mounted noexec";
+            }
+            if (message.contains("file too short")) {
+                return message; // a disk that was full after all
+            }
+            throw failed(what, message + remedy(message), e);
+        } catch (SecurityException e) {
+            throw failed(what, e + remedy(""), e);
+        } catch (RuntimeException e) {
+            // IllegalCallerException, since Java 24, where native access is denied: a class that Java 8 does not have.
+            throw failed(what, e + ": this JVM lets only some code load native libraries; start it with --enable-native-access=ALL-UNNAMED", e);
         }
     }
 
     private static String remedy(String message) {
-        if (message.contains("failed to map segment") || message.contains("Operation not permitted")) {
-            return ": the directory is mounted noexec; set " + DIRECTORY + " to one that allows execution";
-        }
         if (message.contains("GLIBC_")) {
             return ": the library was built for a newer glibc than this machine has";
+        }
+        if (message.contains("ld-linux") || message.contains("libgcc_s") || message.contains("Error relocating") || message.contains("musl") || isMusl()) {
+            return ": this machine has musl instead of glibc (Alpine Linux, for example), and Forebay's library is built for glibc 2.17 and newer;"
+                    + " use an image with glibc (Debian, Ubuntu, UBI), which gcompat does not replace";
         }
         if (message.contains("already loaded in another classloader")) {
             return ": Forebay's classes are loaded twice in this JVM; put the jar on one class path only";
         }
         return "";
+    }
+
+    /** Whether the C library that this JVM runs with is musl. */
+    private static boolean isMusl() {
+        try (Stream<String> maps = Files.lines(Paths.get("/proc/self/maps"), StandardCharsets.ISO_8859_1)) {
+            return maps.anyMatch(line -> line.contains("/ld-musl-") || line.contains("libc.musl-"));
+        } catch (IOException | RuntimeException e) {
+            return false;
+        }
+    }
+
+    private static int missingCpu() {
+        try {
+            return Native.missingCpu();
+        } catch (UnsatisfiedLinkError e) {
+            return 0; // not our library: checkVersion says so
+        }
+    }
+
+    private static void checkCpu(List<String> missing) {
+        if (!missing.isEmpty()) {
+            throw failed(
+                    "CPU",
+                    "it has no " + String.join(", ", missing) + ", which the library needs, as every x86-64 server since 2009 has them:"
+                            + " in a virtual machine, choose another CPU type (host, or x86-64-v2 and later) instead of kvm64 or qemu64",
+                    null);
+        }
     }
 
     private static void checkVersion() {
@@ -165,9 +278,16 @@ public final class NativeLibrary {
     }
 
     private static NativeLibraryException failed(String what, String why, Throwable cause) {
+        return new NativeLibraryException(text(what, why), cause);
+    }
+
+    private static MayPassException mayPass(String what, String why, Throwable cause) {
+        return new MayPassException(text(what, why), cause);
+    }
+
+    private static String text(String what, String why) {
         String platform = System.getProperty("os.name") + " " + System.getProperty("os.arch");
-        return new NativeLibraryException(
-                "Forebay's native library cannot be loaded on " + platform + ": tried the " + what + " but " + why, cause);
+        return "Forebay's native library cannot be loaded on " + platform + ": tried the " + what + " but " + why;
     }
 
     /** Where the jar has the library for a platform. */

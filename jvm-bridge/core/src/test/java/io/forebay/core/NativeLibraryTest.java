@@ -3,6 +3,7 @@ package io.forebay.core;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.io.IOException;
 import java.lang.reflect.InvocationTargetException;
@@ -12,6 +13,10 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
@@ -21,12 +26,15 @@ import org.junit.jupiter.api.io.TempDir;
 class NativeLibraryTest {
     private static final String LIBRARY = System.getProperty(NativeLibrary.PATH);
 
+    private static final String TEMPORARY = System.getProperty("java.io.tmpdir");
+
     @TempDir Path directory;
 
     @AfterEach
     void restoreProperties() {
         System.setProperty(NativeLibrary.PATH, LIBRARY);
         System.clearProperty(NativeLibrary.DIRECTORY);
+        System.setProperty("java.io.tmpdir", TEMPORARY);
     }
 
     @Test
@@ -57,7 +65,7 @@ class NativeLibraryTest {
     @Test
     void aFileThatIsNoLibraryIsNamedAndItsCopyIsDeleted() throws Exception {
         System.clearProperty(NativeLibrary.PATH);
-        Path resources = resources("no library".getBytes(StandardCharsets.UTF_8));
+        Path resources = resources(new byte[4096]);
         Path copies = directory.resolve("copies");
         System.setProperty(NativeLibrary.DIRECTORY, copies.toString());
         String message = failure(resources).getMessage();
@@ -73,23 +81,97 @@ class NativeLibraryTest {
     }
 
     @Test
-    void aDirectoryThatCannotBeUsedIsNamedWithItsProperty() throws Exception {
+    void aDirectoryThatCannotBeUsedIsPassedOverForTheNextOne() throws Exception {
         System.clearProperty(NativeLibrary.PATH);
-        Path file = Files.createFile(directory.resolve("file"));
-        System.setProperty(NativeLibrary.DIRECTORY, file.toString());
-        String message = failure(resources(new byte[] {1})).getMessage();
-        assertTrue(message.contains(file.toString()) && message.contains(NativeLibrary.DIRECTORY), message);
+        System.setProperty(NativeLibrary.DIRECTORY, Files.createFile(directory.resolve("file")).toString());
+        Path copies = Files.createDirectory(directory.resolve("tmp"));
+        System.setProperty("java.io.tmpdir", copies.toString());
+        load(resources(Files.readAllBytes(Paths.get(LIBRARY))));
+        assertTrue(isEmpty(copies), "the copy is left behind");
     }
 
     @Test
-    void aFailureIsRememberedWithItsReason() throws Exception {
-        System.setProperty(NativeLibrary.PATH, directory.resolve("absent.so").toString());
-        try (URLClassLoader loader = loader(directory)) {
+    void spareDirectoriesAreTriedLast() throws Exception {
+        System.clearProperty(NativeLibrary.PATH);
+        System.setProperty("java.io.tmpdir", Files.createFile(directory.resolve("file")).toString());
+        try (URLClassLoader loader = loader(resources(Files.readAllBytes(Paths.get(LIBRARY))))) {
+            spare(loader, directory.resolve("spare"));
+            load(loader);
+        }
+        assertTrue(isEmpty(directory.resolve("spare")), "the copy is left behind");
+    }
+
+    private static void spare(ClassLoader loader, Path... spare) throws Exception {
+        List<String> names = Arrays.stream(spare).map(Path::toString).collect(Collectors.toList());
+        loader.loadClass(NativeLibrary.class.getName()).getMethod("spareDirectories", List.class).invoke(null, names);
+    }
+
+    @Test
+    void directoriesThatCannotBeUsedAreNamedWithTheKeyAndTheLibraryIsThereWhenOneCan() throws Exception {
+        System.clearProperty(NativeLibrary.PATH);
+        Path first = Files.createFile(directory.resolve("first"));
+        Path second = Files.createFile(directory.resolve("second"));
+        System.setProperty(NativeLibrary.DIRECTORY, first.toString());
+        System.setProperty("java.io.tmpdir", second.toString());
+        try (URLClassLoader loader = loader(resources(Files.readAllBytes(Paths.get(LIBRARY))))) {
+            String message = assertThrows(InvocationTargetException.class, () -> load(loader)).getCause().getMessage();
+            for (String word : new String[] {first.toString(), second.toString(), "spark.forebay.nativeDir", NativeLibrary.DIRECTORY}) {
+                assertTrue(message.contains(word), message);
+            }
+            Files.delete(second);
+            load(loader);
+        }
+    }
+
+    /** Needs root for the mounts: `make test` has it. */
+    @Test
+    void aDirectoryThatIsFullOrNoexecIsPassedOver() throws Exception {
+        System.clearProperty(NativeLibrary.PATH);
+        Path full = Files.createDirectory(directory.resolve("full"));
+        Path noexec = Files.createDirectory(directory.resolve("noexec"));
+        assumeTrue(run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", full.toString()), "no right to mount");
+        try {
+            assertTrue(run("mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", noexec.toString()));
+            System.setProperty(NativeLibrary.DIRECTORY, full.toString());
+            System.setProperty("java.io.tmpdir", noexec.toString());
+            try (URLClassLoader loader = loader(resources(Files.readAllBytes(Paths.get(LIBRARY))))) {
+                String message = assertThrows(InvocationTargetException.class, () -> load(loader)).getCause().getMessage();
+                assertTrue(message.contains("No space left") && message.contains("noexec"), message);
+                assertTrue(isEmpty(full) && isEmpty(noexec), "a copy is left behind");
+                spare(loader, directory.resolve("spare"));
+                load(loader);
+            }
+        } finally {
+            run("umount", "-l", full.toString());
+            run("umount", "-l", noexec.toString());
+        }
+    }
+
+    private static boolean run(String... command) throws Exception {
+        return new ProcessBuilder(command).inheritIO().start().waitFor() == 0;
+    }
+
+    @Test
+    void aFailureThatNothingWillMendIsRememberedWithItsReason() throws Exception {
+        System.clearProperty(NativeLibrary.PATH);
+        try (URLClassLoader loader = loader(resources(new byte[4096]))) {
             Throwable first = assertThrows(InvocationTargetException.class, () -> load(loader)).getCause();
             System.setProperty(NativeLibrary.PATH, LIBRARY);
             Throwable second = assertThrows(InvocationTargetException.class, () -> load(loader)).getCause();
             assertEquals(first.getMessage(), second.getMessage());
         }
+    }
+
+    @Test
+    void aCpuThatCannotRunTheLibraryIsToldByWhatItLacks() throws Exception {
+        Path cpuinfo = directory.resolve("cpuinfo");
+        Files.write(cpuinfo, "processor : 0\nflags\t\t: fpu sse sse2 cx16 pni popcnt\n".getBytes(StandardCharsets.UTF_8));
+        assertEquals(Arrays.asList("SSSE3", "SSE4.1", "SSE4.2"), Cpu.missing(cpuinfo));
+        assertEquals(Arrays.asList("SSE4.2"), Cpu.missing(1 << 4));
+        assertEquals(Collections.emptyList(), Cpu.missing(directory.resolve("absent")));
+        assertEquals(Collections.emptyList(), Cpu.missing(Paths.get("/proc/cpuinfo")));
+        NativeLibrary.load();
+        assertEquals(0, Native.missingCpu());
     }
 
     @Test
@@ -108,6 +190,7 @@ class NativeLibraryTest {
         return root;
     }
 
+    /** Of a loader of its own: what comes of a file that is no library. */
     private Throwable failure(Path resources) {
         Throwable thrown = assertThrows(InvocationTargetException.class, () -> load(resources)).getCause();
         assertEquals(NativeLibraryException.class.getName(), thrown.getClass().getName());

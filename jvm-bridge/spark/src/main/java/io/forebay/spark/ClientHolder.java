@@ -3,6 +3,9 @@ package io.forebay.spark;
 import io.forebay.core.ClientSettings;
 import io.forebay.core.ForebayClient;
 import io.forebay.core.NativeLibrary;
+import java.io.File;
+import java.util.ArrayList;
+import java.util.List;
 import org.apache.spark.SparkEnv;
 import scala.Option;
 
@@ -36,10 +39,23 @@ final class ClientHolder {
         if (conf.nativeDir().isPresent() && System.getProperty(NativeLibrary.DIRECTORY) == null) {
             System.setProperty(NativeLibrary.DIRECTORY, conf.nativeDir().get());
         }
+        NativeLibrary.spareDirectories(localDirectories());
         if (conf.encrypts()) {
             settings.encrypt(encryptionKey());
         }
         return ForebayClient.open(settings);
+    }
+
+    /** Where Spark itself keeps its files: it would not run if nothing could be written there. */
+    private static List<String> localDirectories() {
+        SparkEnv env = SparkEnv.get();
+        List<String> directories = new ArrayList<>();
+        if (env != null && env.blockManager() != null) {
+            for (File directory : env.blockManager().diskBlockManager().localDirs()) {
+                directories.add(directory.getPath());
+            }
+        }
+        return directories;
     }
 
     /** Made by Spark on the driver and given to executors over its own RPC. */

@@ -86,7 +86,8 @@ public final class ForebayConf {
         NATIVE_DIR(
                 "nativeDir",
                 "the JVM's `java.io.tmpdir`",
-                "Directory into which the native library is unpacked. Set it if that one is mounted `noexec`."),
+                "Directory into which the native library is unpacked. If it cannot be used, `java.io.tmpdir` and Spark's own local directories "
+                        + "are tried. Set it if all of them are mounted `noexec`."),
         WRITEBACK_POLICY(
                 "writeback.policy",
                 "as the servers are set",
