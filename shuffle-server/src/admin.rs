@@ -8,7 +8,7 @@
 //! | `/version` | JSON: name, version, protocol |
 //! | `/api/v1/status` | JSON: volumes, apps, memory, draining |
 //! | `GET /api/v1/apps` | JSON: the apps that hold something here, their shuffles, attempts, and bytes by the level they have reached |
-//! | `GET /api/v1/drain` | JSON: step, pushes that run, bytes left to write back, time left; with `?wait` once a drain that runs is over |
+//! | `GET /api/v1/drain` | JSON: step, pushes that run, bytes left to write back, bytes sent, time that these need and time left; with `?wait` once a drain that runs is over |
 //! | `POST /api/v1/drain` | starts what SIGTERM starts, and answers the same at once; again and again as the first time |
 //! | `DELETE` or `POST /api/v1/apps/{app}` | frees all of an app; JSON: bytes, objects |
 //! | `DELETE` or `POST /api/v1/apps/{app}/shuffles/{n}` | frees one shuffle |

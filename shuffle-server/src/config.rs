@@ -124,9 +124,11 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = units::duration)]
     pub max_lease: Duration,
 
-    /// How long a drain (SIGTERM, POST /api/v1/drain, notice-file) waits for running pushes, for write-back and for fetches before it ends them.
+    /// How long a drain (SIGTERM, POST /api/v1/drain, notice-file) takes for write-back, running pushes and fetches before it ends them.
     ///
-    /// With remote, what was not written back when this is over is served again only by a server on the same disk.
+    /// Write-back begins at once; running pushes get a third of this, and are then sent to another server. With remote, what was not
+    /// written back when this is over is served again only by a server on the same disk, and the exit code is 3. Volumes get up to 10 s
+    /// more to put on disk what only memory holds.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     pub drain_timeout: Duration,
 

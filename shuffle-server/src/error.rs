@@ -50,6 +50,32 @@ pub enum Error {
     /// The process itself.
     #[error("{0}")]
     Process(String),
+    /// The server has ended, and not everything that it held is where it was to be.
+    #[error("{}", unsaved(*timeout, *left, *unkept))]
+    Unsaved {
+        /// As configured.
+        timeout: Duration,
+        /// Bytes that are on the disks only.
+        left: u64,
+        /// Bytes that only memory had.
+        unkept: u64,
+    },
+}
+
+fn unsaved(timeout: Duration, left: u64, unkept: u64) -> String {
+    let mut parts = vec!["the server has ended and could not save everything".to_owned()];
+    if left > 0 {
+        parts.push(format!(
+            "{left} bytes are not in the object store, and only a server on the same disks serves them; drain-timeout is \
+             {timeout:?}: give a drain more time, or see what the log says of the store"
+        ));
+    }
+    if unkept > 0 {
+        parts.push(format!(
+            "{unkept} bytes that only memory had are lost: see what the log says of the disks"
+        ));
+    }
+    parts.join(": ")
 }
 
 /// The directory is in the sentence already.

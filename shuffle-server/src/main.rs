@@ -18,6 +18,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What a shell says of a program that a signal ended.
 const KILLED_BY_SIGNAL: i32 = 128;
+/// The server has ended and could not save everything: see the last line of the log.
+const UNSAVED: u8 = 3;
 /// What threads that still wait for a disk get at the end.
 const LAST_THREADS: Duration = Duration::from_secs(1);
 
@@ -39,7 +41,10 @@ fn main() -> ExitCode {
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
-    ExitCode::FAILURE
+    match error.downcast_ref() {
+        Some(Error::Unsaved { .. }) => ExitCode::from(UNSAVED),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 fn run(config: Config) -> anyhow::Result<()> {

@@ -1,8 +1,10 @@
 //! The only place where parts are wired together: settings → [`Server::build`] → [`Server::run`] until told to end.
 //!
-//! A signal, the admin port or `notice-file` starts the end. It goes in steps, each bounded by `drain-timeout` as a whole: new attempts are refused and probes say so; running pushes
-//! commit; what is not in the object store is written back, if there is one; connections finish what runs on them; volumes put on
-//! disk what only memory holds.
+//! A signal, the admin port or `notice-file` starts the end, which is bounded by `drain-timeout`. At once new attempts are refused and
+//! probes say so, everything that is not in the object store is written back, if there is one, and volumes put on disk what only
+//! memory holds. Beside that running pushes get a third of the time to commit; the others are told to go to another server. Then
+//! connections finish what runs on them, and the volumes close, all at the same time and within a few seconds of their own.
+//! What could not be saved is the error with which the process ends: nobody is to find out by a fetch.
 
 use std::{
     fs, io,
@@ -14,7 +16,11 @@ use std::{
 
 use shuffle_proto::ids::VolumeId;
 use shuffle_remote::{Now, Remote, Store};
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -36,6 +42,10 @@ const TRIM_PERIOD: Duration = Duration::from_secs(30);
 const NOTICE_PERIOD: Duration = Duration::from_millis(500);
 /// What ends a call that does not end by itself gets to finish.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
+/// The part of `drain-timeout` that running pushes get: one in so many.
+const PUSHES: u32 = 3;
+/// What a volume gets to put on disk what only memory holds, beyond `drain-timeout`. It is asked to at the beginning, too.
+const CLOSE: Duration = Duration::from_secs(10);
 
 /// A server that listens but does not serve yet.
 pub struct Server {
@@ -259,38 +269,26 @@ impl Server {
             tracing::error!(failed, "the server drains because a part of it failed");
         }
 
-        let deadline = Instant::now() + config.drain_timeout;
+        let begun = Instant::now();
+        let deadline = begun + config.drain_timeout;
         tracing::info!(why = core.progress().why, timeout = ?config.drain_timeout, pushes = core.metrics.streams("push"), "draining");
         core.drain.ends_at(deadline);
-        not_serving(&health).await;
-        if tokio::time::timeout_at(deadline, core.pushes.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                pushes = core.metrics.streams("push"),
-                "drain-timeout is over: the pushes that still run are ended"
-            );
-        }
+        // First of all, and before anybody is waited for: what lies here is what is lost with the machine.
         if let Some(tier) = &core.remote {
-            core.drain.go(Step::WriteBack);
-            // While others still read from here: what they cannot finish they find in the store.
-            let left = tier.writeback.drain(deadline).await;
-            core.drain.leaves(left);
-            if left > 0 {
-                tracing::warn!(
-                    bytes = left,
-                    "drain-timeout is over: what is not written back stays on the disk only"
-                );
-            }
+            tier.writeback.urge();
         }
+        core.volumes.iter().for_each(Volume::keep);
+        not_serving(&health).await;
+        let fence = begun + config.drain_timeout / PUSHES;
+        // While others still read from here: what they cannot finish they find in the store.
+        let (left, ()) = tokio::join!(
+            write_back(&core, deadline),
+            end_pushes(&core, fence, deadline)
+        );
         core.drain.go(Step::Calls);
         end.graceful.cancel();
         tasks.close();
-        if tokio::time::timeout_at(deadline, tasks.wait())
-            .await
-            .is_err()
-        {
+        if timeout_at(deadline, tasks.wait()).await.is_err() {
             tracing::info!(
                 fetches = core.metrics.streams("fetch"),
                 "drain-timeout is over: calls that still run are ended"
@@ -304,18 +302,85 @@ impl Server {
             }
         }
         core.drain.go(Step::Volumes);
-        for volume in core.volumes.iter() {
-            volume.close().await;
-        }
+        let unkept = close_volumes(&core.volumes).await;
         core.drain.go(Step::Ended);
         background.cancel();
         while tokio::time::timeout(LAST_MOMENT, parts.join_next())
             .await
             .is_ok_and(|part| part.is_some())
         {}
-        tracing::info!("ended");
-        failed.map_or(Ok(()), |failed| Err(Error::Process(failed)))
+        if let Some(failed) = failed {
+            return Err(Error::Process(failed));
+        }
+        if left > 0 || unkept > 0 {
+            return Err(Error::Unsaved {
+                timeout: config.drain_timeout,
+                left,
+                unkept,
+            });
+        }
+        tracing::info!("ended, with everything saved");
+        Ok(())
     }
+}
+
+/// Running pushes commit, or are told to go elsewhere once they have had their time. What commits even then is waited for.
+async fn end_pushes(core: &Core, fence: Instant, deadline: Instant) {
+    if timeout_at(fence, core.pushes.wait()).await.is_err() {
+        tracing::warn!(
+            pushes = core.metrics.streams("push"),
+            "pushes that still run are told to go to another server: they had their part of drain-timeout"
+        );
+        core.drain.fence();
+        if timeout_at(deadline, core.pushes.wait()).await.is_err() {
+            tracing::warn!(
+                pushes = core.metrics.streams("push"),
+                "drain-timeout is over: commits that still run are ended"
+            );
+        }
+    }
+    // A stream that has opened nothing yet is let go too.
+    core.drain.fence();
+    if core.remote.is_some() {
+        core.drain.go(Step::WriteBack);
+    }
+}
+
+/// Everything that the object store is to have; answers the bytes that are left, for which there was no time.
+async fn write_back(core: &Core, deadline: Instant) -> u64 {
+    let Some(tier) = &core.remote else {
+        return 0;
+    };
+    let left = tier
+        .writeback
+        .drain(deadline, || !core.pushes.is_empty())
+        .await;
+    core.drain.leaves(left);
+    if left > 0 {
+        tracing::warn!(
+            bytes = left,
+            "drain-timeout is over: what is not written back stays on the disk only"
+        );
+    }
+    left
+}
+
+/// All at the same time, so that none waits for the disk of another; answers the bytes that only memory had and that are gone.
+async fn close_volumes(volumes: &Volumes) -> u64 {
+    let mut closing = JoinSet::new();
+    for volume in volumes.iter().cloned() {
+        closing.spawn(async move {
+            if tokio::time::timeout(CLOSE, volume.close()).await.is_err() {
+                tracing::error!(volume = %volume.id(), disk = %volume.dir().display(), "the disk does not take in {CLOSE:?} what only memory has");
+            }
+            volume.only_in_memory()
+        });
+    }
+    let mut unkept = 0;
+    while let Some(closed) = closing.join_next().await {
+        unkept += closed.unwrap_or_default();
+    }
+    unkept
 }
 
 fn open_store(config: &Config, metrics: &Metrics) -> Result<Option<Store>, Error> {
@@ -421,3 +486,6 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     fs::write(&beside, text)?;
     fs::rename(&beside, path)
 }
+
+#[cfg(test)]
+mod tests;

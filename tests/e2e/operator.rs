@@ -3,9 +3,9 @@
 use shuffle_tests::{
     App, Attempt, Bucket, Kind, Oracle, Server, Setup, Shape,
     attempt::Random,
-    disk,
+    disk, eventually,
     peer::{assert_refused, fetch_first},
-    raw, server, step,
+    raw, server, step, v1,
 };
 use std::{
     fs,

@@ -1,14 +1,23 @@
 //! The end of the server: who asked for it, how far it has got, when it is over. [`crate::server`] goes the steps; everything else
 //! asks for them and looks at them here.
+//!
+//! A drain is write-back first: it is urgent from the first moment, beside the pushes that run. They get a part of the time
+//! ([`Drain::fence`]), and are then told to go to another server, because what only their clients have is saved by that and what
+//! lies here is not.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use shuffle_proto::kind::Kind;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Core;
+use crate::error::Refusal;
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -17,7 +26,7 @@ pub(crate) enum Step {
     /// Nobody has asked for the end.
     #[default]
     Serving,
-    /// Pushes that run commit or give up.
+    /// Pushes that run commit, give up, or are sent elsewhere; write-back runs beside them.
     Pushes,
     /// What is live and not in the object store goes there.
     WriteBack,
@@ -41,6 +50,10 @@ pub(crate) struct Progress {
     pub(crate) fetches: i64,
     /// Committed bytes that are to be in the object store and are not; `None` without one.
     pub(crate) bytes_left: Option<u64>,
+    /// What write-back has sent to the object store since the drain began.
+    pub(crate) bytes_sent: Option<u64>,
+    /// How long write-back still takes at the rate so far; `None` while nothing can be said.
+    pub(crate) needs_ms: Option<u64>,
     /// Until what still runs is ended.
     pub(crate) time_left_ms: Option<u64>,
 }
@@ -52,6 +65,7 @@ pub(crate) struct Drain {
     /// What write-back could not do in time, plus 1; 0 while that is not known.
     left: AtomicU64,
     asked: CancellationToken,
+    fenced: CancellationToken,
     over: CancellationToken,
 }
 
@@ -78,6 +92,16 @@ impl Drain {
     /// Until what still runs is ended.
     pub(crate) fn ends_at(&self, deadline: Instant) {
         self.state.lock().deadline = Some(deadline);
+    }
+
+    /// Running pushes have had their time.
+    pub(crate) fn fence(&self) {
+        self.fenced.cancel();
+    }
+
+    /// Returns once they have.
+    pub(crate) async fn fenced(&self) {
+        self.fenced.cancelled().await;
     }
 
     pub(crate) fn go(&self, step: Step) {
@@ -119,14 +143,11 @@ impl Core {
             (state.step, state.why.clone(), state.deadline)
         };
         let known = self.drain.left.load(Ordering::Acquire).checked_sub(1);
-        let bytes_left = self
-            .remote
-            .as_ref()
-            .map(|tier| known.unwrap_or_else(|| tier.writeback.left()));
-        let time_left_ms = deadline.map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
-        });
+        let tier = self.remote.as_ref();
+        let bytes_left = tier.map(|tier| known.unwrap_or_else(|| tier.writeback.left()));
+        let pace = tier.and_then(|tier| tier.writeback.pace());
+        let time_left_ms =
+            deadline.map(|deadline| millis(deadline.saturating_duration_since(Instant::now())));
         Progress {
             draining: self.is_draining(),
             step,
@@ -134,7 +155,21 @@ impl Core {
             pushes: self.metrics.streams("push"),
             fetches: self.metrics.streams("fetch"),
             bytes_left,
+            bytes_sent: pace.map(|pace| pace.sent),
+            needs_ms: bytes_left.and_then(|left| pace?.needs(left)).map(millis),
             time_left_ms,
         }
     }
+}
+
+/// The answer to a push that is not let in any more, or has had its time: the client has all of it, and sends it to another server.
+pub(super) fn draining() -> Refusal {
+    Refusal::new(
+        Kind::Unavailable,
+        "this server is draining: push to another one",
+    )
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

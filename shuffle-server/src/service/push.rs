@@ -22,7 +22,7 @@ use shuffle_proto::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 
-use super::{Core, caller, volumes::Choice};
+use super::{Core, caller, drain::draining, volumes::Choice};
 use crate::{
     budget::{Permit, StagedBuilder, batch_cost},
     error::Refusal,
@@ -51,7 +51,7 @@ pub(super) fn serve(
     };
     Box::pin(stream::unfold(Some(push), |push| async move {
         let mut push = push?;
-        match push.step().await {
+        match push.next().await {
             Ok(Some(step)) => {
                 let mut rope = Rope::default();
                 frame::encode(&v1::PushResponse { step: Some(step) }, [], &mut rope);
@@ -120,11 +120,32 @@ enum Level {
 type Answer = Result<Option<push_response::Step>, Refusal>;
 
 impl Push {
-    async fn step(&mut self) -> Answer {
-        let Some((message, payload)) = self.reader.head::<v1::PushRequest>().await? else {
-            self.ended("the stream ended");
-            return Ok(None);
+    /// The next step, unless the server drains and the time of its pushes is over. What has been read as a commit is carried out all
+    /// the same: it is the last moment at which a client that goes elsewhere would send everything twice.
+    async fn next(&mut self) -> Answer {
+        let core = self.core.clone();
+        let (message, payload) = tokio::select! {
+            biased;
+            message = self.reader.head::<v1::PushRequest>() => match message? {
+                Some(message) => message,
+                None => {
+                    self.ended("the stream ended");
+                    return Ok(None);
+                }
+            },
+            () = core.drain.fenced() => return Err(draining()),
         };
+        if matches!(&message.step, Some(push_request::Step::Commit(_))) {
+            return self.step(message, payload).await;
+        }
+        tokio::select! {
+            biased;
+            () = core.drain.fenced() => Err(draining()),
+            answer = self.step(message, payload) => answer,
+        }
+    }
+
+    async fn step(&mut self, message: v1::PushRequest, payload: usize) -> Answer {
         let Some(step) = message.step else {
             return Err(Invalid::new("step", "absent", "send open, batch, commit or abort").into());
         };
@@ -165,10 +186,7 @@ impl Push {
         // The token first: a push that is let in is one that the drain waits for.
         let push = self.core.pushes.token();
         if self.core.is_draining() {
-            return Err(Refusal::new(
-                Kind::Unavailable,
-                "this server is draining: push to another one",
-            ));
+            return Err(draining());
         }
         let app = self.core.registry.write(&caller).await?;
         let stream = self.core.registry.stream(&app)?;

@@ -93,6 +93,8 @@ struct Queue {
     requests: Vec<Request>,
     awake: bool,
     stop: Option<Stop>,
+    /// Whether nothing is to be in memory only, because the end is near.
+    keep: bool,
 }
 
 /// How the writer ends.
@@ -108,6 +110,8 @@ pub(super) enum Stop {
 pub(super) struct Work {
     pub(super) requests: Vec<Request>,
     pub(super) stop: Option<Stop>,
+    /// Whether what only memory has is to be put on disk.
+    pub(super) keep: bool,
 }
 
 /// The parts that [`Shared`] is made of once a directory has been opened.
@@ -223,6 +227,12 @@ impl Shared {
         self.wake();
     }
 
+    /// From now on what only memory has is put on disk as soon as it is committed.
+    pub(super) fn keep(&self) {
+        self.queue.lock().keep = true;
+        self.wake();
+    }
+
     /// Waits for something to do, or for `timeout`.
     pub(super) fn wait(&self, timeout: Duration) -> Work {
         let mut queue = self.queue.lock();
@@ -233,6 +243,7 @@ impl Shared {
         Work {
             requests: std::mem::take(&mut queue.requests),
             stop: queue.stop,
+            keep: queue.keep,
         }
     }
 

@@ -435,6 +435,24 @@ impl Volume {
         Fetch::new(shared.clone(), shuffle, partitions, maps, position)
     }
 
+    /// The end is near: what only memory holds is put on disk now, and what is committed from here on at once. Does not wait.
+    pub fn keep(&self) {
+        self.0.shared.keep();
+    }
+
+    /// Bytes of committed attempts that only memory holds: neither the disk has them, nor the object store.
+    pub fn only_in_memory(&self) -> u64 {
+        let of_one = |shuffle: &Arc<Shuffle>| -> u64 {
+            let state = shuffle.state.lock();
+            let held = state.held.iter();
+            let only = held.filter(|(owner, held)| {
+                held.log.is_none() && !state.deleted && !state.written.contains(owner)
+            });
+            only.map(|(_, held)| held.memory()).sum()
+        };
+        self.0.shared.shuffles().iter().map(of_one).sum()
+    }
+
     /// Puts on disk what only memory holds and ends the writer. Further calls answer `Unavailable`. A writer that hangs is left behind.
     pub async fn close(&self) {
         let shared = &self.0.shared;

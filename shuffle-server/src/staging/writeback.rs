@@ -95,6 +95,8 @@ pub struct Sealed {
     replaces: Vec<u32>,
     /// Nothing but those.
     merges_only: bool,
+    /// Whether there is more that is in no object, and left for the next round.
+    partial: bool,
 }
 
 // === impl Volume ===
@@ -167,23 +169,51 @@ impl Volume {
         }
     }
 
-    /// Takes hold of what a shuffle has committed and not written back, and of what these generations have, so that one manifest
-    /// takes the place of theirs; `None` if there is nothing to be done.
+    /// [`Volume::seal_some`] of all that there is.
     pub fn seal(&self, app: &AppId, shuffle: ShuffleId, merge: &[u32]) -> Option<Sealed> {
+        self.seal_some(app, shuffle, merge, &[], u64::MAX)
+    }
+
+    /// Takes hold of what a shuffle has committed and not written back, and of what these generations have, so that one manifest
+    /// takes the place of theirs; `None` if there is nothing to be done. Of what is in no generation only so much that it is about
+    /// `most` bytes: first of these attempts, then of the others by map index, which lie together.
+    pub fn seal_some(
+        &self,
+        app: &AppId,
+        shuffle: ShuffleId,
+        merge: &[u32],
+        first: &[(MapIndex, AttemptId)],
+        most: u64,
+    ) -> Option<Sealed> {
         let shuffle = self.0.shared.shuffle(app, shuffle)?;
+        let mut partial = false;
         let (generation, mut attempts, again) = {
             let state = shuffle.state.lock();
             if state.deleted {
                 return None;
             }
-            let attempts = state.commits.iter().filter(|(owner, committed)| {
-                committed.lost.is_none()
-                    && !state.written.contains(owner)
-                    && !state.unwritable.contains(owner)
-            });
-            let attempts: BTreeMap<_, _> = attempts
-                .map(|(owner, committed)| (*owner, committed.clone()))
-                .collect();
+            let first = first
+                .iter()
+                .filter_map(|owner| state.commits.get_key_value(owner));
+            let waiting = first
+                .chain(state.commits.iter())
+                .filter(|(owner, committed)| {
+                    committed.lost.is_none()
+                        && !state.written.contains(owner)
+                        && !state.unwritable.contains(owner)
+                });
+            let (mut attempts, mut bytes) = (BTreeMap::new(), 0);
+            for (owner, committed) in waiting {
+                if attempts.contains_key(owner) {
+                    continue;
+                }
+                if bytes >= most {
+                    partial = true;
+                    break;
+                }
+                bytes += committed.bytes;
+                attempts.insert(*owner, committed.clone());
+            }
             let again = merge.iter().filter_map(|number| {
                 let generation = state.generations.get(number)?;
                 let readable = generation.attempts.iter().map(|owner| {
@@ -208,6 +238,7 @@ impl Volume {
         Some(Sealed {
             replaces,
             merges_only,
+            partial,
             sealed_at: self.0.shared.millis(),
             volume: self.clone(),
             shuffle,
@@ -463,8 +494,10 @@ impl Sealed {
             bytes,
         };
         state.generations.insert(generation, made);
-        // What is left was committed after the seal.
-        state.unwritten_since = state.unwritten_since.max(self.sealed_at);
+        // What is left was committed after the seal, unless that left something.
+        if !self.partial {
+            state.unwritten_since = state.unwritten_since.max(self.sealed_at);
+        }
         Ok(added)
     }
 }

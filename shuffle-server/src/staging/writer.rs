@@ -73,6 +73,7 @@ pub(super) fn run(shared: &Shared, logs: Logs) {
         logs,
         retry_at: None,
         probed: None,
+        keeping: false,
     };
     if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
         // The panic hook has said where. Whoever waits gets an error, because the replies are dropped.
@@ -90,6 +91,8 @@ struct Writer<'a> {
     retry_at: Option<Instant>,
     /// When a full disk was found to be full, or last asked for space.
     probed: Option<Instant>,
+    /// Nothing is to be in memory only: what is committed there wakes nobody, and is looked for.
+    keeping: bool,
 }
 
 impl Writer<'_> {
@@ -113,6 +116,10 @@ impl Writer<'_> {
                 return self.flush_all();
             }
             self.relieve();
+            self.keeping = work.keep;
+            if self.keeping && self.may_flush() {
+                self.keep_all();
+            }
             self.settle();
             self.logs.reap(self.shared);
             self.probe();
@@ -122,6 +129,7 @@ impl Writer<'_> {
     fn something_may_fall_due(&self) -> bool {
         self.shared.health() != Health::Ok
             || self.retry_at.is_some()
+            || self.keeping
             || self
                 .shared
                 .shuffles()
@@ -253,6 +261,12 @@ impl Writer<'_> {
     /// Puts on disk what only memory has.
     fn flush_all(&mut self) {
         self.commit_waiting();
+        self.keep_all();
+        self.commit_waiting();
+        self.logs.reap(self.shared);
+    }
+
+    fn keep_all(&mut self) {
         for shuffle in self.shared.shuffles() {
             let only_memory = || {
                 shuffle
@@ -273,10 +287,10 @@ impl Writer<'_> {
                 Ok(()) | Err(Error::Fenced(_)) => {}
                 Err(error) => {
                     tracing::error!(app = %shuffle.app, shuffle = %shuffle.id, %error, "what only memory has cannot be kept");
+                    self.retry_at = Some(self.shared.clock.now() + self.shared.options.probe);
                 }
             }
+            self.commit_waiting();
         }
-        self.commit_waiting();
-        self.logs.reap(self.shared);
     }
 }

@@ -31,6 +31,8 @@ struct Progress {
     pushes: i64,
     fetches: i64,
     bytes_left: Option<u64>,
+    bytes_sent: Option<u64>,
+    needs_ms: Option<u64>,
     time_left_ms: Option<u64>,
 }
 
@@ -270,6 +272,12 @@ fn progress_text(progress: &Progress) -> String {
     );
     if let Some(left) = progress.bytes_left {
         let _ = write!(text, ", {} left to write back", size(left));
+    }
+    if let Some(sent) = progress.bytes_sent {
+        let _ = write!(text, ", {} sent", size(sent));
+    }
+    if let Some(needs) = progress.needs_ms.filter(|needs| *needs > 0) {
+        let _ = write!(text, ", needs some {} s more", needs.div_ceil(1000));
     }
     if let Some(left) = progress.time_left_ms {
         let _ = write!(text, ", ends within {} s", left.div_ceil(1000));

@@ -7,6 +7,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use parking_lot::Mutex;
+use shuffle_remote::Owner;
 use tokio::sync::Notify;
 
 use super::{Key, WriteBack};
@@ -15,15 +16,15 @@ use crate::staging::{AttemptKey, Error, Tier, Volume};
 /// How often it looks without having been told to: a shuffle may be deleted meanwhile, and tells nobody here.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Shuffles that commits wait for, with how many do.
+/// Shuffles that commits wait for, with the attempts of those commits: who has waited longest comes first.
 #[derive(Default)]
 pub(super) struct Awaited {
-    waiting: Mutex<HashMap<Key, usize>>,
+    waiting: Mutex<HashMap<Key, Vec<Owner>>>,
     ended: Notify,
 }
 
 /// One who waits.
-struct Waiter<'a>(&'a Awaited, &'a Key);
+struct Waiter<'a>(&'a Awaited, &'a Key, Owner);
 
 // === impl WriteBack ===
 
@@ -31,7 +32,8 @@ impl WriteBack {
     /// Waits until a committed attempt is in the object store. `Fenced` or `Lost` if that will never be.
     pub async fn written(&self, volume: &Volume, attempt: &AttemptKey) -> Result<(), Error> {
         let key = (volume.id(), attempt.app.clone(), attempt.shuffle);
-        let _waiter = Waiter::new(&self.awaited, &key);
+        let owner = (attempt.map_index, attempt.attempt);
+        let _waiter = Waiter::new(&self.awaited, &key, owner);
         loop {
             let ended = self.awaited.ended.notified();
             if volume.tier(attempt)? == Tier::Object {
@@ -51,6 +53,11 @@ impl Awaited {
         self.waiting.lock().contains_key(key)
     }
 
+    /// Attempts that are waited for, in the order in which that began.
+    pub(super) fn of(&self, key: &Key) -> Vec<Owner> {
+        self.waiting.lock().get(key).cloned().unwrap_or_default()
+    }
+
     /// A round has ended, however it did.
     pub(super) fn look_again(&self) {
         self.ended.notify_waiters();
@@ -60,18 +67,22 @@ impl Awaited {
 // === impl Waiter ===
 
 impl<'a> Waiter<'a> {
-    fn new(awaited: &'a Awaited, key: &'a Key) -> Self {
-        *awaited.waiting.lock().entry(key.clone()).or_default() += 1;
-        Self(awaited, key)
+    fn new(awaited: &'a Awaited, key: &'a Key, owner: Owner) -> Self {
+        let mut waiting = awaited.waiting.lock();
+        waiting.entry(key.clone()).or_default().push(owner);
+        Self(awaited, key, owner)
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut waiting = self.0.waiting.lock();
-        if let Some(count) = waiting.get_mut(self.1) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(owners) = waiting.get_mut(self.1) {
+            // The same attempt may be waited for by two streams.
+            if let Some(at) = owners.iter().position(|owner| *owner == self.2) {
+                owners.remove(at);
+            }
+            if owners.is_empty() {
                 waiting.remove(self.1);
             }
         }

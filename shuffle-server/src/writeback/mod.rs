@@ -9,6 +9,7 @@
 //! | [`committer`] | the manifest, then the volume's record |
 //! | [`collector`] | leases in the store, and what the dead have left there |
 //! | [`awaited`] | commits at level `object`, which are answered when the store has them |
+//! | [`drain`] | the end of the server: all of it, now, and how fast it goes |
 //!
 //! ```text
 //! Sealed ──upload──▶ objects ──read back──▶ Uploaded ──conditional put──▶ manifest ──▶ index ──▶ the local copy may go
@@ -25,6 +26,7 @@ mod awaited;
 mod cells;
 mod collector;
 mod committer;
+mod drain;
 mod planner;
 mod policy;
 mod throttle;
@@ -32,16 +34,13 @@ mod uploader;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
-use shuffle_remote::{Place, Remote, keys};
+use shuffle_remote::{Owner, Place, Remote, keys};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +51,7 @@ use crate::{
 };
 use awaited::Awaited;
 use collector::Collector;
+use drain::Begun;
 use planner::{Candidate, Urgency};
 pub use policy::Policy;
 pub(crate) use throttle::Throttle;
@@ -61,9 +61,15 @@ use uploader::Error;
 const TICK: Duration = Duration::from_millis(250);
 /// Shuffles that are written back at the same time. Each holds up to some 50 MiB.
 const ROUNDS: usize = 2;
+/// The same while the server drains: then it has nothing else to do.
+const DRAIN_ROUNDS: usize = 4;
+/// Rounds that are left for shuffles that a commit waits for: none of them waits behind the bulk of others.
+const RESERVED: usize = 2;
 /// Pause after a round that failed; doubled with every further one up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The same while the server drains: a store that comes back has to find it trying.
+const LONGEST_DRAIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Settings of write-back.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +116,17 @@ pub trait Apps: Send + Sync {
 
 type Key = (VolumeId, AppId, ShuffleId);
 
+/// What a round is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// What has waited long enough, or must go because there is a hurry.
+    Bulk,
+    /// Only to put manifests together.
+    Merge,
+    /// Commits wait for it.
+    Awaited,
+}
+
 /// See the module.
 pub struct WriteBack {
     remote: Arc<Remote>,
@@ -120,11 +137,13 @@ pub struct WriteBack {
     metrics: RemoteMetrics,
     throttle: Throttle,
     collector: Collector,
-    /// With whether it only puts manifests together.
-    running: Mutex<HashMap<Key, bool>>,
+    running: Mutex<HashMap<Key, Lane>>,
     failed: Mutex<HashMap<Key, (u32, Instant)>>,
+    /// How many rounds there were, and which was the last of a shuffle.
+    turns: Mutex<(u64, HashMap<Key, u64>)>,
     awaited: Awaited,
-    draining: AtomicBool,
+    /// The drain, once there is one.
+    begun: Mutex<Option<Begun>>,
     wake: Notify,
 }
 
@@ -159,8 +178,9 @@ impl WriteBack {
             metrics,
             running: Mutex::default(),
             failed: Mutex::default(),
+            turns: Mutex::default(),
             awaited: Awaited::default(),
-            draining: AtomicBool::new(false),
+            begun: Mutex::default(),
             wake: Notify::new(),
         }
     }
@@ -172,11 +192,11 @@ impl WriteBack {
         let mut rounds = JoinSet::new();
         loop {
             self.reclaim().await;
-            if rounds.len() == ROUNDS {
+            if rounds.len() == self.most_bulk() + RESERVED {
                 // Nothing is picked while all rounds wait for the store, and then the backlog is what people look at.
                 self.candidates();
             }
-            while rounds.len() < ROUNDS
+            while rounds.len() < self.most_bulk() + RESERVED
                 && let Some(turn) = self.pick()
             {
                 rounds.spawn(self.clone().round(turn));
@@ -190,49 +210,6 @@ impl WriteBack {
         }
         rounds.shutdown().await;
         collecting.shutdown().await;
-    }
-
-    /// Writes back everything that may be, without delay; answers the bytes that are left at `deadline`.
-    pub async fn drain(&self, deadline: tokio::time::Instant) -> u64 {
-        self.draining.store(true, Ordering::Release);
-        self.failed.lock().clear();
-        let mut told = self.clock.now();
-        loop {
-            self.wake.notify_one();
-            let left = self.left();
-            if left == 0 && self.running.lock().is_empty() && !self.is_to_merge() {
-                self.collector.bury().await;
-                return 0;
-            }
-            if tokio::time::Instant::now() >= deadline {
-                return left;
-            }
-            let now = self.clock.now();
-            if now - told >= Duration::from_secs(2) {
-                told = now;
-                tracing::info!(bytes = left, "draining: write-back is under way");
-            }
-            tokio::time::sleep(TICK / 5).await;
-        }
-    }
-
-    /// Committed bytes that a drain would have to write back.
-    pub fn left(&self) -> u64 {
-        let wanted = |shuffle: &Unwritten| match self.apps.standing(&shuffle.app) {
-            Standing::Live { policy, .. } => policy.unwrap_or(self.options.policy) != Policy::Off,
-            Standing::Deleted | Standing::Unknown => false,
-        };
-        let shuffles = self.volumes.iter().flat_map(Volume::unwritten);
-        let waiting = shuffles.filter(|shuffle| shuffle.attempts > 0 && wanted(shuffle));
-        // An attempt without bytes is to be written too.
-        waiting.map(|shuffle| shuffle.bytes.max(1)).sum()
-    }
-
-    /// Whether manifests are to be put together, and that has not just failed.
-    fn is_to_merge(&self) -> bool {
-        let candidates = self.candidates();
-        let mut merges = candidates.iter().filter(|(_, one)| one.merges_only());
-        merges.any(|(_, candidate)| planner::is_due(candidate, self.options.delay))
     }
 
     /// Removes what lies in the store of an app, or of one shuffle, from whichever server; answers how many objects that were. What
@@ -276,8 +253,9 @@ impl WriteBack {
     /// Shuffles of all volumes with what their apps want, in no order.
     fn candidates(&self) -> Vec<(&Volume, Candidate)> {
         let now = self.clock.now();
-        let draining = self.draining.load(Ordering::Acquire);
+        let draining = self.is_draining();
         let mut failed = self.failed.lock();
+        let mut turns = self.turns.lock();
         let mut candidates = Vec::new();
         let (mut backlog, mut oldest) = (0, Duration::ZERO);
         for volume in &self.volumes {
@@ -319,16 +297,19 @@ impl WriteBack {
                     policy,
                     urgency,
                     not_before,
+                    turn: turns.1.get(&key).copied().unwrap_or_default(),
+                    load: 0,
                 };
                 candidates.push((volume, candidate));
             }
         }
-        if !failed.is_empty() {
+        if !failed.is_empty() || !turns.1.is_empty() {
             let known: HashSet<Key> = candidates
                 .iter()
                 .map(|(_, candidate): &(_, Candidate)| key_of(&candidate.shuffle))
                 .collect();
             failed.retain(|key, _| known.contains(key));
+            turns.1.retain(|key, _| known.contains(key));
         }
         let backlog = i64::try_from(backlog).unwrap_or(i64::MAX);
         let metrics = &self.metrics;
@@ -339,36 +320,69 @@ impl WriteBack {
         candidates
     }
 
+    /// Rounds that nobody waits for.
+    fn most_bulk(&self) -> usize {
+        match self.is_draining() {
+            true => DRAIN_ROUNDS,
+            false => ROUNDS,
+        }
+    }
+
     /// The shuffle whose turn it is, marked as running.
     fn pick(&self) -> Option<Turn> {
         let mut running = self.running.lock();
+        let bulk = running.values().filter(|lane| **lane != Lane::Awaited);
+        let full = bulk.count() >= self.most_bulk();
+        let load = |volume: VolumeId| running.keys().filter(|key| key.0 == volume).count();
         let (volumes, candidates): (Vec<_>, Vec<_>) = self
             .candidates()
             .into_iter()
+            .map(|(volume, mut candidate)| {
+                candidate.load = load(volume.id());
+                (volume, candidate)
+            })
             .filter(|(volume, candidate)| {
                 // A disk that does not answer would keep the round from others, and has its turn when it does.
                 let slow = matches!(volume.health(), Health::Slow(_));
-                // There is always room for what is in no object.
-                let behind = candidate.merges_only() && running.values().any(|merges| *merges);
+                // There is always room for what is in no object, and for what a commit waits for.
+                let merging = running.values().any(|lane| *lane == Lane::Merge);
+                let behind = candidate.merges_only() && merging
+                    || full && candidate.urgency != Urgency::Awaited;
                 !slow && !behind && !running.contains_key(&key_of(&candidate.shuffle))
             })
             .unzip();
         let at = planner::next(&candidates, self.options.delay)?;
-        let key = key_of(&candidates[at].shuffle);
-        running.insert(key.clone(), candidates[at].merges_only());
+        let next = &candidates[at];
+        let key = key_of(&next.shuffle);
+        let lane = match next.urgency {
+            _ if next.merges_only() => Lane::Merge,
+            Urgency::Awaited => Lane::Awaited,
+            Urgency::None | Urgency::Pressure | Urgency::Drain => Lane::Bulk,
+        };
+        running.insert(key.clone(), lane);
+        {
+            let mut turns = self.turns.lock();
+            turns.0 += 1;
+            let now = turns.0;
+            turns.1.insert(key.clone(), now);
+        }
         Some(Turn {
             volume: volumes[at].clone(),
+            merge: next.merges(),
+            most: next.most(),
+            first: self.awaited.of(&key),
             key,
-            merge: candidates[at].merges(),
         })
     }
 
     async fn round(self: Arc<Self>, turn: Turn) {
-        let Turn { volume, key, merge } = turn;
-        let _running = Running(&self, &key);
-        let result = self.try_round(&volume, &key, &merge).await;
+        let Turn {
+            volume, key, merge, ..
+        } = &turn;
+        let _running = Running(&self, key);
+        let result = self.try_round(&turn).await;
         let metrics = &self.metrics;
-        let (_, app, shuffle) = &key;
+        let (_, app, shuffle) = key;
         match result {
             Ok(None) => {
                 // Deleted, or its app ended, since it was picked.
@@ -376,7 +390,7 @@ impl WriteBack {
                 self.failed.lock().insert(key.clone(), (0, until));
             }
             Ok(Some(Done { added, merged })) => {
-                self.failed.lock().remove(&key);
+                self.failed.lock().remove(key);
                 metrics.rounds.inc();
                 metrics.written.inc_by(added);
                 metrics.merged.inc_by(merged);
@@ -394,8 +408,12 @@ impl WriteBack {
                 metrics.failures.inc();
                 let now = self.clock.now();
                 let mut failed = self.failed.lock();
-                let tries = failed.get(&key).map_or(0, |(tries, _)| *tries).min(16);
-                let pause = (PAUSE * (1 << tries.min(8))).min(LONGEST_PAUSE);
+                let tries = failed.get(key).map_or(0, |(tries, _)| *tries).min(16);
+                let longest = match self.is_draining() {
+                    true => LONGEST_DRAIN_PAUSE,
+                    false => LONGEST_PAUSE,
+                };
+                let pause = (PAUSE * (1 << tries.min(8))).min(longest);
                 failed.insert(key.clone(), (tries + 1, now + pause));
                 tracing::warn!(%app, %shuffle, volume = %volume.id(), %error, "write-back failed; nothing is lost, it is tried again in {pause:?}");
             }
@@ -403,16 +421,14 @@ impl WriteBack {
     }
 
     /// One generation, which takes the place of those that it is to merge; `None` if there was nothing to be done.
-    async fn try_round(
-        &self,
-        volume: &Volume,
-        (_, app, shuffle): &Key,
-        merge: &[u32],
-    ) -> Result<Option<Done>, Error> {
+    async fn try_round(&self, turn: &Turn) -> Result<Option<Done>, Error> {
+        let Turn { volume, key, .. } = turn;
+        let (_, app, shuffle) = key;
         let Standing::Live { token, lease, .. } = self.apps.standing(app) else {
             return Ok(None);
         };
-        let Some(sealed) = volume.seal(app, *shuffle, merge) else {
+        let Some(sealed) = volume.seal_some(app, *shuffle, &turn.merge, &turn.first, turn.most)
+        else {
             return Ok(None);
         };
         let place = Place {
@@ -494,6 +510,8 @@ impl WriteBack {
             policy: Policy::Off,
             urgency: Urgency::Pressure,
             not_before: None,
+            turn: 0,
+            load: 0,
         };
         let known = matches!(
             self.apps.standing(&shuffle.app),
@@ -521,6 +539,10 @@ struct Turn {
     key: Key,
     /// Generations that are put together by the way.
     merge: Vec<u32>,
+    /// Bytes of attempts that are in no object, after which the rest is left for the next round.
+    most: u64,
+    /// Attempts that commits wait for: they go first, in this order.
+    first: Vec<Owner>,
 }
 
 /// What a round has done, in bytes.

@@ -17,14 +17,29 @@ const READ: u32 = 4;
 const MERGE: Duration = Duration::from_secs(2);
 /// Manifests that a quiet shuffle may have: a reader makes a request of each.
 const FEW: usize = 4;
-/// Manifests of less than [`SMALL`] that a shuffle may have while it is written to.
-const MANY: usize = 64;
+/// Manifests of less than [`SMALL`] that a shuffle may have while it is written to: what a reader makes two requests for when their
+/// server is killed.
+const MANY: usize = 8;
+/// How many times the bytes of all that are smaller one has to have to be left as it is then: so their sizes are far apart, and what
+/// is written again is so a number of times that grows with the logarithm of what was written.
+const APART: u64 = 2;
 /// Bytes of a manifest's attempts below which it is worth putting together with others, whatever the others have.
 const SMALL: u64 = 32 << 20;
 /// Of the bytes of all manifests of a shuffle, the part from which one is left as it is: so that none is written again and again.
 const PART: u64 = 8;
 /// Bytes that are put together while commits may wait for it.
 const MOST: u64 = 64 << 20;
+/// The same when nobody writes to the shuffle.
+const MOST_QUIET: u64 = 1 << 30;
+
+/// Bytes that one round writes while commits wait for it: what commits meanwhile waits for its end.
+const ROUND_AWAITED: u64 = 256 << 20;
+/// The same while the server drains: what no manifest names when the time is over was sent for nothing.
+const ROUND_DRAIN: u64 = 256 << 20;
+/// The same when there is no such hurry; more if there is much, because every round is one more to read.
+const ROUND: u64 = 1 << 30;
+/// The part of what waits that is one round if that is more.
+const ROUND_PART: u64 = 4;
 
 /// Why there is a hurry, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,12 +65,25 @@ pub(super) struct Candidate {
     pub(super) urgency: Urgency,
     /// A round that failed is tried again after this.
     pub(super) not_before: Option<Duration>,
+    /// Rises with every round: when this one had its last; 0 if it had none.
+    pub(super) turn: u64,
+    /// Rounds that run on its volume.
+    pub(super) load: usize,
 }
 
 impl Candidate {
     /// Whether nothing is to be done but to put manifests together.
     pub(super) fn merges_only(&self) -> bool {
         self.shuffle.attempts == 0
+    }
+
+    /// Bytes that the next round writes of what is in no object; the rest has its turn after it.
+    pub(super) fn most(&self) -> u64 {
+        match self.urgency {
+            Urgency::Awaited => ROUND_AWAITED,
+            Urgency::Drain => ROUND_DRAIN,
+            Urgency::None | Urgency::Pressure => ROUND.max(self.shuffle.bytes / ROUND_PART),
+        }
     }
 
     /// Generations that the next round puts together, beside what else it writes; none if it is not worth it.
@@ -83,42 +111,58 @@ impl Candidate {
         }
         let mut found: Vec<(u32, u64)> = Vec::new();
         if is_quiet && generations.len() > FEW {
-            found = below(SMALL.max(all / PART));
-        } else if generations.len() >= MANY {
-            let mut small = below(SMALL);
+            found = smallest(below(SMALL.max(all / PART)), MOST_QUIET, u64::MAX);
+        } else {
+            let small = below(SMALL);
             if small.len() >= MANY {
-                small.sort_by_key(|(_, bytes)| *bytes);
-                let mut sum = 0;
-                found.extend(small.into_iter().take_while(|(_, bytes)| {
-                    sum += bytes;
-                    sum <= MOST
-                }));
+                found = smallest(small, MOST, APART);
             }
         }
         match found.len() {
             0 | 1 => Vec::new(),
-            _ => found.into_iter().map(|(number, _)| number).collect(),
+            _ => {
+                found.sort_unstable();
+                found.into_iter().map(|(number, _)| number).collect()
+            }
         }
     }
 }
 
+/// Of these generations the smallest, of `most` bytes together, up to one that is `apart` times as large as all before it.
+fn smallest(mut all: Vec<(u32, u64)>, most: u64, apart: u64) -> Vec<(u32, u64)> {
+    all.sort_by_key(|(_, bytes)| *bytes);
+    let (mut sum, mut count) = (0u64, 0);
+    let some = all.into_iter().take_while(|(_, bytes)| {
+        let is_apart = count >= 2 && *bytes > sum.saturating_mul(apart);
+        sum = sum.saturating_add(*bytes);
+        count += 1;
+        !is_apart && sum <= most
+    });
+    some.collect()
+}
+
 /// The one whose turn it is. `delay`: how long a lazy app's shuffle must not be written to.
 ///
-/// What a commit waits for comes first, and last what is in the store already and only to be put together. What all readers have read comes last: it is needed again only if something is lost. Of the others the newest come first, because
-/// they live longest from now on; what has become old without being deleted waits behind them, not for ever.
+/// What a commit waits for comes first, of that in turns, so that no shuffle waits for the backlog of another, and last what is in the store already and only to be put
+/// together. Volumes share the rounds, so that one that hangs has no more of them than the others. What all readers have read comes last: it is needed again only if something is lost. Of the others the newest come
+/// first, because they live longest from now on; what has become old without being deleted waits behind them, not for ever.
 pub(super) fn next(candidates: &[Candidate], delay: Duration) -> Option<usize> {
     let due = candidates
         .iter()
         .enumerate()
         .filter(|(_, candidate)| is_due(candidate, delay));
     due.min_by_key(|(_, candidate)| {
+        let shuffle = &candidate.shuffle;
         let awaited = candidate.urgency == Urgency::Awaited;
-        (
-            candidate.merges_only(),
-            !awaited,
-            candidate.shuffle.read,
-            candidate.shuffle.quiet,
-        )
+        let (read, turn, order) = match awaited {
+            true => {
+                let longest = Duration::MAX.saturating_sub(shuffle.waiting);
+                (false, candidate.turn, longest)
+            }
+            false => (shuffle.read, 0, shuffle.quiet),
+        };
+        let load = candidate.load;
+        (candidate.merges_only(), !awaited, load, read, turn, order)
     })
     .map(|(at, _)| at)
 }
@@ -184,6 +228,8 @@ mod tests {
             policy,
             urgency: Urgency::None,
             not_before: None,
+            turn: 0,
+            load: 0,
         }
     }
 
@@ -239,6 +285,34 @@ mod tests {
     }
 
     #[test]
+    fn shuffles_that_commits_wait_for_take_turns_and_the_longest_waiting_begins() {
+        let awaited = |waiting: u64, turn: u64| {
+            let mut one = candidate(waiting, Policy::Lazy);
+            one.urgency = Urgency::Awaited;
+            one.turn = turn;
+            one
+        };
+        let all = vec![awaited(100, 7), awaited(5, 0), awaited(9, 0), awaited(3, 6)];
+        assert_eq!(next(&all, DELAY), Some(2));
+        let mut all = vec![awaited(100, 7), awaited(5, 8), awaited(9, 9), awaited(3, 6)];
+        assert_eq!(next(&all, DELAY), Some(3));
+        // Its disk may hang, and has its share already.
+        all[3].load = 1;
+        assert_eq!(next(&all, DELAY), Some(0));
+    }
+
+    #[test]
+    fn a_round_is_bounded_whatever_waits() {
+        let mut much = candidate(90, Policy::Lazy);
+        much.shuffle.bytes = 500 << 30;
+        assert_eq!(much.most(), 125 << 30, "a few rounds");
+        for urgency in [Urgency::Drain, Urgency::Awaited] {
+            much.urgency = urgency;
+            assert_eq!(much.most(), 256 << 20);
+        }
+    }
+
+    #[test]
     fn the_newest_goes_first_and_what_was_read_last() {
         let mut read = candidate(301, Policy::Lazy);
         read.shuffle.read = true;
@@ -290,35 +364,53 @@ mod tests {
 
     #[test]
     fn what_is_written_again_is_so_a_few_times_and_no_more() {
-        for (round, rounds) in [(10 << 20, 5000), (100_000, 20_000), (100 << 20, 1000)] {
+        // Bytes of a round, rounds, and how many times they may be written.
+        let all = [
+            (10 << 20, 5000, 2.0),
+            (100_000, 20_000, 6.0),
+            (1000, 10_000, 9.0),
+            (100 << 20, 1000, 1.1),
+        ];
+        for (round, rounds, times) in all {
             let mut generations: Vec<(u32, u64)> = Vec::new();
             let (mut written, mut most) = (0, 0);
-            for number in 1..=rounds {
+            let mut write = |number, bytes, urgency| {
                 let mut pushed = stored(0, &[]);
                 pushed.shuffle.generations = generations.clone();
-                pushed.urgency = Urgency::Awaited;
-                let last = number == rounds;
-                if last {
-                    pushed = Candidate {
-                        urgency: Urgency::Drain,
-                        ..pushed
-                    };
-                }
+                pushed.urgency = urgency;
                 let merged = pushed.merges();
                 let (gone, mut kept): (Vec<_>, Vec<_>) = generations
-                    .into_iter()
+                    .drain(..)
                     .partition(|(number, _)| merged.contains(number));
-                let bytes = round + gone.iter().map(|(_, bytes)| bytes).sum::<u64>();
-                assert!(bytes <= round + MOST || last, "{bytes} in one round");
-                written += bytes;
-                kept.push((number, bytes));
+                let again = gone.iter().map(|(_, bytes)| bytes).sum::<u64>();
+                if bytes + again > 0 {
+                    kept.push((number, bytes + again));
+                }
                 generations = kept;
-                most = most.max(generations.iter().filter(|one| one.1 < SMALL).count());
+                (again, generations.clone())
+            };
+            for number in 1..=rounds {
+                let (again, now) = write(number, round, Urgency::Awaited);
+                assert!(again <= MOST, "{again} bytes while commits wait");
+                written += round + again;
+                most = most.max(now.iter().filter(|one| one.1 < SMALL).count());
             }
             assert!(most <= MANY, "{most} small ones of {round} bytes");
-            assert!(generations.len() <= 2 * PART as usize, "{generations:?}");
-            let times = written as f64 / (u64::from(rounds) * round) as f64;
-            assert!(times < 6.0, "written {times} times, {round} bytes a round");
+            let was = written as f64 / (u64::from(rounds) * round) as f64;
+            assert!(was < times, "written {was} times, {round} bytes a round");
+            // When all is quiet, until nothing is to be gained.
+            let mut number = rounds;
+            let left = loop {
+                number += 1;
+                let (again, now) = write(number, 0, Urgency::Drain);
+                assert!(again <= MOST_QUIET, "{again} bytes in one round");
+                if again == 0 {
+                    break now;
+                }
+            };
+            let bytes = u64::from(rounds) * round;
+            let few = (2 * bytes / MOST_QUIET).max(2 * PART) as usize;
+            assert!(left.len() <= few, "{} of {bytes} bytes", left.len());
         }
     }
 

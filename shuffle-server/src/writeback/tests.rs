@@ -107,10 +107,21 @@ impl Scene {
         ))
     }
 
+    /// Of a round of everything.
+    fn turn(&self, key: &Key, merge: &[u32]) -> Turn {
+        Turn {
+            volume: self.volume.clone(),
+            key: key.clone(),
+            merge: merge.to_vec(),
+            most: u64::MAX,
+            first: vec![],
+        }
+    }
+
     /// A whole round; answers its bytes.
     async fn round(&self) -> u64 {
         let key = (self.volume.id(), app(), SHUFFLE);
-        let round = self.write_back().try_round(&self.volume, &key, &[]).await;
+        let round = self.write_back().try_round(&self.turn(&key, &[])).await;
         let done = round.expect("a round that succeeds");
         done.map_or(0, |done| done.added)
     }
@@ -169,6 +180,25 @@ async fn each_round_adds_what_was_committed_since_and_no_more() {
     assert_eq!(scene.stored().await, (vec![10, 11, 12], 2));
     scene.crash();
     assert_eq!(scene.waiting(), (0, 0), "it knows after a restart");
+}
+
+/// Kill -9 comes when the time of a pod is over, however far the end has got.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_memory_has_is_put_on_disk_as_soon_as_the_end_is_asked_for() {
+    let mut scene = Scene::new();
+    scene.volume.keep();
+    for attempt in 10..13 {
+        let key = key(SHUFFLE.0, attempt as u32, attempt);
+        let (shape, bench) = (even(0..40, 3000), &scene.bench);
+        write(bench, &scene.volume, key, &shape, Durability::Memory).await;
+        while scene.volume.only_in_memory() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    // The record follows the bytes.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    scene.crash();
+    assert_eq!(scene.served().await, [10, 11, 12]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,9 @@
-//! A bound on the bytes per second that are sent to the store.
+//! A bound on the bytes per second that are sent to the store, and the count of them.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -9,6 +12,7 @@ use tokio::time::Instant;
 pub(crate) struct Throttle {
     rate: Option<u64>,
     free_at: Mutex<Option<Instant>>,
+    taken: AtomicU64,
 }
 
 impl Throttle {
@@ -17,11 +21,18 @@ impl Throttle {
         Self {
             rate: rate.filter(|rate| *rate > 0),
             free_at: Mutex::default(),
+            taken: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes that were let through so far.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Waits until these bytes may be sent.
     pub(crate) async fn take(&self, bytes: u64) {
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
         let Some(rate) = self.rate else {
             return;
         };

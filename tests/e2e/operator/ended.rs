@@ -99,10 +99,101 @@ async fn a_drain_that_leaves_something_is_told_as_a_failure() {
             "give it more time",
         ],
     );
-    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+    // Whoever looks at the process only is told too.
+    assert_eq!(server.ended().await.code(), Some(3), "{}", server.log());
+    let (log, left) = (server.log(), oracle.bytes(&app, 0));
+    let said = format!("could not save everything: {left} bytes are not in the object store");
+    assert!(log.contains(&said), "{log}");
+    assert!(log.contains("drain-timeout is 2s"), "{log}");
     server.reconfigure(|_| Setup::new());
     server.restart().await;
     oracle.check(&server.peer().await, &app, 0).await;
+}
+
+/// What is staged goes to the store from the first moment, whatever pushes run, and those are sent elsewhere in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_saves_what_is_staged_while_pushes_run_and_sends_them_elsewhere() {
+    let bucket = Bucket::new();
+    let setup = bucket.setup("lazy").flag("--write-back-delay", "1h");
+    let mut server = Server::with(setup.flag("--drain-timeout", "30s")).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    for shuffle in 0..3 {
+        oracle.push_maps(&server, &app, shuffle, SHAPE, 0..3).await;
+    }
+    let peer = server.peer().await;
+    let in_memory = Attempt::generate(&app, 3, SHAPE, 0, 900).at(v1::Durability::Memory);
+    oracle.push(&peer, &in_memory).await;
+    let running = |map: u32| Attempt::generate(&app, 0, SHAPE, map, 1000 + u64::from(map));
+    // Standing still with all but the commit sent, opened only, and one that commits while the server drains.
+    let (still, opened, late) = (running(3), running(4), running(5));
+    let mut pushes = vec![
+        peer.send(&still).await.unwrap(),
+        peer.open(opened.open()).await.unwrap().0,
+    ];
+    let committing = peer.send(&late).await.unwrap();
+    // One byte now and then is no reason to wait for it.
+    let trickling = Attempt::generate(&app, 1, SHAPE, 5, 1006);
+    let (mut push, _) = peer.open(trickling.open()).await.unwrap();
+    server.terminate();
+    let trickle = tokio::spawn(async move {
+        for batch in trickling.batches_from(0, 1) {
+            push.send_message(batch).await;
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        push.refusal().await
+    });
+    let staged = oracle.bytes(&app, 0) + oracle.bytes(&app, 1) + oracle.bytes(&app, 2);
+    let left = || async {
+        let (_, progress) = raw::get(server.admin(), "/api/v1/drain").await;
+        let done = progress.contains("\"bytes-left\":0,") && progress.contains("\"needs-ms\":0");
+        match done && progress.contains("\"step\":\"pushes\"") {
+            true => Ok(progress),
+            false => Err(progress),
+        }
+    };
+    let progress = eventually(Duration::from_secs(9), left).await;
+    assert!(progress.contains("\"pushes\":4"), "{progress}");
+    let sent: u64 = progress
+        .split_once("\"bytes-sent\":")
+        .and_then(|(_, rest)| rest.split_once(',')?.0.parse().ok())
+        .unwrap_or_else(|| panic!("{progress}"));
+    assert!(sent >= staged, "{progress}");
+    let receipt = committing.commit(late.totals()).await.unwrap();
+    oracle.committed(&late, &receipt);
+    for push in &mut pushes {
+        let refusal = push.refusal().await;
+        assert_refused(&refusal, Kind::Unavailable, &["draining", "another"]);
+    }
+    assert_refused(&trickle.await.unwrap(), Kind::Unavailable, &["draining"]);
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+    server.destroy();
+    for shuffle in [0, 3] {
+        let other = Server::with(bucket.setup("off")).await;
+        oracle.check(&other.peer().await, &app, shuffle).await;
+    }
+}
+
+/// The store is down for the first part of the drain: it is tried until it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_comes_back_while_the_server_drains_gets_everything() {
+    let bucket = Bucket::new();
+    let setup = bucket.setup("lazy").flag("--write-back-delay", "1h");
+    let mut server = Server::with(setup.flag("--drain-timeout", "30s")).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    oracle.push_maps(&server, &app, 0, SHAPE, 0..4).await;
+    fs::remove_dir_all(bucket.path()).unwrap();
+    fs::write(bucket.path(), "").unwrap();
+    server.terminate();
+    // Asked again, and another way: it goes on as it was.
+    let admin = server.admin().to_string();
+    forebay(["drain", "--server", &admin]).await.good();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert!(server.running(), "{}", server.log());
+    fs::remove_file(bucket.path()).unwrap();
+    fs::create_dir(bucket.path()).unwrap();
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+    server.destroy();
+    served_by_another(&bucket, &oracle, &app).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -163,7 +163,7 @@ async fn a_crash_between_any_two_steps_of_a_merge_loses_and_doubles_nothing() {
         let key = (scene.volume.id(), app(), SHUFFLE);
         let merge = scene.known();
         let write_back = scene.write_back();
-        let round = write_back.try_round(&scene.volume, &key, &merge).await;
+        let round = write_back.try_round(&scene.turn(&key, &merge)).await;
         drop(write_back);
         let freed = scene.volume.reclaim(&app(), SHUFFLE);
         over = !scene.steps.struck();
@@ -237,7 +237,7 @@ async fn a_merge_makes_way_for_what_is_in_no_object_yet() {
     let result = uploader::upload(&scene.remote, &throttle, &place, sealed).await;
     let given_up = result.map(drop).map_err(|(_, error)| error);
     assert!(matches!(given_up, Err(Error::InTheWay)), "{given_up:?}");
-    let done = write_back.try_round(&scene.volume, &key, &[]).await;
+    let done = write_back.try_round(&scene.turn(&key, &[])).await;
     assert_eq!(done.expect("written").expect("something").added, 40 * 3000);
 }
 

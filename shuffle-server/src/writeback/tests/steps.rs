@@ -69,7 +69,7 @@ async fn a_crash_between_any_two_steps_of_write_back_and_reclaim_loses_and_doubl
         let mut scene = Scene::half_written().await;
         scene.steps.set(steps);
         let key = (scene.volume.id(), app(), SHUFFLE);
-        let round = scene.write_back().try_round(&scene.volume, &key, &[]).await;
+        let round = scene.write_back().try_round(&scene.turn(&key, &[])).await;
         let freed = scene.volume.reclaim(&app(), SHUFFLE);
         over = !scene.steps.struck();
         if over {
