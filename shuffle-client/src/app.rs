@@ -1,18 +1,36 @@
 //! An application's registration with the servers, and its lease: the driver's part.
 //!
-//! One task per app keeps what is known of the servers fresh (who answers, who drains) and renews the lease wherever a server
-//! answers. Nothing else depends on it: a server that has never heard of an app learns of it by the first push.
+//! One task per server keeps what is known of it fresh (does it answer, does it drain) and renews the lease there, by a timer of
+//! its own: a server that hangs delays nobody's lease but its own. One more task follows the name service. Nothing else depends on
+//! it: a server that has never heard of an app learns of it by the first push.
+//!
+//! **Who is who.** A server says which run of its process it is. Two addresses that say the same are one server under two names,
+//! of which shuffles use one (`placement` must not put two copies on it). One address that says now this, now that, is a load
+//! balancer, and an output that was pushed through it may never be found again: it is refused by name.
+
+mod identity;
+mod known;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
-use shuffle_proto::{ids::ShuffleId, v1};
-use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
+use rand::RngExt as _;
+use shuffle_proto::{
+    ids::{ShuffleId, VolumeId},
+    v1,
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
+use self::known::Pool;
 use crate::{
-    backoff::Backoff,
     channel::Failure,
     client::{Caller, Client, Description, WriteBack},
     error::{Error, Kind},
@@ -23,73 +41,65 @@ use crate::{
 const REFRESH: Duration = Duration::from_secs(10);
 /// Assumed while no server has said what the lease is.
 const DEFAULT_LEASE: Duration = Duration::from_secs(600);
+/// How long the others have to answer when the first server has taken the app: what they say later counts from then on.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long it takes until a refusal is the answer though some servers have said nothing yet.
+const DOUBT: Duration = Duration::from_secs(3);
+/// No deadline is shorter: one try must be possible.
+const ONE_TRY: Duration = Duration::from_secs(1);
+/// How long a deletion waits for answers: it may be Spark that stops, and Kubernetes gives a driver 30 s.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// Least time for a control call, however short the lease.
+const SHORTEST_CALL: Duration = Duration::from_millis(500);
+/// Calls at a time that find out who is behind an address.
+const PROBES: usize = 16;
 
-/// A registered application. Its lease is renewed by a task of the runtime until this is dropped or closed; the servers delete what
+/// A registered application. Its lease is renewed by tasks of the runtime until this is dropped or closed; the servers delete what
 /// the app left when its lease runs out.
 pub struct AppHandle {
     members: Arc<Members>,
-    refresh: AbortOnDropHandle<()>,
+    stop: DropGuard,
 }
 
-/// What is known of the servers.
+/// What the tasks share.
 struct Members {
     client: Client,
     caller: Caller,
-    known: Mutex<BTreeMap<String, Known>>,
-}
-
-/// One server, by its address.
-#[derive(Clone, Default)]
-struct Known {
-    /// Its answer to the last round; `None` = it did not answer.
-    description: Option<Description>,
-    /// When the lease was last renewed there, and for how long.
-    leased: Option<(Instant, Duration)>,
+    pool: Mutex<Pool>,
+    /// Told when `pool` has changed.
+    news: watch::Sender<()>,
+    probes: Semaphore,
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl AppHandle {
     pub(crate) async fn open(client: Client, caller: Caller) -> Result<Self, Error> {
+        let stop = CancellationToken::new();
         let members = Arc::new(Members {
             client,
             caller,
-            known: Mutex::default(),
+            pool: Mutex::default(),
+            news: watch::Sender::new(()),
+            probes: Semaphore::new(PROBES),
+            stop: stop.clone(),
+            tasks: TaskTracker::new(),
         });
-        let mut backoff = Backoff::new(members.client.settings());
-        loop {
-            let failures = members.round().await;
-            if members
-                .known
-                .lock()
-                .values()
-                .any(|server| server.leased.is_some())
-            {
-                break;
-            }
-            // A refusal is final when nobody has accepted.
-            let refused = failures
-                .iter()
-                .find(|(_, failure)| !failure.kind.retryable());
-            let pause = if refused.is_some() {
-                None
-            } else {
-                backoff.failed(None)
-            };
-            let Some(pause) = pause else {
-                return Err(members.not_registered(refused, &failures, backoff.failing_for()));
-            };
-            tokio::time::sleep(pause).await;
-        }
-        let refresh = members.client.handle().spawn(members.clone().run());
-        Ok(Self {
-            members,
-            refresh: AbortOnDropHandle::new(refresh),
-        })
+        let opened = Self {
+            members: members.clone(),
+            stop: stop.drop_guard(),
+        };
+        let mut news = members.news.subscribe();
+        let started = Instant::now();
+        members.spawn(members.clone().follow());
+        members.registered(&mut news, started).await?;
+        Ok(opened)
     }
 
     /// Chooses the candidate servers of a shuffle, in the order in which map indexes go over them (see
     /// [`placement`](crate::placement)). Asks no server: what is known of them is kept fresh in the background.
     pub fn place(&self, shuffle: ShuffleId, num_maps: u32, num_partitions: u32) -> Vec<String> {
-        let servers = self.members.usable();
+        let servers = self.members.pool.lock().usable();
         placement::candidates(
             &self.members.caller.app,
             shuffle,
@@ -99,18 +109,28 @@ impl AppHandle {
         )
     }
 
-    /// What the servers that answered the last round said of themselves.
+    /// What the servers that answered when they were last asked said of themselves.
     pub fn servers(&self) -> Vec<Description> {
-        self.members
-            .known
-            .lock()
-            .values()
+        let pool = self.members.pool.lock();
+        let answered = pool.servers.values();
+        answered
             .filter_map(|server| server.description.clone())
             .collect()
     }
 
-    /// Deletes a shuffle on every server that answers within one call; the lease takes care of the others. Fails only when no server
-    /// answered.
+    /// Volumes that are gone if these are: they were last seen at the same servers, and no server that answers has them now. Asks no
+    /// server.
+    pub fn gone_with(&self, volumes: &[VolumeId]) -> Vec<VolumeId> {
+        self.members.pool.lock().gone_with(volumes)
+    }
+
+    /// What has happened to the app since this was last asked that a person should know: a server at which its lease has run out.
+    pub fn notices(&self) -> Vec<String> {
+        std::mem::take(&mut self.members.pool.lock().notices)
+    }
+
+    /// Deletes a shuffle on every server that answers within a few seconds; the lease takes care of the others. Fails only when no
+    /// server answered.
     pub async fn delete_shuffle(&self, shuffle: ShuffleId) -> Result<(), Error> {
         let request = v1::DeleteShuffleRequest {
             caller: Some(self.members.caller.message()),
@@ -121,23 +141,20 @@ impl AppHandle {
             .everywhere(&what, |client, address| {
                 let request = request.clone();
                 async move {
-                    Ok(client
-                        .connections()
-                        .control(&address)?
-                        .delete_shuffle(request)
-                        .await
-                        .map(drop)?)
+                    let mut control = client.connections().control(&address)?;
+                    Ok(control.delete_shuffle(request).await.map(drop)?)
                 }
             })
             .await
     }
 
-    /// Stops renewing and deletes the app on every server that answers within one call; the lease takes care of the others.
+    /// Stops renewing and deletes the app on every server that answers within a few seconds; the lease takes care of the others.
     pub async fn close(self) -> Result<(), Error> {
-        let Self { members, refresh } = self;
+        let Self { members, stop } = self;
         // Before the delete: a renewal that comes after it would make the app known again.
-        refresh.abort();
-        let _ = refresh.await;
+        drop(stop);
+        members.tasks.close();
+        members.tasks.wait().await;
         let request = v1::DeleteAppRequest {
             caller: Some(members.caller.message()),
         };
@@ -145,12 +162,8 @@ impl AppHandle {
             .everywhere("delete the app", |client, address| {
                 let request = request.clone();
                 async move {
-                    Ok(client
-                        .connections()
-                        .control(&address)?
-                        .delete_app(request)
-                        .await
-                        .map(drop)?)
+                    let mut control = client.connections().control(&address)?;
+                    Ok(control.delete_app(request).await.map(drop)?)
                 }
             })
             .await
@@ -160,181 +173,249 @@ impl AppHandle {
 // === impl Members ===
 
 impl Members {
-    async fn run(self: Arc<Self>) {
-        let lease = Some(self.caller.lease)
-            .filter(|lease| !lease.is_zero())
-            .unwrap_or(DEFAULT_LEASE);
-        let pause = REFRESH.min(lease / 3);
+    /// Waits until a server has taken the app and the others had a moment to, or until none will.
+    async fn registered(
+        &self,
+        news: &mut watch::Receiver<()>,
+        started: Instant,
+    ) -> Result<(), Error> {
+        let patience = self.client.settings().retry_deadline.max(ONE_TRY);
+        let (mut taken, mut refused) = (None, None);
         loop {
+            let now = Instant::now();
+            let until = {
+                let pool = self.pool.lock();
+                if let Some((address, why)) = pool.ambiguous() {
+                    return Err(Error::new(
+                        Kind::Invalid,
+                        format!(
+                            "{} {address}: {why}",
+                            self.client.settings().name("servers")
+                        ),
+                    ));
+                }
+                if pool.is_taken() {
+                    let taken = *taken.get_or_insert(now);
+                    if pool.all_asked() || now >= taken + GRACE {
+                        return Ok(());
+                    }
+                    taken + GRACE
+                } else if let Some((address, failure)) = pool.refusal() {
+                    // Final when nobody has accepted.
+                    let refused = *refused.get_or_insert(now);
+                    if pool.all_asked() || now >= refused + DOUBT {
+                        let app = &self.caller.app;
+                        return Err(Error::new(
+                            failure.kind,
+                            format!("{address} does not take app {app}: {}", failure.message),
+                        ));
+                    }
+                    refused + DOUBT
+                } else if now >= started + patience {
+                    return Err(self.not_registered(&pool, started.elapsed()));
+                } else {
+                    started + patience
+                }
+            };
+            tokio::select! {
+                _ = news.changed() => {}
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// Runs until the app is closed.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        let task = async move {
+            stop.run_until_cancelled(task).await;
+        };
+        self.tasks.spawn_on(task, self.client.handle());
+    }
+
+    /// Follows the name service: every address has a task.
+    async fn follow(self: Arc<Self>) {
+        let mut visits: BTreeMap<String, AbortOnDropHandle<()>> = BTreeMap::new();
+        let mut pause = self.client.settings().backoff_base;
+        loop {
+            let addresses = self.client.addresses().await;
+            // A server that left the name service is not asked any more, but one that has our data keeps it until the lease ends.
+            visits.retain(|address, _| addresses.contains(address));
+            self.pool.lock().list(&addresses);
+            for address in &addresses {
+                if !visits.contains_key(address) {
+                    let visit = self.clone().keep(address.clone());
+                    let task = self.tasks.spawn_on(visit, self.client.handle());
+                    visits.insert(address.clone(), AbortOnDropHandle::new(task));
+                }
+            }
+            let _ = self.news.send(());
+            pause = if addresses.is_empty() {
+                pause
+                    .saturating_mul(2)
+                    .min(self.client.settings().backoff_max)
+            } else {
+                self.rest()
+            };
             tokio::time::sleep(pause).await;
-            for (address, failure) in self.round().await {
+        }
+    }
+
+    /// Keeps what is known of one server fresh, and the lease there.
+    async fn keep(self: Arc<Self>, address: String) {
+        let settings = self.client.settings();
+        let mut pause = settings.backoff_base;
+        loop {
+            let visit = self.stop.run_until_cancelled(self.visit(&address)).await;
+            let Some(visit) = visit else { return };
+            if let Err(failure) = &visit {
                 tracing::debug!(app = %self.caller.app, server = address, error = failure.message, "server does not answer");
             }
-        }
-    }
-
-    /// Asks every server how it is, and renews the lease where that is due.
-    async fn round(&self) -> Vec<(String, Failure)> {
-        let addresses = self.client.addresses().await;
-        let mut known = self.known.lock().clone();
-        // A server that left the name service is not asked any more, but one that has our data keeps it until the lease ends.
-        known.retain(|address, _| addresses.contains(address));
-        let results = join_all(addresses.into_iter().map(|address| {
-            let before = known.remove(&address).unwrap_or_default();
-            async move { (self.ask(&address, before).await, address) }
-        }))
-        .await;
-        let mut failures = Vec::new();
-        let mut next = BTreeMap::new();
-        for ((server, failure), address) in results {
-            failures.extend(failure.map(|failure| (address.clone(), failure)));
-            next.insert(address, server);
-        }
-        *self.known.lock() = next;
-        failures
-    }
-
-    async fn ask(&self, address: &str, before: Known) -> (Known, Option<Failure>) {
-        let description = match self.client.try_describe(address).await {
-            Ok(description) => description,
-            Err(failure) => {
-                return (
-                    Known {
-                        description: None,
-                        ..before
-                    },
-                    Some(failure),
-                );
+            let well = visit.is_ok();
+            self.pool.lock().visited(&address, visit.err());
+            let _ = self.news.send(());
+            let rest = self.rest();
+            let wait = if well {
+                pause = settings.backoff_base;
+                rest
+            } else {
+                // A random half is left out, so that a thousand drivers do not come back to a restarted server in step.
+                let wait = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
+                pause = pause.saturating_mul(2).min(REFRESH);
+                wait.min(rest)
+            };
+            if self
+                .stop
+                .run_until_cancelled(tokio::time::sleep(wait))
+                .await
+                .is_none()
+            {
+                return;
             }
-        };
+        }
+    }
+
+    /// Asks one server how it is, and renews the lease there if that is due.
+    async fn visit(&self, address: &str) -> Result<(), Failure> {
+        let (client, limit) = (&self.client, self.limit());
+        let description = client.describe_within(address, limit).await?;
+        let before = self.pool.lock().server(address);
+        if before.instance.is_empty() {
+            let identified = self.identify(address, &description, limit).await;
+            identified.inspect_err(|_| self.pool.lock().several(address))?;
+        }
+        let restarted = before.instance != description.instance;
         // A server that comes back may have lost its disk and with it the app: it is told again.
         let back = before.description.is_none();
         let due = before
             .leased
-            .is_none_or(|(when, lease)| when.elapsed() + REFRESH >= lease / 3);
-        let mut server = Known {
-            description: Some(description),
-            ..before
-        };
+            .is_none_or(|(when, lease)| when.elapsed() + self.rest() >= lease / 3);
+        self.pool.lock().described(address, description)?;
         if !back && !due {
-            return (server, None);
+            return Ok(());
         }
-        match self.renew(address).await {
-            Ok(lease) => {
-                server.leased = Some((Instant::now(), lease));
-                (server, None)
-            }
-            Err(failure) => (server, Some(failure)),
+        let (lease, anew) = client.within(address, limit, self.renew(address)).await?;
+        let lapsed = anew && !restarted && before.leased.is_some();
+        if lapsed {
+            tracing::warn!(app = %self.caller.app, server = address, "the lease of the app had run out: what the server had of it is lost; it is registered there again");
         }
+        self.pool.lock().leased(address, lease, lapsed);
+        Ok(())
     }
 
-    async fn renew(&self, address: &str) -> Result<Duration, Failure> {
+    async fn renew(&self, address: &str) -> Result<(Duration, bool), Failure> {
         let write_back = self.client.settings().write_back;
         let write_back = write_back.map_or(v1::WriteBack::Unspecified, WriteBack::message);
-        let request = v1::RenewLeaseRequest {
-            caller: Some(v1::Caller {
-                write_back: write_back.into(),
-                ..self.caller.message()
-            }),
+        let caller = v1::Caller {
+            write_back: write_back.into(),
+            ..self.caller.message()
         };
-        let answer = self
-            .client
-            .connections()
-            .control(address)?
-            .renew_lease(request)
-            .await?
-            .into_inner();
-        Ok(Duration::from_millis(answer.lease_ms))
+        self.client.renew_lease(address, caller).await
     }
 
-    /// Servers that can take a new shuffle: they answered, do not drain, and have a disk that works. If none is like that, all that
-    /// are known, because what is known may be old.
-    fn usable(&self) -> Vec<String> {
-        let known = self.known.lock();
-        let takes = |server: &Known| {
-            server.description.as_ref().is_some_and(|description| {
-                !description.draining
-                    && description
-                        .volumes
-                        .iter()
-                        .any(|volume| volume.state == "ok")
-            })
-        };
-        let usable: Vec<_> = known
-            .iter()
-            .filter(|(_, server)| takes(server))
-            .map(|(address, _)| address.clone())
-            .collect();
-        if usable.is_empty() {
-            known.keys().cloned().collect()
-        } else {
-            usable
+    /// How long a server rests between two visits.
+    fn rest(&self) -> Duration {
+        REFRESH.min(self.lease() / 3)
+    }
+
+    /// How long it may take to answer: a lease of which that were the greater part would lapse.
+    fn limit(&self) -> Duration {
+        (self.lease() / 4)
+            .max(SHORTEST_CALL)
+            .min(self.client.settings().call_timeout)
+    }
+
+    fn lease(&self) -> Duration {
+        let asked = Some(self.caller.lease).filter(|lease| !lease.is_zero());
+        let granted = self.pool.lock().shortest_lease();
+        match (asked, granted) {
+            (Some(asked), Some(granted)) => asked.min(granted),
+            (one, other) => one.or(other).unwrap_or(DEFAULT_LEASE),
         }
     }
 
-    /// One call to every known server; fails if none answered.
+    /// One call to every known server; fails if none answered. Servers that were not well when they were last asked are not waited for
+    /// beside others. A call that is not waited for any more goes on.
     async fn everywhere<F>(
         &self,
         what: &str,
         call: impl Fn(Client, String) -> F,
     ) -> Result<(), Error>
     where
-        F: Future<Output = Result<(), Failure>>,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        let addresses: Vec<_> = self.known.lock().keys().cloned().collect();
-        let results = join_all(addresses.into_iter().map(|address| {
-            let result = call(self.client.clone(), address.clone());
-            async move { (address, result.await) }
-        }))
-        .await;
+        let (well, unwell) = self.pool.lock().by_health();
+        let patient = if well.is_empty() { &unwell } else { &well };
+        let mut waited = FuturesUnordered::new();
+        for address in well.iter().chain(&unwell) {
+            let call = call(self.client.clone(), address.clone());
+            let task = self.client.handle().spawn(call);
+            if patient.contains(address) {
+                waited.push(async move { (address, task.await) });
+            }
+        }
+        let app = &self.caller.app;
         let mut answered = false;
         let mut last = None;
-        for (address, result) in results {
-            match result {
-                Ok(()) => answered = true,
-                Err(failure) => {
-                    let app = &self.caller.app;
-                    tracing::debug!(%app, server = address, error = failure.message, "cannot {what}; its lease will end");
-                    last = Some((address, failure));
+        let end = Instant::now() + GOODBYE;
+        while let Ok(Some((address, result))) = tokio::time::timeout_at(end, waited.next()).await {
+            let failure = match result {
+                Ok(Ok(())) => {
+                    answered = true;
+                    continue;
                 }
-            }
+                Ok(Err(failure)) => failure,
+                Err(error) => Failure::new(Kind::Internal, format!("the call broke off: {error}")),
+            };
+            tracing::debug!(%app, server = address, error = failure.message, "cannot {what}; its lease will end");
+            last = Some((address, failure));
         }
-        match last {
-            Some((address, failure)) if !answered => {
-                let app = &self.caller.app;
-                let message = format!(
-                    "no server could {what} of app {app}; {address} says: {}. Its lease will end it",
-                    failure.message
-                );
-                Err(Error::new(failure.kind, message))
-            }
-            _ => Ok(()),
+        if answered || (last.is_none() && waited.is_empty()) {
+            return Ok(());
         }
+        let (kind, said) = match &last {
+            Some((address, failure)) => {
+                (failure.kind, format!("{address} says: {}", failure.message))
+            }
+            None => (
+                Kind::Unavailable,
+                format!("none answered within {GOODBYE:?}"),
+            ),
+        };
+        let message = format!("no server could {what} of app {app}; {said}. Its lease will end it");
+        Err(Error::new(kind, message))
     }
 
-    fn not_registered(
-        &self,
-        refused: Option<&(String, Failure)>,
-        failures: &[(String, Failure)],
-        tried_for: Duration,
-    ) -> Error {
+    fn not_registered(&self, pool: &Pool, tried_for: Duration) -> Error {
         let app = &self.caller.app;
-        if let Some((address, failure)) = refused {
-            return Error::new(
-                failure.kind,
-                format!("{address} does not take app {app}: {}", failure.message),
-            );
-        }
         let servers = self.client.settings().servers.join(", ");
-        let said: Vec<_> = failures
-            .iter()
-            .map(|(_, failure)| failure.message.as_str())
-            .take(3)
-            .collect();
-        let said = if said.is_empty() {
+        let said: Vec<_> = pool.failures().take(3).collect();
+        let said = if !said.is_empty() {
+            said.join("; ")
+        } else if pool.servers.is_empty() {
             "no name could be resolved".to_string()
         } else {
-            said.join("; ")
+            "none has answered".to_string()
         };
         let message = format!(
             "no server took app {app} within {tried_for:.0?} (servers: {servers}): {said}. Start a server, or correct {}",

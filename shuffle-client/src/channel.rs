@@ -11,12 +11,16 @@
 //!
 //! **Dead peers.** A connection is probed with PING frames, also when it is idle, so that a task does not start on a dead one. A peer
 //! that does not answer is gone for all its streams at once; a peer that answers and does not go on is for the deadlines of writer
-//! and reader, which then distrust its connections.
+//! and reader, which then distrust its connections. A control call that is not answered in time takes its connection with it: a flow
+//! that the network has forgotten without a word is not asked a second time.
+//!
+//! **Idle connections** are closed: a pool of few servers has room for so many connections, and as many executors as there are hold
+//! them otherwise for as long as they live. What is known of servers that are gone is forgotten with them.
 
 use std::{
     collections::{BTreeSet, HashMap},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Once, Weak},
     time::Duration,
 };
 
@@ -30,7 +34,7 @@ use parking_lot::Mutex;
 use shuffle_proto::{
     frame::{FrameError, MessageReader, Rope, RopeBody},
     http2,
-    kind::Kind,
+    kind::{KIND_TRAILER, Kind},
     v1::control_client::ControlClient,
 };
 use tokio::{net::TcpStream, runtime::Handle, time::Instant};
@@ -57,6 +61,8 @@ pub(crate) struct Failure {
     pub(crate) kind: Kind,
     pub(crate) message: String,
     pub(crate) retry_after: Option<Duration>,
+    /// It is the server's own word: so it is there.
+    pub(crate) answered: bool,
 }
 
 /// The two bulk calls; each has connections of its own.
@@ -70,16 +76,44 @@ pub(crate) enum Bulk {
 pub(crate) struct Connections {
     settings: Settings,
     handle: Handle,
-    bulk: Mutex<HashMap<(String, Bulk), SharedSlot>>,
-    control: Mutex<HashMap<String, Channel>>,
+    table: Arc<Table>,
     /// What names resolved to last: a name service that fails does not make servers disappear.
     resolved: Mutex<HashMap<String, Vec<String>>>,
-    /// When a server could last not be connected to.
-    down: Mutex<HashMap<String, Instant>>,
+    /// Starts the task that closes what is idle, with the first connection.
+    sweeping: Once,
+}
+
+/// What is shared with the task that closes what is idle.
+#[derive(Default)]
+struct Table {
+    bulk: Mutex<HashMap<(String, Bulk), SharedSlot>>,
+    control: Mutex<HashMap<String, Control>>,
+    servers: Mutex<HashMap<String, Standing>>,
+}
+
+/// A control connection, made when it is used.
+struct Control {
+    channel: Channel,
+    used: Instant,
+}
+
+/// What was found out about a server by those who wanted something of it.
+#[derive(Default)]
+struct Standing {
+    /// When it could last not be connected to.
+    down: Option<Instant>,
+    /// When it last answered that it takes nothing new: full, draining, busy.
+    refused: Option<Instant>,
+    /// Somebody waited for it as long as servers are waited for, and since when nobody has had an answer.
+    waited_for: Option<Instant>,
 }
 
 /// How long a server that could not be connected to is no first choice.
 const DOWN: Duration = Duration::from_secs(10);
+/// The same for a server that refused.
+const REFUSED: Duration = Duration::from_secs(5);
+/// What is known of a server that nobody had to do with for so long is forgotten.
+const FORGET: Duration = Duration::from_secs(3600);
 
 /// Locked while one caller connects, so that a hundred tasks make one connection.
 type SharedSlot = Arc<tokio::sync::Mutex<Slot>>;
@@ -94,8 +128,15 @@ struct Slot {
 
 struct Connection {
     sender: Sender,
-    /// Drives the connection; shared with the streams on it, so that it lives as long as any of them.
-    driver: Arc<AbortOnDropHandle<()>>,
+    /// Shared with the streams on it, so that the connection lives as long as any of them.
+    line: Arc<Line>,
+}
+
+/// Drives a connection.
+struct Line {
+    _driver: AbortOnDropHandle<()>,
+    /// When the last stream began or ended.
+    used: Mutex<Instant>,
 }
 
 /// The right to open one stream on a connection; kept as long as the stream.
@@ -103,7 +144,7 @@ pub(crate) struct Lane {
     sender: Sender,
     address: String,
     call: Bulk,
-    _driver: Arc<AbortOnDropHandle<()>>,
+    line: Arc<Line>,
 }
 
 // === impl Connections ===
@@ -113,10 +154,9 @@ impl Connections {
         Self {
             settings,
             handle,
-            bulk: Mutex::default(),
-            control: Mutex::default(),
+            table: Arc::default(),
             resolved: Mutex::default(),
-            down: Mutex::default(),
+            sweeping: Once::new(),
         }
     }
 
@@ -156,27 +196,91 @@ impl Connections {
 
     /// Whether a server could not be connected to a moment ago.
     pub(crate) fn is_down(&self, address: &str) -> bool {
-        self.down
-            .lock()
-            .get(address)
-            .is_some_and(|when| when.elapsed() < DOWN)
+        self.standing(address, |server| is_recent(server.down, DOWN))
+    }
+
+    /// How little is to be expected of a server for something new: 0, or more if it refused or was found gone a moment ago.
+    pub(crate) fn reluctance(&self, address: &str) -> u8 {
+        self.standing(address, |server| {
+            if server.waited_for.is_some() || is_recent(server.down, DOWN) {
+                2
+            } else {
+                u8::from(is_recent(server.refused, REFUSED))
+            }
+        })
+    }
+
+    /// Whether somebody has waited for this server for as long as servers are waited for, and nobody has had an answer since: nobody
+    /// waits for it again.
+    pub(crate) fn was_waited_for(&self, address: &str) -> bool {
+        self.standing(address, |server| server.waited_for.is_some())
+    }
+
+    /// The server has not answered for `retry_deadline`.
+    pub(crate) fn gave_up(&self, address: &str) {
+        self.change(address, |server| server.waited_for = Some(Instant::now()));
+    }
+
+    /// The server has answered, in whatever way.
+    pub(crate) fn answered(&self, address: &str) {
+        if let Some(server) = self.table.servers.lock().get_mut(address) {
+            (server.down, server.waited_for) = (None, None);
+        }
+    }
+
+    /// The server takes nothing new for now.
+    pub(crate) fn refused(&self, address: &str) {
+        self.change(address, |server| server.refused = Some(Instant::now()));
+    }
+
+    fn standing<T: Default>(&self, address: &str, ask: impl FnOnce(&Standing) -> T) -> T {
+        let servers = self.table.servers.lock();
+        servers.get(address).map(ask).unwrap_or_default()
+    }
+
+    fn change(&self, address: &str, change: impl FnOnce(&mut Standing)) {
+        let mut servers = self.table.servers.lock();
+        change(servers.entry(address.to_string()).or_default());
     }
 
     /// Opens no more streams on the connections that are up to this server: one of them has fallen silent. Those that are open go
     /// on, each is for its own deadline.
     pub(crate) async fn distrust(&self, address: &str, call: Bulk) {
-        let slot = self.bulk.lock().get(&(address.to_string(), call)).cloned();
+        let key = (address.to_string(), call);
+        let slot = self.table.bulk.lock().get(&key).cloned();
         if let Some(slot) = slot {
             slot.lock().await.open.clear();
         }
     }
 
+    /// The same for control calls.
+    pub(crate) fn distrust_control(&self, address: &str) {
+        self.table.control.lock().remove(address);
+    }
+
     /// A client for the control calls of one server. Connects when it is used.
     pub(crate) fn control(&self, address: &str) -> Result<ControlClient<Channel>, Failure> {
-        let mut channels = self.control.lock();
-        if let Some(channel) = channels.get(address) {
-            return Ok(ControlClient::new(channel.clone()));
+        let mut channels = self.table.control.lock();
+        if let Some(control) = channels.get_mut(address) {
+            control.used = Instant::now();
+            return Ok(ControlClient::new(control.channel.clone()));
         }
+        let channel = self.channel(address)?;
+        self.sweep();
+        let control = Control {
+            channel: channel.clone(),
+            used: Instant::now(),
+        };
+        channels.insert(address.to_string(), control);
+        Ok(ControlClient::new(channel))
+    }
+
+    /// The same over a connection that nothing else uses, now or later.
+    pub(crate) fn fresh_control(&self, address: &str) -> Result<ControlClient<Channel>, Failure> {
+        Ok(ControlClient::new(self.channel(address)?))
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, Failure> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| {
                 Failure::new(
@@ -186,17 +290,19 @@ impl Connections {
             })?
             .connect_timeout(self.settings.connect_timeout)
             .timeout(self.settings.call_timeout)
+            .http2_keep_alive_interval(self.settings.keep_alive)
+            .keep_alive_timeout(self.settings.keep_alive.saturating_mul(2))
+            .keep_alive_while_idle(true)
             .tcp_nodelay(true);
         let _runtime = self.handle.enter();
-        let channel = endpoint.connect_lazy();
-        channels.insert(address.to_string(), channel.clone());
-        Ok(ControlClient::new(channel))
+        Ok(endpoint.connect_lazy())
     }
 
     /// Room for one more stream to this server, on a connection that is up.
     pub(crate) async fn lane(&self, address: &str, call: Bulk) -> Result<Lane, Failure> {
         let asked = Instant::now();
         let slot = self
+            .table
             .bulk
             .lock()
             .entry((address.to_string(), call))
@@ -214,10 +320,10 @@ impl Connections {
                 Ok(connection) => {
                     slot.open.push(connection);
                     slot.failed = None;
-                    self.down.lock().remove(address);
+                    self.sweep();
                 }
                 Err(failure) => {
-                    self.down.lock().insert(address.to_string(), Instant::now());
+                    self.change(address, |server| server.down = Some(Instant::now()));
                     slot.failed = Some((Instant::now(), failure.clone()));
                     return Err(failure);
                 }
@@ -232,8 +338,16 @@ impl Connections {
             sender: connection.sender.clone(),
             address: address.to_string(),
             call,
-            _driver: connection.driver.clone(),
+            line: connection.line.clone(),
         })
+    }
+
+    /// Starts the task that closes what is idle, once.
+    fn sweep(&self) {
+        self.sweeping.call_once(|| {
+            let (table, idle) = (Arc::downgrade(&self.table), self.settings.idle_connection);
+            self.handle.spawn(Table::sweep(table, idle));
+        });
     }
 
     async fn connect(&self, address: &str) -> Result<Connection, Failure> {
@@ -275,15 +389,57 @@ impl Connections {
         });
         Ok(Connection {
             sender,
-            driver: Arc::new(AbortOnDropHandle::new(driver)),
+            line: Arc::new(Line {
+                _driver: AbortOnDropHandle::new(driver),
+                used: Mutex::new(Instant::now()),
+            }),
         })
     }
 }
 
 impl Connection {
     fn has_room(&self) -> bool {
-        Arc::strong_count(&self.driver) <= STREAMS
+        Arc::strong_count(&self.line) <= STREAMS
     }
+
+    fn is_idle(&self, limit: Duration) -> bool {
+        Arc::strong_count(&self.line) == 1 && self.line.used.lock().elapsed() >= limit
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// Closes connections that nobody has used for so long, until the client is gone.
+    async fn sweep(table: Weak<Self>, idle: Duration) {
+        loop {
+            tokio::time::sleep((idle / 4).max(Duration::from_millis(10))).await;
+            let Some(table) = table.upgrade() else {
+                return;
+            };
+            // A slot that is locked is in use. One that nobody holds stays out of use while the table is locked.
+            table.bulk.lock().retain(|_, slot| {
+                let Ok(mut open) = slot.try_lock() else {
+                    return true;
+                };
+                open.open.retain(|connection| {
+                    !connection.sender.is_closed() && !connection.is_idle(idle)
+                });
+                !open.open.is_empty() || Arc::strong_count(slot) > 1
+            });
+            let mut control = table.control.lock();
+            control.retain(|_, control| control.used.elapsed() < idle);
+            drop(control);
+            table.servers.lock().retain(|_, server| {
+                let seen = [server.down, server.refused, server.waited_for];
+                seen.into_iter().any(|when| is_recent(when, FORGET))
+            });
+        }
+    }
+}
+
+fn is_recent(when: Option<Instant>, within: Duration) -> bool {
+    when.is_some_and(|when| when.elapsed() < within)
 }
 
 // === impl Lane ===
@@ -309,12 +465,7 @@ impl Lane {
                         format!("server address is {:?}: write host:port", self.address),
                     )
                 })?;
-        let broke = |error: hyper::Error| {
-            Failure::new(
-                Kind::Unavailable,
-                format!("connection to {} broke: {}", self.address, describe(&error)),
-            )
-        };
+        let broke = |error: hyper::Error| broken(&self.address, error);
         self.sender.ready().await.map_err(broke)?;
         let response = self.sender.send_request(request).await.map_err(broke)?;
         if let Some(status) = Status::from_header_map(response.headers())
@@ -331,6 +482,33 @@ impl Lane {
             return Err(Failure::new(Kind::Unavailable, message));
         }
         Ok(MessageReader::new(response.into_body()))
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        *self.line.used.lock() = Instant::now();
+    }
+}
+
+/// Why no call can be made on a connection. A server that has as many connections as it may says so with the reason
+/// `ENHANCE_YOUR_CALM`, which gRPC's table makes `Busy`.
+fn broken(address: &str, error: hyper::Error) -> Failure {
+    let what = describe(&error);
+    let kind = match Kind::of(&Status::from_error(Box::new(error))) {
+        Kind::Busy => Kind::Busy,
+        _ => Kind::Unavailable,
+    };
+    let limit = match kind {
+        Kind::Busy => "; it has as many connections as it may (--max-connections)",
+        _ => "",
+    };
+    Failure {
+        answered: kind == Kind::Busy,
+        ..Failure::new(
+            kind,
+            format!("connection to {address} broke: {what}{limit}"),
+        )
     }
 }
 
@@ -353,6 +531,7 @@ impl Failure {
             kind,
             message: message.into(),
             retry_after: None,
+            answered: false,
         }
     }
 }
@@ -372,6 +551,7 @@ impl From<Status> for Failure {
             kind: Kind::of(&status),
             message,
             retry_after: Kind::retry_after(&status),
+            answered: status.metadata().contains_key(KIND_TRAILER),
         }
     }
 }

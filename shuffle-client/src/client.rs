@@ -4,9 +4,11 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use shuffle_proto::{
     ids::{AppId, VolumeId},
-    v1, wire,
+    v1::{self, control_client::ControlClient},
+    wire,
 };
 use tokio::runtime::Handle;
+use tonic::transport::Channel;
 
 use crate::{
     app::AppHandle,
@@ -95,6 +97,8 @@ pub struct Description {
     pub memory_limit: u64,
     /// It has an object store, and serves also what other servers have written back there.
     pub remote: bool,
+    /// This run of its process: one server under two addresses says the same at both. Empty if it does not say.
+    pub instance: String,
 }
 
 /// Where an output is.
@@ -199,50 +203,63 @@ impl Client {
     }
 
     pub(crate) async fn try_describe(&self, address: &str) -> Result<Description, Failure> {
-        let request = v1::DescribeRequest {
-            protocol: shuffle_proto::PROTOCOL,
-        };
-        let answer = self
-            .connections()
-            .control(address)?
-            .describe(request)
-            .await?
-            .into_inner();
-        if answer.protocol_min > shuffle_proto::PROTOCOL {
-            let message = format!(
-                "{address} (version {}) speaks protocol {} to {} and this client {}: upgrade the client",
-                answer.version,
-                answer.protocol_min,
-                answer.protocol_max,
-                shuffle_proto::PROTOCOL,
-            );
-            return Err(Failure::new(Kind::Invalid, message));
-        }
-        let mut volumes = Vec::with_capacity(answer.volumes.len());
-        for volume in answer.volumes {
-            let id = wire::volume("describe.volumes.id", &volume.id).map_err(|error| {
-                Failure::new(
-                    Kind::Internal,
-                    format!("{address} describes itself wrongly: {error}"),
-                )
-            })?;
-            let (bytes_used, bytes_free) = (volume.bytes_used, volume.bytes_free);
-            volumes.push(VolumeState {
-                id,
-                bytes_used,
-                bytes_free,
-                state: volume.state,
-            });
-        }
-        Ok(Description {
-            address: address.to_string(),
-            version: answer.version,
-            volumes,
-            draining: answer.draining,
-            memory_used: answer.memory_used,
-            memory_limit: answer.memory_limit,
-            remote: answer.remote,
+        let control = self.connections().control(address)?;
+        let description = describe(address, control).await;
+        self.heard(address, &description);
+        description
+    }
+
+    /// The same over a connection of its own, which behind a load balancer may lead to another server.
+    pub(crate) async fn describe_afresh(&self, address: &str) -> Result<Description, Failure> {
+        describe(address, self.connections().fresh_control(address)?).await
+    }
+
+    /// The same within a time; a connection that did not answer is not used again.
+    pub(crate) async fn describe_within(
+        &self,
+        address: &str,
+        limit: Duration,
+    ) -> Result<Description, Failure> {
+        self.within(address, limit, self.try_describe(address))
+            .await
+    }
+
+    /// A control call of this server, within a time.
+    pub(crate) async fn within<T>(
+        &self,
+        address: &str,
+        limit: Duration,
+        call: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+            self.connections().distrust_control(address);
+            let message = format!("{address} did not answer within {limit:?}");
+            Err(Failure::new(Kind::Unavailable, message))
         })
+    }
+
+    /// Registers the app at one server, or renews its lease: for how long, and whether the server did not know it.
+    pub(crate) async fn renew_lease(
+        &self,
+        address: &str,
+        caller: v1::Caller,
+    ) -> Result<(Duration, bool), Failure> {
+        let request = v1::RenewLeaseRequest {
+            caller: Some(caller),
+        };
+        let mut control = self.connections().control(address)?;
+        let answer = control.renew_lease(request).await?.into_inner();
+        Ok((Duration::from_millis(answer.lease_ms), answer.anew))
+    }
+
+    /// Remembers that a server is there, if it is.
+    pub(crate) fn heard<T>(&self, address: &str, result: &Result<T, Failure>) {
+        if result
+            .as_ref()
+            .map_or_else(|failure| failure.answered, |_| true)
+        {
+            self.connections().answered(address);
+        }
     }
 
     pub(crate) fn connections(&self) -> &Connections {
@@ -272,6 +289,52 @@ impl Client {
     pub(crate) fn block_pool(&self) -> &Arc<BufferPool> {
         &self.inner.blocks
     }
+}
+
+async fn describe(
+    address: &str,
+    mut control: ControlClient<Channel>,
+) -> Result<Description, Failure> {
+    let request = v1::DescribeRequest {
+        protocol: shuffle_proto::PROTOCOL,
+    };
+    let answer = control.describe(request).await?.into_inner();
+    if answer.protocol_min > shuffle_proto::PROTOCOL {
+        let message = format!(
+            "{address} (version {}) speaks protocol {} to {} and this client {}: upgrade the client",
+            answer.version,
+            answer.protocol_min,
+            answer.protocol_max,
+            shuffle_proto::PROTOCOL,
+        );
+        return Err(Failure::new(Kind::Invalid, message));
+    }
+    let mut volumes = Vec::with_capacity(answer.volumes.len());
+    for volume in answer.volumes {
+        let id = wire::volume("describe.volumes.id", &volume.id).map_err(|error| {
+            Failure::new(
+                Kind::Internal,
+                format!("{address} describes itself wrongly: {error}"),
+            )
+        })?;
+        let (bytes_used, bytes_free) = (volume.bytes_used, volume.bytes_free);
+        volumes.push(VolumeState {
+            id,
+            bytes_used,
+            bytes_free,
+            state: volume.state,
+        });
+    }
+    Ok(Description {
+        address: address.to_string(),
+        version: answer.version,
+        volumes,
+        draining: answer.draining,
+        memory_used: answer.memory_used,
+        memory_limit: answer.memory_limit,
+        remote: answer.remote,
+        instance: answer.instance,
+    })
 }
 
 // === impl Caller ===

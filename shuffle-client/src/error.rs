@@ -13,6 +13,9 @@ pub struct Error {
     pub message: String,
     /// The map output that cannot be read, if a reader failed for want of one: the engine re-runs it.
     pub output: Option<LostOutput>,
+    /// Every volume that was found gone on the way to this failure, that of `output` among them: ascending. The engine forgets what
+    /// all of them held at once, or it would lose one attempt of the stage per volume.
+    pub gone: Vec<VolumeId>,
 }
 
 /// One concrete map output that a reader was told to read and cannot.
@@ -33,6 +36,7 @@ impl Error {
             kind,
             message: message.into(),
             output: None,
+            gone: Vec::new(),
         }
     }
 
@@ -40,6 +44,15 @@ impl Error {
     #[must_use]
     pub fn with_output(mut self, output: LostOutput) -> Self {
         self.output = Some(output);
+        self
+    }
+
+    /// Names volumes that are gone.
+    #[must_use]
+    pub fn with_gone(mut self, volumes: impl IntoIterator<Item = VolumeId>) -> Self {
+        self.gone.extend(volumes);
+        self.gone.sort_unstable();
+        self.gone.dedup();
         self
     }
 

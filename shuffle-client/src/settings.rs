@@ -29,6 +29,8 @@ pub struct Settings {
     pub backoff_max: Duration,
     /// An idle or silent connection is probed this often, and given up when a probe is not answered for twice as long. Default 10 s.
     pub keep_alive: Duration,
+    /// A connection that nothing has used for so long is closed. Default 60 s.
+    pub idle_connection: Duration,
     /// Bytes of one reader in flight over all servers, as stored. Default 48 MiB. A reader may ask for less or more.
     pub fetch_window: usize,
     /// Servers that one reader reads from at a time. Default 8.
@@ -61,6 +63,7 @@ impl Default for Settings {
             backoff_base: Duration::from_millis(50),
             backoff_max: Duration::from_secs(3),
             keep_alive: Duration::from_secs(10),
+            idle_connection: Duration::from_secs(60),
             fetch_window: 48 << 20,
             fetch_streams: 8,
             replay_buffer: 64 << 20,
@@ -122,6 +125,7 @@ impl Settings {
             ("call_timeout", self.call_timeout),
             ("backoff_base", self.backoff_base),
             ("keep_alive", self.keep_alive),
+            ("idle_connection", self.idle_connection),
         ] {
             if value.is_zero() {
                 return refuse(field, format!("{value:?}"), "give it some time");

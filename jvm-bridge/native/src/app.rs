@@ -4,14 +4,20 @@
 //! forgotten goes on.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex as StdMutex},
+    collections::HashMap,
+    sync::{
+        Arc, Mutex as StdMutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use shuffle_client::{AppHandle, AppId, Caller, Client, Error, Kind, Secret, Settings, ShuffleId};
-use tokio::{sync::RwLock, task::JoinHandle};
+use tokio::{
+    sync::{RwLock, watch},
+    task::{AbortHandle, JoinHandle},
+};
 
 use crate::{error::invalid, handle::exclusive, runtime};
 
@@ -21,8 +27,25 @@ pub(crate) struct ClientEntry {
     apps: Arc<Apps>,
 }
 
-/// Empty when the client is closed. An app without a handle is being opened.
-struct Apps(Mutex<Option<HashMap<AppId, Option<SharedApp>>>>);
+/// Empty when the client is closed.
+struct Apps(Mutex<Option<HashMap<AppId, App>>>);
+
+/// One app, from the first call that opens it.
+struct App {
+    caller: Caller,
+    /// Tells a registration that has ended whether the entry is still its own.
+    number: u64,
+    state: State,
+}
+
+enum State {
+    /// What comes of the registration reaches everybody who asked for it, and those who ask again.
+    Opening {
+        outcome: watch::Receiver<Option<Result<(), Error>>>,
+        task: AbortHandle,
+    },
+    Open(SharedApp),
+}
 
 /// Calls of an app share the handle; closing takes it out when they are done.
 type SharedApp = Arc<RwLock<Option<AppHandle>>>;
@@ -46,37 +69,52 @@ impl ClientEntry {
         &self.client
     }
 
-    /// Starts to register an app.
+    /// Starts to register an app; takes part in the registration that goes on, if one does, and answers at once where the app is open.
+    /// So a caller that was interrupted while it waited asks again.
     pub(crate) fn open_app(&self, caller: Caller) -> Result<Call, Error> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let app = caller.app.clone();
-        match self
-            .apps
-            .0
-            .lock()
-            .as_mut()
-            .ok_or_else(closed)?
-            .entry(app.clone())
-        {
-            Entry::Occupied(_) => {
-                return Err(invalid(format!("app {app} is open already: open it once")));
+        let mut locked = self.apps.0.lock();
+        let apps = locked.as_mut().ok_or_else(closed)?;
+        let mut outcome = match apps.get(&app) {
+            Some(entry) if entry.caller != caller => {
+                return Err(invalid(format!(
+                    "app {app} is open already, with another token or lease: close it first"
+                )));
             }
-            Entry::Vacant(entry) => entry.insert(None),
+            Some(App {
+                state: State::Open(_),
+                ..
+            }) => return Call::start(std::future::ready(Ok(()))),
+            Some(App {
+                state: State::Opening { outcome, .. },
+                ..
+            }) => outcome.clone(),
+            None => {
+                let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+                let (sender, outcome) = watch::channel(None);
+                let (client, shared) = (self.client.clone(), self.apps.clone());
+                let register = register(client, shared, caller.clone(), number, sender);
+                let task = runtime::get()?.spawn(register).abort_handle();
+                let state = State::Opening {
+                    outcome: outcome.clone(),
+                    task,
+                };
+                let entry = App {
+                    caller,
+                    number,
+                    state,
+                };
+                apps.insert(app, entry);
+                outcome
+            }
         };
-        let (client, apps) = (self.client.clone(), self.apps.clone());
+        drop(locked);
         Call::start(async move {
-            let opened = client.open_app(caller).await;
-            // The client may have been closed meanwhile: then the handle is dropped, and its lease with it.
-            if let Some(apps) = apps.0.lock().as_mut() {
-                match opened {
-                    Ok(handle) => drop(apps.insert(app, Some(Arc::new(RwLock::new(Some(handle)))))),
-                    Err(error) => {
-                        apps.remove(&app);
-                        return Err(error);
-                    }
-                }
-                return Ok(());
-            }
-            opened.and_then(|_| Err(closed()))
+            let known = outcome.wait_for(Option::is_some).await;
+            // Without an outcome the registration was broken off, by whoever closed the app or the client.
+            let outcome = known.ok().and_then(|known| known.clone());
+            outcome.unwrap_or_else(|| Err(closed()))
         })
     }
 
@@ -109,13 +147,22 @@ impl ClientEntry {
         })
     }
 
-    /// Starts to delete an app; its lease is not renewed from now on.
+    /// Starts to delete an app; its lease is not renewed from now on. One that is still being registered is given up.
     pub(crate) fn close_app(&self, app: &str) -> Result<Call, Error> {
-        let shared = self.app(app)?;
-        if let (Some(apps), Some(id)) = (self.apps.0.lock().as_mut(), AppId::try_new(app)) {
-            apps.remove(&id);
-        }
+        let id = app_id(app)?;
+        let removed = self.apps.0.lock().as_mut().ok_or_else(closed)?.remove(&id);
+        let shared = match removed.map(|entry| entry.state) {
+            Some(State::Open(shared)) => Some(shared),
+            Some(State::Opening { task, .. }) => {
+                task.abort();
+                None
+            }
+            None => return Err(not_open(app)),
+        };
         Call::start(async move {
+            let Some(shared) = shared else {
+                return Ok(());
+            };
             let handle = shared.write().await.take();
             match handle {
                 Some(handle) => handle.close().await,
@@ -125,22 +172,74 @@ impl ClientEntry {
     }
 
     fn app(&self, app: &str) -> Result<SharedApp, Error> {
-        let id = AppId::try_new(app)
-            .ok_or_else(|| invalid(format!("app is {app:?}: give 1 to 128 of [A-Za-z0-9._-]")))?;
-        match self.apps.0.lock().as_ref().ok_or_else(closed)?.get(&id) {
-            Some(Some(shared)) => Ok(shared.clone()),
-            Some(None) => Err(invalid(format!(
+        let id = app_id(app)?;
+        let apps = self.apps.0.lock();
+        match apps.as_ref().ok_or_else(closed)?.get(&id) {
+            Some(App {
+                state: State::Open(shared),
+                ..
+            }) => Ok(shared.clone()),
+            Some(_) => Err(invalid(format!(
                 "app {app} is still being opened: wait for that"
             ))),
-            None => Err(invalid(format!("app {app} is not open: open it first"))),
+            None => Err(not_open(app)),
         }
     }
+}
+
+/// Registers an app and puts its handle where its entry waits for it.
+async fn register(
+    client: Client,
+    apps: Arc<Apps>,
+    caller: Caller,
+    number: u64,
+    outcome: watch::Sender<Option<Result<(), Error>>>,
+) {
+    let app = caller.app.clone();
+    let opened = client.open_app(caller).await;
+    let result = {
+        let mut apps = apps.0.lock();
+        // The app or the client may have been closed meanwhile: then the handle is dropped, and its lease with it.
+        let entry = apps.as_mut().and_then(|apps| {
+            let entry = apps.get(&app)?;
+            (entry.number == number).then_some(apps)
+        });
+        match (entry, opened) {
+            (None, _) => Err(closed()),
+            (Some(apps), Err(error)) => {
+                apps.remove(&app);
+                Err(error)
+            }
+            (Some(apps), Ok(handle)) => {
+                if let Some(entry) = apps.get_mut(&app) {
+                    entry.state = State::Open(Arc::new(RwLock::new(Some(handle))));
+                }
+                Ok(())
+            }
+        }
+    };
+    // Nobody may be waiting any more.
+    let _ = outcome.send(Some(result));
+}
+
+fn app_id(app: &str) -> Result<AppId, Error> {
+    AppId::try_new(app)
+        .ok_or_else(|| invalid(format!("app is {app:?}: give 1 to 128 of [A-Za-z0-9._-]")))
+}
+
+fn not_open(app: &str) -> Error {
+    invalid(format!("app {app} is not open: open it first"))
 }
 
 impl Drop for ClientEntry {
     fn drop(&mut self) {
         let _context = runtime::get().map(tokio::runtime::Runtime::enter);
         let apps = self.apps.0.lock().take();
+        for entry in apps.iter().flat_map(HashMap::values) {
+            if let State::Opening { task, .. } = &entry.state {
+                task.abort();
+            }
+        }
         drop(apps);
     }
 }
@@ -196,6 +295,8 @@ impl Call {
 
 #[cfg(test)]
 mod tests {
+    use shuffle_client::fake::Fake;
+
     use super::*;
 
     fn caller(app: &str) -> Caller {
@@ -242,9 +343,70 @@ mod tests {
         );
         for _ in 0..2 {
             let call = entry.open_app(caller("a")).expect("a runtime");
-            assert!(entry.open_app(caller("a")).is_err());
             assert!(finish(&call).is_err());
         }
         assert!(entry.close_app("a").is_err());
+    }
+
+    /// A client whose servers do not answer, for long.
+    fn waiting() -> ClientEntry {
+        let settings = Settings {
+            retry_deadline: Duration::from_secs(600),
+            ..Settings::of(["127.0.0.1:1"])
+        };
+        ClientEntry::open(settings, None).expect("a client")
+    }
+
+    #[test]
+    fn a_registration_that_nobody_waited_for_is_joined_by_who_asks_again() {
+        let server = runtime::get().expect("a runtime").block_on(Fake::start());
+        let settings = Settings {
+            call_timeout: Duration::from_millis(500),
+            ..Settings::of([server.address()])
+        };
+        let entry = ClientEntry::open(settings, None).expect("a client");
+        server.faults().hang = true;
+        let interrupted = entry.open_app(caller("a")).expect("a runtime");
+        assert_eq!(interrupted.wait(Duration::from_millis(20)), Ok(false));
+        drop(interrupted);
+        let again = entry.open_app(caller("a")).expect("joined");
+        let third = entry.open_app(caller("a")).expect("joined");
+        server.faults().hang = false;
+        assert_eq!(finish(&again), Ok(()));
+        assert_eq!(finish(&third), Ok(()));
+        // And once more when it is open, from any shuffle that is registered later.
+        let later = entry.open_app(caller("a")).expect("open");
+        assert_eq!(finish(&later), Ok(()));
+        let servers = entry.place("a", ShuffleId(0), 1, 1).expect("open");
+        assert_eq!(servers, [server.address()]);
+        let call = entry.close_app("a").expect("open");
+        assert_eq!(finish(&call), Ok(()));
+        assert!(entry.place("a", ShuffleId(0), 1, 1).is_err());
+    }
+
+    #[test]
+    fn an_app_under_the_same_name_with_another_token_is_refused() {
+        let entry = waiting();
+        let _call = entry.open_app(caller("a")).expect("a runtime");
+        let other = Caller {
+            token: "another".into(),
+            ..caller("a")
+        };
+        let refused = entry.open_app(other).err().expect("another token");
+        assert_eq!(refused.kind, Kind::Invalid);
+    }
+
+    #[test]
+    fn a_registration_that_goes_on_is_given_up_by_closing_and_can_be_started_anew() {
+        let entry = waiting();
+        for _ in 0..2 {
+            let opening = entry.open_app(caller("a")).expect("a runtime");
+            let closing = entry.close_app("a").expect("it is being opened");
+            assert_eq!(finish(&closing), Ok(()));
+            assert_eq!(finish(&opening).expect_err("closed").kind, Kind::Fenced);
+        }
+        let opening = entry.open_app(caller("a")).expect("a runtime");
+        drop(entry);
+        assert_eq!(finish(&opening).expect_err("closed").kind, Kind::Fenced);
     }
 }

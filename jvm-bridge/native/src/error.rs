@@ -113,15 +113,19 @@ fn try_throw(env: &mut Env<'_>, error: &Error) -> JniResult<()> {
             )
         }
     };
+    // One string for all of them: a frame has room for few references.
+    let gone: Vec<_> = error.gone.iter().map(ToString::to_string).collect();
+    let gone = JString::from_str(env, gone.join(","))?;
     let exception = env.new_object(
         class,
-        jni_sig!("(Ljava/lang/String;Ljava/lang/String;Ljava/lang/String;IJ)V"),
+        jni_sig!("(Ljava/lang/String;Ljava/lang/String;Ljava/lang/String;IJLjava/lang/String;)V"),
         &[
             (&kind).into(),
             (&message).into(),
             (&volume).into(),
             map_index.into(),
             attempt.into(),
+            (&gone).into(),
         ],
     )?;
     let exception = env.cast_local::<JThrowable>(exception)?;

@@ -29,6 +29,7 @@ impl v1::control_server::Control for Inner {
             memory_used: 0,
             memory_limit: 1 << 30,
             remote: false,
+            instance: self.instance.clone(),
         }))
     }
 
@@ -37,8 +38,9 @@ impl v1::control_server::Control for Inner {
         request: tonic::Request<v1::RenewLeaseRequest>,
     ) -> Result<tonic::Response<v1::RenewLeaseResponse>, Status> {
         let caller = request.into_inner().caller.unwrap_or_default();
-        wire::app("caller.app", &caller.app).map_err(malformed)?;
+        let app = wire::app("caller.app", &caller.app).map_err(malformed)?;
         self.counters.lock().renewals += 1;
+        let anew = self.apps.lock().insert(app);
         let lease_ms = if caller.lease_ms == 0 {
             600_000
         } else {
@@ -46,7 +48,7 @@ impl v1::control_server::Control for Inner {
         };
         Ok(tonic::Response::new(v1::RenewLeaseResponse {
             lease_ms,
-            anew: false,
+            anew,
         }))
     }
 

@@ -7,14 +7,14 @@ mod control;
 mod service;
 mod store;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use hyper::{body::Incoming, server::conn::http2::Builder, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::{Mutex, MutexGuard};
 use shuffle_proto::{
     http2,
-    ids::{AttemptId, ShuffleId, VolumeId},
+    ids::{AppId, AttemptId, ShuffleId, VolumeId},
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -88,6 +88,9 @@ pub struct Fake {
 }
 
 struct Inner {
+    instance: String,
+    /// Apps that were registered.
+    apps: Mutex<HashSet<AppId>>,
     store: Mutex<Store>,
     faults: Mutex<Faults>,
     counters: Mutex<Counters>,
@@ -104,6 +107,8 @@ impl Fake {
     /// Starts a server with this many volumes; attempts go to them in turn.
     pub async fn start_with(volumes: usize) -> Self {
         let inner = Arc::new(Inner {
+            instance: uuid::Uuid::new_v4().to_string(),
+            apps: Mutex::default(),
             store: Mutex::new(Store::new(volumes)),
             faults: Mutex::default(),
             counters: Mutex::default(),
@@ -174,6 +179,17 @@ impl Fake {
     /// Replaces the volumes by one new and empty one, as a pod that comes back on an empty disk.
     pub fn lose_disk(&self) {
         *self.inner.store.lock() = Store::new(1);
+    }
+
+    /// Forgets who was registered, and what they had: their leases ran out.
+    pub fn forget_apps(&self) {
+        self.inner.apps.lock().clear();
+        self.inner.store.lock().clear();
+    }
+
+    /// Replaces the volumes by so many new and empty ones.
+    pub fn lose_disks(&self, volumes: usize) {
+        *self.inner.store.lock() = Store::new(volumes);
     }
 
     /// Hands all volumes with their data to another server, as a disk that is attached elsewhere.

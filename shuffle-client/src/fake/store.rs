@@ -85,6 +85,11 @@ impl Store {
         (attempt.stream == stream).then_some(attempt)
     }
 
+    /// Deletes everything; the volumes stay.
+    pub(super) fn clear(&mut self) {
+        self.volumes.values_mut().for_each(BTreeMap::clear);
+    }
+
     pub(super) fn abort(&mut self, key: &Key, stream: u64) {
         for attempts in self.volumes.values_mut() {
             if attempts

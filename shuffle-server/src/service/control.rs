@@ -18,11 +18,14 @@ use crate::{
 /// See the module.
 pub(super) struct Control {
     core: Arc<Core>,
+    /// Names this run of the server.
+    instance: String,
 }
 
 impl Control {
     pub(super) fn new(core: Arc<Core>) -> Self {
-        Self { core }
+        let instance = uuid::Uuid::new_v4().to_string();
+        Self { core, instance }
     }
 
     async fn renew_lease(
@@ -137,6 +140,7 @@ impl v1::control_server::Control for Control {
             memory_used: self.core.budget.used(),
             memory_limit: self.core.budget.limit(),
             remote: self.core.remote.is_some(),
+            instance: self.instance.clone(),
         }))
     }
 

@@ -1,5 +1,9 @@
 package io.forebay.core;
 
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+
 /** A failure of the client behind {@link Native}. Nobody branches on its message; the kind says what to do. */
 public final class ForebayException extends RuntimeException {
     private static final long serialVersionUID = 1L;
@@ -8,14 +12,21 @@ public final class ForebayException extends RuntimeException {
     private final String volume;
     private final int mapIndex;
     private final long attempt;
+    private final String goneVolumes;
+
+    /** About no volume but, perhaps, that of the output. */
+    ForebayException(String kind, String message, String volume, int mapIndex, long attempt) {
+        this(kind, message, volume, mapIndex, attempt, "");
+    }
 
     /** Called from native code; keep the signature. */
-    ForebayException(String kind, String message, String volume, int mapIndex, long attempt) {
+    ForebayException(String kind, String message, String volume, int mapIndex, long attempt, String goneVolumes) {
         super(message);
         this.kind = kind;
         this.volume = volume;
         this.mapIndex = mapIndex;
         this.attempt = attempt;
+        this.goneVolumes = goneVolumes;
     }
 
     /** {@code invalid, fenced, busy, unavailable, lost, corrupt, internal} or {@code denied}. */
@@ -36,5 +47,13 @@ public final class ForebayException extends RuntimeException {
     /** Its attempt, or -1. */
     public long attempt() {
         return attempt;
+    }
+
+    /**
+     * All volumes that were found gone on the way to this failure, that of {@link #volume} among them where it is gone: what any of them
+     * held, of every shuffle, is to be computed again. Empty if none was.
+     */
+    public List<String> goneVolumes() {
+        return goneVolumes.isEmpty() ? Collections.emptyList() : Collections.unmodifiableList(Arrays.asList(goneVolumes.split(",")));
     }
 }

@@ -1,0 +1,237 @@
+//! What is known of the servers: pure book-keeping, under the lock of its owner.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
+
+use shuffle_proto::ids::VolumeId;
+use tokio::time::Instant;
+
+use crate::{channel::Failure, client::Description};
+
+/// All servers that the settings name now, by address.
+#[derive(Default)]
+pub(super) struct Pool {
+    pub(super) servers: BTreeMap<String, Known>,
+    /// Where a volume was last seen.
+    places: HashMap<VolumeId, String>,
+    /// For a person, until somebody asks for them.
+    pub(super) notices: Vec<String>,
+}
+
+/// One server, or what was taken for one.
+#[derive(Clone, Default)]
+pub(super) struct Known {
+    /// What it said when it was last asked; `None` = it did not answer.
+    pub(super) description: Option<Description>,
+    /// When the lease was last renewed there, and for how long.
+    pub(super) leased: Option<(Instant, Duration)>,
+    /// The run of its process that answered last; empty = none has, or it does not say.
+    pub(super) instance: String,
+    /// Runs that answered before that one.
+    former: Vec<String>,
+    /// It was visited at least once.
+    asked: bool,
+    /// What came of the last visit.
+    failure: Option<Failure>,
+    /// It is several servers.
+    ambiguous: bool,
+}
+
+/// Notices that are kept; nobody may ask for them.
+const MOST_NOTICES: usize = 100;
+
+impl Pool {
+    /// These are the servers now.
+    pub(super) fn list(&mut self, addresses: &[String]) {
+        self.servers
+            .retain(|address, _| addresses.contains(address));
+        for address in addresses {
+            self.servers.entry(address.clone()).or_default();
+        }
+    }
+
+    pub(super) fn server(&self, address: &str) -> Known {
+        self.servers.get(address).cloned().unwrap_or_default()
+    }
+
+    /// A server has said how it is. Fails if it says that it is one that it was before another one: what restarts is new each time.
+    pub(super) fn described(
+        &mut self,
+        address: &str,
+        description: Description,
+    ) -> Result<(), Failure> {
+        let Some(server) = self.servers.get_mut(address) else {
+            return Ok(()); // it left meanwhile
+        };
+        if server.former.contains(&description.instance) {
+            server.ambiguous = true;
+            return Err(super::identity::ambiguous());
+        }
+        if server.instance != description.instance {
+            let before = std::mem::replace(&mut server.instance, description.instance.clone());
+            server
+                .former
+                .extend(Some(before).filter(|id| !id.is_empty()));
+        }
+        for volume in &description.volumes {
+            self.places.insert(volume.id, address.to_owned());
+        }
+        server.description = Some(description);
+        Ok(())
+    }
+
+    pub(super) fn leased(&mut self, address: &str, lease: Duration, lapsed: bool) {
+        if let Some(server) = self.servers.get_mut(address) {
+            server.leased = Some((Instant::now(), lease));
+        }
+        if lapsed && self.notices.len() < MOST_NOTICES {
+            self.notices.push(format!(
+                "the lease had run out at {address}: what it had of the application is lost and will be computed again; the \
+                 application is registered there again"
+            ));
+        }
+    }
+
+    /// Several servers answer at this address.
+    pub(super) fn several(&mut self, address: &str) {
+        if let Some(server) = self.servers.get_mut(address) {
+            server.ambiguous = true;
+        }
+    }
+
+    /// A visit is over.
+    pub(super) fn visited(&mut self, address: &str, failure: Option<Failure>) {
+        let Some(server) = self.servers.get_mut(address) else {
+            return;
+        };
+        server.asked = true;
+        if let Some(failure) = &failure {
+            if !failure.answered {
+                server.description = None;
+            }
+        }
+        server.failure = failure;
+    }
+
+    /// Servers that can take a new shuffle: they took the app, answered, do not drain, and have a disk that works; each once. If none
+    /// is like that, all that are known, because what is known may be old.
+    pub(super) fn usable(&self) -> Vec<String> {
+        let mut taken: Vec<&Description> = Vec::new();
+        for server in self.servers.values() {
+            let Some(description) = &server.description else {
+                continue;
+            };
+            let works = |volumes: &[crate::client::VolumeState]| {
+                volumes.iter().any(|volume| volume.state == "ok")
+            };
+            if server.leased.is_some()
+                && !server.ambiguous
+                && !description.draining
+                && works(&description.volumes)
+                && !taken.iter().any(|other| same(other, description))
+            {
+                taken.push(description);
+            }
+        }
+        if taken.is_empty() {
+            let known = self.servers.iter().filter(|(_, known)| !known.ambiguous);
+            return known.map(|(address, _)| address.clone()).collect();
+        }
+        let addresses = taken.into_iter().map(|server| server.address.clone());
+        addresses.collect()
+    }
+
+    pub(super) fn is_taken(&self) -> bool {
+        self.servers.values().any(|server| server.leased.is_some())
+    }
+
+    pub(super) fn all_asked(&self) -> bool {
+        !self.servers.is_empty() && self.servers.values().all(|server| server.asked)
+    }
+
+    pub(super) fn shortest_lease(&self) -> Option<Duration> {
+        let leases = self.servers.values().filter_map(|server| server.leased);
+        leases.map(|(_, lease)| lease).min()
+    }
+
+    /// An address that is no server's, and why.
+    pub(super) fn ambiguous(&self) -> Option<(&str, &str)> {
+        let (address, server) = self.servers.iter().find(|(_, known)| known.ambiguous)?;
+        let why = server.failure.as_ref()?;
+        Some((address, &why.message))
+    }
+
+    /// A server that will not take the app, however often it is asked.
+    pub(super) fn refusal(&self) -> Option<(&str, &Failure)> {
+        let failures = self.servers.iter().filter_map(|(address, server)| {
+            let failure = server.failure.as_ref()?;
+            Some((address.as_str(), failure))
+        });
+        let mut final_ones = failures.filter(|(_, failure)| !failure.kind.retryable());
+        final_ones.next()
+    }
+
+    pub(super) fn failures(&self) -> impl Iterator<Item = String> + '_ {
+        let failures = self
+            .servers
+            .values()
+            .filter_map(|server| server.failure.as_ref());
+        failures.map(|failure| failure.message.clone())
+    }
+
+    /// Addresses of servers that answered when they were last asked, each once, and of those that did not.
+    pub(super) fn by_health(&self) -> (Vec<String>, Vec<String>) {
+        let mut well: Vec<&Description> = Vec::new();
+        let mut unwell = Vec::new();
+        for (address, server) in &self.servers {
+            match &server.description {
+                Some(description) if !well.iter().any(|other| same(other, description)) => {
+                    well.push(description);
+                }
+                Some(_) => {}
+                None => unwell.push(address.clone()),
+            }
+        }
+        let well = well.into_iter().map(|server| server.address.clone());
+        (well.collect(), unwell)
+    }
+
+    /// See [`AppHandle::gone_with`](super::AppHandle::gone_with).
+    pub(super) fn gone_with(&self, volumes: &[VolumeId]) -> Vec<VolumeId> {
+        let answers = self
+            .servers
+            .values()
+            .filter_map(|server| server.description.as_ref());
+        let served: HashSet<VolumeId> = answers
+            .flat_map(|description| &description.volumes)
+            .map(|volume| volume.id)
+            .collect();
+        let homes: HashSet<&String> = volumes
+            .iter()
+            .filter(|volume| !served.contains(volume))
+            .filter_map(|volume| self.places.get(volume))
+            .collect();
+        let siblings = self
+            .places
+            .iter()
+            .filter(|(volume, home)| homes.contains(home) && !served.contains(volume));
+        let mut gone: Vec<_> = siblings
+            .map(|(volume, _)| *volume)
+            .chain(volumes.iter().copied())
+            .collect();
+        gone.sort_unstable();
+        gone.dedup();
+        gone
+    }
+}
+
+/// Whether two addresses lead to one server: it says so, or it has the same disk.
+fn same(a: &Description, b: &Description) -> bool {
+    if !a.instance.is_empty() && !b.instance.is_empty() {
+        return a.instance == b.instance;
+    }
+    let mut volumes = a.volumes.iter();
+    volumes.any(|volume| b.volumes.iter().any(|other| other.id == volume.id))
+}
