@@ -132,11 +132,29 @@ def straggle(spark, records, sleep_millis):
 
 
 def preferring(spark, records):
-    """A stage of tasks that have a host to prefer, since it has their rows in memory, and of tasks that read a shuffle; three times."""
+    """Stages of tasks that have a host to prefer, since it has their rows in memory, and of tasks that read a shuffle: whole partitions,
+    slices of them by maps (a rebalance), and map by map (a join that has become a broadcast join after its shuffles ran)."""
     numbers = spark.range(0, records, 1, 4).selectExpr("id % 101 AS k", "id AS v")
     cached = numbers.cache()
     cached.count()
-    return [cached.union(numbers.repartition(5, "v"))._jdf.rdd().count() for _ in range(3)]
+    found = [cached.union(numbers.repartition(5, "v"))._jdf.rdd().count() for _ in range(3)]
+    with _settings(spark, {"spark.sql.adaptive.advisoryPartitionSizeInBytes": "1k", "spark.sql.adaptive.coalescePartitions.minPartitionSize": "1b"}):
+        one = numbers.selectExpr("0 AS k", "v").hint("rebalance", "k")
+        found.append(_counted(spark, cached.union(one), "skewed"))
+    small = spark.range(0, 100, 1, 2).selectExpr("id AS k", "id AS w").where("w < 0 OR k >= 0")
+    with _settings(spark, {"spark.sql.adaptive.autoBroadcastJoinThreshold": "10m", "spark.sql.autoBroadcastJoinThreshold": "-1"}):
+        joined = numbers.where("k < 100").join(small, "k").select("k", "v")
+        found.append(_counted(spark, cached.union(joined), "local"))
+    return found
+
+
+def _counted(spark, frame, reads):
+    """The number of rows of a query whose plan reads a shuffle in that way."""
+    count = frame._jdf.rdd().count()
+    _rows(spark).runMaps(frame._jdf)
+    plan = frame._jdf.queryExecution().executedPlan().toString()
+    assert f"AQEShuffleRead {reads}" in plan, plan
+    return count
 
 
 def python_pairs(spark, records):

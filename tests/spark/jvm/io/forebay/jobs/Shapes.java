@@ -39,11 +39,9 @@ public final class Shapes {
         return Pairs.digest(pairs.aggregateByKey(new ArrayList<Integer>(), seven, Shapes::add, Shapes::addAll)
             .map(group -> group._1() + Pairs.sorted(group._2())));
       case "customPartitioner": // most partitions are empty, one has most of the records
-        return Pairs.digest(pairs.partitionBy(new Lopsided()).mapPartitionsWithIndex((index, records) -> {
-          List<String> lines = new ArrayList<>();
-          records.forEachRemaining(record -> lines.add(index + record.toString()));
-          return lines.iterator();
-        }, false));
+        return placed(pairs, new Lopsided());
+      case "dealtOut": // in turn: asked twice for each record, it would use every second partition only
+        return placed(pairs, new DealtOut());
       case "nullKeysJava":
         return grouped(withNulls(pairs), seven, new JavaSerializer());
       case "nullKeysKryo":
@@ -201,6 +199,31 @@ public final class Shapes {
     @Override
     public void registerClasses(com.esotericsoftware.kryo.Kryo kryo) {
       kryo.setAutoReset(false);
+    }
+  }
+
+  /** Records with the number of their partition. */
+  private static String placed(JavaPairRDD<String, Integer> pairs, Partitioner partitioner) {
+    return Pairs.digest(pairs.partitionBy(partitioner).mapPartitionsWithIndex((index, records) -> {
+      List<String> lines = new ArrayList<>();
+      records.forEachRemaining(record -> lines.add(index + record.toString()));
+      return lines.iterator();
+    }, false));
+  }
+
+  /** Gives one partition after the other, whatever the key. */
+  private static final class DealtOut extends Partitioner {
+    private int last;
+
+    @Override
+    public int numPartitions() {
+      return 6;
+    }
+
+    @Override
+    public int getPartition(Object key) {
+      last = (last + 1) % 6;
+      return last;
     }
   }
 }

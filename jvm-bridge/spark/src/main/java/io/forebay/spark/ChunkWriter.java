@@ -2,6 +2,7 @@ package io.forebay.spark;
 
 import io.forebay.spark.Arena.Output;
 import org.apache.spark.Aggregator;
+import org.apache.spark.Partitioner;
 import org.apache.spark.ShuffleDependency;
 import org.apache.spark.TaskContext;
 import org.apache.spark.serializer.SerializationStream;
@@ -10,6 +11,7 @@ import org.apache.spark.util.collection.ExternalSorter;
 import scala.Option;
 import scala.Product2;
 import scala.Tuple2;
+import scala.collection.AbstractIterator;
 import scala.collection.Iterator;
 import scala.reflect.ClassTag;
 
@@ -40,16 +42,17 @@ final class ChunkWriter<K, V, C> extends RecordWriter<K, V> {
     void write(Iterator<Product2<K, V>> records) throws Exception {
         boolean combine = dependency.mapSideCombine();
         Option<Aggregator<K, V, C>> aggregator = combine ? dependency.aggregator() : Option.empty();
+        Checked<K, V> checked = new Checked<>(this, dependency.partitioner().numPartitions());
         // Reducers sort; here the order within a partition only matters to the sorter's own merging of equal keys.
         ExternalSorter<K, V, C> sorter =
                 Shim.sorter(
                         context,
                         aggregator,
-                        Option.apply(dependency.partitioner()),
+                        Option.apply(checked),
                         combine ? dependency.keyOrdering() : Option.empty(),
                         dependency.serializer());
         try {
-            sorter.insertAll(new Checked<>(records, this));
+            sorter.insertAll(checked.of(records));
             SerializerInstance serializer = dependency.serializer().newInstance();
             Bytes bytes = new Bytes();
             Iterator<Tuple2<Object, Iterator<Product2<K, C>>>> partitions = sorter.partitionedIterator();
@@ -58,6 +61,10 @@ final class ChunkWriter<K, V, C> extends RecordWriter<K, V> {
                 writePartition((Integer) partition._1(), partition._2(), serializer, bytes);
             }
         } finally {
+            // As Spark's own writer tells them, which has this sorter write its file.
+            context.taskMetrics().incMemoryBytesSpilled(sorter.memoryBytesSpilled());
+            context.taskMetrics().incDiskBytesSpilled(sorter.diskBytesSpilled());
+            context.taskMetrics().incPeakExecutionMemory(sorter.peakMemoryUsedBytes());
             sorter.stop();
         }
     }
@@ -78,26 +85,47 @@ final class ChunkWriter<K, V, C> extends RecordWriter<K, V> {
         }
     }
 
-    /** Looks at each record's partition before the sorter takes it. */
-    private static final class Checked<K, V> extends scala.collection.AbstractIterator<Product2<K, V>> {
-        private final Iterator<Product2<K, V>> records;
-        private final RecordWriter<K, V> writer;
+    /**
+     * Looks at each record's partition before the sorter takes it, and is the partitioner that the sorter asks: it asks for each record
+     * right after it took it. A partitioner is asked once for each record, because one that deals out in turn gives another answer the
+     * second time.
+     */
+    private static final class Checked<K, V> extends Partitioner {
+        private static final long serialVersionUID = 1L;
 
-        Checked(Iterator<Product2<K, V>> records, RecordWriter<K, V> writer) {
-            this.records = records;
+        private final transient RecordWriter<K, V> writer;
+        private final int numPartitions;
+        private int partition;
+
+        Checked(RecordWriter<K, V> writer, int numPartitions) {
             this.writer = writer;
+            this.numPartitions = numPartitions;
+        }
+
+        Iterator<Product2<K, V>> of(Iterator<Product2<K, V>> records) {
+            return new AbstractIterator<Product2<K, V>>() {
+                @Override
+                public boolean hasNext() {
+                    return records.hasNext();
+                }
+
+                @Override
+                public Product2<K, V> next() {
+                    Product2<K, V> record = records.next();
+                    partition = writer.partition(record._1(), record._2());
+                    return record;
+                }
+            };
         }
 
         @Override
-        public boolean hasNext() {
-            return records.hasNext();
+        public int numPartitions() {
+            return numPartitions;
         }
 
         @Override
-        public Product2<K, V> next() {
-            Product2<K, V> record = records.next();
-            writer.partition(record._1(), record._2());
-            return record;
+        public int getPartition(Object key) {
+            return partition;
         }
     }
 }
