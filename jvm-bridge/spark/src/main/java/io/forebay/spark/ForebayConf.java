@@ -13,6 +13,8 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.regex.Pattern;
 import org.apache.spark.SparkConf;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 import scala.Tuple2;
 
 /**
@@ -23,6 +25,8 @@ import scala.Tuple2;
  * misspelt durability would otherwise be a silent default.
  */
 public final class ForebayConf {
+    private static final Logger LOG = LoggerFactory.getLogger(ForebayConf.class);
+
     static final String PREFIX = "spark.forebay.";
 
     /** Not for people to set: says in the UI and in the event log that, and why, an application is on Spark's own shuffle. */
@@ -59,7 +63,8 @@ public final class ForebayConf {
                 "token.file",
                 "none: 256 random bits",
                 "File on the driver with the secret that opens this application's data on the servers. Executors get it with "
-                        + "their tasks. Set it if something else is to read or delete the data."),
+                        + "their tasks. Set it if something else is to read or delete the data; what the servers call the application is in the tab and in the "
+                        + "driver's log. It may be the same for several applications, and for one that is started again."),
         WRITE_ARENA(
                 "writeArena",
                 "32m",
@@ -143,10 +148,20 @@ public final class ForebayConf {
         return shown;
     }
 
-    /** Reads and checks all keys; an {@link IllegalArgumentException} names the key, its value and what to write instead. */
+    /** As on the driver. */
     ForebayConf(SparkConf conf) {
+        this(conf, true);
+    }
+
+    /**
+     * Reads and checks all keys; an {@link IllegalArgumentException} names the key, its value and what to write instead.
+     *
+     * @param isDriver whether a key that is not in the table is refused. It was a driver's, where this is an executor: of a jar that is
+     *     newer than the one here. An executor that ended for it would be started again and again.
+     */
+    ForebayConf(SparkConf conf, boolean isDriver) {
         this.conf = conf;
-        refuseUnknown();
+        checkNames(isDriver);
         servers = readServers();
         durability = readDurability();
         writeBack = readWriteBack();
@@ -195,6 +210,11 @@ public final class ForebayConf {
         return fallback;
     }
 
+    /** Whether executors read the object store themselves where no server is left. */
+    boolean readsStore() {
+        return text(Key.REMOTE).isPresent();
+    }
+
     /** Whether blocks are encrypted. */
     boolean encrypts() {
         return encrypts;
@@ -241,7 +261,7 @@ public final class ForebayConf {
 
     // === reading ===
 
-    private void refuseUnknown() {
+    private void checkNames(boolean refuse) {
         for (Tuple2<String, String> entry : conf.getAllWithPrefix(PREFIX)) {
             String name = PREFIX + entry._1();
             if (name.equals(STATUS)) {
@@ -256,8 +276,11 @@ public final class ForebayConf {
                     nearest = key;
                 }
             }
-            if (distance > 0) {
+            if (distance > 0 && refuse) {
                 throw new IllegalArgumentException(name + " is not a key of Forebay: did you mean " + nearest.key + "?");
+            }
+            if (distance > 0) {
+                LOG.warn("{} is not a key of the Forebay on this executor, whose jar is older than the driver's, and has no effect here: use one jar", name);
             }
         }
     }

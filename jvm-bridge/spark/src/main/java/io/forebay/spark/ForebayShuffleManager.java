@@ -34,7 +34,7 @@ public final class ForebayShuffleManager extends SortShuffleManager {
      */
     public ForebayShuffleManager(SparkConf sparkConf, boolean isDriver) {
         super(sparkConf);
-        conf = new ForebayConf(sparkConf);
+        conf = new ForebayConf(sparkConf, isDriver);
         client = new ClientHolder(conf);
         if (isDriver) {
             ExecutorClassPath.check(sparkConf);

@@ -115,6 +115,13 @@ class ForebayConfTest {
     }
 
     @Test
+    void keyOfANewerDriverEndsNoExecutor() {
+        SparkConf conf = conf("spark.forebay.ofTheYearAfterNext", "x", "spark.forebay.durability", "fsync");
+        assertEquals("fsync", new ForebayConf(conf, false).durability());
+        assertThrows(IllegalArgumentException.class, () -> new ForebayConf(conf, true));
+    }
+
+    @Test
     void valuesThatCannotBeAreRefused() {
         assertTrue(refused("spark.forebay.durability", "paper").contains("memory, disk, fsync, mirror or object"));
         assertTrue(refused("spark.forebay.lease", "soon").contains("10min"));

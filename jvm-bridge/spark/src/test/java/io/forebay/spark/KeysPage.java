@@ -65,6 +65,20 @@ final class KeysPage {
             "Set to `false` by the driver: map outputs are on no executor's host, so there is none to prefer, and none to wait for."
         },
         {
+            "`spark.app.id`, `spark.master.useAppNameAsAppId.enabled`",
+            "Any id that Spark takes. On the servers each SparkContext has an id of its own: Spark's, with what a path cannot have as `_`, and a "
+                    + "random number. So an application that is started again under its id is another one to them, at once."
+        },
+        {
+            "`spark.stage.maxConsecutiveAttempts`",
+            "Honoured, by Spark: and what is lost together counts once, because the driver has Spark forget all that is gone when the first "
+                    + "output of it cannot be read. Outputs of maps whose rows may differ the second time are left to Spark, which then runs all of them."
+        },
+        {
+            "`spark.executor.userClassPathFirst`, `spark.driver.userClassPathFirst`",
+            "No meaning, but for Forebay's jar on two class paths at once, which is warned of: what tasks do is then missing in the tab."
+        },
+        {
             "`spark.shuffle.service.enabled`, `spark.shuffle.push.enabled`, `spark.shuffle.useOldFetchProtocol`",
             "Refused if `true`, with the reason."
         },
