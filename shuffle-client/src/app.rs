@@ -10,6 +10,7 @@
 
 mod identity;
 mod known;
+mod look;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

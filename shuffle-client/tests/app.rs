@@ -201,3 +201,39 @@ async fn settings_that_cannot_work_are_refused_by_name() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_look_sees_what_is_there_now_and_waits_for_nobody() {
+    let (moved, mut stopped, silent) = (
+        Fake::start().await,
+        Fake::start().await,
+        Fake::start().await,
+    );
+    // One that the settings do not name: the servers may be another set than when outputs were written.
+    let other = Fake::start().await;
+    let app = client(&[&moved, &stopped, &silent])
+        .open_app(caller())
+        .await
+        .unwrap();
+    let before = moved.volume();
+    moved.lose_disk();
+    stopped.stop().await;
+    silent.faults().hang = true;
+    let limit = Duration::from_millis(500);
+    let seen = tokio::time::timeout(
+        Duration::from_secs(10),
+        app.look(vec![other.address(), moved.address()], limit),
+    )
+    .await
+    .unwrap();
+    assert_eq!(seen.len(), 4);
+    assert_eq!(
+        (&seen[&stopped.address()], &seen[&silent.address()]),
+        (&None, &None)
+    );
+    for server in [&moved, &other] {
+        let volumes = &seen[&server.address()].as_ref().unwrap().volumes;
+        assert!(volumes.iter().any(|volume| volume.id == server.volume()));
+        assert!(volumes.iter().all(|volume| volume.id != before));
+    }
+}

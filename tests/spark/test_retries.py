@@ -174,10 +174,12 @@ def test_shuffle_whose_storage_was_freed_is_written_again_when_it_is_read_again(
     for name in ("freed", "freed again"):
         shuffles = app.call("run_maps", name=name, **job)
         outputs = Outputs(app, shuffles)
+        failures = len(app.events.task_failures())
         for shuffle in shuffles:
             app.call("remove_shuffle", shuffle=shuffle)
         assert app.call("run_reduces", name=name) == own_reduces(own_answer, **job)
         assert outputs.rerun() == [list(range(12))]
+        assert app.events.task_failures()[failures:] == [], "a driver that frees a shuffle knows that it is not there"
 
 
 # === attempts ===

@@ -6,20 +6,26 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex as StdMutex,
+        Arc, Mutex as StdMutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use shuffle_client::{AppHandle, AppId, Caller, Client, Error, Kind, Secret, Settings, ShuffleId};
+use shuffle_client::{
+    AppHandle, AppId, Caller, Client, Description, Error, Kind, Secret, Settings, ShuffleId,
+    VolumeState,
+};
 use tokio::{
     sync::{RwLock, watch},
     task::{AbortHandle, JoinHandle},
 };
 
 use crate::{error::invalid, handle::exclusive, runtime};
+
+/// How long a server has to answer when all are asked at once because one of them lost something: Spark runs its maps again meanwhile.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A client and the apps that were opened through it.
 pub(crate) struct ClientEntry {
@@ -132,6 +138,33 @@ impl ClientEntry {
             .as_ref()
             .ok_or_else(|| closing(app))?
             .place(shuffle, maps, partitions))
+    }
+
+    /// What the servers of an app said when they were last asked: a [`line`] each.
+    pub(crate) fn servers(&self, app: &str) -> Result<Vec<String>, Error> {
+        let shared = self.app(app)?;
+        let handle = shared.try_read().map_err(|_| closing(app))?;
+        let servers = handle.as_ref().ok_or_else(|| closing(app))?.servers();
+        Ok(servers
+            .iter()
+            .map(|server| line(&server.address, Some(server)))
+            .collect())
+    }
+
+    /// Starts to ask all servers, and these, how they are: a [`line`] each.
+    pub(crate) fn look(&self, app: &str, more: Vec<String>) -> Result<Call, Error> {
+        let (shared, app) = (self.app(app)?, app.to_owned());
+        Call::start_with_lines(|lines| async move {
+            let handle = shared.read().await;
+            let handle = handle.as_ref().ok_or_else(|| closing(&app))?;
+            let seen = handle.look(more, LOOK).await;
+            let _ = lines.set(
+                seen.iter()
+                    .map(|(address, server)| line(address, server.as_ref()))
+                    .collect(),
+            );
+            Ok(())
+        })
     }
 
     /// Starts to delete a shuffle.
@@ -252,10 +285,31 @@ fn closing(app: &str) -> Error {
     Error::new(Kind::Fenced, format!("app {app} is being closed"))
 }
 
+/// One server as Java reads it, between tabs: address, whether it answers, whether it has an object store, its volumes between commas.
+/// A volume that cannot be read any more is left out.
+fn line(address: &str, server: Option<&Description>) -> String {
+    let readable = |volume: &&VolumeState| !matches!(volume.state.as_str(), "failed" | "removed");
+    let volumes: Vec<_> = server
+        .iter()
+        .flat_map(|server| server.volumes.iter().filter(readable))
+        .map(|volume| volume.id.to_string())
+        .collect();
+    format!(
+        "{address}\t{}\t{}\t{}",
+        server.is_some(),
+        server.is_some_and(|server| server.remote),
+        volumes.join(",")
+    )
+}
+
 /// Something that was started and may take long.
 pub(crate) struct Call {
     state: StdMutex<CallState>,
+    lines: Lines,
 }
+
+/// What a call answers, if it answers something.
+type Lines = Arc<OnceLock<Vec<String>>>;
 
 enum CallState {
     Running(JoinHandle<Result<(), Error>>),
@@ -266,9 +320,25 @@ impl Call {
     fn start(
         work: impl Future<Output = Result<(), Error>> + Send + 'static,
     ) -> Result<Self, Error> {
+        Self::start_with_lines(|_| work)
+    }
+
+    /// A call that answers something, before it succeeds.
+    fn start_with_lines<F>(work: impl FnOnce(Lines) -> F) -> Result<Self, Error>
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let lines = Lines::default();
+        let task = runtime::get()?.spawn(work(lines.clone()));
         Ok(Self {
-            state: StdMutex::new(CallState::Running(runtime::get()?.spawn(work))),
+            state: StdMutex::new(CallState::Running(task)),
+            lines,
         })
+    }
+
+    /// What it has answered; nothing until it has succeeded.
+    pub(crate) fn lines(&self) -> &[String] {
+        self.lines.get().map_or(&[], Vec::as_slice)
     }
 
     /// Whether it has succeeded; its failure if it failed. Answers the same again.

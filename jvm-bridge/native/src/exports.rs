@@ -121,14 +121,24 @@ exports! {
         let app = text(env, "app", &app)?;
         let (maps, partitions) = (positive("numMaps", num_maps)?, positive("numPartitions", num_partitions)?);
         let servers = CLIENTS.get(client)?.place(&app, shuffle_id(shuffle)?, maps, partitions)?;
-        let array = Strings::new(env, servers.len(), JString::null())?;
-        for (i, server) in servers.iter().enumerate() {
-            let server = JString::from_str(env, server)?;
-            array.set_element(env, i, &server)?;
-            // One local reference at a time: a frame has room for few.
-            env.delete_local_ref(server);
-        }
-        Ok(array.into())
+        strings(env, &servers)
+    }
+
+    fn Java_io_forebay_core_Native_appServers(env, client: jlong, app: JString<'l>) -> JObject<'l> {
+        let app = text(env, "app", &app)?;
+        let servers = CLIENTS.get(client)?.servers(&app)?;
+        strings(env, &servers)
+    }
+
+    fn Java_io_forebay_core_Native_appLook(env, client: jlong, app: JString<'l>, more: Strings<'l>) -> jlong {
+        let app = text(env, "app", &app)?;
+        let more = texts(env, "more", &more)?;
+        Ok(CALLS.insert(CLIENTS.get(client)?.look(&app, more)?)?)
+    }
+
+    fn Java_io_forebay_core_Native_callLines(env, call: jlong) -> JObject<'l> {
+        let call = CALLS.get(call)?;
+        strings(env, call.lines())
     }
 
     fn Java_io_forebay_core_Native_appDeleteShuffle(env, client: jlong, app: JString<'l>, shuffle: jint) -> jlong {
@@ -333,6 +343,17 @@ fn texts(env: &mut Env<'_>, name: &str, array: &Strings<'_>) -> Result<Vec<Strin
             text
         })
         .collect()
+}
+
+fn strings<'l>(env: &mut Env<'l>, texts: &[String]) -> Result<JObject<'l>, Failure> {
+    let array = Strings::new(env, texts.len(), JString::null())?;
+    for (i, text) in texts.iter().enumerate() {
+        let text = JString::from_str(env, text)?;
+        array.set_element(env, i, &text)?;
+        // One local reference at a time: a frame has room for few.
+        env.delete_local_ref(text);
+    }
+    Ok(array.into())
 }
 
 fn ints(env: &Env<'_>, array: &JIntArray<'_>) -> Result<Vec<i32>, Failure> {

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pyspark.sql import SparkSession
 
-from worker import jobs, kills, rdds, retries, streams
+from worker import drivers, jobs, kills, rdds, retries, streams
 
-CALLS = {name: call for module in (jobs, kills, rdds, retries, streams) for name, call in vars(module).items() if callable(call)}
+CALLS = {name: call for module in (drivers, jobs, kills, rdds, retries, streams) for name, call in vars(module).items() if callable(call)}
 
 
 def main():

@@ -1,5 +1,7 @@
 package io.forebay.core;
 
+import java.util.Collection;
+import java.util.List;
 import java.util.Objects;
 
 /**
@@ -34,6 +36,22 @@ public final class ForebayClient implements AutoCloseable {
     /** Chooses the candidate servers of a shuffle of an open app, in the order in which map indexes go over them. Asks no server. */
     public String[] placeShuffle(String app, int shuffle, int numMaps, int numPartitions) {
         return Native.appPlace(id, app, shuffle, numMaps, numPartitions);
+    }
+
+    /** What the servers of an open app said of themselves when they were last asked, which is seconds ago. Asks no server. */
+    public List<ServerView> servers(String app) {
+        return ServerView.of(Native.appServers(id, app));
+    }
+
+    /** Asks all servers, and those at these addresses, how they are; takes a second at most. */
+    public List<ServerView> look(String app, Collection<String> addresses, InterruptCheck interrupt) {
+        long call = Native.appLook(id, app, addresses.toArray(new String[0]));
+        try {
+            Wait.until(interrupt, timeout -> Native.callWait(call, timeout));
+            return ServerView.of(Native.callLines(call));
+        } finally {
+            Native.callClose(call);
+        }
     }
 
     /** Deletes a shuffle on every server that can be reached now; the lease takes care of the others. */

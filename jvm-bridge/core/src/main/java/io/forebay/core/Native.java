@@ -59,6 +59,16 @@ final class Native {
      */
     static native String[] appPlace(long client, String app, int shuffle, int numMaps, int numPartitions);
 
+    /** What the servers of an app said when they were last asked: lines for {@link ServerView}. Asks no server. */
+    static native String[] appServers(long client, String app);
+
+    /**
+     * Starts to ask all servers of the settings, and these, how they are. Takes a second at most.
+     *
+     * @return call for {@link #callWait}, and then {@link #callLines} for lines of {@link ServerView}
+     */
+    static native long appLook(long client, String app, String[] more);
+
     /**
      * Starts to delete a shuffle on every server that can be reached now. The lease takes care of the others.
      *
@@ -79,6 +89,9 @@ final class Native {
      * @return true when it has succeeded, false to be called again
      */
     static native boolean callWait(long call, int timeoutMillis);
+
+    /** What a call has answered that answers something; nothing until it has succeeded. */
+    static native String[] callLines(long call);
 
     /** Forgets the call; what it started goes on. */
     static native void callClose(long call);

@@ -4,9 +4,13 @@ import io.forebay.core.Caller;
 import io.forebay.core.ForebayClient;
 import io.forebay.core.ForebayException;
 import io.forebay.core.NativeLibraryException;
+import io.forebay.core.ServerView;
 import io.forebay.spark.ui.AppObserver;
 import io.forebay.spark.ui.AppStarted;
 import io.forebay.spark.ui.ShuffleRegistered;
+import java.util.Collection;
+import java.util.Collections;
+import java.util.List;
 import java.util.concurrent.TimeUnit;
 import org.apache.spark.ShuffleDependency;
 import org.apache.spark.SparkConf;
@@ -21,7 +25,8 @@ import org.slf4j.LoggerFactory;
  */
 final class DriverApp {
     private static final Logger LOG = LoggerFactory.getLogger(DriverApp.class);
-    private static final long GOODBYE_SECONDS = 30;
+    private static final long GOODBYE_SECONDS = 10;
+    private static final String QUEUE = "forebay";
     private static final int TOKEN_BYTES = 32;
 
     /** How long the start of an application may be held up to find out whether there are servers, if it can do without. */
@@ -37,7 +42,16 @@ final class DriverApp {
 
     private AppIdentity identity;
     private Caller caller;
+
+    /** Nothing is waited for under this object's monitor: who stops Spark, cancels a query or frees a shuffle takes it too. */
     private boolean open;
+
+    private volatile boolean stopping;
+
+    /** From the first shuffle on. */
+    private TrackedOutputs outputs;
+
+    private Losses losses;
     private volatile ForebayStatus status = ForebayStatus.active();
 
     DriverApp(SparkConf sparkConf, ForebayConf conf, ClientHolder client, DriverSettings settings) {
@@ -90,28 +104,68 @@ final class DriverApp {
         event.candidates = candidates.length;
         event.durability = conf.durability();
         observer.registered(event);
+        outputs.register(shuffle, dependency);
         return new ForebayShuffleHandle<>(
                 shuffle, numbers.register(shuffle), dependency, caller, candidates, conf.durability(), maps, compression, observer.reports());
     }
 
-    /** Shows people what becomes of the application's shuffles; there is no SparkContext before the first. */
+    /** Begins to watch what becomes of the application's shuffles; there is no SparkContext before the first. */
     void observe(SparkContext context) {
         AppStarted event = new AppStarted();
         event.settings = conf.shown();
         event.fallback = status.fallbackReason().orElse("");
         event.app = status.isActive() ? caller().app() : "";
         observer.start(context, event);
+        watch(context);
     }
 
-    /** The id is not there before the SparkContext is complete, but no shuffle is either. */
-    private synchronized Caller open() {
-        if (!open) {
-            client.get().openApp(caller(), Interrupts.THREAD);
-            open = true;
-            ReduceLocality.switchOff(SparkEnv.get().mapOutputTracker());
-            LOG.info("app {} is registered with the Forebay servers {}", identity, conf.servers());
+    private synchronized void watch(SparkContext context) {
+        if (outputs != null || !status.isActive()) {
+            return;
+        }
+        outputs = new TrackedOutputs(SparkEnv.get().mapOutputTracker());
+        losses = new Losses(outputs, new Servers(), conf.readsStore(), conf.retryMillis());
+        // A queue of its own: when something is lost, Spark tries again after 200 ms, and other listeners may be slow.
+        context.listenerBus().addToQueue(losses, QUEUE);
+    }
+
+    /**
+     * The app, registered. The id is not there before the SparkContext is complete, but no shuffle is either. Whoever comes while it is
+     * being registered waits for the same registration; who is interrupted meanwhile leaves it to those who come later.
+     */
+    private Caller open() {
+        Caller caller = caller();
+        if (isOpen()) {
+            return caller;
+        }
+        try {
+            client.get().openApp(caller, this::mayWait);
+        } catch (NativeLibraryException e) {
+            throw new IllegalStateException(
+                    "the driver cannot register the application with the Forebay servers. " + e.getMessage() + ". The driver needs the library as executors "
+                            + "do: run it on Linux with glibc (in the cluster, for example), or set " + ForebayConf.Key.FALLBACK.key
+                            + "=true, or leave " + ForebayPlugin.MANAGER + " out where the application is only tried",
+                    e);
+        }
+        synchronized (this) {
+            if (!open) {
+                open = true;
+                ReduceLocality.switchOff(SparkEnv.get().mapOutputTracker());
+                LOG.info("app {} is registered with the Forebay servers {}", identity, conf.servers());
+            }
         }
         return caller;
+    }
+
+    private synchronized boolean isOpen() {
+        return open;
+    }
+
+    private void mayWait() {
+        Interrupts.THREAD.check();
+        if (stopping) {
+            throw new IllegalStateException("the SparkContext is being stopped: app " + identity + " is not registered any more");
+        }
     }
 
     private synchronized Caller caller() {
@@ -129,26 +183,37 @@ final class DriverApp {
         if (caller == null) {
             return;
         }
-        int number = numbers.delete(shuffle);
+        ShuffleNumbers.Deleted deleted = numbers.delete(shuffle);
+        if (deleted.canBeRead()) {
+            // What reads it again finds nothing and has it written; it would find out by failing, once for each volume.
+            outputs.forgetAll(shuffle);
+        } else {
+            outputs.ended(shuffle);
+        }
         try {
             if (blocking) {
-                client.get().deleteShuffle(caller.app(), number, Interrupts.THREAD);
+                client.get().deleteShuffle(caller.app(), deleted.number(), Interrupts.THREAD);
             } else {
-                client.get().deleteShuffleInBackground(caller.app(), number);
+                client.get().deleteShuffleInBackground(caller.app(), deleted.number());
             }
-        } catch (ForebayException e) {
+        } catch (ForebayException | IllegalStateException e) {
             LOG.warn("shuffle {} could not be deleted on every Forebay server; the rest goes when the app ends: {}", shuffle, e.getMessage());
         }
     }
 
     /** Deletes all that the app has; bounded, because it is called while Spark stops. */
     void close() {
-        Caller caller = ifOpen();
+        stopping = true;
+        Caller caller;
+        synchronized (this) {
+            caller = ifOpen();
+            open = false;
+            if (losses != null) {
+                losses.stop();
+            }
+        }
         if (caller == null) {
             return;
-        }
-        synchronized (this) {
-            open = false;
         }
         long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(GOODBYE_SECONDS);
         try {
@@ -162,6 +227,19 @@ final class DriverApp {
                             });
         } catch (ForebayException | IllegalStateException e) {
             LOG.warn("app {} could not be deleted on every Forebay server; its lease takes care of the rest: {}", caller.app(), e.getMessage());
+        }
+    }
+
+    /** The servers as the client of this JVM sees them. */
+    private final class Servers implements Losses.Pool {
+        @Override
+        public List<ServerView> known() {
+            return isOpen() ? client.get().servers(caller().app()) : Collections.emptyList();
+        }
+
+        @Override
+        public List<ServerView> look(Collection<String> addresses) {
+            return client.get().look(caller().app(), addresses, Interrupts.THREAD);
         }
     }
 

@@ -95,7 +95,7 @@ final class MapOutputs {
         }
         for (Output output : outputs) {
             if (output.attempt == e.attempt()) {
-                return failed(output, e.getMessage(), e);
+                return failed(output, e.getMessage() + GoneNote.of(e, VolumeLocation.parse(output.location, shuffle)), e);
             }
         }
         return e;

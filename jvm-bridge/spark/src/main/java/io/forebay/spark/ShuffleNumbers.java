@@ -65,11 +65,32 @@ final class ShuffleNumbers {
         return current;
     }
 
-    /** The number whose data are to be deleted; the shuffle has another from now on, in case that it is written again. */
-    synchronized int delete(int shuffle) {
+    /** What is to be deleted of a shuffle. */
+    static final class Deleted {
+        private final int number;
+        private final boolean canBeRead;
+
+        private Deleted(int number, boolean canBeRead) {
+            this.number = number;
+            this.canBeRead = canBeRead;
+        }
+
+        /** The number whose data are to be deleted. */
+        int number() {
+            return number;
+        }
+
+        /** Whether something still refers to the shuffle, so that it may be read, and then written, again. */
+        boolean canBeRead() {
+            return canBeRead;
+        }
+    }
+
+    /** The shuffle has another number from now on, in case that it is written again. */
+    synchronized Deleted delete(int shuffle) {
         Entry entry = entries.get(shuffle);
         if (entry == null) {
-            return shuffle;
+            return new Deleted(shuffle, false);
         }
         int number = entry.number;
         Current current = entry.get();
@@ -80,7 +101,7 @@ final class ShuffleNumbers {
             entry.deleted = true;
             current.value = entry.number;
         }
-        return number;
+        return new Deleted(number, current != null);
     }
 
     /** What was deleted last and can be written no more. */

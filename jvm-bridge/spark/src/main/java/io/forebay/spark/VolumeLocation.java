@@ -1,5 +1,7 @@
 package io.forebay.spark;
 
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.apache.spark.storage.BlockManagerId;
 import scala.Option;
 
@@ -21,6 +23,7 @@ final class VolumeLocation {
     private static final int PORT = 1;
 
     private static final String AND = "\\+";
+    private static final Pattern ID = Pattern.compile(PREFIX + "([0-9]{1,10})-.*");
 
     private VolumeLocation() {}
 
@@ -57,5 +60,22 @@ final class VolumeLocation {
             places.append(i > 0 ? "+" : "").append(volumes[i]).append('@').append(addresses[i]);
         }
         return places.toString();
+    }
+
+    /** The copies of an output that is registered there, {@code volume@host:port} each; none if the location is not one of ours. */
+    static String[] copies(BlockManagerId location) {
+        Matcher id = ID.matcher(location == null ? "" : location.executorId());
+        String places = id.matches() ? parse(location, Integer.parseInt(id.group(1))) : null;
+        return places == null ? new String[0] : places.split(AND);
+    }
+
+    /** The volume of a copy. */
+    static String volume(String copy) {
+        return copy.substring(0, copy.indexOf('@'));
+    }
+
+    /** The address of a copy. */
+    static String address(String copy) {
+        return copy.substring(copy.indexOf('@') + 1);
     }
 }

@@ -18,7 +18,16 @@ class ShuffleNumbersTest {
     void shuffleHasSparksNumberUntilItIsDeleted() {
         ShuffleNumbers.Current current = numbers.register(7);
         assertEquals(7, current.value());
-        assertEquals(7, numbers.delete(7));
+        assertEquals(7, numbers.delete(7).number());
+        assertNotEquals(7, current.value());
+    }
+
+    @Test
+    void saysWhetherSomethingMayReadTheShuffleAgain() {
+        ShuffleNumbers.Current current = numbers.register(7);
+        assertTrue(numbers.delete(7).canBeRead());
+        assertTrue(numbers.delete(7).canBeRead(), "a second time too");
+        assertTrue(!numbers.delete(8).canBeRead());
         assertNotEquals(7, current.value());
     }
 
@@ -30,13 +39,13 @@ class ShuffleNumbersTest {
         numbers.delete(8);
         assertNotEquals(first.value(), second.value());
         int again = first.value();
-        assertEquals(again, numbers.delete(7));
+        assertEquals(again, numbers.delete(7).number());
         assertNotEquals(again, first.value());
     }
 
     @Test
     void shuffleThatIsNotKnownIsDeletedBySparksNumber() {
-        assertEquals(9, numbers.delete(9));
+        assertEquals(9, numbers.delete(9).number());
     }
 
     @Test

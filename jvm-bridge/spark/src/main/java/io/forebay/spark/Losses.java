@@ -1,0 +1,212 @@
+package io.forebay.spark;
+
+import io.forebay.core.ServerView;
+import java.util.Collection;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.concurrent.RejectedExecutionException;
+import java.util.concurrent.ScheduledThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.function.BiPredicate;
+import java.util.stream.Collectors;
+import org.apache.spark.FetchFailed;
+import org.apache.spark.scheduler.SparkListener;
+import org.apache.spark.scheduler.SparkListenerExecutorMetricsUpdate;
+import org.apache.spark.scheduler.SparkListenerTaskEnd;
+import org.apache.spark.storage.BlockManagerId;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * On the driver: one loss is one failure. A fetch failure names one output, and Spark forgets those of its volume and shuffle; whatever
+ * else went with it would be found out by failures too, one attempt of a stage each, and the fourth ends the job. So when a fetch has
+ * failed, Spark is made to forget at once all that is gone now: the server's other volumes, other servers' that are gone, of all shuffles.
+ *
+ * <p>Twice for each failure: at once by what its task has told, because Spark tries the stage again 200 ms later; and when all servers
+ * have been asked. Late is no harm: a map stage that ends and finds outputs missing goes on with those.
+ *
+ * <p>Where there is an object store, outputs of a volume that is gone may be there, each or not, and only tasks find out. So nothing is
+ * forgotten for the first failure; a stage that fails again for the same shuffle is not let to the end of its four attempts.
+ */
+final class Losses extends SparkListener {
+    private static final Logger LOG = LoggerFactory.getLogger(Losses.class);
+    private static final long IDLE_SECONDS = 10;
+    private static final long LOOK_AGAIN_SECONDS = 2;
+
+    /** The servers, as the driver's client sees them. */
+    interface Pool {
+        /** What they said when they were last asked. */
+        List<ServerView> known();
+
+        /** What they say now. */
+        List<ServerView> look(Collection<String> addresses);
+    }
+
+    /** What Spark knows of this application's map outputs. */
+    interface Outputs {
+        /** Where some are registered. */
+        Set<BlockManagerId> places();
+
+        /** Has Spark forget those for which that holds of their shuffle and place; returns how many. */
+        int forget(BiPredicate<Integer, BlockManagerId> gone);
+    }
+
+    private final Outputs outputs;
+    private final Pool pool;
+
+    /** Whether what no server has on a disk may be in an object store. A server that had one said so while it answered. */
+    private volatile boolean store;
+
+    private final Silence silence;
+
+    /** Asks the servers; its thread ends when it has nothing to do. */
+    private final ScheduledThreadPoolExecutor looking = new ScheduledThreadPoolExecutor(1, Losses::thread);
+
+    private final AtomicBoolean lookIsDue = new AtomicBoolean();
+
+    private long heard = System.nanoTime();
+
+    /** With a store: the last attempt of a stage that failed to fetch from a shuffle, by shuffle. */
+    private final Map<Integer, int[]> failedBefore = new HashMap<>();
+
+    /** @param store whether readers look into an object store themselves */
+    Losses(Outputs outputs, Pool pool, boolean store, long retryMillis) {
+        this.outputs = outputs;
+        this.pool = pool;
+        this.store = store;
+        this.silence = new Silence(retryMillis);
+        looking.setKeepAliveTime(IDLE_SECONDS, TimeUnit.SECONDS);
+        looking.allowCoreThreadTimeOut(true);
+        looking.setExecuteExistingDelayedTasksAfterShutdownPolicy(false);
+    }
+
+    private static Thread thread(Runnable work) {
+        Thread thread = new Thread(work, "forebay-losses");
+        thread.setDaemon(true);
+        return thread;
+    }
+
+    @Override
+    public void onTaskEnd(SparkListenerTaskEnd end) {
+        if (end.reason() instanceof FetchFailed) {
+            FetchFailed failure = (FetchFailed) end.reason();
+            if (VolumeLocation.parse(failure.bmAddress(), failure.shuffleId()) != null) {
+                failed(failure, end.stageId(), end.stageAttemptId());
+            }
+        }
+    }
+
+    /** Comes with each heartbeat: while tasks wait for a server, the driver notes for how long it does not answer. */
+    @Override
+    public void onExecutorMetricsUpdate(SparkListenerExecutorMetricsUpdate heartbeat) {
+        if (System.nanoTime() - heard < TimeUnit.SECONDS.toNanos(LOOK_AGAIN_SECONDS)) {
+            return; // there may be a thousand executors
+        }
+        heard = System.nanoTime();
+        try {
+            List<ServerView> known = pool.known();
+            hasStore(known);
+            silence.answering(addresses(known), System.nanoTime());
+        } catch (RuntimeException e) {
+            LOG.debug("the servers are not known: {}", e.toString());
+        }
+    }
+
+    private void failed(FetchFailed failure, int stage, int attempt) {
+        GoneNote note = GoneNote.in(failure.message());
+        try {
+            silence.waitedFor(note.silent());
+            List<ServerView> known = pool.known();
+            if (!hasStore(known)) {
+                forget(Gone.told(outputs.places(), note, known), null);
+                if (lookIsDue.compareAndSet(false, true)) {
+                    later(() -> look(null), 0);
+                }
+            } else if (isSecond(failure.shuffleId(), stage, attempt)) {
+                later(() -> look(failure.shuffleId()), 0);
+            }
+        } catch (RuntimeException e) {
+            LOG.warn("what is lost with {} is found out by further failures: {}", failure.bmAddress(), e.toString());
+        }
+    }
+
+    /** Whether an earlier attempt of the stage has failed for that shuffle; once for each attempt. */
+    private boolean isSecond(int shuffle, int stage, int attempt) {
+        int[] before = failedBefore.put(shuffle, new int[] {stage, attempt});
+        return before != null && before[0] == stage && before[1] < attempt;
+    }
+
+    private boolean hasStore(List<ServerView> servers) {
+        if (servers.stream().anyMatch(ServerView::hasStore)) {
+            store = true;
+        }
+        return store;
+    }
+
+    private void later(Runnable work, long seconds) {
+        try {
+            looking.schedule(work, seconds, TimeUnit.SECONDS);
+        } catch (RejectedExecutionException e) {
+            LOG.debug("the application ends");
+        }
+    }
+
+    /** @param shuffle the one of which outputs are forgotten, whether there is a store or not; null = all, if there is none */
+    private void look(Integer shuffle) {
+        if (shuffle == null) {
+            // What fails from here on is looked for once more.
+            lookIsDue.set(false);
+        }
+        try {
+            Set<BlockManagerId> places = outputs.places();
+            Set<String> used = new HashSet<>();
+            for (BlockManagerId place : places) {
+                for (String copy : VolumeLocation.copies(place)) {
+                    used.add(VolumeLocation.address(copy));
+                }
+            }
+            List<ServerView> seen = pool.look(used);
+            if (hasStore(seen) && shuffle == null) {
+                return;
+            }
+            long now = System.nanoTime();
+            Set<String> silent = new HashSet<>(used);
+            silent.removeAll(addresses(seen));
+            silence.asked(addresses(seen), silent, now);
+            Set<String> forGood = silence.forGood(now);
+            forget(Gone.seen(places, forGood, seen), shuffle);
+            if (!forGood.containsAll(silent) && shuffle == null && lookIsDue.compareAndSet(false, true)) {
+                // Starting again, or gone: a reader that waits for it will know no sooner.
+                later(() -> look(null), LOOK_AGAIN_SECONDS);
+            }
+        } catch (RuntimeException e) {
+            LOG.warn("what else is lost is found out by further failures: {}", e.toString());
+        }
+    }
+
+    private static Set<String> addresses(List<ServerView> servers) {
+        return servers.stream().filter(ServerView::answers).map(ServerView::address).collect(Collectors.toSet());
+    }
+
+    /** @param shuffle the one of which they are to be forgotten, or null for all */
+    private void forget(Set<BlockManagerId> gone, Integer shuffle) {
+        if (gone.isEmpty()) {
+            return;
+        }
+        int forgotten = outputs.forget((number, place) -> (shuffle == null || shuffle.equals(number)) && gone.contains(place));
+        if (forgotten > 0) {
+            Set<String> places = new TreeSet<>();
+            gone.forEach(place -> places.add(place.host() + " at " + place.topologyInfo().get()));
+            LOG.warn("{} more map outputs are lost and will be computed again; gone are {}", forgotten, places);
+        }
+    }
+
+    void stop() {
+        looking.shutdownNow();
+    }
+}

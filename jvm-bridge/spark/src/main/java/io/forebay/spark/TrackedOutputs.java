@@ -1,0 +1,135 @@
+package io.forebay.spark;
+
+import java.lang.ref.WeakReference;
+import java.util.HashSet;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.function.BiPredicate;
+import org.apache.spark.MapOutputTracker;
+import org.apache.spark.MapOutputTrackerMaster;
+import org.apache.spark.ShuffleDependency;
+import org.apache.spark.ShuffleStatus;
+import org.apache.spark.SparkException;
+import org.apache.spark.rdd.DeterministicLevel;
+import org.apache.spark.rdd.RDD;
+import org.apache.spark.scheduler.MapStatus;
+import org.apache.spark.storage.BlockManagerId;
+import scala.Option;
+
+/**
+ * The map outputs that Spark's tracker has on the driver, as far as they are this application's on Forebay, and how Spark is made to forget
+ * those that are gone before a task fails for each of them. A stage that finds an output missing has its map run; it has failed only if it
+ * finds out by fetching.
+ *
+ * <p>invariant: one-loss-one-failure. Outputs of maps whose rows may be others the second time are not forgotten here: when one of
+ * those is lost, Spark must take back whatever has been made of the others too, and it does so for a fetch failure only.
+ */
+final class TrackedOutputs implements Losses.Outputs {
+    /** Whose maps can be run again. Weak: a dependency that nothing refers to is never read again. */
+    private final Map<Integer, WeakReference<ShuffleDependency<?, ?, ?>>> dependencies = new ConcurrentHashMap<>();
+
+    private final MapOutputTracker tracker;
+
+    TrackedOutputs(MapOutputTracker tracker) {
+        this.tracker = tracker;
+    }
+
+    void register(int shuffle, ShuffleDependency<?, ?, ?> dependency) {
+        dependencies.put(shuffle, new WeakReference<>(dependency));
+    }
+
+    /** Nobody will ask for the shuffle any more. */
+    void ended(int shuffle) {
+        dependencies.remove(shuffle);
+    }
+
+    @Override
+    public Set<BlockManagerId> places() {
+        Set<BlockManagerId> places = new HashSet<>();
+        for (int shuffle : dependencies.keySet()) {
+            ShuffleStatus status = status(shuffle);
+            if (status == null) {
+                continue;
+            }
+            for (MapStatus map : status.mapStatuses()) {
+                if (map != null && VolumeLocation.parse(map.location(), shuffle) != null) {
+                    places.add(map.location());
+                }
+            }
+        }
+        return places;
+    }
+
+    /** Forgets only outputs of shuffles of which that is enough. */
+    @Override
+    public int forget(BiPredicate<Integer, BlockManagerId> gone) {
+        int forgotten = 0;
+        for (int shuffle : dependencies.keySet()) {
+            ShuffleStatus status = status(shuffle);
+            if (status == null || !canBeForgotten(shuffle)) {
+                continue;
+            }
+            int[] count = new int[1];
+            status.removeOutputsByFilter(
+                    place -> {
+                        boolean is = gone.test(shuffle, place);
+                        count[0] += is ? 1 : 0;
+                        return is;
+                    });
+            if (count[0] > 0 && isBarrier(shuffle)) {
+                // Tasks of a barrier stage run all or none.
+                count[0] += forgetEach(shuffle);
+            }
+            forgotten += count[0];
+        }
+        if (forgotten > 0) {
+            // What executors have been told is old.
+            ((MapOutputTrackerMaster) tracker).incrementEpoch();
+        }
+        return forgotten;
+    }
+
+    /** Has Spark forget all outputs of a shuffle, if that is enough. */
+    void forgetAll(int shuffle) {
+        if (status(shuffle) != null && canBeForgotten(shuffle)) {
+            forgetEach(shuffle);
+        }
+    }
+
+    private int forgetEach(int shuffle) {
+        try {
+            ((MapOutputTrackerMaster) tracker).unregisterAllMapAndMergeOutput(shuffle);
+        } catch (RuntimeException e) {
+            // Spark has forgotten the whole shuffle meanwhile.
+            return 0;
+        } catch (Exception e) {
+            if (e instanceof SparkException) {
+                return 0; // as above; Scala declares nothing
+            }
+            throw Sneaky.rethrow(e);
+        }
+        return 1;
+    }
+
+    private ShuffleStatus status(int shuffle) {
+        Option<ShuffleStatus> status = ((MapOutputTrackerMaster) tracker).shuffleStatuses().get(shuffle);
+        return status.isDefined() ? status.get() : null;
+    }
+
+    private boolean canBeForgotten(int shuffle) {
+        RDD<?> maps = maps(shuffle);
+        return maps != null && !maps.outputDeterministicLevel().equals(DeterministicLevel.INDETERMINATE());
+    }
+
+    private boolean isBarrier(int shuffle) {
+        RDD<?> maps = maps(shuffle);
+        return maps != null && maps.isBarrier();
+    }
+
+    private RDD<?> maps(int shuffle) {
+        WeakReference<ShuffleDependency<?, ?, ?>> reference = dependencies.get(shuffle);
+        ShuffleDependency<?, ?, ?> dependency = reference == null ? null : reference.get();
+        return dependency == null ? null : dependency.rdd();
+    }
+}

@@ -1,0 +1,165 @@
+"""However many disks and servers are lost together, it is one failure of the stage that reads: Spark gives a stage four.
+
+Executors of two cores each, so that two tasks share a JVM and its connections, and five servers.
+"""
+
+import pytest
+
+from harness.application import Application
+from harness.job import plain
+from harness.run import wait_until
+from harness.server import Server
+
+CONF = {"spark.master": "local-cluster[2,2,1024]", "spark.forebay.retryDeadline": "8s", "spark.sql.autoBroadcastJoinThreshold": "-1"}
+MAPS = 36
+
+
+class Loss:
+    """A job between whose halves something is lost."""
+
+    def __init__(self, app: Application, own_answer, name: str, reduces: int, maps: int = MAPS):
+        self.app, self.name = app, name
+        job = {"kind": "count", "maps": maps, "reduces": reduces, "records": 200_000}
+        own_answer("run_maps", name=name, **job)
+        self.expected = own_answer("run_reduces", name=name)
+        self.shuffles = app.call("run_maps", name=name, **job)
+        self.where = app.call("map_locations", shuffles=self.shuffles)
+        self.before = app.maps_rerun()
+        self.failed = len(app.events.task_failures())
+        self.stages = stages(app)
+
+    def volumes(self) -> set[str]:
+        return {volume for where in self.where.values() for volume in copies(where)}
+
+    def on(self, servers) -> set[int]:
+        """Maps of which every copy is on these servers."""
+        volumes = {plain(volume) for server in servers for volume in server.volumes}
+        return {int(output.split("/")[1]) for output, where in self.where.items() if copies(where) <= volumes}
+
+    def finish(self, lost: set[int], failures: int = 1):
+        """Runs the second half: right, each lost map once more, and the reading stage tried once more."""
+        assert self.app.call("run_reduces", name=self.name) == self.expected
+        again = self.app.maps_rerun() - self.before
+        assert {number for _, number in again} == lost
+        assert set(again.values()) == {1}
+        assert stages(self.app) - self.stages == failures
+        assert set(self.app.events.task_failures()[self.failed :]) == {"FetchFailed"}
+
+
+def copies(location: str) -> set[str]:
+    """The volumes of a location id: forebay-<shuffle>-<volume>, or two of them with a + in between."""
+    return {plain(volume) for volume in location.split("-", 2)[2].split("+")}
+
+
+def stages(app) -> int:
+    """How often a stage that writes no shuffle was tried again."""
+    app.call("settle")
+    maps = {end["Stage ID"] for end in app.events.task_ends() if end["Task Type"] == "ShuffleMapTask"}
+    tried = [event["Stage Info"] for event in app.events.events() if event["Event"] == "SparkListenerStageSubmitted"]
+    return sum(stage["Stage Attempt ID"] > 0 and stage["Stage ID"] not in maps for stage in tried)
+
+
+@pytest.fixture(scope="module")
+def big(run, line):
+    return Server(run, f"{line.version}-big", disks=12).start()
+
+
+@pytest.fixture(scope="module")
+def small(run, line):
+    servers = [Server(run, f"{line.version}-small-{number}").start() for number in range(4)]
+    yield servers
+    assert [server.stop() for server in servers] == [0] * 4
+    assert [error for server in servers for error in server.errors()] == []
+
+
+@pytest.fixture(scope="module")
+def app(run, line, big, small):
+    app = Application(run, line, f"losses-{line.version}", [big, *small], CONF)
+    yield app
+    app.stop()
+
+
+def test_server_of_twelve_disks_that_comes_back_empty(app, big, own_answer):
+    loss = Loss(app, own_answer, "emptied", reduces=6)
+    lost = loss.on([big])
+    assert len(loss.volumes() & {plain(volume) for volume in big.volumes}) > 4, loss.where
+    big.restart(empty=True)
+    loss.finish(lost)
+
+
+def test_all_servers_come_back_empty(app, big, small, own_answer):
+    loss = Loss(app, own_answer, "all emptied", reduces=1)
+    for server in (big, *small):
+        server.restart(empty=True)
+    loss.finish(set(range(MAPS)))
+
+
+def test_freed_shuffle_on_many_volumes_is_read_again_without_a_failure(app, own_answer):
+    loss = Loss(app, own_answer, "freed", reduces=1)
+    assert len(loss.volumes()) > 4
+    for shuffle in loss.shuffles:
+        app.call("remove_shuffle", shuffle=shuffle)
+    assert app.call("run_reduces", name="freed") == loss.expected
+    assert {number for _, number in app.maps_rerun() - loss.before} == set(range(MAPS))
+    assert app.events.task_failures()[loss.failed :] == []
+
+
+def test_driver_forgets_what_other_shuffles_lost_too(app, big, small, own_answer):
+    """What nobody reads at the moment is not found out by a failure of its own later."""
+    other = Loss(app, own_answer, "other", reduces=2)
+    loss = Loss(app, own_answer, "one", reduces=2)
+    lost, too = loss.on([small[0]]), other.on([small[0]])
+    assert lost and too
+    small[0].restart(empty=True)
+    loss.finish(lost)
+    wait_until(lambda: set(missing(app, other)) == too, 30, "the other shuffle's outputs are registered still")
+    failed = len(app.events.task_failures())
+    assert app.call("run_reduces", name="other") == other.expected
+    assert app.events.task_failures()[failed:] == []
+
+
+def missing(app, loss):
+    where = app.call("map_locations", shuffles=loss.shuffles)
+    return [int(output.split("/")[1]) for output, location in where.items() if location == "-"]
+
+
+@pytest.mark.every_line
+def test_server_of_twelve_disks_that_is_gone_for_good(app, big, own_answer):
+    """The one reducer waits for it once."""
+    loss = Loss(app, own_answer, "gone", reduces=1)
+    lost = loss.on([big])
+    assert len(loss.volumes() & {plain(volume) for volume in big.volumes}) > 4, loss.where
+    big.lose()
+    loss.finish(lost)
+    app.call("settle")
+    assert app.events.task_failures()[loss.failed :] == ["FetchFailed"]
+
+
+@pytest.mark.long
+def test_four_servers_that_are_gone_for_good(run, line, own_answer):
+    """Whether it waits for each, or for all at once: not four times."""
+    servers = [Server(run, f"{line.version}-four-{number}", disks=3).start() for number in range(5)]
+    app = Application(run, line, f"four-{line.version}", servers, CONF)
+    loss = Loss(app, own_answer, "four", reduces=1)
+    lost = loss.on(servers[:4])
+    for server in servers[:4]:
+        server.lose()
+    assert app.call("run_reduces", name="four") == loss.expected
+    assert {number for _, number in app.maps_rerun() - loss.before} == lost
+    assert stages(app) - loss.stages <= 2
+    app.stop()
+    assert servers[4].stop() == 0
+
+
+@pytest.mark.long
+def test_both_servers_of_many_pairs_of_volumes_are_gone_for_good(run, line, own_answer):
+    servers = [Server(run, f"{line.version}-mirror-{number}", disks=3).start() for number in range(4)]
+    app = Application(run, line, f"pairs-{line.version}", servers, CONF | {"spark.forebay.durability": "mirror"})
+    loss = Loss(app, own_answer, "pairs", reduces=1, maps=60)
+    lost = loss.on(servers[:2])
+    assert len({loss.where[f"{loss.shuffles[0]}/{number}"] for number in lost}) >= 3, loss.where
+    for server in servers[:2]:
+        server.lose()
+    loss.finish(lost)
+    app.stop()
+    assert [server.stop() for server in servers[2:]] == [0, 0]
