@@ -52,8 +52,10 @@ class Application:
         servers: list[Server] | None = None,
         conf: dict | None = None,
         executor_memory_mib: int = 1024,
+        java: Path | None = None,  # a JDK that is not the one of the environment
     ):
         self.run = run
+        self.java = java
         self.name = name
         self.role = f"spark-{name}"
         self.folder = run.folder("spark", name)
@@ -85,7 +87,7 @@ class Application:
         options = f"-Djava.io.tmpdir={scratch} -XX:-UsePerfData -XX:+UseParallelGC {self.jvm}"
         # On Spark 3.5 a shuffle manager must be on the executors' own class path: `spark.jars` comes too late there.
         class_path = f"{JAR}:{line.jobs_jar()}"
-        if line.version in self.archives:
+        if line.version in self.archives and not self.java:
             # Those jars first, and where they are installed: `home` has another path for every application.
             class_path = f"{line.home}/jars/*:{class_path}"
             options += f" -XX:SharedArchiveFile={self.archives[line.version]} -Xlog:cds*=off"
@@ -114,6 +116,8 @@ class Application:
     def _start(self, line, settings):
         env = {key: value for key, value in os.environ.items() if not key.startswith(("SPARK_", "PYSPARK_", "JAVA_TOOL"))}
         env |= {"SPARK_HOME": str(self.home), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": str(line.python)}
+        if self.java:
+            env["JAVA_HOME"] = str(self.java)
         reading, writing = os.pipe()
         with open(self.log, "ab") as log:
             self.process = self.run.spawn(

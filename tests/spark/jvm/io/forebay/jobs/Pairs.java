@@ -66,6 +66,8 @@ public final class Pairs {
         return combine(pairs, partitioner, new KryoSerializer(spark.getConf()), true);
       case "groupWithJavaSerializer": // every record crosses
         return combine(pairs, partitioner, new JavaSerializer(spark.getConf()), false);
+      case "groupLongKeysWithJavaSerializer": // keys that do not compress: megabytes from each task
+        return combine(pairs.mapToPair(pair -> new Tuple2<>(noise(pair._2()), pair._2())), partitioner, new JavaSerializer(spark.getConf()), false);
       case "groupWithKryo":
         return combine(pairs, partitioner, new KryoSerializer(spark.getConf()), false);
       case "noRecords":
@@ -73,6 +75,16 @@ public final class Pairs {
       default:
         throw new IllegalArgumentException("no job " + job);
     }
+  }
+
+  private static String noise(int seed) {
+    StringBuilder text = new StringBuilder();
+    for (long i = 1, bits = seed; i <= 8; i++) {
+      bits = (bits + i) * 0x9e3779b97f4a7c15L;
+      bits ^= bits >>> 29;
+      text.append(Long.toHexString(bits));
+    }
+    return text.toString();
   }
 
   private static String combine(
