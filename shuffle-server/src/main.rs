@@ -53,12 +53,19 @@ fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("forebay")
+        .max_blocking_threads(blocking_threads(config.data_dir.len()))
         .build()
         .context("start threads")?;
     let served = runtime.block_on(serve(config));
     // A disk that hangs keeps the threads that wait for it, and is not to keep the process.
     runtime.shutdown_timeout(LAST_THREADS);
     served
+}
+
+/// Reads of disks that hang keep their threads: so many more than all other work may want.
+fn blocking_threads(volumes: usize) -> usize {
+    const OTHERS: usize = 512;
+    OTHERS + volumes * shuffle_server::staging::READS
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

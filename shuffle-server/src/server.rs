@@ -187,14 +187,15 @@ impl Server {
         self.admin_addr
     }
 
-    /// In the order of the data directories.
+    /// In the order of the data directories; also of those that could not be opened.
     pub fn volumes(&self) -> Vec<VolumeId> {
         self.core.volumes.iter().map(Volume::id).collect()
     }
 
     /// The line that says that the server serves.
     pub fn ready_line(&self) -> String {
-        let volumes: Vec<_> = self.volumes().iter().map(ToString::to_string).collect();
+        let served = self.core.volumes.iter().filter(|volume| volume.is_open());
+        let volumes: Vec<_> = served.map(|volume| volume.id().to_string()).collect();
         format!(
             "ready data={} admin={} volumes={}",
             self.data_addr,
@@ -440,43 +441,75 @@ async fn listen(key: &'static str, value: &str) -> Result<(TcpListener, SocketAd
     Ok((listener, addr))
 }
 
-/// All at the same time: recovery reads each disk by itself.
+/// All at the same time: recovery reads each disk by itself. One that cannot be opened does not keep the others from being served;
+/// without any that takes something there is nothing to serve for.
 async fn open_volumes(config: &Config, components: &Components) -> Result<Vec<Volume>, Error> {
+    refuse_twice(&config.data_dir)?;
     let opening: Vec<_> = config
         .data_dir
         .iter()
         .map(|dir| {
             let (dir, options, components) = (dir.clone(), config.staging(), components.clone());
-            tokio::task::spawn_blocking(move || {
-                Volume::open(&dir, options, components)
-                    .map_err(|cause| Error::Volume { dir, cause })
-            })
+            tokio::task::spawn_blocking(move || Volume::open_or_broken(&dir, options, components))
         })
         .collect();
     let mut volumes = Vec::with_capacity(opening.len());
     for volume in opening {
         let volume = volume
             .await
-            .map_err(|panic| Error::Process(format!("open a data directory: {panic}")))??;
+            .map_err(|panic| Error::Process(format!("open a data directory: {panic}")))?;
         tracing::info!(volume = %volume.id(), dir = %volume.dir().display(), bytes = volume.bytes_used(), "volume opened");
         // A copy would answer for the original, with what it held when it was copied.
         if let Some(twin) = volumes
             .iter()
             .find(|other: &&Volume| other.id() == volume.id())
         {
-            let (path, twin) = (volume.dir().to_path_buf(), twin.dir().display());
+            let twin = twin.dir().display();
             let reason = format!(
                 "it holds volume {}, as {twin} does: one is a copy of the other, name only one",
                 volume.id()
             );
-            return Err(Error::Volume {
-                dir: path.clone(),
-                cause: staging::Error::Directory { path, reason },
-            });
+            return Err(unusable(volume.dir(), reason));
         }
         volumes.push(volume);
     }
+    if volumes.iter().all(|volume| volume.health().is_broken())
+        && let Some(first) = volumes.first()
+    {
+        let health = first.health();
+        let reason = health.reason().unwrap_or_default();
+        return Err(unusable(
+            first.dir(),
+            format!(
+                "no data directory can be used, this one is {}: {reason}",
+                health.state()
+            ),
+        ));
+    }
     Ok(volumes)
+}
+
+/// A directory that is named twice would be opened once and be in its own way the second time.
+fn refuse_twice(dirs: &[PathBuf]) -> Result<(), Error> {
+    let real = |dir: &PathBuf| fs::canonicalize(dir).unwrap_or_else(|_| dir.clone());
+    for (position, dir) in dirs.iter().enumerate() {
+        if dirs[..position]
+            .iter()
+            .any(|other| real(other) == real(dir))
+        {
+            let reason = "is named twice in data-dir: name it once".into();
+            return Err(unusable(dir, reason));
+        }
+    }
+    Ok(())
+}
+
+fn unusable(dir: &Path, reason: String) -> Error {
+    let (dir, path) = (dir.to_path_buf(), dir.to_path_buf());
+    Error::Volume {
+        dir,
+        cause: staging::Error::Directory { path, reason },
+    }
 }
 
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {

@@ -24,26 +24,40 @@ pub struct RocksIndex {
 impl RocksIndex {
     /// Opens it, or makes it if it is not there.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&Cache::new_lru_cache(8 << 20));
-        table.set_bloom_filter(10.0, false);
-        table.set_format_version(6);
-        let mut options = Options::default();
+        let mut options = options();
         options.create_if_missing(true);
-        options.set_block_based_table_factory(&table);
-        options.set_compression_type(DBCompressionType::None);
-        options.set_write_buffer_size(16 << 20);
-        options.set_max_write_buffer_number(3);
-        options.set_max_background_jobs(2);
-        options.set_max_open_files(64);
-        options.set_max_total_wal_size(64 << 20);
-        options.set_keep_log_file_num(2);
-        options.set_max_log_file_size(1 << 20);
-        options.set_stats_dump_period_sec(0);
         let name = path.display().to_string();
         let db = DB::open(&options, path).map_err(|error| store(&name, "open", &error))?;
         Ok(Self { db, path: name })
     }
+
+    /// Opens what is there for reading, and changes nothing of it; writes are refused.
+    pub fn open_read_only(path: &Path) -> Result<Self, Error> {
+        let name = path.display().to_string();
+        let db = DB::open_for_read_only(&options(), path, false);
+        let db = db.map_err(|error| store(&name, "open for reading", &error))?;
+        Ok(Self { db, path: name })
+    }
+}
+
+/// How it is kept, however it is opened.
+fn options() -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(8 << 20));
+    table.set_bloom_filter(10.0, false);
+    table.set_format_version(6);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::None);
+    options.set_write_buffer_size(16 << 20);
+    options.set_max_write_buffer_number(3);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(64);
+    options.set_max_total_wal_size(64 << 20);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_stats_dump_period_sec(0);
+    options
 }
 
 impl SegmentIndex for RocksIndex {

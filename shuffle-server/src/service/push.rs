@@ -448,7 +448,7 @@ async fn wait_for_memory(core: &Core, volume: &Volume, cost: usize) -> Result<Pe
     let permit = loop {
         match tokio::time::timeout(GLANCE, &mut granted).await {
             Ok(permit) => break permit,
-            Err(_) => volume.check_answers()?,
+            Err(_) => volume.check_waits()?,
         }
     };
     core.metrics

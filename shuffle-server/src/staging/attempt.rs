@@ -233,14 +233,9 @@ impl Drop for AttemptWriter {
         Stats::add(&self.shared.stats.aborts, 1);
         self.attempt
             .fence(|| format!("{} ended without a commit", self.attempt.key));
-        let mut state = self.attempt.shuffle.state.lock();
-        let owner = self.attempt.owner();
-        if state
-            .open
-            .get(&owner)
-            .is_some_and(|open| Arc::ptr_eq(open, &self.attempt))
-        {
-            state.open.remove(&owner);
+        self.attempt.shuffle.state.lock().forget(&self.attempt);
+        if !self.attempt.shuffle.dead.lock().is_empty() {
+            self.shared.wake();
         }
     }
 }

@@ -16,9 +16,9 @@ pub(super) type Owner = (MapIndex, AttemptId);
 /// Blocks of one attempt, sorted by partition, and where their bytes are, back to back.
 #[derive(Debug)]
 pub(super) struct Batch {
-    headers: Box<[BlockHeader]>,
+    headers: Arc<[BlockHeader]>,
     /// Where each block's bytes begin, and at last where they end.
-    starts: Box<[u32]>,
+    starts: Arc<[u32]>,
     data: Data,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Batch {
 pub(super) enum Data {
     /// With their permit.
     Memory(Bytes),
-    /// After a restart: at this offset of a commit log.
+    /// After a restart, or when memory was needed: at this offset of a commit log.
     Log(Arc<LogFile>, u64),
 }
 
@@ -52,6 +52,15 @@ impl Batch {
             headers: headers.into(),
             data: Data::Log(log, offset),
         })
+    }
+
+    /// The same blocks, with their bytes in a log.
+    pub(super) fn moved(&self, log: Arc<LogFile>, offset: u64) -> Self {
+        Self {
+            headers: self.headers.clone(),
+            starts: self.starts.clone(),
+            data: Data::Log(log, offset),
+        }
     }
 
     pub(super) fn headers(&self) -> &[BlockHeader] {
@@ -98,7 +107,7 @@ impl Batch {
     }
 }
 
-fn starts(headers: &[BlockHeader]) -> Option<Box<[u32]>> {
+fn starts(headers: &[BlockHeader]) -> Option<Arc<[u32]>> {
     let mut starts = Vec::with_capacity(headers.len() + 1);
     let mut end = 0u32;
     starts.push(0);

@@ -289,7 +289,8 @@ fn record(shared: &Shared, jobs: &mut [Job]) {
 
 /// Notes what went wrong, once, and that these jobs have failed by it.
 fn fail(shared: &Shared, jobs: &mut [Job], positions: &[usize], error: &Error) {
-    shared.note(error);
+    let bytes = positions.iter().map(|&position| job_bytes(&jobs[position]));
+    shared.note_write(error, bytes.sum());
     for &position in positions {
         jobs[position].failed.get_or_insert_with(|| again(error));
     }
@@ -304,21 +305,8 @@ fn finish(shared: &Shared, job: Job) {
     if let Some((log, _)) = &job.log {
         log.leave();
     }
-    let shuffle = &job.attempt.shuffle;
-    let mut state = shuffle.state.lock();
-    let mut open = job.attempt.state.lock();
-    open.phase = Phase::Fenced(format!("the commit of {} failed: {error}", job.attempt.key));
-    job.attempt.drop_blocks(&mut open);
-    drop(open);
-    let owner = job.attempt.owner();
-    if state
-        .open
-        .get(&owner)
-        .is_some_and(|open| Arc::ptr_eq(open, &job.attempt))
-    {
-        state.open.remove(&owner);
-    }
-    drop(state);
+    let reason = format!("the commit of {} failed: {error}", job.attempt.key);
+    job.attempt.fail(reason);
     job.reply.answer(shared, job.durability, Err(error));
 }
 
@@ -450,7 +438,9 @@ impl Reply {
             }
             Err(error) => {
                 Stats::add(&shared.stats.failed_commits, 1);
-                tracing::warn!(volume = %shared.id, %error, "commit failed");
+                if shared.may_log() {
+                    tracing::warn!(volume = %shared.id, %error, "commit failed");
+                }
             }
         }
         // Who asked may be gone; the commit stands all the same.

@@ -4,18 +4,18 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, IoSlice},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use memmap2::{Advice, MmapMut};
 use parking_lot::Mutex;
 use rustix::{
-    fs::{OFlags, StatVfsMountFlags},
+    fs::{FallocateFlags, OFlags, StatVfsMountFlags},
     io::Errno,
 };
 
@@ -23,7 +23,7 @@ use super::{
     Error,
     watch::{Running, Watch},
 };
-use crate::index::{self, Batch, RocksIndex, SegmentIndex};
+use crate::clock::{Clock, SystemClock};
 
 /// Most pieces of one gathered write (the system's own limit).
 const MAX_PIECES: usize = 1024;
@@ -47,8 +47,10 @@ pub enum Operation {
     Sync,
     /// Read.
     Read,
-    /// Remove a file, or a directory with all in it.
+    /// Remove a file, or an empty directory.
     Remove,
+    /// Give a directory another name.
+    Rename,
     /// Write to the index; the path is its directory.
     Index,
     /// Ask what a directory is, or how full its file system.
@@ -60,6 +62,8 @@ pub enum Operation {
 pub(super) enum Trouble {
     /// Nothing: it is about this process' limits.
     None,
+    /// Nothing: this process, or the machine, has no files left.
+    Files,
     /// No space.
     Full,
     /// It takes no writes.
@@ -73,7 +77,7 @@ pub(super) enum Trouble {
 }
 
 /// Which directory a path leads to: another file system that is mounted there, or none any more, is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     device: u64,
     inode: u64,
@@ -84,6 +88,8 @@ pub(super) struct Place {
 pub(super) struct Space {
     /// Bytes that unprivileged processes may still write.
     pub(super) free: u64,
+    /// Bytes that it has in all.
+    pub(super) total: u64,
     pub(super) read_only: bool,
 }
 
@@ -91,39 +97,6 @@ pub(super) struct Space {
 pub trait Faults: Send + Sync {
     /// An error is what the call answers instead of doing anything.
     fn before(&self, operation: Operation, path: &Path) -> io::Result<()>;
-}
-
-/// An index whose writes are watched, and fail when [`Faults`] says so.
-struct WatchedIndex {
-    index: RocksIndex,
-    disk: Arc<Disk>,
-    path: PathBuf,
-}
-
-impl SegmentIndex for WatchedIndex {
-    fn write(&self, batch: &Batch, sync: bool) -> Result<(), index::Error> {
-        let _running = self.disk.watch.begin(Operation::Index, &self.path);
-        let before = self.disk.check(Operation::Index, &self.path);
-        before.map_err(|error| index::Error::Store {
-            path: self.path.display().to_string(),
-            operation: "write",
-            message: error.to_string(),
-        })?;
-        self.index.write(batch, sync)
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, index::Error> {
-        self.index.get(key)
-    }
-
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<(), index::Error> {
-        self.index.scan(from, to, visit)
-    }
 }
 
 /// The file system under a volume.
@@ -158,7 +131,7 @@ impl Disk {
         *self.spare.lock() = Some(gather);
     }
 
-    fn check(&self, operation: Operation, path: &Path) -> io::Result<()> {
+    pub(super) fn check(&self, operation: Operation, path: &Path) -> io::Result<()> {
         self.faults
             .as_ref()
             .map_or(Ok(()), |faults| faults.before(operation, path))
@@ -212,7 +185,10 @@ impl Disk {
         {
             Ok(file) => Some(file),
             Err(error) => {
-                self.refuse_direct(&error, path);
+                // A file whose shuffle was deleted meanwhile says nothing of the file system.
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.refuse_direct(&error, path);
+                }
                 None
             }
         }
@@ -328,10 +304,28 @@ impl Disk {
         fs::remove_file(path)
     }
 
-    /// Removes a directory with all in it.
+    /// Removes an empty directory.
     pub(super) fn remove_dir(&self, path: &Path) -> io::Result<()> {
         let _running = self.begin(Operation::Remove, path)?;
-        fs::remove_dir_all(path)
+        fs::remove_dir(path)
+    }
+
+    /// Gives a directory another name on the same file system.
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        self.begin(Operation::Rename, from)
+            .and_then(|_running| fs::rename(from, to))
+            .map_err(|source| Error::io("rename", from, source))
+    }
+
+    /// Gives back the space of a part of a file; it reads as zeros from then on.
+    pub(super) fn punch(&self, path: &Path, offset: u64, length: u64) -> Result<(), Error> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        self.begin(Operation::Remove, path)
+            .and_then(|_running| {
+                let file = OpenOptions::new().write(true).open(path)?;
+                Ok(rustix::fs::fallocate(&file, flags, offset, length)?)
+            })
+            .map_err(|source| Error::io("punch a hole into", path, source))
     }
 
     /// Writes a few bytes and removes them again, with `sync` by way of the device; the error says why that cannot be done.
@@ -347,15 +341,6 @@ impl Disk {
             });
         let _ = self.remove(path);
         written
-    }
-
-    /// The index that lies on this disk.
-    pub(super) fn index(self: &Arc<Self>, path: &Path) -> Result<Box<dyn SegmentIndex>, Error> {
-        Ok(Box::new(WatchedIndex {
-            index: RocksIndex::open(path)?,
-            disk: self.clone(),
-            path: path.into(),
-        }))
     }
 
     /// Which directory this is.
@@ -375,6 +360,7 @@ impl Disk {
             .map_err(|error| Error::io("stat file system of", path, error.into()))?;
         Ok(Space {
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
             read_only: stat.f_flag.contains(StatVfsMountFlags::RDONLY),
         })
     }
@@ -389,6 +375,7 @@ impl Operation {
             Operation::Sync => SYNC,
             Operation::Read => "read",
             Operation::Remove => "remove",
+            Operation::Rename => "rename",
             Operation::Index => "write index",
             Operation::Look => "look at",
         }
@@ -422,7 +409,8 @@ pub(super) fn trouble(error: &io::Error) -> Trouble {
         };
     };
     match errno {
-        Errno::MFILE | Errno::NFILE | Errno::NOMEM => Trouble::None,
+        Errno::MFILE | Errno::NFILE => Trouble::Files,
+        Errno::NOMEM => Trouble::None,
         Errno::NOSPC | Errno::DQUOT => Trouble::Full,
         Errno::ROFS => Trouble::ReadOnly,
         // The last three: a file system that is a process, or another machine, which has gone.
@@ -439,11 +427,26 @@ pub(super) fn trouble(error: &io::Error) -> Trouble {
 
 /// Whether an error is about this process' limits and says nothing of the file.
 pub(super) fn is_passing(error: &io::Error) -> bool {
-    trouble(error) == Trouble::None
+    matches!(trouble(error), Trouble::None | Trouble::Files)
 }
 
-/// Memory that the machine, or the container, could still use for the page cache.
+/// Memory that the machine, or the container, could still use for the page cache; by a look that is up to a second old, because it
+/// is asked for with every run and the files of `/proc` take a while to make up.
 pub(super) fn page_cache_room() -> Option<u64> {
+    static LAST: Mutex<Option<(Instant, Option<u64>)>> = Mutex::new(None);
+    let now = SystemClock.now();
+    let mut last = LAST.lock();
+    match *last {
+        Some((at, room)) if now - at < Duration::from_secs(1) => room,
+        _ => {
+            let room = look_for_room();
+            *last = Some((now, room));
+            room
+        }
+    }
+}
+
+fn look_for_room() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo
         .lines()

@@ -125,6 +125,8 @@ pub(super) fn flush_shuffle(
                 open_state.batches.drain(..source.batches.len());
                 open_state.runs.push(run.clone());
                 shuffle.open_memory.fetch_sub(bytes, Ordering::Relaxed);
+            } else if run.abandon() {
+                shuffle.dead.lock().push(run.clone());
             }
         }
     }

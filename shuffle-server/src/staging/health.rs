@@ -13,13 +13,14 @@
 //! have a look is a thread of its own, which may hang with it, and knows the [`Disk`] but not the volume: nothing waits for it.
 
 use std::{
+    fmt,
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -42,6 +43,12 @@ pub(super) struct Standing {
     health: Mutex<Health>,
     /// The rank of it, for a glance.
     rank: AtomicU8,
+    /// When it became full.
+    full_since: Mutex<Option<Instant>>,
+    /// Bytes of the largest write for which there was no space.
+    wanted: AtomicU64,
+    /// Who tries what the disk does does it alone.
+    probing: Mutex<()>,
     /// Which directory it was when it was opened.
     place: Place,
     look: Arc<Look>,
@@ -97,10 +104,45 @@ impl Health {
         self.rank() >= BROKEN
     }
 
+    pub(super) fn full(error: impl fmt::Display) -> Self {
+        Health::Full(format!(
+            "{error}; it takes attempts again by itself when there is space: free some, or add a disk or a server"
+        ))
+    }
+
+    /// Nothing is wrong with the disk, but what is taken could not be kept either.
+    fn out_of_files(error: &Error) -> Self {
+        Health::Full(format!(
+            "{error}; this process has no files left, and it takes attempts again by itself when it has: raise its limit of open files \
+             (ulimit -n, LimitNOFILE), or add a server"
+        ))
+    }
+
+    fn read_only(error: impl fmt::Display) -> Self {
+        Health::ReadOnly(format!(
+            "{error}; its file system takes no writes, what it has is still served: look at the kernel's log, check the file system, mount \
+             it writable and start the server again"
+        ))
+    }
+
+    pub(super) fn failing(error: impl fmt::Display) -> Self {
+        Health::Failed(format!(
+            "{error}; what can be read is still served: look at the kernel's log and at the device, then start the server again, without \
+             this data directory if the device is broken"
+        ))
+    }
+
+    fn removed(error: impl fmt::Display) -> Self {
+        Health::Removed(format!(
+            "{error}; what lay there is lost unless it is in the object store: bring the directory or its device back, or take it out of \
+             data-dir, and start the server again"
+        ))
+    }
+
     fn rank(&self) -> u8 {
         match self {
             Health::Ok => 0,
-            Health::Full(_) => 1,
+            Health::Full(_) => FULL,
             Health::Slow(_) => SLOW,
             Health::ReadOnly(_) => BROKEN,
             Health::Failed(_) => 4,
@@ -109,8 +151,11 @@ impl Health {
     }
 }
 
+const FULL: u8 = 1;
 const SLOW: u8 = 2;
 const BROKEN: u8 = 3;
+/// So many times is a full volume asked for space before what waits for it is sent elsewhere.
+const FULL_FOR: u32 = 3;
 
 // === impl Standing ===
 
@@ -119,6 +164,9 @@ impl Standing {
         Self {
             health: Mutex::new(Health::Ok),
             rank: AtomicU8::new(0),
+            full_since: Mutex::default(),
+            wanted: AtomicU64::new(0),
+            probing: Mutex::default(),
             place,
             look: Arc::new(Look {
                 running: AtomicBool::new(false),
@@ -130,6 +178,11 @@ impl Standing {
 
     fn rank(&self) -> u8 {
         self.rank.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the largest write for which there was no space since the volume was well.
+    pub(super) fn wanted(&self) -> u64 {
+        self.wanted.load(Ordering::Relaxed)
     }
 
     /// Bytes that the file system had left when it was last looked at.
@@ -159,6 +212,23 @@ impl Shared {
             0..SLOW => Ok(()),
             _ => Err(self.unavailable()),
         }
+    }
+
+    /// For what waits to be sent, see [`super::Volume::check_waits`].
+    pub(super) fn check_waits(&self) -> Result<(), Error> {
+        self.check_answers()?;
+        let since = *self.standing.full_since.lock();
+        let patience = FULL_FOR * self.options.probe;
+        match since {
+            Some(since) if self.is_full() && self.disk.watch.now() - since >= patience => {
+                Err(self.unavailable())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.standing.rank() == FULL
     }
 
     pub(super) fn is_slow(&self) -> bool {
@@ -193,7 +263,26 @@ impl Shared {
     /// Draws conclusions from an error of the writer's.
     pub(super) fn note(&self, error: &Error) {
         if let Some(health) = self.conclude(error) {
+            if matches!(health, Health::Full(_)) {
+                self.make_room_for_index();
+            }
             self.worsen(health);
+        }
+    }
+
+    /// The same of a write of so many bytes.
+    pub(super) fn note_write(&self, error: &Error, bytes: u64) {
+        if trouble_of(error) == Some(Trouble::Full) {
+            self.standing.wanted.fetch_max(bytes, Ordering::Relaxed);
+        }
+        self.note(error);
+    }
+
+    /// Gives the ballast up, unless it is only the settings that allow no more.
+    fn make_room_for_index(&self) {
+        let free = self.disk.space(&self.dir).map_or(0, |space| space.free);
+        if free < self.ballast.size().max(LITTLE) && self.ballast.give_up(&self.disk) {
+            tracing::debug!(volume = %self.id, free, "the ballast is given up for the index");
         }
     }
 
@@ -209,7 +298,7 @@ impl Shared {
                     self.worsen(health);
                 }
             }
-            Trouble::None | Trouble::Full | Trouble::ReadOnly => {}
+            Trouble::None | Trouble::Files | Trouble::Full | Trouble::ReadOnly => {}
         }
     }
 
@@ -220,36 +309,23 @@ impl Shared {
         let found = trouble_of(error)?;
         Some(match found {
             Trouble::None => return None,
-            Trouble::Full => Self::full(error),
-            Trouble::ReadOnly => self.read_only(error),
-            Trouble::Removed => self.removed(error),
-            Trouble::Failing | Trouble::Other => self.gone().unwrap_or_else(|| self.failing(error)),
+            Trouble::Files => Health::out_of_files(error),
+            Trouble::Full => Health::full(error),
+            Trouble::ReadOnly => Health::read_only(error),
+            Trouble::Removed => Health::removed(error),
+            Trouble::Failing | Trouble::Other => {
+                self.gone().unwrap_or_else(|| Health::failing(error))
+            }
         })
     }
 
     /// The index gives words and no number, so the disk is asked what it is.
     fn conclude_index(&self, error: &Error) -> Health {
-        let tried = match self.gone() {
-            Some(gone) => return gone,
-            None => self.disk.try_write(&self.dir.join("probe-index"), false),
-        };
-        let found = match &tried {
-            Err(Error::Io { source, .. }) => trouble(source),
-            _ if self
-                .disk
-                .space(&self.dir)
-                .is_ok_and(|space| space.free < LITTLE) =>
-            {
-                Trouble::Full
-            }
-            _ => Trouble::Failing,
-        };
-        match found {
-            Trouble::Full => Self::full(error),
-            Trouble::ReadOnly => self.read_only(error),
-            Trouble::Removed => self.removed(error),
-            Trouble::None | Trouble::Failing | Trouble::Other => self.failing(error),
+        if let Some(gone) = self.gone() {
+            return gone;
         }
+        let _alone = self.standing.probing.lock();
+        conclude_index(&self.disk, &self.dir, error)
     }
 
     /// Whether the index takes writes: after one that failed RocksDB refuses all, until it has found its way back by itself.
@@ -259,37 +335,10 @@ impl Shared {
         Ok(self.index.write(&nothing, false)?)
     }
 
-    fn full(error: &Error) -> Health {
-        Health::Full(format!(
-            "{error}; it takes attempts again by itself when there is space: free some, or add a disk or a server"
-        ))
-    }
-
-    fn read_only(&self, error: impl std::fmt::Display) -> Health {
-        Health::ReadOnly(format!(
-            "{error}; its file system takes no writes, what it has is still served: look at the kernel's log, check the file system, mount \
-             it writable and start the server again"
-        ))
-    }
-
-    fn failing(&self, error: impl std::fmt::Display) -> Health {
-        Health::Failed(format!(
-            "{error}; what can be read is still served: look at the kernel's log and at the device, then start the server again, without \
-             this data directory if the device is broken"
-        ))
-    }
-
-    fn removed(&self, error: impl std::fmt::Display) -> Health {
-        Health::Removed(format!(
-            "{error}; what lay there is lost unless it is in the object store: bring the directory or its device back, or take it out of \
-             data-dir, and start the server again"
-        ))
-    }
-
     /// That it is removed, if the path leads to another directory than it did, or to none.
     fn gone(&self) -> Option<Health> {
         let reason = gone(&self.disk, &self.dir, self.standing.place)?;
-        Some(self.removed(reason))
+        Some(Health::removed(reason))
     }
 
     /// To a worse state; anything else is no news.
@@ -304,8 +353,14 @@ impl Shared {
         } else {
             tracing::warn!(volume = %self.id, state, reason, "volume takes no new attempts for now");
         }
+        if matches!(new, Health::Full(_)) {
+            *self.standing.full_since.lock() = Some(self.disk.watch.now());
+        }
         self.standing.rank.store(new.rank(), Ordering::Relaxed);
         *health = new;
+        drop(health);
+        // The writer is who asks a full disk for space.
+        self.wake();
     }
 
     /// From a state that passes; what has become worse meanwhile stays.
@@ -313,8 +368,12 @@ impl Shared {
         let mut health = self.standing.health.lock();
         if !health.is_broken() && from(&health) {
             tracing::info!(volume = %self.id, was = health.state(), "volume takes new attempts again");
+            self.standing.wanted.store(0, Ordering::Relaxed);
             self.standing.rank.store(0, Ordering::Relaxed);
             *health = Health::Ok;
+            drop(health);
+            // Somebody may wait for what could not be done.
+            self.wake();
         }
     }
 
@@ -344,14 +403,14 @@ impl Shared {
         let hangs = self.hangs();
         let found = self.standing.look.found.lock().take();
         match found {
-            Some(Found::Gone(reason)) => self.worsen(self.removed(reason)),
-            Some(Found::ReadOnly) => self.worsen(self.read_only("it is mounted read-only")),
+            Some(Found::Gone(reason)) => self.worsen(Health::removed(reason)),
+            Some(Found::ReadOnly) => self.worsen(Health::read_only("it is mounted read-only")),
             Some(Found::Failed(error)) => match trouble_of(&error) {
-                Some(Trouble::ReadOnly) => self.worsen(self.read_only(&error)),
-                Some(Trouble::Removed) => self.worsen(self.removed(&error)),
-                Some(Trouble::Failing | Trouble::Other) => self.worsen(self.failing(&error)),
+                Some(Trouble::ReadOnly) => self.worsen(Health::read_only(&error)),
+                Some(Trouble::Removed) => self.worsen(Health::removed(&error)),
+                Some(Trouble::Failing | Trouble::Other) => self.worsen(Health::failing(&error)),
                 // Full is the writer's to find out: it knows how much it needs.
-                Some(Trouble::Full | Trouble::None) | None => {}
+                Some(Trouble::Full | Trouble::Files | Trouble::None) | None => {}
             },
             Some(Found::Quick) if !overdue => {
                 self.recover(|health| matches!(health, Health::Slow(_)));
@@ -371,7 +430,12 @@ impl Shared {
         for request in self.more_requests() {
             request.refuse(self.unavailable());
         }
-        while self.budget.pressed() && !self.budget.relieved() && self.evict_one() {}
+        while self.budget.pressed() && !self.budget.relieved() {
+            // Neither needs the disk.
+            if !self.evict_one() && !self.drop_logged(false) {
+                break;
+            }
+        }
     }
 
     fn start_look(&self) {
@@ -392,6 +456,37 @@ impl Shared {
             // No thread to be had: the next round tries again.
             self.standing.look.running.store(false, Ordering::Release);
         }
+    }
+}
+
+fn conclude_index(disk: &Disk, dir: &Path, error: &Error) -> Health {
+    // After a write for which there was no space RocksDB refuses all, with that error, until it has looked for space again.
+    let no_space = error.to_string().contains("No space");
+    let found = match disk.try_write(&dir.join("probe-index"), false) {
+        Err(Error::Io { source, .. }) => trouble(&source),
+        _ if no_space || disk.space(dir).is_ok_and(|space| space.free < LITTLE) => Trouble::Full,
+        _ => Trouble::Failing,
+    };
+    match found {
+        Trouble::Full => Health::full(error),
+        Trouble::ReadOnly => Health::read_only(error),
+        Trouble::Removed => Health::removed(error),
+        Trouble::Files => Health::out_of_files(error),
+        Trouble::None | Trouble::Failing | Trouble::Other => Health::failing(error),
+    }
+}
+
+/// What the state of a volume is whose opening has failed by this.
+pub(super) fn at_start(disk: &Disk, dir: &Path, error: &Error) -> Health {
+    match trouble_of(error) {
+        _ if !dir.join("volume").exists() && !dir.join("index").exists() => Health::removed(error),
+        Some(Trouble::ReadOnly) => Health::read_only(error),
+        Some(Trouble::Removed) => Health::removed(error),
+        Some(Trouble::Full) => Health::full(error),
+        Some(Trouble::Files) => Health::out_of_files(error),
+        Some(Trouble::None | Trouble::Failing | Trouble::Other) => Health::failing(error),
+        None if matches!(error, Error::Index(_)) => conclude_index(disk, dir, error),
+        None => Health::failing(error),
     }
 }
 

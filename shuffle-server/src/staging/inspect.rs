@@ -89,7 +89,7 @@ fn owner_of(path: &Path) -> Option<(AppId, ShuffleId)> {
         return None;
     };
     Some((
-        AppId::try_new(app)?,
+        super::remove::app_of(app)?,
         ShuffleId(shuffle.parse::<u32>().ok()?),
     ))
 }

@@ -25,6 +25,7 @@ use super::{
     shared::Shared,
     shuffle::Shuffle,
     stats::Stats,
+    trash::Waste,
 };
 use crate::index::{LogId, values::LogPlace};
 
@@ -174,6 +175,8 @@ impl Logs {
         shared: &Shared,
         entries: &[Entry<'_>],
     ) -> Result<(Arc<LogFile>, Vec<LogPlace>), Error> {
+        let bytes = entries.iter().flat_map(|entry| entry.batches);
+        shared.check_reserve(bytes.map(|batch| batch.length()).sum())?;
         let log = self.current(shared)?;
         let begin = log.length();
         let mut heads = Vec::with_capacity(entries.len());
@@ -269,9 +272,7 @@ impl Logs {
                 self.current = None;
             }
             shared.used.fetch_sub(log.length(), Ordering::Relaxed);
-            if let Err(error) = shared.disk.remove(&log.path) {
-                tracing::warn!(path = %log.path.display(), %error, "commit log is not needed any more and cannot be removed");
-            }
+            shared.trash.put(Waste::file(log.path.clone()));
         }
     }
 }

@@ -18,10 +18,13 @@
 //! - invariant: acked-is-kept. A write that fails is reported to those who wait for it; what was acknowledged stays where it is.
 //! - invariant: unknown-is-never-empty. A shuffle that is not known, or deleted, is [`Error::Lost`].
 
+mod apps;
 mod attempt;
+mod ballast;
 mod batch;
 mod commit;
 mod deleted;
+mod directory;
 mod disk;
 mod fetch;
 mod flush;
@@ -29,18 +32,22 @@ mod format;
 mod health;
 pub mod inspect;
 mod log;
+mod opening;
 mod options;
 mod part;
 mod recover;
+mod relief;
 mod remove;
 mod run;
 mod segment;
 mod shared;
 mod shuffle;
 mod stats;
+mod trash;
 mod usage;
 mod volume;
 mod watch;
+mod watched;
 mod writeback;
 mod writer;
 
@@ -60,6 +67,7 @@ pub use attempt::AttemptWriter;
 pub use disk::{Faults, Operation};
 pub use fetch::{Fetch, Unanswered};
 pub use options::{Components, DirectIo, Observer, Options};
+pub use shared::READS;
 pub use stats::{Stats, StatsSnapshot};
 pub use usage::Usage;
 pub use volume::{Started, Volume};

@@ -49,6 +49,8 @@ pub struct Options {
     ///
     /// What is committed already may go over it while it moves from a commit log into a run.
     pub limit: Option<u64>,
+    /// Bytes that are kept for the index, so that deletions can be written down on a disk that is full. Less on a small disk: an eighth.
+    pub ballast: u64,
 }
 
 /// The parts of a volume that tests, or other volumes, share or exchange.
@@ -91,6 +93,7 @@ impl Default for Options {
             probe: Duration::from_secs(1),
             slow: Duration::from_secs(10),
             limit: None,
+            ballast: 64 << 20,
         }
     }
 }

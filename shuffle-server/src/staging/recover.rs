@@ -12,7 +12,7 @@ use std::{
 };
 
 use shuffle_proto::{
-    ids::{AttemptId, MapIndex, ShuffleId},
+    ids::{AppId, AttemptId, MapIndex, ShuffleId},
     stored::totals::Totals,
 };
 
@@ -27,6 +27,7 @@ use super::{
     segment::{Run, Segment, segment_path},
     shared::{App, Names},
     shuffle::{Committed, Generation, Held, Shuffle, State},
+    trash::{self, Waste, What},
 };
 use crate::index::{
     AppNo, Batch as Changes, LogId, RunId, SegmentId, SegmentIndex,
@@ -43,6 +44,10 @@ pub(super) struct Recovered {
     pub(super) logs: Vec<Arc<LogFile>>,
     /// Bytes in segments and logs.
     pub(super) used: u64,
+    /// Deletions that are not through.
+    pub(super) waste: Vec<Arc<Waste>>,
+    /// What the index is to be told, if it could not be written to.
+    pub(super) changes: Changes,
 }
 
 type Place = (AppNo, ShuffleId);
@@ -57,19 +62,30 @@ struct Found {
     written: BTreeMap<u32, values::Written>,
 }
 
-/// Reads the index of the volume at `dir`; `new` if the volume has just been made.
+/// Reads the index of the volume at `dir`; `new` if the volume has just been made. Unless it is `writable` nothing is changed.
 pub(super) fn recover(
     dir: &Path,
     index: &dyn SegmentIndex,
     disk: &Disk,
     new: bool,
+    writable: bool,
 ) -> Result<Recovered, Error> {
-    let times = open_index(dir, index, new)?;
+    let (times, mut changes) = open_index(dir, index, new)?;
+    if writable {
+        index.write(&std::mem::take(&mut changes), true)?;
+    }
     let mut names = Names::default();
     let mut apps = HashMap::new();
-    read_apps(index, &mut names, &mut apps)?;
+    read_apps(index, &mut names, &mut apps, &mut changes)?;
     let mut found = read_shuffles(index)?;
-    let mut changes = Changes::default();
+    let waste = carry_through(
+        dir,
+        &mut names,
+        &mut apps,
+        &mut found,
+        &mut changes,
+        writable,
+    );
     let mut recovery = Recovery {
         dir,
         disk,
@@ -102,10 +118,13 @@ pub(super) fn recover(
     for log in &logs {
         used += log.length();
     }
-    if !changes.is_empty() {
-        index.write(&changes, false)?;
+    let mut removed = 0;
+    if writable {
+        if !changes.is_empty() {
+            index.write(&std::mem::take(&mut changes), false)?;
+        }
+        removed = remove_unknown(dir, disk, &recovery.kept);
     }
-    let removed = remove_unknown(dir, disk, &recovery.kept);
     tracing::info!(
         path = %dir.display(), apps = names.apps.len(), shuffles = names.shuffles.len(), attempts = recovery.attempts,
         lost = recovery.lost, bytes = used, removed, "volume recovered"
@@ -115,11 +134,48 @@ pub(super) fn recover(
         names,
         logs,
         used,
+        waste,
+        changes,
     })
 }
 
-/// Checks the index's version and counts this opening.
-fn open_index(dir: &Path, index: &dyn SegmentIndex, new: bool) -> Result<u64, Error> {
+/// Deletions that a crash, or an index that could not be written to, has left half-way: what they took away stays away.
+fn carry_through(
+    dir: &Path,
+    names: &mut Names,
+    apps: &mut HashMap<AppNo, AppId>,
+    found: &mut BTreeMap<Place, Found>,
+    changes: &mut Changes,
+    recorded: bool,
+) -> Vec<Arc<Waste>> {
+    let deletion = |(path, what): (PathBuf, What)| {
+        what.record(changes);
+        match &what {
+            What::Shuffle(no, id) => {
+                found.remove(&(*no, *id));
+                let app = apps.get(no).and_then(|app| names.apps.get_mut(app));
+                match app {
+                    Some(app) => drop(app.deleted.insert(*id)),
+                    None => changes.delete_app(*no),
+                }
+                names.next_app = names.next_app.max(no.0.saturating_add(1));
+            }
+            What::App(no, _) => {
+                found.retain(|(of, _), _| of != no);
+                if let Some(app) = apps.remove(no) {
+                    names.apps.remove(&app);
+                }
+                names.next_app = names.next_app.max(no.0.saturating_add(1));
+            }
+            What::File => {}
+        }
+        Waste::found(path, what, recorded)
+    };
+    trash::found(dir).into_iter().map(deletion).collect()
+}
+
+/// Checks the index's version and counts this opening; answers the count, and how it is written down.
+fn open_index(dir: &Path, index: &dyn SegmentIndex, new: bool) -> Result<(u64, Changes), Error> {
     let opened = match read(index, Key::Meta)? {
         Some(Record::Meta(meta)) if meta.format == FORMAT => meta.opened + 1,
         Some(Record::Meta(meta)) => {
@@ -147,8 +203,7 @@ fn open_index(dir: &Path, index: &dyn SegmentIndex, new: bool) -> Result<u64, Er
             opened,
         }),
     );
-    index.write(&changes, true)?;
-    Ok(opened)
+    Ok((opened, changes))
 }
 
 fn has_entries(dir: &Path) -> bool {
@@ -158,7 +213,8 @@ fn has_entries(dir: &Path) -> bool {
 fn read_apps(
     index: &dyn SegmentIndex,
     names: &mut Names,
-    apps: &mut HashMap<AppNo, shuffle_proto::ids::AppId>,
+    apps: &mut HashMap<AppNo, AppId>,
+    changes: &mut Changes,
 ) -> Result<(), Error> {
     let mut failed = None;
     read_all(index, keys::APP, |row| match row {
@@ -170,7 +226,7 @@ fn read_apps(
             };
             names.next_app = names.next_app.max(no.0.saturating_add(1));
             apps.insert(no, app.id.clone());
-            names.apps.insert(
+            let app = names.apps.insert(
                 app.id,
                 App {
                     no,
@@ -178,6 +234,11 @@ fn read_apps(
                     deleted: Deleted::default(),
                 },
             );
+            // Numbers rise: the one before was deleted when this one came.
+            if let Some(before) = app {
+                apps.remove(&before.no);
+                changes.delete_app(before.no);
+            }
         }
         Ok(_) => {}
         Err(error) => failed = Some(error),
@@ -269,13 +330,13 @@ struct Recovery<'a> {
 impl Recovery<'_> {
     fn shuffle(
         &mut self,
-        app: &shuffle_proto::ids::AppId,
+        app: &AppId,
         (no, id): Place,
         record: values::Shuffle,
         found: Found,
         changes: &mut Changes,
     ) -> Arc<Shuffle> {
-        let dir = shuffle_dir(self.dir, app, id);
+        let dir = shuffle_dir(self.dir, app, no, id);
         let shuffle = Shuffle::new(
             app.clone(),
             no,

@@ -1,10 +1,13 @@
 //! Deletion of shuffles and apps. It is told by the lease's owner, never found out here (invariant: delete-by-lease).
 //!
-//! Records go first and files after them: files that the index does not name are removed at the next start in any case. A fetch
-//! that is under way is told `Lost` at its next step; what it has open stays readable until then.
+//! What is deleted is unknown to readers and writers first, then its directory gets another name, then the index is told, and then
+//! the call is answered; [`super::trash`] removes the files. Directories carry the app's number, which is never used again while
+//! anything of it is there, so that nothing that comes late can meet what came back under the same name. Only the first of these steps
+//! is made under the gate: nobody adds to what is deleted. A fetch that is under way is told `Lost` at its next step; what it has open
+//! stays readable until then.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -15,19 +18,14 @@ use super::{
     shared::Shared,
     shuffle::{Shuffle, State},
     stats::Stats,
+    trash::{Waste, What},
 };
-use crate::index::{Batch as Changes, keys::Key, values};
+use crate::index::AppNo;
 
-/// What the index keeps of a deleted shuffle.
-const TOMBSTONE: values::Record = values::Record::Shuffle(values::Shuffle {
-    num_maps: 0,
-    num_partitions: 0,
-    deleted: true,
-});
-
-/// Deletes a shuffle and leaves its tombstone; answers bytes freed.
+/// Deletes a shuffle and leaves its tombstone; answers bytes freed. An error: it is unknown to readers, and not through; it goes on by
+/// itself, and asked again it answers when it is.
 pub(super) fn delete_shuffle(shared: &Shared, app: &AppId, id: ShuffleId) -> Result<u64, Error> {
-    let (freed, shuffle) = {
+    let (waste, shuffle) = {
         let _gate = shared.gate.lock();
         let Some(no) = shared.app_no(app) else {
             return Ok(0);
@@ -37,58 +35,69 @@ pub(super) fn delete_shuffle(shared: &Shared, app: &AppId, id: ShuffleId) -> Res
             let Some(of_app) = names.apps.get_mut(app) else {
                 return Ok(0);
             };
-            if !of_app.deleted.insert(id) {
-                return Ok(0);
+            if of_app.deleted.insert(id) {
+                Some(names.shuffles.remove(&(no, id)))
+            } else {
+                None
             }
-            names.shuffles.remove(&(no, id))
         };
-        let freed = shuffle.as_ref().and_then(|shuffle| empty(shared, shuffle));
-        let mut changes = Changes::default();
-        changes.delete_shuffle_data(no, id);
-        changes.put(Key::Shuffle(no, id), &TOMBSTONE);
-        write(shared, &changes)?;
-        (freed.unwrap_or(0), shuffle)
+        let Some(shuffle) = shuffle else {
+            let earlier = shared.trash.unrecorded_shuffle(no, id);
+            return earlier.map_or(Ok(0), |waste| waste.record(shared));
+        };
+        let emptied = shuffle.as_ref().and_then(|shuffle| empty(shared, shuffle));
+        let (used, freed) = emptied.unwrap_or_default();
+        let waste = Waste::of(What::Shuffle(no, id), used, freed);
+        shared.trash.begin(&waste);
+        (waste, shuffle)
     };
-    if let Some(shuffle) = shuffle {
-        remove_dir(shared, &shuffle.dir);
-        close_output(&shuffle);
+    if let Some(shuffle) = &shuffle {
+        waste.move_away(shared, &shuffle.dir);
     }
-    tracing::info!(volume = %shared.id, %app, shuffle = %id, bytes = freed, "shuffle deleted");
-    Ok(freed)
+    let bytes = waste.finish(shared);
+    shuffle.iter().for_each(|shuffle| close_output(shuffle));
+    let bytes = bytes?;
+    tracing::info!(volume = %shared.id, %app, shuffle = %id, bytes, "shuffle deleted");
+    Ok(bytes)
 }
 
-/// Deletes all that an app has, and the app; answers bytes freed.
+/// Deletes all that an app has, and the app; answers bytes freed. An error means the same as with a shuffle.
 pub(super) fn delete_app(shared: &Shared, app: &AppId) -> Result<u64, Error> {
-    let shuffles: Vec<Arc<Shuffle>>;
-    let freed = {
+    let (waste, no, shuffles) = {
         let _gate = shared.gate.lock();
-        let no = {
+        shared.missed.lock().remove(app);
+        let known = {
             let mut names = shared.names.write();
-            let Some(app) = names.apps.remove(app) else {
-                return Ok(0);
-            };
-            let gone = names.shuffles.extract_if(|(no, _), _| *no == app.no);
-            shuffles = gone.map(|(_, shuffle)| shuffle).collect();
-            app.no
+            names.apps.remove(app).map(|known| {
+                let gone = names.shuffles.extract_if(|(no, _), _| *no == known.no);
+                let shuffles: Vec<Arc<Shuffle>> = gone.map(|(_, shuffle)| shuffle).collect();
+                (known.no, shuffles)
+            })
         };
-        let freed = shuffles
-            .iter()
-            .filter_map(|shuffle| empty(shared, shuffle))
-            .sum();
-        let mut changes = Changes::default();
-        changes.delete_app(no);
-        write(shared, &changes)?;
-        // Still under the gate: the app may come back at once, under the same name.
-        remove_dir(shared, &app_dir(&shared.dir, app));
-        freed
+        let Some((no, shuffles)) = known else {
+            let earlier = shared.trash.unrecorded_app(app);
+            return earlier.map_or(Ok(0), |waste| waste.record(shared));
+        };
+        let (mut used, mut freed) = (0, 0);
+        for shuffle in &shuffles {
+            let (files, all) = empty(shared, shuffle).unwrap_or_default();
+            (used, freed) = (used + files, freed + all);
+        }
+        let waste = Waste::of(What::App(no, Some(app.clone())), used, freed);
+        shared.trash.begin(&waste);
+        (waste, no, shuffles)
     };
+    waste.move_away(shared, &app_dir(&shared.dir, app, no));
+    let bytes = waste.finish(shared);
     shuffles.iter().for_each(|shuffle| close_output(shuffle));
-    tracing::info!(volume = %shared.id, %app, bytes = freed, "app deleted");
-    Ok(freed)
+    let bytes = bytes?;
+    tracing::info!(volume = %shared.id, %app, bytes, "app deleted");
+    Ok(bytes)
 }
 
-/// Makes a shuffle unknown to readers and writers; answers its bytes, or `None` if it is deleted already.
-fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<u64> {
+/// Makes a shuffle unknown to readers and writers; answers the bytes of its files and of all that it had, or `None` if it is deleted
+/// already.
+fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<(u64, u64)> {
     let (old, open) = {
         let mut state = shuffle.state.lock();
         if state.deleted {
@@ -116,13 +125,13 @@ fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<u64> {
         .flat_map(|held| &held.batches)
         .map(|batch| batch.length())
         .sum::<u64>();
+    // They count as used until they are gone.
     let files = shuffle.file_bytes.swap(0, Ordering::Relaxed);
-    shared.used.fetch_sub(files, Ordering::Relaxed);
     Stats::add(&shared.stats.deleted_bytes, files + held);
     Stats::add(&shared.stats.saved_bytes, old.unwritten_bytes);
     // Logs may have become unneeded.
     shared.wake();
-    Some(files + held)
+    Some((files, files + held))
 }
 
 /// Closes the file that the next run would go to, when a run that is just being written is through: a file that is open keeps its
@@ -131,29 +140,19 @@ fn close_output(shuffle: &Shuffle) {
     *shuffle.output.lock() = None;
 }
 
-fn write(shared: &Shared, changes: &Changes) -> Result<(), Error> {
-    shared
-        .index
-        .write(changes, false)
-        .map_err(Error::Index)
-        .inspect_err(|error| shared.note(error))
+/// Of all segments of an app: its number and its name, which is there for people.
+pub(super) fn app_dir(dir: &Path, app: &AppId, no: AppNo) -> PathBuf {
+    dir.join("apps").join(format!("{}.{app}", no.0))
 }
 
-fn remove_dir(shared: &Shared, dir: &Path) {
-    match shared.disk.remove_dir(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %dir.display(), %error, "deleted data cannot be removed now; it will be at the next start");
-        }
-        _ => {}
-    }
-}
-
-/// Of all segments of an app.
-pub(super) fn app_dir(dir: &Path, app: &AppId) -> std::path::PathBuf {
-    dir.join("apps").join(app.as_str())
+/// The app in whose directory this is.
+pub(super) fn app_of(name: &str) -> Option<AppId> {
+    let (no, app) = name.split_once('.')?;
+    no.parse::<u32>().ok()?;
+    AppId::try_new(app)
 }
 
 /// Of the segments of a shuffle.
-pub(super) fn shuffle_dir(dir: &Path, app: &AppId, shuffle: ShuffleId) -> std::path::PathBuf {
-    app_dir(dir, app).join(shuffle.to_string())
+pub(super) fn shuffle_dir(dir: &Path, app: &AppId, no: AppNo, shuffle: ShuffleId) -> PathBuf {
+    app_dir(dir, app, no).join(shuffle.to_string())
 }

@@ -56,6 +56,7 @@ pub(super) fn write_run(
         .iter()
         .flat_map(|source| source.batches.iter().cloned())
         .collect();
+    shared.check_reserve(batches.iter().map(|batch| batch.length()).sum())?;
     let (slots, partitions) = sort(&batches);
     let id = RunId(shared.next_id());
     let blocks = slots.len() as u32;

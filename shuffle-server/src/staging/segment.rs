@@ -48,6 +48,8 @@ pub(super) struct Run {
     pub(super) directory: Box<[DirectoryEntry]>,
     /// Attempts in it that are not committed.
     pub(super) pending: AtomicU32,
+    /// Attempts in it that have ended without a commit.
+    abandoned: AtomicU32,
     /// Version of its shuffle's state from which on all its attempts are committed.
     pub(super) settled: AtomicU64,
     /// Its blocks in memory, until memory is needed.
@@ -137,6 +139,7 @@ impl Run {
             data_length,
             directory,
             pending: AtomicU32::new(attempts),
+            abandoned: AtomicU32::new(0),
             settled: AtomicU64::new(u64::MAX),
             cache: Mutex::new(cached.map(Arc::new)),
             lost: OnceLock::new(),
@@ -179,6 +182,11 @@ impl Run {
         if before == 1 {
             self.settled.store(version, Ordering::Release);
         }
+    }
+
+    /// Counts an attempt that has ended without a commit; answers whether all have.
+    pub(super) fn abandon(&self) -> bool {
+        self.abandoned.fetch_add(1, Ordering::AcqRel) + 1 == self.attempts
     }
 
     pub(super) fn cached(&self) -> Option<Arc<Cached>> {

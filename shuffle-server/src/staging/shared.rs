@@ -1,10 +1,11 @@
 //! What all parts of a volume share: its parts, its names, its health, and the way to wake its writer.
 //!
-//! Order of locks: `gate`, then `names`, then a shuffle's `output`, then a shuffle's `state`, then an attempt's `state`. None is held
-//! across an await, and only `gate` and `output` while a file or the index is written.
+//! Order of locks: a shuffle's `output`, then `gate`, then `names`, then a shuffle's `state`, then an attempt's `state`. None is held
+//! across an await, and only `output` and `gate` while a file or the index is written. Whoever wants an `output` takes it before the
+//! `gate`, or after it is given back.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fs::File,
     io,
     path::PathBuf,
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     AppRecord, Error, Observer, Options,
+    ballast::Ballast,
     deleted::Deleted,
     disk::{Disk, Place},
     health::Standing,
@@ -28,6 +30,7 @@ use super::{
     segment::Run,
     shuffle::Shuffle,
     stats::Stats,
+    trash::Trash,
     writer::Request,
 };
 use crate::{
@@ -39,7 +42,13 @@ use crate::{
 /// Ids are this many bits of counting under the number of times the volume was opened.
 const ID_BITS: u32 = 40;
 /// Reads of up to a MiB that a disk does at the same time; more make none of those that we know faster.
-const READS: usize = 64;
+pub const READS: usize = 64;
+/// Lines of log about what fails ...
+const LINES: u64 = 10;
+/// ... in so many ms.
+const LINES_IN: u64 = 10_000;
+/// Free space from which a volume that was full takes attempts again, if what it waits to write is less.
+const ENOUGH: u64 = 64 << 20;
 
 pub(super) struct Shared {
     pub(super) id: VolumeId,
@@ -60,6 +69,11 @@ pub(super) struct Shared {
     pub(super) used: AtomicU64,
     pub(super) pool: Arc<Pool>,
     pub(super) standing: Standing,
+    pub(super) ballast: Ballast,
+    /// What is deleted and not gone yet.
+    pub(super) trash: Trash,
+    /// Apps that could not be written down when they came. Changed under the gate.
+    pub(super) missed: Mutex<BTreeMap<AppId, AppRecord>>,
     /// Fetches that read the disk at the same time: one that hangs takes these threads and no more.
     pub(super) reads: Arc<Semaphore>,
     /// Told to stop: nothing new is taken.
@@ -69,9 +83,11 @@ pub(super) struct Shared {
     queue: Mutex<Queue>,
     awake: Condvar,
     next_id: AtomicU64,
+    /// Which span of time it is for [`Shared::may_log`], and the lines that were asked for in it.
+    lines: Mutex<(u64, u64)>,
     opened: Instant,
-    /// Keeps other processes out.
-    _lock: File,
+    /// Keeps other processes out; absent if it could not be opened.
+    lock: Option<File>,
 }
 
 #[derive(Default)]
@@ -118,7 +134,7 @@ pub(super) struct Work {
 pub(super) struct Opened {
     pub(super) id: VolumeId,
     pub(super) dir: PathBuf,
-    pub(super) lock: File,
+    pub(super) lock: Option<File>,
     pub(super) index: Box<dyn SegmentIndex>,
     /// Times the volume was opened.
     pub(super) times: u64,
@@ -128,6 +144,7 @@ pub(super) struct Opened {
     pub(super) place: Place,
     /// Bytes that its file system has left.
     pub(super) free: u64,
+    pub(super) ballast: Ballast,
 }
 
 // === impl Shared ===
@@ -156,14 +173,23 @@ impl Shared {
             used: AtomicU64::new(opened.used),
             pool: Arc::default(),
             standing: Standing::new(opened.place, opened.free),
+            ballast: opened.ballast,
+            trash: Trash::default(),
+            missed: Mutex::default(),
             reads: Arc::new(Semaphore::new(READS)),
             stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             queue: Mutex::default(),
             awake: Condvar::new(),
+            lines: Mutex::default(),
             next_id: AtomicU64::new(opened.times << ID_BITS),
-            _lock: opened.lock,
+            lock: opened.lock,
         }
+    }
+
+    /// Whether there is a volume, if only for reading.
+    pub(super) fn is_open(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// A new id for a run, a segment or a log: greater than all before, also of earlier processes.
@@ -196,6 +222,20 @@ impl Shared {
             return Err(self.unavailable());
         }
         Ok(())
+    }
+
+    /// Whether one more line may be logged about what fails: a volume that refuses everything is not to fill another disk with that.
+    pub(super) fn may_log(&self) -> bool {
+        let now = self.millis() / LINES_IN;
+        let mut lines = self.lines.lock();
+        if lines.0 != now {
+            if lines.1 > LINES {
+                tracing::warn!(volume = %self.id, lines = lines.1 - LINES, "more of the same was not logged");
+            }
+            *lines = (now, 0);
+        }
+        lines.1 += 1;
+        lines.1 <= LINES
     }
 
     // --- the writer ---
@@ -295,6 +335,35 @@ impl Shared {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses to write this much if that would take what is kept for the index while the ballast is given up.
+    pub(super) fn check_reserve(&self, bytes: u64) -> Result<(), Error> {
+        let missing = self.ballast.missing();
+        if missing == 0 {
+            return Ok(());
+        }
+        let free = self.disk.space(&self.dir).map_or(0, |space| space.free);
+        if free >= missing.saturating_add(bytes) {
+            return Ok(());
+        }
+        let reason =
+            format!("no space: {free} bytes are free, of which {missing} are kept for the index");
+        let full = io::Error::new(io::ErrorKind::StorageFull, reason);
+        Err(Error::io("write", &self.dir, full))
+    }
+
+    /// Free space with which a volume that was full takes attempts again: for what could not be written, twice, and what still has to
+    /// be; so that it is not full again with the next commit. Never more than a part of what there is.
+    pub(super) fn enough(&self) -> u64 {
+        let all = self.disk.space(&self.dir).map_or(0, |space| space.total);
+        let all = all.min(self.options.limit.unwrap_or(u64::MAX));
+        let waiting = |shuffle: &Arc<Shuffle>| {
+            shuffle.memory.load(Ordering::Relaxed) + shuffle.open_memory.load(Ordering::Relaxed)
+        };
+        let waiting: u64 = self.shuffles().iter().map(waiting).sum();
+        let wanted = waiting.saturating_add(2 * self.standing.wanted());
+        wanted.clamp(ENOUGH.min(all / 4), (all / 2).max(ENOUGH.min(all / 4)))
     }
 
     fn within_limit(&self) -> u64 {

@@ -58,6 +58,8 @@ pub(super) struct Shuffle {
     pub(super) readers: AtomicUsize,
     /// Bytes that readers got of it.
     pub(super) fetched: AtomicU64,
+    /// Runs of which nothing was committed, nor ever will be.
+    pub(super) dead: Mutex<Vec<Arc<Run>>>,
 }
 
 /// Keeps the local copy of a shuffle for as long as it lives.
@@ -197,6 +199,7 @@ impl Shuffle {
             damaged: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
             fetched: AtomicU64::new(0),
+            dead: Mutex::default(),
         }
     }
 
@@ -289,6 +292,15 @@ impl State {
         self.open.remove(&owner);
     }
 
+    /// Takes an attempt that is over from those in progress, unless a later stream of it is there already.
+    pub(super) fn forget(&mut self, attempt: &Arc<OpenAttempt>) {
+        let owner = attempt.owner();
+        let open = self.open.get(&owner);
+        if open.is_some_and(|open| Arc::ptr_eq(open, attempt)) {
+            self.open.remove(&owner);
+        }
+    }
+
     /// Takes an attempt's blocks out of memory or the log, because a run has them.
     pub(super) fn release(&mut self, shuffle: &Shuffle, owner: Owner) {
         self.version += 1;
@@ -377,15 +389,30 @@ impl OpenAttempt {
         (self.key.map_index, self.key.attempt)
     }
 
-    /// Takes it from its writer, unless it is past that. Answers whether it did.
+    /// Takes it from its writer. False while its commit waits for the writer: then it is past that. One that is over already is
+    /// nobody's, and another stream may take its place.
     pub(super) fn fence(&self, reason: impl FnOnce() -> String) -> bool {
         let mut state = self.state.lock();
-        if state.phase != Phase::Open {
-            return false;
+        match state.phase {
+            Phase::Open => {
+                state.phase = Phase::Fenced(reason());
+                self.drop_blocks(&mut state);
+                true
+            }
+            Phase::Sealed => false,
+            Phase::Done | Phase::Fenced(_) => true,
         }
-        state.phase = Phase::Fenced(reason());
+    }
+
+    /// Ends it without a commit, whatever it was waiting for: another stream of it may begin at once, and the shuffle no longer counts
+    /// it among those in progress.
+    pub(super) fn fail(self: &Arc<Self>, reason: String) {
+        let mut shuffle_state = self.shuffle.state.lock();
+        let mut state = self.state.lock();
+        state.phase = Phase::Fenced(reason);
         self.drop_blocks(&mut state);
-        true
+        drop(state);
+        shuffle_state.forget(self);
     }
 
     /// Forgets what it holds.
@@ -397,7 +424,8 @@ impl OpenAttempt {
             .sum::<u64>();
         self.shuffle.open_memory.fetch_sub(bytes, Ordering::Relaxed);
         state.batches.clear();
-        state.runs.clear();
+        let dead = state.runs.drain(..).filter(|run| run.abandon());
+        self.shuffle.dead.lock().extend(dead);
     }
 
     /// Takes all that it holds; it holds nothing then.

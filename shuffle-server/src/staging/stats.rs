@@ -64,6 +64,8 @@ counters! {
     deleted_bytes,
     /// Bytes of them that had not been written back, and need not be any more.
     saved_bytes,
+    /// Bytes of attempts without a commit whose space was given back before their shuffle went.
+    aborted_bytes,
     /// Bytes of local copies that were removed because the object store has them.
     reclaimed_bytes,
 }

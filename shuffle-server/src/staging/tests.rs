@@ -1,11 +1,14 @@
 //! The storage core as its callers see it.
 
 mod commits;
+mod deletions;
 mod faults;
 mod fetches;
 mod model;
 mod pressure;
 mod recovery;
+mod space;
+mod starts;
 mod states;
 mod steps;
 
@@ -41,7 +44,10 @@ impl Bench {
     pub(crate) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().expect("temporary directory"),
-            options: Options::default(),
+            options: Options {
+                ballast: 0,
+                ..Options::default()
+            },
             budget: Budget::new(256 << 20),
             clock: ManualClock::new(),
             faults: None,

@@ -2,15 +2,15 @@
 //!
 //! | name | content |
 //! |---|---|
-//! | `volume` | two lines of text: `forebay-volume 1` (the format) and the volume's UUID |
+//! | `volume` | two lines of text: `forebay-volume 2` (the format) and the volume's UUID |
 //! | `LOCK` | empty; locked by the process that serves the volume |
 //! | `index/` | RocksDB, see [`crate::index`] |
-//! | `apps/<app>/<shuffle>/<segment>.seg` | segments, see [`super::format`] |
+//! | `apps/<number>.<app>/<shuffle>/<segment>.seg` | segments, see [`super::format`] |
+//! | `trash/` | what is deleted and not gone yet, see [`super::trash`] |
+//! | `ballast` | space that is kept for the index, see [`super::ballast`] |
 //! | `log/<log>.log` | commit logs, see [`super::format`] |
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
     ops::Range,
     path::Path,
     sync::{
@@ -23,7 +23,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustix::fs::FlockOperation;
 use shuffle_proto::{
     block::PartitionTotal,
     ids::{AppId, ShuffleId, VolumeId},
@@ -31,26 +30,21 @@ use shuffle_proto::{
 use tokio::sync::oneshot;
 
 use super::{
-    AppRecord, AttemptKey, AttemptWriter, Components, Cursor, Durability, Error, Fetch, Health,
-    Opened, Options, Receipt, StatsSnapshot,
-    deleted::Deleted,
-    disk::Disk,
+    AppRecord, AttemptKey, AttemptWriter, Cursor, Durability, Error, Fetch, Health, Opened,
+    Receipt, StatsSnapshot,
     fetch::Position,
-    log::Logs,
-    recover, remove,
-    shared::{self, App, Shared, Stop},
+    remove,
+    shared::{Shared, Stop},
     shuffle::{OpenAttempt, Shuffle, State, fenced},
-    writer::{self, Request, Task},
+    writer::{Request, Task},
 };
-use crate::index::{AppNo, Batch as Changes, keys::Key, values};
 
-const FORMAT_LINE: &str = "forebay-volume 1";
 /// How often is looked whether the writer has ended.
 const GLANCE: Duration = Duration::from_millis(5);
 /// Calls that may hang at the same time, each with its thread; one more is refused. While the disk answers there may be more.
 const MAX_PATIENT: usize = 32;
 /// How often who waits for such a call looks whether the disk still answers.
-const A_WHILE: Duration = Duration::from_millis(100);
+pub(super) const A_WHILE: Duration = Duration::from_millis(100);
 
 /// One data directory. Clones are the same volume; when the last is dropped without [`Volume::close`], what only memory holds is gone.
 #[derive(Clone)]
@@ -58,11 +52,12 @@ pub struct Volume(pub(super) Arc<Handle>);
 
 pub(super) struct Handle {
     pub(super) shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    pub(super) writer: Mutex<Option<JoinHandle<()>>>,
     /// With what ends it when it is dropped.
-    warden: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    pub(super) warden: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    pub(super) remover: Mutex<Option<JoinHandle<()>>>,
     /// Calls that wait for the disk, see [`Volume::start`].
-    patient: Arc<AtomicUsize>,
+    pub(super) patient: Arc<AtomicUsize>,
 }
 
 /// A call that may wait for the disk.
@@ -74,64 +69,6 @@ pub struct Started<T> {
 // === impl Volume ===
 
 impl Volume {
-    /// Opens or creates it. Blocking: recovers what the index has and removes what it has not.
-    pub fn open(dir: &Path, options: Options, components: Components) -> Result<Self, Error> {
-        let disk = Arc::new(Disk::new(components.faults.clone(), options.slow));
-        let lock = lock(dir)?;
-        let (id, new) = identity(dir)?;
-        for name in ["apps", "log"] {
-            let path = dir.join(name);
-            fs::create_dir_all(&path).map_err(|source| Error::io("create", path, source))?;
-        }
-        let index = disk.index(&dir.join("index"))?;
-        let found = recover::recover(dir, &*index, &disk, new)?;
-        let opened = shared::Opened {
-            id,
-            dir: dir.into(),
-            lock,
-            index,
-            times: found.times,
-            names: found.names,
-            used: found.used,
-            place: disk
-                .place(dir)
-                .map_err(|source| Error::io("look at", dir, source))?,
-            free: disk.space(dir)?.free,
-        };
-        let shared = Arc::new(Shared::new(opened, options, components, disk));
-        let weak = Arc::downgrade(&shared);
-        shared.budget.on_pressure(move || {
-            if let Some(shared) = weak.upgrade() {
-                shared.wake();
-            }
-        });
-        let logs = Logs::recovered(found.logs);
-        let writer = std::thread::Builder::new()
-            .name("forebay-writer".into())
-            .spawn({
-                let shared = shared.clone();
-                move || writer::run(&shared, logs)
-            });
-        let writer =
-            writer.map_err(|source| Error::io("start the writer thread of", dir, source))?;
-        let (alive, over) = mpsc::channel();
-        let warden = std::thread::Builder::new()
-            .name("forebay-warden".into())
-            .spawn({
-                let shared = shared.clone();
-                move || shared.guard(&over)
-            });
-        let warden =
-            warden.map_err(|source| Error::io("start the warden thread of", dir, source))?;
-        shared.wake();
-        Ok(Self(Arc::new(Handle {
-            shared,
-            writer: Mutex::new(Some(writer)),
-            warden: Mutex::new(Some((alive, warden))),
-            patient: Arc::default(),
-        })))
-    }
-
     /// Its identity.
     pub fn id(&self) -> VolumeId {
         self.0.shared.id
@@ -213,47 +150,7 @@ impl Volume {
             .collect()
     }
 
-    /// Remembers an app, or its new lease. Must come before the app's first attempt. Blocking (a write to the index).
-    pub fn put_app(&self, app: &AppRecord) -> Result<(), Error> {
-        let shared = &self.0.shared;
-        let _gate = shared.gate.lock();
-        let no = {
-            let names = shared.names.read();
-            match names.apps.get(&app.app) {
-                Some(known) if known.record == *app => return Ok(()),
-                Some(known) => known.no,
-                None => AppNo(names.next_app),
-            }
-        };
-        let record = values::App {
-            id: app.app.clone(),
-            token_hash: app.token_hash,
-            lease: app.lease,
-        };
-        let mut changes = Changes::default();
-        changes.put(Key::App(no), &values::Record::App(record));
-        shared
-            .index
-            .write(&changes, false)
-            .map_err(Error::Index)
-            .inspect_err(|error| shared.note(error))?;
-        let mut names = shared.names.write();
-        names.next_app = names.next_app.max(no.0 + 1);
-        match names.apps.get_mut(&app.app) {
-            Some(known) => known.record = app.clone(),
-            None => {
-                let new = App {
-                    no,
-                    record: app.clone(),
-                    deleted: Deleted::default(),
-                };
-                names.apps.insert(app.app.clone(), new);
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes all that an app has. Idempotent; answers bytes freed. Blocking.
+    /// Deletes all that an app has. Idempotent; answers bytes freed, while their files go. Blocking.
     pub fn delete_app(&self, app: &AppId) -> Result<u64, Error> {
         remove::delete_app(&self.0.shared, app)
     }
@@ -326,7 +223,7 @@ impl Volume {
                 }
                 let no = app.no;
                 let make = || {
-                    let dir = remove::shuffle_dir(&shared.dir, &key.app, key.shuffle);
+                    let dir = remove::shuffle_dir(&shared.dir, &key.app, no, key.shuffle);
                     let tasks = (num_maps, num_partitions);
                     Arc::new(Shuffle::new(
                         key.app.clone(),
@@ -453,10 +350,17 @@ impl Volume {
         self.0.shared.shuffles().iter().map(of_one).sum()
     }
 
+    /// An error once what waits for memory to be sent there should go elsewhere: its disk does not answer, has failed, or has been full
+    /// for so long that what the memory is wanted for will hardly be committed.
+    pub fn check_waits(&self) -> Result<(), Error> {
+        self.0.shared.check_waits()
+    }
+
     /// Puts on disk what only memory holds and ends the writer. Further calls answer `Unavailable`. A writer that hangs is left behind.
     pub async fn close(&self) {
         let shared = &self.0.shared;
         shared.stop(Stop::Flush);
+        shared.trash.stop();
         let Some(writer) = self.0.writer.lock().take() else {
             return;
         };
@@ -514,13 +418,16 @@ impl std::fmt::Debug for Volume {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.stop(Stop::Now);
-        if let Some(writer) = self.writer.lock().take() {
-            // The warden still says whether the disk answers; a writer that hangs is left behind.
-            while !writer.is_finished() && !self.shared.hangs() {
+        self.shared.trash.stop();
+        let threads = [self.writer.lock().take(), self.remover.lock().take()];
+        for thread in threads.into_iter().flatten() {
+            // The warden still says whether the disk answers; a thread that hangs is left behind. A removal that takes long is no hang,
+            // and ends with its file.
+            while !thread.is_finished() && !self.shared.hangs() {
                 std::thread::sleep(GLANCE);
             }
-            if writer.is_finished() {
-                let _ = writer.join();
+            if thread.is_finished() {
+                let _ = thread.join();
             }
         }
         if let Some((alive, warden)) = self.warden.lock().take() {
@@ -528,80 +435,4 @@ impl Drop for Handle {
             let _ = warden.join();
         }
     }
-}
-
-// === the directory ===
-
-/// Makes sure that no other process uses the directory while the file is open.
-fn lock(dir: &Path) -> Result<File, Error> {
-    let refuse = |reason: String| Error::Directory {
-        path: dir.into(),
-        reason,
-    };
-    fs::create_dir_all(dir).map_err(|error| refuse(format!("cannot be made: {error}")))?;
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(dir.join("LOCK"));
-    let file = file.map_err(|error| {
-        refuse(format!(
-            "cannot be written: {error}; give one that this user may write to"
-        ))
-    })?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(error) if error == rustix::io::Errno::WOULDBLOCK => Err(refuse(
-            "is in use by another process: end that one, or give another directory".into(),
-        )),
-        Err(error) => Err(refuse(format!("cannot be locked: {error}"))),
-    }
-}
-
-/// The volume's id, and whether it was made just now.
-fn identity(dir: &Path) -> Result<(VolumeId, bool), Error> {
-    let refuse = |reason: String| Error::Directory {
-        path: dir.into(),
-        reason,
-    };
-    let path = dir.join("volume");
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let mut lines = text.lines();
-            match (lines.next(), lines.next().and_then(VolumeId::parse)) {
-                (Some(FORMAT_LINE), Some(id)) => Ok((id, false)),
-                (Some(line), _) if line.starts_with("forebay-volume ") && line != FORMAT_LINE => Err(refuse(format!(
-                    "its file `volume` says {line:?}, this server reads {FORMAT_LINE:?}: run the server that wrote it, or empty it"
-                ))),
-                _ => Err(refuse("its file `volume` is not what Forebay writes: bring back the file, or empty the directory".into())),
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let listing =
-                fs::read_dir(dir).map_err(|error| refuse(format!("cannot be listed: {error}")))?;
-            for entry in listing.flatten() {
-                let name = entry.file_name();
-                if name != "LOCK" && name != "volume.new" && name != "lost+found" {
-                    return Err(refuse(format!(
-                        "is not a volume and holds {name:?}: give an empty directory"
-                    )));
-                }
-            }
-            let id = VolumeId::random();
-            create(dir, id).map_err(|source| Error::io("create", path, source))?;
-            tracing::info!(path = %dir.display(), volume = %id, "volume created");
-            Ok((id, true))
-        }
-        Err(error) => Err(refuse(format!("its file `volume` cannot be read: {error}"))),
-    }
-}
-
-/// Writes the file `volume`, whole or not at all.
-fn create(dir: &Path, id: VolumeId) -> io::Result<()> {
-    let temporary = dir.join("volume.new");
-    let mut file = File::create(&temporary)?;
-    writeln!(file, "{FORMAT_LINE}\n{id}")?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join("volume"))?;
-    File::open(dir)?.sync_all()
 }

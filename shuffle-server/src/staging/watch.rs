@@ -80,9 +80,15 @@ impl Watch {
         Running { watch: self, id }
     }
 
-    /// The call that has run longest, if that is too long.
+    /// The call that has run longest, if that is too long. Removals do not count: that of a large file takes its time on a disk that is
+    /// well, and on one that is not other calls hang too.
     pub(super) fn overdue(&self) -> Option<Overdue> {
-        self.oldest(|_| true)
+        self.oldest(|operation| operation != Operation::Remove)
+    }
+
+    /// The same for who has patience of his own.
+    pub(super) fn overdue_by(&self, patience: Duration) -> Option<Overdue> {
+        self.overdue().filter(|call| call.age >= patience)
     }
 
     /// The same of reads: where writes hang, what is read may still come.
@@ -168,5 +174,9 @@ mod tests {
         assert!(text.starts_with("read b"), "{text}");
         drop((read, write));
         assert!(watch.overdue().is_none());
+        let removal = watch.begin(Operation::Remove, Path::new("c"));
+        std::thread::sleep(Duration::from_millis(40));
+        assert!(watch.overdue().is_none(), "a removal says nothing");
+        drop(removal);
     }
 }

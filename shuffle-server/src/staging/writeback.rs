@@ -23,6 +23,7 @@ use super::{
     fetch::Position,
     shuffle::{Committed, Generation, Shuffle},
     stats::Stats,
+    trash::Waste,
 };
 use crate::index::{
     Batch as Changes,
@@ -300,10 +301,8 @@ impl Volume {
             .inspect_err(|error| shared.note(&Error::Index(error.clone())))?;
         let freed = shuffle.file_bytes.swap(0, Ordering::Relaxed);
         shared.used.fetch_sub(freed, Ordering::Relaxed);
-        for path in &files {
-            if let Err(error) = shared.disk.remove(path) {
-                tracing::warn!(path = %path.display(), %error, "a reclaimed segment cannot be removed now; it will be at the next start");
-            }
+        for path in files {
+            shared.trash.put(Waste::file(path));
         }
         Stats::add(&shared.stats.reclaimed_bytes, freed);
         tracing::info!(volume = %shared.id, app = %shuffle.app, shuffle = %shuffle.id, bytes = freed, "local copy reclaimed");

@@ -14,10 +14,12 @@ use tokio::sync::oneshot;
 
 use super::{
     Durability, Error, Health, Receipt,
+    apps::put_missed,
     batch::Owner,
     commit::commit_group,
     flush::{Cause, flush_shuffle, full_run, record_memory},
     log::Logs,
+    relief::drop_dead_runs,
     shared::{Shared, Stop},
     shuffle::{Committed, OpenAttempt, Shuffle},
 };
@@ -26,8 +28,8 @@ use super::{
 const TICK: Duration = Duration::from_millis(200);
 /// How long it waits when nothing can.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Free space from which a volume that was full takes attempts again.
-const ENOUGH: u64 = 64 << 20;
+/// Looks at a disk between two attempts at what has just not helped.
+const REST: u32 = 10;
 
 /// Something to do, and whom to tell.
 pub(super) struct Request {
@@ -58,9 +60,7 @@ impl Request {
     /// Answers without doing anything.
     pub(super) fn refuse(self, error: Error) {
         if let Task::Commit { attempt, .. } = &self.task {
-            let mut state = attempt.state.lock();
-            state.phase = super::shuffle::Phase::Fenced(error.to_string());
-            attempt.drop_blocks(&mut state);
+            attempt.fail(error.to_string());
         }
         let _ = self.reply.send(Err(error));
     }
@@ -72,6 +72,7 @@ pub(super) fn run(shared: &Shared, logs: Logs) {
         shared,
         logs,
         retry_at: None,
+        verify_at: None,
         probed: None,
         keeping: false,
     };
@@ -89,6 +90,8 @@ struct Writer<'a> {
     logs: Logs,
     /// When memory may be flushed again after a flush has failed.
     retry_at: Option<Instant>,
+    /// When the commit log of a disk that has failed may be compared with memory again.
+    verify_at: Option<Instant>,
     /// When a full disk was found to be full, or last asked for space.
     probed: Option<Instant>,
     /// Nothing is to be in memory only: what is committed there wakes nobody, and is looked for.
@@ -121,8 +124,16 @@ impl Writer<'_> {
                 self.keep_all();
             }
             self.settle();
+            if !self.shared.is_broken() {
+                for shuffle in self.shared.shuffles() {
+                    drop_dead_runs(self.shared, &shuffle);
+                }
+            }
             self.logs.reap(self.shared);
             self.probe();
+            if self.shared.health() == Health::Ok {
+                put_missed(self.shared);
+            }
         }
     }
 
@@ -130,11 +141,9 @@ impl Writer<'_> {
         self.shared.health() != Health::Ok
             || self.retry_at.is_some()
             || self.keeping
-            || self
-                .shared
-                .shuffles()
-                .iter()
-                .any(|shuffle| shuffle.logged.load(Ordering::Relaxed) > 0)
+            || self.shared.shuffles().iter().any(|shuffle| {
+                shuffle.logged.load(Ordering::Relaxed) > 0 || !shuffle.dead.lock().is_empty()
+            })
     }
 
     /// Commits that have come in meanwhile are not to wait for all of a long job.
@@ -154,20 +163,34 @@ impl Writer<'_> {
         let budget = &self.shared.budget;
         // Costs no write, and so goes also where none is possible.
         while budget.pressed() && !budget.relieved() && self.shared.evict_one() {}
-        if !budget.pressed() || !self.may_flush() {
+        if !budget.pressed() {
             return;
         }
-        while !self.shared.budget.relieved() && !self.shared.stops_now() {
-            if self.shared.evict_one() {
-                continue;
+        if self.may_flush() {
+            while !self.shared.budget.relieved() && !self.shared.stops_now() {
+                if self.shared.evict_one() {
+                    continue;
+                }
+                let Some((shuffle, uncommitted)) = self.largest() else {
+                    return;
+                };
+                if !self.flush(&shuffle, uncommitted, Cause::Pressure) {
+                    break;
+                }
+                self.commit_waiting();
             }
-            let Some((shuffle, uncommitted)) = self.largest() else {
-                return;
-            };
-            if !self.flush(&shuffle, uncommitted, Cause::Pressure) {
-                return;
+        }
+        // Where nothing can be written, what a commit log has need not be in memory; others share it. Of a disk that has failed the log
+        // is read first, and if that does not help not at every turn.
+        let (verify, now) = (self.shared.is_broken(), self.shared.clock.now());
+        if verify && self.verify_at.is_some_and(|at| now < at) {
+            return;
+        }
+        while budget.pressed() && !budget.relieved() {
+            if !self.shared.drop_logged(verify) {
+                self.verify_at = Some(now + REST * self.shared.options.probe);
+                break;
             }
-            self.commit_waiting();
         }
     }
 
@@ -197,8 +220,11 @@ impl Writer<'_> {
             // Deleted meanwhile, which has freed its memory too.
             Err(Error::Fenced(_)) => true,
             Err(error) => {
-                tracing::warn!(app = %shuffle.app, shuffle = %shuffle.id, %error, "flush failed; what it was to write stays in memory");
-                self.shared.note(&error);
+                if self.shared.may_log() {
+                    tracing::warn!(app = %shuffle.app, shuffle = %shuffle.id, %error, "flush failed; what it was to write stays in memory");
+                }
+                self.shared
+                    .note_write(&error, shuffle.memory.load(Ordering::Relaxed));
                 self.retry_at = Some(self.shared.clock.now() + self.shared.options.probe);
                 false
             }
@@ -243,12 +269,10 @@ impl Writer<'_> {
             return;
         }
         self.probed = Some(now);
-        let enough = match self.shared.options.limit {
-            Some(limit) => ENOUGH.min(limit / 4),
-            None => ENOUGH,
-        };
+        let missing = self.shared.ballast.missing();
         let path = self.shared.dir.join("probe");
-        if self.shared.free() >= enough
+        if self.shared.free() >= self.shared.enough().saturating_add(missing)
+            && self.shared.ballast.take(&self.shared.disk)
             && self.shared.disk.try_write(&path, false).is_ok()
             && self.shared.try_index().is_ok()
         {

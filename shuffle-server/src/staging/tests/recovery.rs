@@ -273,8 +273,8 @@ async fn a_truncated_or_missing_log_loses_exactly_what_was_in_it() {
 async fn files_that_the_index_does_not_name_are_removed_and_others_left() {
     let mut bench = Bench::new();
     let attempts = three(&mut bench).await;
-    let ours = bench.dir.path().join("apps/app-1/1/00000000ffff.seg");
-    let old_app = bench.dir.path().join("apps/old-app/7");
+    let ours = bench.dir.path().join("apps/0.app-1/1/00000000ffff.seg");
+    let old_app = bench.dir.path().join("apps/9.old-app/7");
     fs::create_dir_all(&old_app).expect("make");
     for path in [
         ours.clone(),
@@ -283,7 +283,7 @@ async fn files_that_the_index_does_not_name_are_removed_and_others_left() {
     ] {
         fs::write(path, b"leftover").expect("write");
     }
-    let theirs = bench.dir.path().join("apps/app-1/notes.txt");
+    let theirs = bench.dir.path().join("apps/0.app-1/notes.txt");
     fs::write(&theirs, b"mine").expect("write");
     let volume = bench.open();
     assert!(!ours.exists() && !old_app.exists() && theirs.exists());
@@ -327,7 +327,7 @@ fn a_directory_that_is_no_volume_is_refused_and_untouched() {
     fs::write(bench.dir.path().join("volume"), "forebay-volume 9\n").expect("write");
     let error = bench.try_open().expect_err("another version").to_string();
     assert!(
-        error.contains("forebay-volume 9") && error.contains("forebay-volume 1"),
+        error.contains("forebay-volume 9") && error.contains("forebay-volume 2"),
         "{error}"
     );
     fs::write(bench.dir.path().join("volume"), "hello").expect("write");

@@ -313,3 +313,88 @@ async fn closing_does_not_wait_for_a_disk_that_hangs() {
     dropped.expect("in time").expect("no panic");
     disk.hangs.store(false, Ordering::SeqCst);
 }
+
+#[tokio::test]
+async fn an_attempt_whose_commit_was_refused_begins_again_and_does_not_stay() {
+    let (bench, disk) = Disk::bench(Operation::Write);
+    let volume = bench.open();
+    disk.hangs.store(true, Ordering::SeqCst);
+    let shape = even(0..PARTITIONS, 40_000);
+    let mut commits = Vec::new();
+    for map in 0..3 {
+        let mut writer = begin(&volume, key(1, map, 1));
+        let totals = push(&bench.budget, &mut writer, &shape)
+            .await
+            .expect("append");
+        commits.push(tokio::spawn(writer.commit(totals, Durability::Disk)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for commit in commits {
+        let answer = tokio::time::timeout(Duration::from_secs(10), commit).await;
+        let answer = answer.expect("in time").expect("no panic");
+        assert_eq!(answer.expect_err("slow").kind(), Kind::Unavailable);
+    }
+    disk.hangs.store(false, Ordering::SeqCst);
+    eventually("it is quick again", || volume.health() == Health::Ok).await;
+    // The first was being written, and is there; the others were in the queue, and come again as the same attempts.
+    eventually("the first is through", || {
+        volume.committed(&key(1, 0, 1)).is_some()
+    })
+    .await;
+    for map in 1..3 {
+        write(&bench, &volume, key(1, map, 1), &shape, Durability::Disk).await;
+    }
+    let all = [0, 1, 2].map(|map| (map, 1, shape.clone()));
+    assert_holds(&volume, 1, &all).await;
+    let unwritten = volume.unwritten();
+    assert_eq!(
+        (unwritten.len(), unwritten[0].open),
+        (1, 0),
+        "{unwritten:?}"
+    );
+}
+
+#[tokio::test]
+async fn refused_commits_that_never_come_back_hold_up_neither_write_back_nor_reclaim() {
+    let (bench, disk) = Disk::bench(Operation::Write);
+    let volume = bench.open();
+    disk.hangs.store(true, Ordering::SeqCst);
+    let shape = even(0..PARTITIONS, 40_000);
+    for map in 0..3 {
+        let mut writer = begin(&volume, key(1, map, 1));
+        let totals = push(&bench.budget, &mut writer, &shape)
+            .await
+            .expect("append");
+        let commit = tokio::spawn(writer.commit(totals, Durability::Disk));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if map == 2 {
+            commit.await.expect("no panic").expect_err("slow");
+        }
+    }
+    disk.hangs.store(false, Ordering::SeqCst);
+    eventually("nothing is in progress", || volume.unwritten()[0].open == 0).await;
+}
+
+#[tokio::test]
+async fn out_of_files_takes_no_new_attempts_while_it_lasts() {
+    const EMFILE: i32 = 24;
+    let (bench, disk) = Disk::bench(Operation::Open);
+    let volume = bench.open();
+    disk.errno.store(EMFILE, Ordering::SeqCst);
+    let error = refused(&bench, &volume, key(1, 0, 1)).await;
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    let error = volume.open_attempt(key(1, 1, 1), MAPS, PARTITIONS);
+    let error = error
+        .expect_err("it would be taken and not be kept")
+        .to_string();
+    assert!(error.contains("LimitNOFILE"), "{error}");
+    disk.errno.store(0, Ordering::SeqCst);
+    eventually("there are files again", || {
+        bench.clock.advance(Duration::from_secs(1));
+        volume.health() == Health::Ok
+    })
+    .await;
+    let shape = even(0..PARTITIONS, 40_000);
+    write(&bench, &volume, key(1, 0, 1), &shape, Durability::Fsync).await;
+    assert_holds(&volume, 1, &[(0, 1, shape)]).await;
+}

@@ -188,7 +188,13 @@ async fn a_crash_between_any_two_steps_keeps_what_was_acked_whole_and_nothing_in
                     .delete_shuffle(&app(), ShuffleId(shuffle))
                     .expect("deleted");
             }
-            assert_eq!(bench.files(".seg"), [] as [std::path::PathBuf; 0]);
+            eventually("no segment is left", || bench.files(".seg").is_empty()).await;
+            eventually("nothing counts as used", || volume.bytes_used() == 0).await;
+            let trash = bench.dir.path().join("trash");
+            eventually("no trash is left", || {
+                std::fs::read_dir(&trash).expect("there").next().is_none()
+            })
+            .await;
         }
         steps += 1;
     }
