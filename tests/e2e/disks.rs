@@ -11,6 +11,7 @@ use std::{fs, time::Duration};
 
 mod failing;
 mod hanging;
+mod starting;
 
 const SHAPE: Shape = Shape {
     maps: 1000,
@@ -279,6 +280,46 @@ async fn a_full_disk_of_two_leaves_the_work_to_the_other() {
     }
     oracle.check(&peer, &app, 0).await;
     drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_that_wait_for_the_memory_of_a_full_disk_are_answered() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(disk) = Tmpfs::mount(scratch.path().join("disk"), 64 << 10) else {
+        return;
+    };
+    let setup = Setup::new().dir(disk.path()).flag("--memory", "16MiB");
+    let mut server = Server::with(setup).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    let mut pushes = tokio::task::JoinSet::new();
+    for map in 0..16 {
+        let mut attempt = Attempt::empty(&app, 0, SHAPE, map, u64::from(map));
+        for block in 0..16 {
+            let bytes = random_bytes(u64::from(map * 16 + block), 512 << 10);
+            attempt = attempt.with_block(block / 2, bytes);
+        }
+        let peer = server.peer().await;
+        pushes.spawn(async move { (peer.push(&attempt).await, attempt) });
+    }
+    let mut refused = 0;
+    while !pushes.is_empty() {
+        let answered = tokio::time::timeout(Duration::from_secs(30), pushes.join_next()).await;
+        let answered = answered.expect("nobody is held back for ever");
+        match answered.unwrap().unwrap() {
+            (Ok(receipt), attempt) => oracle.committed(&attempt, &receipt),
+            (Err(status), _) => {
+                assert_refused(&status, Kind::Unavailable, &[]);
+                let why = status.message();
+                assert!(why.contains("full") || why.contains("space"), "{status:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "128 MiB fit");
+    if oracle.attempts().count() > 0 {
+        oracle.check(&server.peer().await, &app, 0).await;
+    }
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

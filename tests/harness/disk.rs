@@ -66,6 +66,14 @@ impl Drop for Tmpfs {
     }
 }
 
+/// Moves what is mounted at a path to another one; the first is an empty directory then. Panics where that is not allowed.
+pub fn move_mount(from: &Path, to: &Path) {
+    // Below a mount that is shared it cannot be moved, but bound a second time.
+    let from_text = from.to_string_lossy();
+    assert!(run("mount", &["--bind", &from_text], to));
+    assert!(run("umount", &["-l"], from));
+}
+
 /// An ext4 file system of its own, in a file, whose power can be cut: what had not been synced is gone then, as far as the file
 /// system kept it in memory. Unmounted when dropped.
 pub struct Ext4 {

@@ -169,9 +169,16 @@ impl Ledger for Volumes {
     fn put(&self, record: &AppRecord) -> Result<(), String> {
         let wanted = record.clone();
         let results = self.each(move |volume| volume.put_app(&wanted));
-        let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
-        for error in &errors {
-            tracing::warn!(app = %record.app, %error, "a volume did not write the app down");
+        let mut errors = Vec::new();
+        for (volume, result) in self.iter().zip(results) {
+            let Err(error) = result else {
+                continue;
+            };
+            // Of one that is out of service that is no news.
+            if !volume.health().is_broken() {
+                tracing::warn!(app = %record.app, %error, "a volume did not write the app down; it is told again when it is well");
+            }
+            errors.push(error);
         }
         if errors.len() < self.len() {
             Ok(())
@@ -183,10 +190,20 @@ impl Ledger for Volumes {
     fn delete(&self, app: &AppId) -> Result<u64, String> {
         let wanted = app.clone();
         let results = self.each(move |volume| volume.delete_app(&wanted));
-        let (freed, errors): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-        let errors: Vec<_> = errors.into_iter().filter_map(Result::err).collect();
+        let (mut freed, mut errors) = (0, Vec::new());
+        for (volume, result) in self.iter().zip(results) {
+            match result {
+                Ok(bytes) => freed += bytes,
+                // Nobody can read it there any more, and more cannot be done before the server is started again: then it goes, or its
+                // lease runs out. An app that comes again under this name is not to wait for that on all the other disks.
+                Err(error) if volume.health().is_broken() => {
+                    tracing::warn!(%app, %error, "the app's data stay on a disk that is out of service");
+                }
+                Err(error) => errors.push(error),
+            }
+        }
         if errors.is_empty() {
-            Ok(freed.into_iter().flatten().sum())
+            Ok(freed)
         } else {
             Err(format!(
                 "its data could not be deleted everywhere: {}",

@@ -17,6 +17,8 @@ use super::Error;
 
 /// First line of the file `volume`.
 pub(super) const FORMAT_LINE: &str = "forebay-volume 2";
+const NOTE: &str = "# Forebay volumes on what is mounted here. While it is not, a server begins no new ones in their place.\n\
+                    # Remove this file if they are gone for good.\n";
 
 fn refuse(dir: &Path, reason: String) -> Error {
     Error::Directory {
@@ -117,15 +119,16 @@ pub(super) fn check_mounted(dir: &Path) -> Result<(), Error> {
     let Some(mounts) = mounts() else {
         return Ok(());
     };
-    let dir_there = resolved(dir);
-    for point in dir_there.ancestors() {
-        let Some(note) = note_of(point, &dir_there) else {
+    let there = resolved(dir);
+    for point in there.ancestors() {
+        let Some(note) = note_beside(point) else {
             continue;
         };
-        if !mounts.iter().any(|mount| mount == point)
-            && let Ok(text) = fs::read_to_string(&note)
-        {
-            let id = text.lines().next().unwrap_or_default();
+        if mounts.iter().any(|mount| mount == point) {
+            continue;
+        }
+        let text = fs::read_to_string(&note).unwrap_or_default();
+        if let Some((id, _)) = noted(&text).find(|(_, noted)| *noted == there) {
             return Err(refuse(
                 dir,
                 format!(
@@ -140,7 +143,7 @@ pub(super) fn check_mounted(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Leaves a note beside the mount point, so that [`check_mounted`] knows that there is one.
+/// Leaves a note beside the mount point, so that [`check_mounted`] knows that there is one. Volumes that are there no more go from it.
 pub(super) fn note_mount(dir: &Path, id: VolumeId) {
     let dir = resolved(dir);
     let mounts = mounts().unwrap_or_default();
@@ -148,32 +151,50 @@ pub(super) fn note_mount(dir: &Path, id: VolumeId) {
     let Some(point) = point.max_by_key(|point| point.as_os_str().len()) else {
         return;
     };
-    let Some(note) = note_of(point, &dir) else {
+    // What is temporary is nobody's disk.
+    let temporary = [std::env::temp_dir(), "/tmp".into(), "/dev/shm".into()];
+    let Some(note) = note_beside(point) else {
         return;
     };
-    let text = format!(
-        "{id}\nis the Forebay volume in {} on what is mounted at {}. While that is not mounted, a server does not begin a new volume in its \
-         place. Remove this file if the disk is gone for good.\n",
-        dir.display(),
-        point.display()
-    );
-    if fs::read_to_string(&note).is_ok_and(|before| before == text) {
+    if temporary.contains(point) {
         return;
     }
-    if let Err(error) = fs::write(&note, text) {
+    if let Err(error) = write_note(&note, &dir, id) {
         tracing::debug!(path = %note.display(), %error, "no note beside the mount point");
     }
 }
 
-/// The note for a directory on what is mounted at `point`; none for the root.
-fn note_of(point: &Path, dir: &Path) -> Option<PathBuf> {
+fn write_note(note: &Path, dir: &Path, id: VolumeId) -> io::Result<()> {
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let mut file = options.open(note)?;
+    // Volumes of one disk are opened at the same time.
+    rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+    let before = io::read_to_string(&file)?;
+    let others = noted(&before).filter(|(_, other)| *other != dir && other.join("volume").exists());
+    let mut text = String::from(NOTE);
+    for (id, dir) in others {
+        text.push_str(&format!("{id} {}\n", dir.display()));
+    }
+    text.push_str(&format!("{id} {}\n", dir.display()));
+    if text != before {
+        file.set_len(0)?;
+        io::Seek::rewind(&mut file)?;
+        file.write_all(text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Ids and directories of volumes.
+fn noted(text: &str) -> impl Iterator<Item = (&str, PathBuf)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once(' ').map(|(id, dir)| (id, dir.into())))
+}
+
+/// The note for what is mounted at `point`; none for the root.
+fn note_beside(point: &Path) -> Option<PathBuf> {
     let (parent, name) = (point.parent()?, point.file_name()?.to_str()?);
-    let below = dir.strip_prefix(point).ok()?.to_str()?.replace('/', "_");
-    let note = match &*below {
-        "" => format!(".{name}.forebay"),
-        below => format!(".{name}.{below}.forebay"),
-    };
-    Some(parent.join(note))
+    Some(parent.join(format!(".{name}.forebay")))
 }
 
 /// Without symbolic links, as far as it is there.
@@ -230,24 +251,43 @@ mod tests {
     fn a_directory_whose_disk_a_note_names_is_not_begun_anew_without_it() {
         let scratch = tempfile::tempdir().expect("temporary directory");
         let root = fs::canonicalize(scratch.path()).expect("there");
+        let id = VolumeId::random();
+        let (point, note) = (root.join("disk"), root.join(".disk.forebay"));
         for below in ["", "forebay", "a/b"] {
-            let point = root.join("disk");
             let dir = match below {
                 "" => point.clone(),
                 below => point.join(below),
             };
             check_mounted(&dir).expect("nothing was ever noted");
-            let note = note_of(&point, &dir).expect("it is not the root");
-            fs::write(&note, "some-id\n").expect("write");
+            write_note(&note, &dir, id).expect("write");
+            check_mounted(&point.join("other")).expect("it is not noted");
             let error = check_mounted(&dir).expect_err("nothing is mounted there");
             let text = error.to_string();
-            assert!(
-                text.contains("not mounted") && text.contains("some-id"),
-                "{text}"
-            );
+            assert!(text.contains("not mounted"), "{text}");
+            assert!(text.contains(&id.to_string()), "{text}");
             assert!(text.contains(note.to_str().expect("text")), "{text}");
-            fs::remove_file(note).expect("remove");
+            fs::remove_file(&note).expect("remove");
             check_mounted(&dir).expect("the note is gone");
         }
+    }
+
+    #[test]
+    fn a_note_keeps_the_volumes_that_are_there() {
+        let scratch = tempfile::tempdir().expect("temporary directory");
+        let note = scratch.path().join(".disk.forebay");
+        let dirs = ["one", "two", "three"].map(|name| scratch.path().join(name));
+        let ids = dirs.clone().map(|dir| {
+            fs::create_dir(&dir).expect("make");
+            let id = VolumeId::random();
+            create(&dir, id).expect("write");
+            write_note(&note, &dir, id).expect("write");
+            id.to_string()
+        });
+        fs::remove_dir_all(&dirs[0]).expect("remove");
+        write_note(&note, &dirs[1], identity(&dirs[1]).expect("there").0).expect("write");
+        let text = fs::read_to_string(&note).expect("read");
+        let found: Vec<_> = noted(&text).map(|(id, dir)| (id.to_owned(), dir)).collect();
+        let expected = [2, 1].map(|at: usize| (ids[at].clone(), dirs[at].clone()));
+        assert_eq!(found, expected);
     }
 }

@@ -1,0 +1,249 @@
+//! Starts with disks that are bad already: the others are served, and what a bad one has as far as it can be read.
+
+use std::{io::Write, path::Path};
+
+use shuffle_tests::{Shaky, raw};
+
+use super::*;
+
+/// A server on these disks and a good one that comes last, with something of one app on each; and how to look at it.
+struct Several {
+    server: Server,
+    app: App,
+    oracle: Oracle,
+    ids: Vec<Vec<u8>>,
+}
+
+impl Several {
+    async fn start(disks: &[&Path]) -> Self {
+        let with = |setup: Setup, disk: &&Path| setup.dir(*disk);
+        let setup = disks.iter().fold(Setup::new(), with).volumes(1);
+        // So that each has the same room.
+        let mut server = Server::with(setup.flag("--volume-limit", "40MiB")).await;
+        server.allow_errors("volume is out of service");
+        let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+        let (peer, ids) = (server.peer().await, server.volumes());
+        for map in 0.. {
+            assert!(map < 60, "a volume got nothing");
+            oracle.push(&peer, &large(&app, 0, map)).await;
+            let used = peer.describe().await.volumes;
+            if used.iter().all(|volume| volume.bytes_used > 0) {
+                break;
+            }
+        }
+        server.stop().await;
+        Self {
+            server,
+            app,
+            oracle,
+            ids,
+        }
+    }
+
+    /// Starts it again; these are the states of its volumes, and who can be read from is served.
+    async fn states(&mut self, states: &[&str], served: &[usize]) -> Vec<String> {
+        self.server.restart().await;
+        let served: Vec<_> = served.iter().map(|at| self.ids[*at].clone()).collect();
+        assert_eq!(self.server.volumes(), served, "{}", self.server.log());
+        let described = self.server.peer().await.describe().await.volumes;
+        let found: Vec<_> = described.iter().map(|volume| &*volume.state).collect();
+        assert_eq!(found, states, "{described:?}");
+        let (_, metrics) = raw::get(self.server.admin(), "/metrics").await;
+        let (_, status) = raw::get(self.server.admin(), "/api/v1/status").await;
+        for (volume, dir) in described.iter().zip(self.server.dirs()) {
+            let dir = dir.display().to_string();
+            let line = metrics.lines().find(|line| {
+                line.starts_with("shuffle_server_volume_state{")
+                    && line.contains(&dir)
+                    && line.ends_with(" 1")
+            });
+            assert!(
+                line.is_some_and(|line| line.contains(&volume.state)),
+                "{metrics}"
+            );
+            assert!(
+                status.contains(&volume.reason) && status.contains(&dir),
+                "{status}"
+            );
+        }
+        let (code, ready) = raw::get(self.server.admin(), "/readyz").await;
+        assert_eq!(code, 200, "one is well: {ready}");
+        described.into_iter().map(|volume| volume.reason).collect()
+    }
+
+    /// It takes what comes, on the good disk.
+    async fn works(&mut self, shuffle: u32) {
+        let peer = self.server.peer().await;
+        for map in 0..3 {
+            let attempt = large(&self.app, shuffle, map);
+            let receipt = self.oracle.push(&peer, &attempt).await;
+            assert_eq!(receipt.volume, self.ids[self.ids.len() - 1]);
+        }
+        self.oracle.check(&peer, &self.app, shuffle).await;
+        // An app that it did not know.
+        let other = App::new(&format!("app-{}", shuffle + 10));
+        let mut theirs = Oracle::default();
+        theirs.push(&peer, &large(&other, 0, 0)).await;
+        theirs.check(&peer, &other, 0).await;
+        peer.delete_app(&other).await.unwrap();
+    }
+
+    async fn all_is_there(&self) {
+        let peer = self.server.peer().await;
+        for shuffle in [0, 1] {
+            self.oracle.check(&peer, &self.app, shuffle).await;
+        }
+    }
+}
+
+/// Takes all space that is left; answers the file that has it.
+fn fill_up(disk: &Path) -> std::path::PathBuf {
+    let path = disk.join("somebody-elses");
+    let mut file = fs::File::create(&path).unwrap();
+    for size in [1 << 20, 4096, 1] {
+        while file.write_all(&vec![7; size]).is_ok() {}
+    }
+    let _ = file.sync_all();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_read_only_and_one_that_is_full_are_served_beside_a_good_one() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(first) = Tmpfs::mount(scratch.path().join("first"), 64 << 10) else {
+        return;
+    };
+    let second = Tmpfs::mount(scratch.path().join("second"), 64 << 10).unwrap();
+    let mut several = Several::start(&[first.path(), second.path()]).await;
+    assert!(first.read_only(true));
+    let junk = fill_up(second.path());
+    // What is kept for the index is enough to open it; without that it is opened for reading.
+    for ballast in [true, false] {
+        if !ballast {
+            let _ = fs::remove_file(second.path().join("ballast"));
+            fs::remove_file(&junk).unwrap();
+            fill_up(second.path());
+        }
+        let reasons = several
+            .states(&["read-only", "full", "ok"], &[0, 1, 2])
+            .await;
+        assert!(reasons[0].contains("mount it writable"), "{reasons:?}");
+        assert!(reasons[1].contains("free some"), "{reasons:?}");
+        several
+            .oracle
+            .check(&several.server.peer().await, &several.app, 0)
+            .await;
+        several.works(1 + u32::from(ballast)).await;
+        if ballast {
+            several.server.stop().await;
+        }
+    }
+    // The full one heals by itself, the other with the next start.
+    fs::remove_file(&junk).unwrap();
+    let peer = several.server.peer().await;
+    eventually(Duration::from_secs(20), || async {
+        let state = peer.describe().await.volumes[1].clone();
+        match &*state.state {
+            "ok" => Ok(()),
+            _ => Err(format!("{state:?}")),
+        }
+    })
+    .await;
+    several.server.stop().await;
+    assert!(first.read_only(false));
+    several.states(&["ok", "ok", "ok"], &[0, 1, 2]).await;
+    several.all_is_there().await;
+    several.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_three_that_cannot_be_opened_do_not_keep_the_third_from_being_served() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(first) = Tmpfs::mount(scratch.path().join("first"), 64 << 10) else {
+        return;
+    };
+    let second = scratch.path().join("second");
+    fs::create_dir(&second).unwrap();
+    let mut several = Several::start(&[first.path(), &second]).await;
+    // A disk that is not mounted leaves an empty directory; the other lost what its index begins with.
+    let away = scratch.path().join("away");
+    fs::create_dir(&away).unwrap();
+    shuffle_tests::disk::move_mount(first.path(), &away);
+    let current = fs::read(second.join("index/CURRENT")).unwrap();
+    fs::write(second.join("index/CURRENT"), "nonsense").unwrap();
+    for round in 1..3 {
+        let reasons = several.states(&["removed", "failed", "ok"], &[2]).await;
+        assert!(reasons[0].contains("not mounted"), "{reasons:?}");
+        assert!(reasons[1].contains("index"), "{reasons:?}");
+        let described = several.server.peer().await.describe().await.volumes;
+        assert_eq!(described[1].id, several.ids[1], "its id can be read");
+        several.works(round).await;
+        several.server.stop().await;
+        assert_eq!(
+            fs::read_dir(first.path()).unwrap().count(),
+            0,
+            "no volume is begun there"
+        );
+    }
+    shuffle_tests::disk::move_mount(&away, first.path());
+    fs::write(second.join("index/CURRENT"), current).unwrap();
+    several.states(&["ok", "ok", "ok"], &[0, 1, 2]).await;
+    several.all_is_there().await;
+    several.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_cannot_be_read_at_the_start_does_not_keep_the_other_from_being_served() {
+    let Some(shaky) = Shaky::mount(160) else {
+        return;
+    };
+    let mut several = Several::start(&[&shaky.path()]).await;
+    shaky.forget_pages();
+    shaky.fail_reads(true);
+    several.states(&["failed", "ok"], &[1]).await;
+    several.works(1).await;
+    several.server.stop().await;
+    shaky.fail_reads(false);
+    several.states(&["ok", "ok"], &[0, 1]).await;
+    several.all_is_there().await;
+    several.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_only_disk_is_not_mounted_begins_no_volume_in_its_place() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(disk) = Tmpfs::mount(scratch.path().join("disk"), 64 << 10) else {
+        return;
+    };
+    // The first start makes the directory, as ever.
+    let dir = disk.path().join("deep/forebay");
+    let mut server = Server::with(Setup::new().dir(&dir)).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    oracle.push(&server.peer().await, &large(&app, 0, 0)).await;
+    server.stop().await;
+    let away = scratch.path().join("away");
+    fs::create_dir(&away).unwrap();
+    shuffle_tests::disk::move_mount(disk.path(), &away);
+    let said = server.refused().await;
+    assert!(said.contains("not mounted"), "{said}");
+    assert!(
+        said.contains(dir.to_str().unwrap()),
+        "the directory is not named: {said}"
+    );
+    let note = scratch.path().join(".disk.forebay");
+    assert!(
+        said.contains(note.to_str().unwrap()),
+        "the remedy is not named: {said}"
+    );
+    assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 0);
+    shuffle_tests::disk::move_mount(&away, disk.path());
+    server.restart().await;
+    oracle.check(&server.peer().await, &app, 0).await;
+    server.stop().await;
+    // A new disk in the place of one that is gone for good is a new volume.
+    let before = server.volumes();
+    fs::remove_dir_all(disk.path().join("deep")).unwrap();
+    server.restart().await;
+    assert_ne!(server.volumes(), before);
+    server.stop().await;
+}
