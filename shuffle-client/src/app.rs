@@ -331,7 +331,11 @@ impl Members {
             write_back: write_back.into(),
             ..self.caller.message()
         };
-        self.client.renew_lease(address, caller).await
+        let request = v1::RenewLeaseRequest {
+            caller: Some(caller),
+            task: false,
+        };
+        self.client.renew_lease(address, request).await
     }
 
     /// How long a server rests between two visits.

@@ -1,4 +1,7 @@
 //! Pauses between tries, and how long to go on trying.
+//!
+//! There are two clocks. One runs while servers do not answer, up to `retry_deadline`: then they are taken for gone. The other runs
+//! while they answer that they are busy, full or draining: that is no loss, and they are waited for [`OVERLOAD`] times as long.
 
 use std::time::Duration;
 
@@ -7,6 +10,9 @@ use tokio::time::Instant;
 
 use crate::settings::Settings;
 
+/// How many times `retry_deadline` servers are waited for that answer and take nothing.
+pub(crate) const OVERLOAD: u32 = 10;
+
 /// One chain of tries at the same thing.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
@@ -14,7 +20,10 @@ pub(crate) struct Backoff {
     max: Duration,
     deadline: Duration,
     tries: u32,
+    /// Since when nothing has worked.
     failing_since: Option<Instant>,
+    /// Since when nobody has answered.
+    silent_since: Option<Instant>,
 }
 
 impl Backoff {
@@ -25,6 +34,7 @@ impl Backoff {
             deadline: settings.retry_deadline,
             tries: 0,
             failing_since: None,
+            silent_since: None,
         }
     }
 
@@ -32,13 +42,30 @@ impl Backoff {
     pub(crate) fn succeeded(&mut self) {
         self.tries = 0;
         self.failing_since = None;
+        self.silent_since = None;
     }
 
-    /// Counts a failure and says how long to wait before the next try, at least `at_least`; `None` when the deadline is over.
-    pub(crate) fn failed(&mut self, at_least: Option<Duration>) -> Option<Duration> {
+    /// Notes a failure that is not waited for; false when the time is over. `answered`: it was an answer.
+    pub(crate) fn note(&mut self, answered: bool) -> bool {
         let now = Instant::now();
-        let since = *self.failing_since.get_or_insert(now);
-        let left = self.deadline.checked_sub(now.duration_since(since))?;
+        let failing = *self.failing_since.get_or_insert(now);
+        if answered {
+            self.silent_since = None;
+        }
+        let (since, deadline) = match answered {
+            true => (failing, self.deadline.saturating_mul(OVERLOAD)),
+            false => (*self.silent_since.get_or_insert(now), self.deadline),
+        };
+        now.duration_since(since) < deadline
+    }
+
+    /// Counts a failure and says how long to wait before the next try, at least `at_least`; `None` when the time is over.
+    pub(crate) fn failed(
+        &mut self,
+        answered: bool,
+        at_least: Option<Duration>,
+    ) -> Option<Duration> {
+        let in_time = self.note(answered);
         let full = self
             .base
             .saturating_mul(1 << self.tries.min(16))
@@ -48,10 +75,19 @@ impl Backoff {
         let pause = full
             .mul_f64(rand::rng().random_range(0.5..=1.0))
             .max(at_least.unwrap_or_default());
-        (!left.is_zero()).then_some(pause.min(left))
+        let left = match self.silent_since {
+            Some(since) => self.deadline.saturating_sub(since.elapsed()),
+            None => pause,
+        };
+        in_time.then_some(pause.min(left.max(Duration::from_millis(1))))
     }
 
-    /// Failures in a row.
+    /// A moment before the same is tried once more.
+    pub(crate) fn moment(&self) -> Duration {
+        self.base.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+
+    /// Failures in a row that were waited for.
     pub(crate) fn tries(&self) -> u32 {
         self.tries
     }
@@ -60,5 +96,65 @@ impl Backoff {
     pub(crate) fn failing_for(&self) -> Duration {
         self.failing_since
             .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Whether nobody has answered since the last answer or success, for most of the time that servers are waited for.
+    pub(crate) fn is_nearly_over(&self) -> bool {
+        self.silent_since
+            .is_some_and(|since| since.elapsed() >= self.deadline / 2)
+    }
+
+    /// Whether the last failure was an answer.
+    pub(crate) fn is_overload(&self) -> bool {
+        self.failing_since.is_some() && self.silent_since.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backoff(deadline: u64) -> Backoff {
+        Backoff::new(&Settings {
+            retry_deadline: Duration::from_secs(deadline),
+            ..Settings::of(["a:1"])
+        })
+    }
+
+    /// As if it had begun so long ago.
+    fn age(since: &mut Option<Instant>, seconds: u64) {
+        let earlier = Instant::now().checked_sub(Duration::from_secs(seconds));
+        *since = Some(earlier.expect("the machine has been up for longer"));
+    }
+
+    #[test]
+    fn answers_do_not_count_against_the_time_for_servers_that_do_not_answer() {
+        let mut backoff = backoff(10);
+        for _ in 0..12 {
+            assert!(backoff.failed(false, None).is_some());
+            age(&mut backoff.silent_since, 8);
+            assert!(backoff.failed(false, None).is_some());
+            assert!(backoff.is_nearly_over() && !backoff.is_overload());
+            assert!(backoff.failed(true, None).is_some());
+            assert!(!backoff.is_nearly_over() && backoff.is_overload());
+        }
+        age(&mut backoff.failing_since, 99);
+        assert!(backoff.failed(true, None).is_some());
+        // A bound of their own ends it.
+        age(&mut backoff.failing_since, 101);
+        assert!(backoff.failed(true, None).is_none());
+        backoff.succeeded();
+        assert!(backoff.failed(false, None).is_some());
+        age(&mut backoff.silent_since, 10);
+        assert!(backoff.failed(false, None).is_none());
+    }
+
+    #[test]
+    fn a_pause_is_as_long_as_was_asked_for_and_not_longer_than_is_left() {
+        let mut backoff = backoff(10);
+        let asked = Some(Duration::from_secs(30));
+        assert_eq!(backoff.failed(true, asked), asked);
+        let left = backoff.failed(false, asked).expect("there is time");
+        assert!(left <= Duration::from_secs(10), "{left:?}");
     }
 }

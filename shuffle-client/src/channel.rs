@@ -228,6 +228,11 @@ impl Connections {
         }
     }
 
+    /// The server took a connection and said nothing on it for as long as a call may take.
+    pub(crate) fn found_hung(&self, address: &str) {
+        self.change(address, |server| server.down = Some(Instant::now()));
+    }
+
     /// The server takes nothing new for now.
     pub(crate) fn refused(&self, address: &str) {
         self.change(address, |server| server.refused = Some(Instant::now()));

@@ -242,11 +242,8 @@ impl Client {
     pub(crate) async fn renew_lease(
         &self,
         address: &str,
-        caller: v1::Caller,
+        request: v1::RenewLeaseRequest,
     ) -> Result<(Duration, bool), Failure> {
-        let request = v1::RenewLeaseRequest {
-            caller: Some(caller),
-        };
         let mut control = self.connections().control(address)?;
         let answer = control.renew_lease(request).await?.into_inner();
         Ok((Duration::from_millis(answer.lease_ms), answer.anew))

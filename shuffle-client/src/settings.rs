@@ -31,6 +31,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// A connection that nothing has used for so long is closed. Default 60 s.
     pub idle_connection: Duration,
+    /// A stream for which a reader has no room is given back after so long, and taken up again when there is room. Default 10 s.
+    pub idle_stream: Duration,
     /// Bytes of one reader in flight over all servers, as stored. Default 48 MiB. A reader may ask for less or more.
     pub fetch_window: usize,
     /// Servers that one reader reads from at a time. Default 8.
@@ -64,6 +66,7 @@ impl Default for Settings {
             backoff_max: Duration::from_secs(3),
             keep_alive: Duration::from_secs(10),
             idle_connection: Duration::from_secs(60),
+            idle_stream: Duration::from_secs(10),
             fetch_window: 48 << 20,
             fetch_streams: 8,
             replay_buffer: 64 << 20,
@@ -126,6 +129,7 @@ impl Settings {
             ("backoff_base", self.backoff_base),
             ("keep_alive", self.keep_alive),
             ("idle_connection", self.idle_connection),
+            ("idle_stream", self.idle_stream),
         ] {
             if value.is_zero() {
                 return refuse(field, format!("{value:?}"), "give it some time");

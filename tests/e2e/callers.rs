@@ -59,6 +59,7 @@ async fn callers_that_cannot_be_are_refused_in_every_call() {
             control
                 .renew_lease(v1::RenewLeaseRequest {
                     caller: some.clone(),
+                    ..Default::default()
                 })
                 .await
                 .unwrap_err(),

@@ -140,6 +140,7 @@ impl Peer {
     pub async fn renew(&self, app: &App) -> Result<u64, Status> {
         let request = v1::RenewLeaseRequest {
             caller: Some(app.caller()),
+            ..Default::default()
         };
         Ok(step("renew", self.control.clone().renew_lease(request))
             .await?

@@ -19,6 +19,7 @@ struct ClientSettings {
     backoff_max_ms: Option<u64>,
     keep_alive_ms: Option<u64>,
     idle_connection_ms: Option<u64>,
+    idle_stream_ms: Option<u64>,
     fetch_window_bytes: Option<usize>,
     fetch_streams: Option<usize>,
     replay_buffer_bytes: Option<usize>,
@@ -47,6 +48,7 @@ pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
         (given.backoff_max_ms, &mut settings.backoff_max),
         (given.keep_alive_ms, &mut settings.keep_alive),
         (given.idle_connection_ms, &mut settings.idle_connection),
+        (given.idle_stream_ms, &mut settings.idle_stream),
     ] {
         if let Some(millis) = given {
             *setting = Duration::from_millis(millis);
@@ -89,7 +91,7 @@ mod tests {
     fn every_field_reaches_its_setting() {
         let settings = parse(
             r#"{"servers":["a:1"],"connect_timeout_ms":1,"call_timeout_ms":2,"retry_deadline_ms":3,"backoff_base_ms":4,
-                "backoff_max_ms":5,"keep_alive_ms":6,"idle_connection_ms":10,"fetch_window_bytes":70000,"fetch_streams":8,"replay_buffer_bytes":9,
+                "backoff_max_ms":5,"keep_alive_ms":6,"idle_connection_ms":10,"idle_stream_ms":11,"fetch_window_bytes":70000,"fetch_streams":8,"replay_buffer_bytes":9,
                 "block_bytes":2000,"batch_bytes":3000,"write_back":"eager","remote":"s3://bucket/prefix","names":{"keep_alive":"my.keepAlive"}}"#,
         )
         .expect("valid");
@@ -102,6 +104,7 @@ mod tests {
             backoff_max: Duration::from_millis(5),
             keep_alive: Duration::from_millis(6),
             idle_connection: Duration::from_millis(10),
+            idle_stream: Duration::from_millis(11),
             fetch_window: 70000,
             fetch_streams: 8,
             replay_buffer: 9,

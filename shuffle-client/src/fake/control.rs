@@ -40,6 +40,7 @@ impl v1::control_server::Control for Inner {
         let caller = request.into_inner().caller.unwrap_or_default();
         let app = wire::app("caller.app", &caller.app).map_err(malformed)?;
         self.counters.lock().renewals += 1;
+        self.faults.lock().lease_over = false;
         let anew = self.apps.lock().insert(app);
         let lease_ms = if caller.lease_ms == 0 {
             600_000

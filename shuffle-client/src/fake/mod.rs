@@ -50,6 +50,10 @@ pub struct Faults {
     pub hold: bool,
     /// Describe says so, and new attempts are refused.
     pub draining: bool,
+    /// Begins to drain once this many payload bytes of a push were taken, and ends that push.
+    pub drain_push_after: Option<u64>,
+    /// The lease ran out: pushes are answered Fenced until the app is registered again.
+    pub lease_over: bool,
     /// A cursor is ignored: every fetch starts over.
     pub forget_cursors: bool,
 }
@@ -67,6 +71,8 @@ pub struct Counters {
     pub aborts: Vec<String>,
     /// Fetch calls.
     pub fetches: u64,
+    /// Fetch calls that are open.
+    pub fetching: u64,
     /// Payload bytes sent to fetches.
     pub fetched_bytes: u64,
     /// Connections accepted.

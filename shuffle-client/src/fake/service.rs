@@ -146,6 +146,9 @@ impl Inner {
                 faults.fenced -= 1;
                 return Err(Kind::Fenced.status("the fake is told to fence", None));
             }
+            if faults.lease_over {
+                return Err(Kind::Fenced.status("the lease ran out: register again", None));
+            }
             if faults.draining {
                 return Err(Kind::Unavailable.status("server is draining: use another one", None));
             }
@@ -197,6 +200,19 @@ impl Inner {
                     if broken {
                         cut.cancel();
                         return gone(answers).await;
+                    }
+                    {
+                        let mut faults = self.faults.lock();
+                        if faults
+                            .drain_push_after
+                            .take_if(|limit| taken >= *limit)
+                            .is_some()
+                        {
+                            faults.draining = true;
+                            return Err(
+                                Kind::Unavailable.status("draining: push to another server", None)
+                            );
+                        }
                     }
                     let _ = answers
                         .send(Ok(send_step(v1::push_response::Step::Ack(v1::Ack {
@@ -319,6 +335,14 @@ impl Inner {
         answers: &Sender,
         cut: &CancellationToken,
     ) -> Result<(), Status> {
+        struct Open<'a>(&'a Inner);
+        impl Drop for Open<'_> {
+            fn drop(&mut self) {
+                self.0.counters.lock().fetching -= 1;
+            }
+        }
+        self.counters.lock().fetching += 1;
+        let _open = Open(self);
         let Some((request, _)) = reader.head::<v1::FetchRequest>().await.map_err(malformed)? else {
             return Err(malformed("no request"));
         };

@@ -45,7 +45,7 @@ impl From<shuffle_remote::Error> for Stop {
     }
 }
 
-impl Fetch<'_> {
+impl Fetch<'_, '_> {
     /// One read of the group's volume, from the cursor to the summary.
     pub(super) async fn direct(&mut self) -> Result<(), Trouble> {
         let shared = self.shared;

@@ -19,7 +19,7 @@ use crate::{
 /// How often a volume is followed from server to server.
 const MAX_MOVES: u32 = 4;
 
-impl Fetch<'_> {
+impl Fetch<'_, '_> {
     /// The server does not have one of the volumes, or not the shuffle on them. What can be had is asked for volume by volume.
     pub(super) async fn lost(&mut self, failure: Failure) -> Result<Vec<Group>, Error> {
         if self.go_home().await {
@@ -60,7 +60,9 @@ impl Fetch<'_> {
                     self.shared.name(),
                 );
                 let error = self.name_one(Error::new(Kind::Lost, message), Some(*volume));
-                return Err(self.with_look(error));
+                let volumes = self.group.volumes.iter().copied();
+                let gone = volumes.filter(|volume| gone.contains(volume));
+                return Err(self.with_look(error).with_gone(gone));
             }
         } else if self.group.volumes.len() > 1 {
             // Which of them it is shows when each is asked for by itself.
@@ -163,7 +165,7 @@ impl Fetch<'_> {
         self.group.moves += 1;
         self.cursor = Bytes::new();
         self.asked_again = false;
-        if let Some(pause) = self.backoff.failed(None) {
+        if let Some(pause) = self.backoff.failed(false, None) {
             tokio::time::sleep(pause).await;
         }
         self.backoff = Backoff::new(self.shared.client.settings());

@@ -2,7 +2,7 @@
 //!
 //! - `plan.rs`: what must be seen, grouped by server. `verify.rs`: what has been seen of it, block by block, and the comparison at
 //!   the end. `stream.rs`: one task per server that fetches and resumes; `elsewhere.rs`: where it goes when that server fails it;
-//!   `direct.rs`: the object store itself, when no server is left.
+//!   `direct.rs`: the object store itself, when no server is left; `losses.rs`: all that is gone, told with the first loss.
 //! - Here: the window, the queue of verified blocks, and what happens on the caller's thread: putting long records together,
 //!   decrypting and decoding, so that decoded bytes never wait in memory.
 //!
@@ -12,6 +12,7 @@
 
 mod direct;
 mod elsewhere;
+mod losses;
 mod plan;
 mod stream;
 mod verify;
@@ -32,6 +33,7 @@ use shuffle_proto::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::losses::Losses;
 use crate::{
     client::{Caller, Client, Location},
     codec::Decoder,
@@ -153,6 +155,7 @@ struct Shared {
     streams: Semaphore,
     /// The first failure: seen by the caller before blocks that wait.
     failed: Mutex<Option<Error>>,
+    losses: Losses,
     resumes: std::sync::atomic::AtomicU64,
     tally: Tally,
 }
@@ -193,6 +196,7 @@ impl Reader {
             window_bytes,
             streams: Semaphore::new(settings.fetch_streams),
             failed: Mutex::default(),
+            losses: Losses::default(),
             resumes: Default::default(),
             tally: Tally::default(),
             client,
@@ -202,6 +206,7 @@ impl Reader {
         match groups {
             Err(error) => shared.fail(error),
             Ok(groups) => {
+                shared.losses.begin(groups.len());
                 for group in groups {
                     let task = stream::run(shared.clone(), group, events.clone());
                     tasks.push(AbortOnDropHandle::new(shared.client.handle().spawn(task)));

@@ -5,7 +5,8 @@
 //!
 //! | answer | then |
 //! |---|---|
-//! | broken stream, `Unavailable`, `Busy` | the same server from the last verified message, with pauses, until `retry_deadline` passed without a new block; meanwhile once, and again at the end, the volumes are looked for elsewhere |
+//! | broken stream, `Unavailable` | the same server from the last verified message, with pauses, until `retry_deadline` passed without a new block; meanwhile once, and again at the end, the volumes are looked for elsewhere. A server that somebody of this process has waited for in vain is not waited for again |
+//! | `Busy` | the same, for much longer: the server is there, and nothing is lost. What ends it is a failure of the task that names no output |
 //! | `Lost` | each volume by itself: if it is found elsewhere, there; if this server has it, once more; else it is lost |
 //! | a checksum fails, `Corrupt` | once more from the last verified message: the bits may have flipped on the way |
 //! | an attempt is missing, or counts differ | once more from the start |
@@ -15,7 +16,10 @@
 //! What was written at level `mirror` has another copy, which is gone to first: for good from a server that has lost or spoilt its
 //! own, and to and fro, within the same `retry_deadline`, between servers that do not answer.
 //!
-//! What is meant by elsewhere: `elsewhere.rs`.
+//! **Standing still.** A stream for whose next message the caller leaves no room is closed after a while and taken up again when
+//! there is room: servers have a number of streams for an app, and the second side of a join may stand for an hour.
+//!
+//! What is meant by elsewhere: `elsewhere.rs`; what happens between the first loss and the failure of the reader: `losses.rs`.
 
 use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
 
@@ -27,15 +31,19 @@ use shuffle_proto::{
     ids::VolumeId,
     v1, wire,
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::Instant,
+};
 
 use super::{
     Event, Shared,
+    losses::{self, Doubt},
     plan::Group,
     verify::{self, Fault, Progress},
 };
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, OVERLOAD},
     channel::{Bulk, Failure, ended},
     error::{Error, Kind},
 };
@@ -48,24 +56,46 @@ const MAX_CURSOR: usize = 64;
 /// Runs until the group's outputs are all released and compared, or one of them cannot be had.
 pub(super) async fn run(shared: Arc<Shared>, group: Group, events: mpsc::UnboundedSender<Event>) {
     let mut groups = VecDeque::from([group]);
+    let mut doubt = shared.losses.doubt();
+    let mut lost: Option<(Error, Instant)> = None;
     while let Some(group) = groups.pop_front() {
-        let fetch = Fetch::new(&shared, group, &events);
-        match fetch.run().await {
-            Ok(more) => groups.extend(more),
-            Err(error) => {
+        let fetch = Fetch::new(&shared, group, &events, &mut doubt).run();
+        let result = match &lost {
+            None => fetch.await,
+            // It has failed already. What else is gone is told with it, if it is found out soon.
+            Some((_, end)) => match tokio::time::timeout_at(*end, fetch).await {
+                Ok(result) => result,
+                Err(_) => break,
+            },
+        };
+        match (result, &mut lost) {
+            (Ok(more), _) => groups.extend(more),
+            (Err(error), Some((first, _))) => first.gone.extend(error.gone),
+            (Err(error), none) => {
                 tracing::debug!(app = %shared.spec.caller.app, kind = %error.kind, "{error}");
-                shared.fail(error);
-                let _ = events.send(Event::Failed);
-                // The sender stays until the reader is dropped: an end of all senders means that the runtime is gone.
-                return std::future::pending().await;
+                let moment = losses::moment(shared.client.settings());
+                if !losses::is_loss(&error) {
+                    groups.clear();
+                }
+                *none = Some((error, Instant::now() + moment));
             }
         }
     }
-    let _ = events.send(Event::Done);
+    let Some((error, _)) = lost else {
+        let _ = events.send(Event::Done);
+        return;
+    };
+    doubt.lift();
+    if let Some(error) = shared.losses.settle(error, shared.client.settings()).await {
+        shared.fail(error);
+        let _ = events.send(Event::Failed);
+    }
+    // The sender stays until the reader is dropped: an end of all senders means that the runtime is gone.
+    std::future::pending().await
 }
 
 /// The fetch of one group.
-pub(super) struct Fetch<'a> {
+pub(super) struct Fetch<'a, 'd> {
     pub(super) shared: &'a Shared,
     pub(super) group: Group,
     events: &'a mpsc::UnboundedSender<Event>,
@@ -73,6 +103,7 @@ pub(super) struct Fetch<'a> {
     pub(super) backoff: Backoff,
     /// Asked once more already, with no new block since.
     pub(super) asked_again: bool,
+    doubt: &'a mut Doubt<'d>,
 }
 
 /// Why a stream ended early.
@@ -81,12 +112,20 @@ pub(super) enum Trouble {
     Failed(Failure),
     /// The server did not go on.
     Silent(Failure),
+    /// The caller has left no room for a message of this length, for long.
+    Still(usize),
     /// What came cannot be believed. `from_start`: it takes the whole answer to repair.
     Wrong { fault: Fault, from_start: bool },
 }
 
-impl<'a> Fetch<'a> {
-    fn new(shared: &'a Shared, mut group: Group, events: &'a mpsc::UnboundedSender<Event>) -> Self {
+impl<'a, 'd> Fetch<'a, 'd> {
+    fn new(
+        shared: &'a Shared,
+        mut group: Group,
+        events: &'a mpsc::UnboundedSender<Event>,
+        doubt: &'a mut Doubt<'d>,
+    ) -> Self {
+        doubt.raise();
         let backoff = group.backoff.take();
         let backoff = backoff.unwrap_or_else(|| Backoff::new(shared.client.settings()));
         Self {
@@ -96,6 +135,7 @@ impl<'a> Fetch<'a> {
             cursor: Bytes::new(),
             backoff,
             asked_again: false,
+            doubt,
         }
     }
 
@@ -107,7 +147,7 @@ impl<'a> Fetch<'a> {
             if !std::mem::take(&mut first) {
                 self.shared.resumes.fetch_add(1, Ordering::Relaxed);
             }
-            let trouble = {
+            let (trouble, silent) = {
                 let _stream = self.shared.streams.acquire().await;
                 let fetched = match self.group.direct {
                     true => Box::pin(self.direct()).await,
@@ -116,16 +156,20 @@ impl<'a> Fetch<'a> {
                 match fetched {
                     Ok(()) => return Ok(more),
                     Err(Trouble::Silent(failure)) => {
-                        self.shared
-                            .client
-                            .connections()
-                            .distrust(&self.group.address, Bulk::Fetch)
-                            .await;
-                        Trouble::Failed(failure)
+                        let connections = self.shared.client.connections();
+                        connections.found_hung(&self.group.address);
+                        connections.distrust(&self.group.address, Bulk::Fetch).await;
+                        (Trouble::Failed(failure), true)
                     }
-                    Err(trouble) => trouble,
+                    Err(trouble) => (trouble, false),
                 }
             };
+            if let Trouble::Still(length) = trouble {
+                // Room for a moment is enough: whoever takes it now will give it back.
+                drop(self.permit(length).await);
+                continue;
+            }
+            self.doubt.raise();
             let address = self.group.address.clone();
             self.shared.tally.failed(&address, trouble.message());
             match trouble {
@@ -149,13 +193,25 @@ impl<'a> Fetch<'a> {
                         self.cursor = Bytes::new();
                     }
                 }
+                Trouble::Still(_) => {}
                 Trouble::Failed(failure) | Trouble::Silent(failure) => match failure.kind {
                     // What is written back later, and a store that answers again, are found when the server has not come back.
                     Kind::Busy | Kind::Unavailable | Kind::Lost if self.group.direct => {
                         self.go_home().await;
                     }
                     Kind::Busy | Kind::Unavailable => {
-                        let pause = self.backoff.failed(failure.retry_after);
+                        let busy = failure.kind == Kind::Busy;
+                        let mut pause = self.backoff.failed(busy, failure.retry_after);
+                        let connections = self.shared.client.connections();
+                        if !busy {
+                            let volumes = self.mirrored_volumes();
+                            self.doubt.suspect(self.backoff.is_nearly_over(), volumes);
+                            // One more try where it costs nothing: the connection may have been an old one.
+                            let enough = silent || self.backoff.tries() > 1;
+                            if enough && connections.was_waited_for(&address) {
+                                pause = None;
+                            }
+                        }
                         let search_at = SEARCH_AFTER * (1 + u32::from(self.group.is_mirrored()));
                         if self.backoff.tries() == search_at || pause.is_none() {
                             let volumes = self.group.volumes.clone();
@@ -165,6 +221,11 @@ impl<'a> Fetch<'a> {
                             if self.group.volumes.is_empty() {
                                 break;
                             }
+                            if busy {
+                                return Err(self.overloaded(&failure));
+                            }
+                            connections.gave_up(&address);
+                            self.shared.losses.give_up(&address);
                             return Err(self.unavailable(&failure));
                         };
                         tracing::debug!(
@@ -227,36 +288,39 @@ impl<'a> Fetch<'a> {
         let mut rope = Rope::default();
         frame::encode(&request, [], &mut rope);
         let address = self.group.address.clone();
+        let connections = self.shared.client.connections();
+        // One that was waited for in vain has to be quick.
+        let patience = match connections.was_waited_for(&address) {
+            true => settings.connect_timeout.min(settings.call_timeout),
+            false => settings.call_timeout,
+        };
         let late = |what: &str| {
-            let message = format!(
-                "{address} did not send {what} within {:?}",
-                settings.call_timeout
-            );
+            let message = format!("{address} did not send {what} within {patience:?}");
             Trouble::Silent(Failure::new(Kind::Unavailable, message))
         };
-        let mut lane = self
-            .shared
-            .client
-            .connections()
-            .lane(&address, Bulk::Fetch)
-            .await?;
+        if self.shared.losses.has_given_up(&address) {
+            let message = format!("{address} was given up for another part of this read");
+            return Err(Trouble::Silent(Failure::new(Kind::Unavailable, message)));
+        }
+        let mut lane = connections.lane(&address, Bulk::Fetch).await?;
         let call = lane.call(Box::pin(stream::iter([Ok(rope)])));
-        let mut answers = tokio::time::timeout(settings.call_timeout, call)
+        let mut answers = tokio::time::timeout(patience, call)
             .await
             .map_err(|_| late("an answer"))??;
         loop {
-            let next =
-                tokio::time::timeout(settings.call_timeout, answers.head::<v1::FetchResponse>())
-                    .await;
+            let next = tokio::time::timeout(patience, answers.head::<v1::FetchResponse>()).await;
             let Some((message, length)) = next.map_err(|_| late("more"))?? else {
                 return Err(Trouble::Failed(ended(&answers, "its summary")));
             };
+            connections.answered(&address);
+            self.doubt.lift();
             if length > 0 {
-                // The wait for the caller is not the server's fault: no deadline.
-                let permit = self.permit(length).await;
+                // The wait for the caller is not the server's fault, but its stream is not to be kept for it.
+                let permit = tokio::time::timeout(settings.idle_stream, self.permit(length));
+                let permit = permit.await.map_err(|_| Trouble::Still(length))?;
                 let mut pieces = Vec::with_capacity(4);
                 let payload = answers.payload(|piece| pieces.push(piece));
-                tokio::time::timeout(settings.call_timeout, payload)
+                tokio::time::timeout(patience, payload)
                     .await
                     .map_err(|_| late("a whole message"))??;
                 let headers = wire::fetched_blocks(&message.table.unwrap_or_default(), length)
@@ -345,16 +409,49 @@ impl<'a> Fetch<'a> {
 
     fn unavailable(&self, failure: &Failure) -> Error {
         let tried_for: Duration = self.backoff.failing_for();
+        let settings = self.shared.client.settings();
+        let before = if tried_for < settings.retry_deadline {
+            ", as it has not before"
+        } else {
+            ""
+        };
         let message = format!(
-            "{} did not serve {} within {tried_for:.0?} and {} tries, and no other server has its volumes: {}. Start it again with \
-             its disk, or raise {}",
+            "{} did not serve {} within {tried_for:.0?} and {} tries{before}, and no other server has its volumes: {}. Start it again \
+             with its disk, or raise {}",
             self.group.address,
             self.shared.name(),
             self.backoff.tries(),
             failure.message,
-            self.shared.client.settings().name("retry_deadline"),
+            settings.name("retry_deadline"),
         );
-        self.with_look(self.name_one(Error::new(Kind::Unavailable, message), None))
+        let error = self.name_one(Error::new(Kind::Unavailable, message), None);
+        self.with_look(error).with_gone(self.mirrored_volumes())
+    }
+
+    /// The volumes of the group, and those of the other copies of what is in it: these do not answer either.
+    fn mirrored_volumes(&self) -> Vec<VolumeId> {
+        let outputs = self
+            .group
+            .expected
+            .values()
+            .map(|progress| &progress.output);
+        let mirrors = outputs.filter_map(|output| Some(output.mirror.as_ref()?.volume));
+        let volumes = self.group.volumes.iter().copied();
+        volumes.chain(mirrors).collect()
+    }
+
+    /// Not a loss, so it names no output: running maps again would only make it worse.
+    fn overloaded(&self, failure: &Failure) -> Error {
+        let message = format!(
+            "{} answers, and has not served {} for {:.0?} ({OVERLOAD} times {}): {}. Nothing is lost: raise the limit that it names, \
+             add servers, or run fewer tasks at a time",
+            self.group.address,
+            self.shared.name(),
+            self.backoff.failing_for(),
+            self.shared.client.settings().name("retry_deadline"),
+            failure.message,
+        );
+        Error::new(Kind::Busy, message)
     }
 
     /// Names one expected output of this volume, or of any volume of the group: one that the object store does not have, if that was
@@ -382,6 +479,7 @@ impl Trouble {
         match self {
             Self::Failed(failure) | Self::Silent(failure) => &failure.message,
             Self::Wrong { fault, .. } => &fault.message,
+            Self::Still(_) => "",
         }
     }
 }

@@ -8,6 +8,7 @@
 mod build;
 mod copies;
 mod push;
+mod route;
 mod state;
 
 use std::{

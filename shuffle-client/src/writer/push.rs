@@ -1,8 +1,12 @@
 //! The task that brings one output to a server: opens the stream, feeds it, reads the answers, and starts over when it must.
 //!
-//! **Which server.** The candidate of the map index, unless it was found gone a moment ago; after a failure once more the same, because most streams break for reasons that
-//! are over at once; then the stand-ins in order; then the servers of the settings that are no candidates (they joined later); then
-//! around again, with growing pauses, until `retry_deadline`. So a server that restarts is waited for, and not longer than needed.
+//! **Which server.** The candidate of the map index, unless it was found gone, or refused, a moment ago; then the stand-ins in order;
+//! then the servers of the settings that are no candidates (they joined later); then around again, with growing pauses (`route.rs`).
+//! Servers that do not answer are waited for until `retry_deadline`, so one that restarts is; servers that answer and take nothing
+//! (busy, full, draining) are waited for longer, and what ends that says so.
+//!
+//! **Lease.** A server at which the app's lease ran out has nothing of it any more, and takes what is written next once it is
+//! registered there again. A task has all that is needed for that, and need not wait for the driver.
 //!
 //! **Lost acknowledgement.** If the stream breaks after Commit was sent, the same server is asked first: it answers `committed` to
 //! Open, and Commit alone brings the receipt. If it stays away, another server gets the whole output: two servers may then hold the
@@ -12,6 +16,7 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use shuffle_proto::{
     frame::{self, Rope},
     v1, wire,
@@ -23,10 +28,11 @@ use tonic::Status;
 use super::{
     WriteSpec,
     copies::Claim,
+    route::{Next, Outcome, Route},
     state::{Receipt, Shared, Step},
 };
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, OVERLOAD},
     channel::{Bulk, Failure, Outgoing, ended},
     client::{Client, Durability},
     error::{Error, Kind},
@@ -42,6 +48,8 @@ pub(super) struct Push {
     shared: Arc<Shared>,
     claim: Claim,
     backoff: Backoff,
+    /// Servers at which the app was registered from here.
+    registered: Vec<String>,
 }
 
 /// How one stream ended.
@@ -75,6 +83,7 @@ impl Push {
             shared,
             claim,
             backoff,
+            registered: Vec::new(),
         }
     }
 
@@ -95,50 +104,47 @@ impl Push {
     }
 
     async fn deliver(&mut self) -> Result<Receipt, Error> {
-        let mut route: Vec<String> = placement::route(&self.spec.candidates, self.spec.map_index)
-            .cloned()
-            .collect();
-        let first = self.claim.copy() % route.len();
-        route.rotate_left(first);
-        // A server that others have just found gone comes last: a host that swallows packets costs a time-out per try.
-        route.sort_by_key(|address| self.client.connections().is_down(address));
-        let mut position = 0;
-        let mut again = false; // the server at `position` had its second chance
+        let mut candidates: Vec<String> =
+            placement::route(&self.spec.candidates, self.spec.map_index)
+                .cloned()
+                .collect();
+        let first = self.claim.copy() % candidates.len();
+        candidates.rotate_left(first);
+        // A server that others have just found gone comes last: a host that swallows packets costs a time-out per try. So does, before
+        // those, one that has just refused.
+        candidates.sort_by_key(|address| self.client.connections().reluctance(address));
+        let mut route = Route::new(candidates);
         let mut started = false;
         let mut commit_sent = false;
         loop {
             if self.shared.aborted().is_cancelled() {
                 return Err(self.given_up());
             }
-            let address = route[position % route.len()].clone();
-            let taken = !self.claim.take(&address);
+            let address = route.current().to_owned();
+            if !self.claim.take(&address) {
+                self.go_on(&mut route, Outcome::Taken).await?;
+                continue;
+            }
             let opened = tokio::time::Instant::now();
-            let failure = if taken {
-                again = true; // there is nothing to try there
-                Failure::new(Kind::Unavailable, "it has the other copy")
-            } else {
-                self.shared.restart(started);
-                match self.stream(&address, !started).await {
-                    End::Committed(receipt) => {
-                        self.shared.delivered(&receipt.address);
-                        return Ok(receipt);
-                    }
-                    End::Aborted => return Err(self.given_up()),
-                    End::Failed(failure) => failure,
+            self.shared.restart(started);
+            let failure = match self.stream(&address, !started).await {
+                End::Committed(receipt) => {
+                    self.shared.delivered(&receipt.address);
+                    return Ok(receipt);
                 }
+                End::Aborted => return Err(self.given_up()),
+                End::Failed(failure) => failure,
             };
-            started |= !taken;
+            started = true;
             let stream = self.shared.stream();
-            if !taken
-                && stream.opened
-                && opened.elapsed() > self.client.settings().retry_deadline / 4
-            {
+            if stream.opened && opened.elapsed() > self.client.settings().retry_deadline / 4 {
                 // It was up for long: this is a new trouble, not the old one.
                 self.backoff.succeeded();
-                again = false;
+                route.afresh();
             }
-            if !taken {
-                self.shared.tally().failed(&address, &failure.message);
+            self.shared.tally().failed(&address, &failure.message);
+            if failure.kind == Kind::Fenced && !stream.opened && self.register(&address).await {
+                continue;
             }
             if stops(failure.kind) {
                 return Err(Error::new(
@@ -150,49 +156,124 @@ impl Push {
                     ),
                 ));
             }
-            // Without its messages only an output whose commit is on its way can still be had, and only from this server.
-            commit_sent |= stream.commit_sent;
-            let sticky = !self.shared.replayable();
-            if sticky && (!commit_sent || failure.kind == Kind::Lost) {
-                return Err(self.outgrown(&address, &failure));
-            }
-            let Some(mut pause) = self.backoff.failed(failure.retry_after) else {
-                return Err(self.exhausted());
-            };
-            if !sticky {
-                if !again {
-                    again = true;
-                } else {
-                    again = false;
-                    position += 1;
-                    if position == route.len() {
-                        self.add_newcomers(&mut route).await;
-                    }
-                    if position < route.len() {
-                        pause = Duration::ZERO; // a server that was not asked yet need not be waited for
-                    } else {
-                        again = true; // from the second round on, one try each
-                    }
-                }
-            }
             tracing::debug!(
                 app = %self.spec.caller.app, shuffle = %self.spec.shuffle, map = %self.spec.map_index, attempt = %self.spec.attempt,
-                server = address, error = failure.message, "push broke; next try in {pause:?}",
+                server = address, error = failure.message, "push broke",
             );
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.shared.aborted().cancelled() => {}
+            let refused = failure.answered && failure.kind.retryable();
+            // Without its messages only an output whose commit is on its way can still be had, and only from this server.
+            commit_sent |= stream.commit_sent;
+            if !self.shared.replayable() {
+                if !commit_sent || failure.kind == Kind::Lost {
+                    return Err(self.outgrown(&address, &failure));
+                }
+                let Some(pause) = self.backoff.failed(refused, failure.retry_after) else {
+                    return Err(self.exhausted());
+                };
+                self.pause(pause).await;
+                continue;
             }
+            // A server that has the commit and is busy with it is asked again like one whose answer was lost.
+            let outcome = if refused && !(stream.commit_sent && failure.kind == Kind::Busy) {
+                self.client.connections().refused(&address);
+                Outcome::Refused(failure.retry_after)
+            } else if stream.opened || refused {
+                Outcome::Broke
+            } else {
+                Outcome::Silent
+            };
+            self.go_on(&mut route, outcome).await?;
         }
     }
 
-    /// Appends the servers of the settings that are no candidates.
-    async fn add_newcomers(&self, route: &mut Vec<String>) {
-        for address in self.client.addresses().await {
-            if !route.contains(&address) {
-                route.push(address);
+    /// Turns to the server that is next after this outcome, when its time has come.
+    async fn go_on(&mut self, route: &mut Route, outcome: Outcome) -> Result<(), Error> {
+        let answered = matches!(outcome, Outcome::Refused(_));
+        match route.after(outcome) {
+            Next::Again => {
+                let pause = self.backoff.moment();
+                self.pause(pause).await;
+            }
+            // A server that was not asked yet need not be waited for.
+            Next::Other if outcome == Outcome::Taken || self.backoff.note(answered) => {}
+            Next::Other => return Err(self.exhausted()),
+            Next::Round { answered, at_least } => {
+                if self.add_newcomers(route).await {
+                    return Ok(());
+                }
+                let Some(pause) = self.backoff.failed(answered, at_least) else {
+                    return Err(self.exhausted());
+                };
+                self.pause(pause).await;
             }
         }
+        Ok(())
+    }
+
+    async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.shared.aborted().cancelled() => {}
+        }
+    }
+
+    /// Registers the app at a server at which its lease ran out; false if that was tried, or does not help.
+    async fn register(&mut self, address: &str) -> bool {
+        if self.registered.iter().any(|known| known == address) {
+            return false;
+        }
+        self.registered.push(address.to_owned());
+        let (client, limit) = (&self.client, self.client.settings().call_timeout);
+        let request = v1::RenewLeaseRequest {
+            caller: Some(self.spec.caller.message()),
+            task: true,
+        };
+        let call = client.renew_lease(address, request);
+        match client.within(address, limit, call).await {
+            Ok((_, anew)) => {
+                if anew {
+                    tracing::warn!(app = %self.spec.caller.app, server = address, "the lease of the app had run out: what the server had of it is lost; it is registered there again");
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Adds the servers of the settings that are no candidates; false if there are none. At level `mirror` they must be no candidates
+    /// under another name either, or both copies would be on one server.
+    async fn add_newcomers(&self, route: &mut Route) -> bool {
+        let addresses = self.client.addresses().await;
+        let mut others: Vec<String> = addresses
+            .into_iter()
+            .filter(|address| !route.servers().contains(address))
+            .collect();
+        if self.spec.durability == Durability::Mirror && !others.is_empty() {
+            others = self.strangers(route.servers(), others).await;
+        }
+        route.add(others)
+    }
+
+    /// Of `others` those that answer and are none of `known`, nor one another.
+    async fn strangers(&self, known: &[String], others: Vec<String>) -> Vec<String> {
+        let limit = self.client.settings().connect_timeout;
+        let asked = known.iter().chain(&others);
+        let answers = join_all(asked.map(|address| self.client.describe_within(address, limit)));
+        let answers = answers.await;
+        let (known, others_said) = answers.split_at(known.len());
+        let mut seen: Vec<&str> = known
+            .iter()
+            .flatten()
+            .map(|server| server.instance.as_str())
+            .collect();
+        let mut strangers = Vec::new();
+        for server in others_said.iter().flatten() {
+            if server.instance.is_empty() || !seen.contains(&server.instance.as_str()) {
+                seen.push(&server.instance);
+                strangers.push(server.address.clone());
+            }
+        }
+        strangers
     }
 
     /// One stream, from Open to its end. `eager`: batches are sent before the server has answered Open, which saves a round trip;
@@ -203,6 +284,9 @@ impl Push {
         let run = async {
             tokio::select! {
                 failure = self.watch(address) => {
+                    if !self.shared.stream().opened {
+                        self.client.connections().found_hung(address);
+                    }
                     self.client.connections().distrust(address, Bulk::Push).await;
                     Err(failure)
                 }
@@ -283,6 +367,7 @@ impl Push {
         while let Some((answer, _)) = answers.head::<v1::PushResponse>().await? {
             match answer.step {
                 Some(v1::push_response::Step::Opened(opened)) => {
+                    self.client.connections().answered(address);
                     self.opened(address, &opened)?;
                 }
                 Some(v1::push_response::Step::Ack(_)) => self.shared.progressed(),
@@ -422,11 +507,10 @@ impl Push {
     }
 
     fn exhausted(&self) -> Error {
+        let tried_for = self.backoff.failing_for();
         let mut message = format!(
-            "no server took the {} within {:.0?} and {} tries:",
-            name(&self.spec),
-            self.backoff.failing_for(),
-            self.backoff.tries()
+            "no server took the {} within {tried_for:.0?}:",
+            name(&self.spec)
         );
         for server in self.shared.tally().servers() {
             let reason = server.last_failure.unwrap_or_default();
@@ -440,6 +524,13 @@ impl Push {
             message += " level mirror needs two servers;";
         }
         let retry_deadline = self.client.settings().name("retry_deadline");
+        if self.backoff.is_overload() {
+            let _ = write!(
+                message,
+                " they answer, and take nothing for {OVERLOAD} times {retry_deadline}: add servers or disks, or raise the limits they                  name"
+            );
+            return Error::new(Kind::Busy, message);
+        }
         let _ = write!(message, " start the servers, or raise {retry_deadline}");
         Error::new(Kind::Unavailable, message)
     }

@@ -104,3 +104,11 @@ async fn copy(
         }
     }
 }
+
+impl Relay {
+    /// Another name of one server, until the test ends.
+    pub async fn leak(target: String) -> String {
+        let relay = Box::leak(Box::new(Self::to(vec![target]).await));
+        relay.address()
+    }
+}

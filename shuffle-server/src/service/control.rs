@@ -5,6 +5,7 @@ use std::sync::Arc;
 use shuffle_proto::{
     PROTOCOL,
     ids::{AppId, ShuffleId},
+    kind::Kind,
     v1, wire,
 };
 use tonic::{Request, Response, Status};
@@ -30,9 +31,16 @@ impl Control {
 
     async fn renew_lease(
         &self,
-        caller: Option<&v1::Caller>,
+        request: &v1::RenewLeaseRequest,
     ) -> Result<v1::RenewLeaseResponse, Refusal> {
-        let renewed = self.core.registry.renew(&caller::check(caller)?).await?;
+        let caller = caller::check(request.caller.as_ref())?;
+        if request.task && self.core.registry.standing(&caller.app) == Standing::Deleted {
+            return Err(Refusal::new(
+                Kind::Fenced,
+                format!("caller.app is {}: its driver has deleted it", caller.app),
+            ));
+        }
+        let renewed = self.core.registry.renew(&caller).await?;
         Ok(v1::RenewLeaseResponse {
             lease_ms: u64::try_from(renewed.lease.as_millis()).unwrap_or(u64::MAX),
             anew: renewed.anew,
@@ -106,12 +114,7 @@ async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
     let result = tokio::task::spawn_blocking(call).await;
-    result.map_err(|panic| {
-        Refusal::new(
-            shuffle_proto::kind::Kind::Internal,
-            format!("the storage panicked: {panic}"),
-        )
-    })
+    result.map_err(|panic| Refusal::new(Kind::Internal, format!("the storage panicked: {panic}")))
 }
 
 #[tonic::async_trait]
@@ -149,7 +152,7 @@ impl v1::control_server::Control for Control {
         request: Request<v1::RenewLeaseRequest>,
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
         let (peer, request) = split(request);
-        let result = self.renew_lease(request.caller.as_ref()).await;
+        let result = self.renew_lease(&request).await;
         self.answer("RenewLease", peer, request.caller.as_ref(), result)
     }
 

@@ -42,6 +42,7 @@ async fn control_calls_answer_and_repeat() {
     );
     let renew = v1::RenewLeaseRequest {
         caller: caller("secret"),
+        ..Default::default()
     };
     assert_eq!(
         control

@@ -49,6 +49,7 @@ async fn a_lazy_shuffle_goes_after_its_delay_and_one_that_is_off_never() {
     };
     let request = v1::RenewLeaseRequest {
         caller: Some(caller),
+        ..Default::default()
     };
     peer.control.clone().renew_lease(request).await.unwrap();
     oracle.push_maps(&server, &off, 0, SHAPE, 0..2).await;
