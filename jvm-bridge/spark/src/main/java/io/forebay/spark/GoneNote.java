@@ -59,6 +59,14 @@ final class GoneNote {
         return silent;
     }
 
+    GoneNote withoutVolumes() {
+        return new GoneNote(Collections.emptyList(), silent);
+    }
+
+    GoneNote withoutSilent() {
+        return new GoneNote(volumes, Collections.emptyList());
+    }
+
     /** What is to be added to a message. */
     @Override
     public String toString() {

@@ -30,8 +30,9 @@ import org.slf4j.LoggerFactory;
  * <p>Twice for each failure: at once by what its task has told, because Spark tries the stage again 200 ms later; and when all servers
  * have been asked. Late is no harm: a map stage that ends and finds outputs missing goes on with those.
  *
- * <p>Where there is an object store, outputs of a volume that is gone may be there, each or not, and only tasks find out. So nothing is
- * forgotten for the first failure; a stage that fails again for the same shuffle is not let to the end of its four attempts.
+ * <p>Where there is an object store, outputs of a volume that is gone may be there, each or not, and only tasks find out. So what is
+ * forgotten for the first failure is what its task has found lost; a stage that fails again for the same shuffle is not let to the end of
+ * its four attempts.
  */
 final class Losses extends SparkListener {
     private static final Logger LOG = LoggerFactory.getLogger(Losses.class);
@@ -70,6 +71,8 @@ final class Losses extends SparkListener {
     private final AtomicBoolean lookIsDue = new AtomicBoolean();
 
     private long heard = System.nanoTime();
+    private String lastTold = "";
+    private long lastToldAt;
 
     /** With a store: the last attempt of a stage that failed to fetch from a shuffle, by shuffle. */
     private final Map<Integer, int[]> failedBefore = new HashMap<>();
@@ -119,20 +122,40 @@ final class Losses extends SparkListener {
 
     private void failed(FetchFailed failure, int stage, int attempt) {
         GoneNote note = GoneNote.in(failure.message());
+        int shuffle = failure.shuffleId();
         try {
             silence.waitedFor(note.silent());
             List<ServerView> known = pool.known();
-            if (!hasStore(known)) {
-                forget(Gone.told(outputs.places(), note, known), null);
-                if (lookIsDue.compareAndSet(false, true)) {
-                    later(() -> look(null), 0);
+            boolean stored = hasStore(known);
+            if (isNews(stage + "." + attempt + " " + shuffle + note)) {
+                Set<BlockManagerId> places = outputs.places();
+                // A task may have lost its way to a server that others reach: of other shuffles, what the driver sees counts.
+                forget(Gone.told(places, note.withoutSilent(), known), shuffle);
+                if (!stored) {
+                    forget(Gone.told(places, note.withoutVolumes(), known), null);
                 }
-            } else if (isSecond(failure.shuffleId(), stage, attempt)) {
-                later(() -> look(failure.shuffleId()), 0);
+            }
+            if (stored) {
+                if (isSecond(shuffle, stage, attempt)) {
+                    later(() -> look(shuffle), 0);
+                }
+            } else if (lookIsDue.compareAndSet(false, true)) {
+                later(() -> look(null), 0);
             }
         } catch (RuntimeException e) {
             LOG.warn("what is lost with {} is found out by further failures: {}", failure.bmAddress(), e.toString());
         }
+    }
+
+    /** Whether it is not what was told just now: a thousand tasks may fail for one server. */
+    private boolean isNews(String told) {
+        long now = System.nanoTime();
+        if (told.equals(lastTold) && now - lastToldAt < TimeUnit.SECONDS.toNanos(1)) {
+            return false;
+        }
+        lastTold = told;
+        lastToldAt = now;
+        return true;
     }
 
     /** Whether an earlier attempt of the stage has failed for that shuffle; once for each attempt. */
