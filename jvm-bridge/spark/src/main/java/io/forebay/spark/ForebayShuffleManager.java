@@ -20,7 +20,7 @@ import org.apache.spark.shuffle.sort.SortShuffleManager;
  * copies every row before it hands it to any other manager than this class.
  */
 public final class ForebayShuffleManager extends SortShuffleManager {
-    private final ForebayConf conf;
+    private final Settings settings;
     private final ClientHolder client;
     private final DriverApp app;
 
@@ -34,11 +34,11 @@ public final class ForebayShuffleManager extends SortShuffleManager {
      */
     public ForebayShuffleManager(SparkConf sparkConf, boolean isDriver) {
         super(sparkConf);
-        conf = new ForebayConf(sparkConf, isDriver);
-        client = new ClientHolder(conf);
+        settings = Settings.read(sparkConf, isDriver);
+        client = new ClientHolder(settings.orNull());
         if (isDriver) {
             ExecutorClassPath.check(sparkConf);
-            app = new DriverApp(sparkConf, conf, client, DriverSettings.prepare(sparkConf));
+            app = new DriverApp(sparkConf, settings.get(), client, DriverSettings.prepare(sparkConf));
         } else {
             app = null;
         }
@@ -64,12 +64,12 @@ public final class ForebayShuffleManager extends SortShuffleManager {
     @Override
     public <K, V> ShuffleWriter<K, V> getWriter(
             ShuffleHandle handle, long mapId, TaskContext context, ShuffleWriteMetricsReporter metrics) {
-        if (isSparks(handle, conf)) {
+        if (isSparks(handle, settings.get())) {
             return super.getWriter(handle, mapId, context, metrics);
         }
         ForebayShuffleHandle<K, V, ?> ours = ours(handle);
         Traffic traffic = new Traffic(ours, context, source());
-        return new ForebayShuffleWriter<>(ours, mapId, context, metrics, client, conf.arenaBytes(), traffic);
+        return new ForebayShuffleWriter<>(ours, mapId, context, metrics, client, settings.get().arenaBytes(), traffic);
     }
 
     @Override
@@ -81,13 +81,13 @@ public final class ForebayShuffleManager extends SortShuffleManager {
             int endPartition,
             TaskContext context,
             ShuffleReadMetricsReporter metrics) {
-        if (isSparks(handle, conf)) {
+        if (isSparks(handle, settings.get())) {
             return super.getReader(handle, startMapIndex, endMapIndex, startPartition, endPartition, context, metrics);
         }
         ReadRange range = new ReadRange(startMapIndex, endMapIndex, startPartition, endPartition);
         ForebayShuffleHandle<K, ?, C> ours = ours(handle);
         Traffic traffic = new Traffic(ours, context, source());
-        return new ForebayShuffleReader<>(ours, range, context, metrics, client, conf.windowBytes(), traffic);
+        return new ForebayShuffleReader<>(ours, range, context, metrics, client, settings.get().windowBytes(), traffic);
     }
 
     /** Spark's metrics are not there yet when the manager of a 3.5 executor is made. */

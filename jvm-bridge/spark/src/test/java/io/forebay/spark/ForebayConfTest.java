@@ -122,6 +122,16 @@ class ForebayConfTest {
     }
 
     @Test
+    void valueThatAnExecutorsOlderJarCannotReadFailsItsTasksWithTheReason() {
+        SparkConf conf = conf("spark.forebay.durability", "thrice");
+        Settings executors = Settings.read(conf, false);
+        String message = assertThrows(IllegalStateException.class, executors::get).getMessage();
+        assertTrue(message.contains("spark.forebay.durability=thrice") && message.contains("use one jar"), message);
+        assertThrows(IllegalArgumentException.class, () -> Settings.read(conf, true));
+        assertEquals("disk", Settings.read(conf(), false).get().durability());
+    }
+
+    @Test
     void valuesThatCannotBeAreRefused() {
         assertTrue(refused("spark.forebay.durability", "paper").contains("memory, disk, fsync, mirror or object"));
         assertTrue(refused("spark.forebay.lease", "soon").contains("10min"));
