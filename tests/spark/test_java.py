@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import SHARED
-from harness.application import Application, CallFailed
+from harness.application import Application
 
 pytestmark = pytest.mark.long
 
@@ -42,15 +42,9 @@ def test_answers_on_other_versions_of_java(run, line, servers, own_answer, numbe
 
 
 @pytest.mark.skipif(not any(number >= 24 for number in OTHERS), reason="no Java 24 or newer here: see FOREBAY_TEST_JDKS")
-def test_native_access_that_is_denied_is_said_with_the_option_that_allows_it(run, newest, servers):
-    java = OTHERS[max(OTHERS)]
-    for option, allowed in (("--enable-native-access=ALL-UNNAMED", True), ("", False)):
-        options = f"--illegal-native-access=deny {option}"
-        conf = {"spark.master": "local[2]", "spark.driver.extraJavaOptions": options}
-        app = Application(run, newest, f"denied-{allowed}", servers, SHARED | conf, java=java)
-        if allowed:
-            assert app.call("tagged", base=0) == [1000, 0, 999, 499_500]
-        else:
-            with pytest.raises(CallFailed, match="--enable-native-access"):
-                app.call("tagged", base=0)
-        app.stop()
+def test_native_access_that_is_denied_is_allowed_by_sparks_own_options(run, newest, servers):
+    """Its launcher says --enable-native-access=ALL-UNNAMED for the driver and for executors; what is said without: NativeLibraryTest."""
+    denied = {f"spark.{role}.extraJavaOptions": "--illegal-native-access=deny" for role in ("driver", "executor")}
+    app = Application(run, newest, "denied", servers, SHARED | denied, java=OTHERS[max(OTHERS)])
+    assert app.call("tagged", base=0) == [1000, 0, 999, 499_500]
+    app.stop()

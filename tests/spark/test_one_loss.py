@@ -11,7 +11,7 @@ from harness.run import wait_until
 from harness.server import Server
 
 CONF = {"spark.master": "local-cluster[2,2,1024]", "spark.forebay.retryDeadline": "8s", "spark.sql.autoBroadcastJoinThreshold": "-1"}
-MAPS = 36
+MAPS = 72  # some for each of the twelve disks
 
 
 class Loss:

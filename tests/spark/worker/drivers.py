@@ -27,5 +27,10 @@ def stop_context(spark):
 
 
 def contexts(spark, number):
-    """After each of so many contexts one after the other: threads of ours on the Java side, open files, and threads of the process."""
-    return [[int(word) for word in line.split()] for line in _drivers(spark).contexts(spark.sparkContext._jsc, number)]
+    """Makes, uses and stops so many contexts one after the other."""
+    _drivers(spark).contexts(spark.sparkContext._jsc, number)
+
+
+def left_behind(spark):
+    """Threads of ours on the Java side, open files, and threads of the process."""
+    return [int(word) for word in _drivers(spark).leftBehind().split()]

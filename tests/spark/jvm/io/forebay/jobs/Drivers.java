@@ -59,21 +59,23 @@ public final class Drivers {
     return found;
   }
 
-  /** Stops the context, and makes, uses and stops so many more in this JVM; what each leaves behind is in the answer of the last ones. */
-  public static List<String> contexts(JavaSparkContext spark, int number) throws Exception {
+  /** Stops the context, and makes, uses and stops so many more in this JVM. */
+  public static void contexts(JavaSparkContext spark, int number) {
     SparkConf conf = spark.getConf();
     spark.stop();
-    List<String> found = new ArrayList<>();
     for (int i = 0; i < number; i++) {
       try (JavaSparkContext next = new JavaSparkContext(conf.clone().remove("spark.app.id"))) {
         Pairs.run(next, "reduceByKey", 1000);
       }
-      long threads = Thread.getAllStackTraces().keySet().stream().filter(thread -> thread.getName().startsWith("forebay")).count();
-      try (Stream<Path> open = Files.list(Paths.get("/proc/self/fd")); Stream<Path> tasks = Files.list(Paths.get("/proc/self/task"))) {
-        found.add(threads + " " + open.count() + " " + tasks.count());
-      }
     }
-    return found;
+  }
+
+  /** Threads of ours on the Java side, open files, and threads of the process. */
+  public static String leftBehind() throws Exception {
+    long threads = Thread.getAllStackTraces().keySet().stream().filter(thread -> thread.getName().startsWith("forebay")).count();
+    try (Stream<Path> open = Files.list(Paths.get("/proc/self/fd")); Stream<Path> tasks = Files.list(Paths.get("/proc/self/task"))) {
+      return threads + " " + open.count() + " " + tasks.count();
+    }
   }
 
   /** What happens to a SparkContext while a query registers. */
