@@ -1,256 +1,230 @@
-//! What is known of the store's content: chains of manifests and footers of objects, read when they are first needed.
+//! What a volume has written of a shuffle, as its last manifest tells it: which generations count, and what each of them has.
 //!
-//! Manifests and objects never change, so a footer is good for as long as its object is named; how long a chain is may change, so
-//! the end of one is looked for again after [`FRESH`]. Both are bounded and forgotten oldest first.
+//! A manifest says which generations count from it on, and *carries* what those have that are not in its *base*: an earlier manifest
+//! that carries all that counted then, and has no base itself. So whatever has been written, a reader needs the last manifest and one
+//! more, and a writer puts no more into a manifest than [`CARRIED`] attempts of others, or an eighth of them all, but now and then.
+//!
+//! What a generation has is in its own manifest too. If a base cannot be read, those are read; and if they cannot be read either,
+//! what they have is missing and nothing else ([`Chain::broken`]): its maps run again. A manifest that is replaced is not read at all.
+//!
+//! - invariant: whole-attempt-or-none. An attempt is read from one generation, also if two of them have it: a volume that had
+//!   forgotten that it had written one may have written it again.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    ops::Range,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
-use shuffle_proto::ids::{AppId, ShuffleId};
+use shuffle_proto::ids::VolumeId;
 
 use super::{
-    Cursor, Error, Fetch, Only, Owner, Place, Store, keys,
-    manifest::{Attempt, Manifest},
-    object::{Entry, Footer},
+    Owner, Place,
+    manifest::{Manifest, Part},
 };
 
-/// Where time is read from: durations only.
-pub type Now = Arc<dyn Fn() -> Instant + Send + Sync>;
+/// Attempts of other generations that a manifest carries, unless all that count have eight times as many.
+pub(super) const CARRIED: usize = 256;
+const SHARE: usize = 8;
 
-/// How long the end of a chain is believed.
-const FRESH: Duration = Duration::from_secs(2);
-/// Bytes of footers that a server keeps.
-const FOOTERS: usize = 128 << 20;
-/// Chains that are kept.
-const CHAINS: usize = 4096;
-
-/// The store, and what is known of its content. Shared by everything that uses it.
-pub struct Remote {
-    /// The store.
-    pub store: Store,
-    now: Now,
-    chains: Mutex<HashMap<Place, Known>>,
-    footers: Mutex<Footers>,
-}
-
-/// All manifests of a place.
-#[derive(Debug)]
+/// See the module.
+#[derive(Clone, Debug)]
 pub struct Chain {
     /// Whose.
     pub place: Place,
-    /// Ascending by generation, from 1 and without gaps; at least one.
-    pub manifests: Vec<Arc<Manifest>>,
-}
-
-struct Known {
-    asked: Instant,
-    chain: Arc<Chain>,
-}
-
-struct Footers {
-    most: usize,
-    found: HashMap<(String, u32), Arc<Footer>>,
-    order: VecDeque<(String, u32)>,
-    bytes: usize,
-}
-
-impl Remote {
-    /// On this store.
-    pub fn new(store: Store, now: Now) -> Self {
-        Self::keeping(store, now, FOOTERS)
-    }
-
-    /// The same, with at most so many bytes of footers in memory beside those that are being used.
-    pub fn keeping(store: Store, now: Now, footers: usize) -> Self {
-        Self {
-            store,
-            now,
-            chains: Mutex::default(),
-            footers: Mutex::new(Footers {
-                most: footers,
-                found: HashMap::new(),
-                order: VecDeque::new(),
-                bytes: 0,
-            }),
-        }
-    }
-
-    /// What a volume has written of a shuffle; [`Error::NotFound`] if that is nothing.
-    pub async fn chain(&self, place: &Place) -> Result<Arc<Chain>, Error> {
-        self.chain_of(place, 0).await
-    }
-
-    /// The same, looked for anew if fewer manifests are known than there must be.
-    async fn chain_of(&self, place: &Place, length: usize) -> Result<Arc<Chain>, Error> {
-        let now = (self.now)();
-        let mut manifests = match self.chains.lock().get(place) {
-            Some(known) if now - known.asked < FRESH && known.chain.manifests.len() >= length => {
-                return Ok(known.chain.clone());
-            }
-            Some(known) => known.chain.manifests.clone(),
-            None => Vec::new(),
-        };
-        loop {
-            let generation = manifests.len() as u32 + 1;
-            match self.manifest(place, generation).await {
-                Ok(manifest) => {
-                    check_replaced(&manifest, &manifests).map_err(|reason| Error::Corrupt {
-                        key: self
-                            .store
-                            .path(&keys::manifest(place, generation))
-                            .to_string(),
-                        reason,
-                    })?;
-                    manifests.push(Arc::new(manifest));
-                }
-                Err(Error::NotFound { .. }) if !manifests.is_empty() => break,
-                Err(error) => return Err(error),
-            }
-        }
-        let place = place.clone();
-        let chain = Arc::new(Chain { place, manifests });
-        let mut chains = self.chains.lock();
-        if chains.len() >= CHAINS {
-            let oldest = chains.iter().min_by_key(|(_, known)| known.asked);
-            if let Some(place) = oldest.map(|(place, _)| place.clone()) {
-                chains.remove(&place);
-            }
-        }
-        let known = Known {
-            asked: now,
-            chain: chain.clone(),
-        };
-        chains.insert(chain.place.clone(), known);
-        Ok(chain)
-    }
-
-    /// One manifest.
-    pub async fn manifest(&self, place: &Place, generation: u32) -> Result<Manifest, Error> {
-        let key = keys::manifest(place, generation);
-        let mut manifest = Manifest::decode(&self.store.get(&key).await?, place, generation);
-        if manifest.is_err() {
-            manifest = Manifest::decode(&self.store.get(&key).await?, place, generation);
-        }
-        manifest.map_err(|reason| Error::Corrupt {
-            key: self.store.path(&key).to_string(),
-            reason,
-        })
-    }
-
-    /// The index of an object.
-    pub(crate) async fn footer(
-        &self,
-        place: &Place,
-        generation: u32,
-        entry: &Entry,
-    ) -> Result<Arc<Footer>, Error> {
-        let key = keys::object(place, generation, entry.number, entry.nonce);
-        let id = (key, entry.checksum);
-        if let Some(footer) = self.footers.lock().found.get(&id) {
-            return Ok(footer.clone());
-        }
-        let range = entry.footer..entry.length;
-        let mut bytes = self.store.get_range(&id.0, range.clone()).await?;
-        let mut footer = Footer::decode(&bytes, place, generation, entry);
-        if footer.is_err() {
-            // As blocks are: it may have changed on the way only.
-            bytes = self.store.get_range(&id.0, range).await?;
-            footer = Footer::decode(&bytes, place, generation, entry);
-        }
-        let footer = Arc::new(footer.map_err(|reason| Error::Corrupt {
-            key: self.store.path(&id.0).to_string(),
-            reason,
-        })?);
-        self.footers.lock().keep(id, &footer);
-        Ok(footer)
-    }
-
-    /// Begins to read what a place has: of all its attempts, or of those that are named.
-    pub async fn fetch(
-        self: &Arc<Self>,
-        place: &Place,
-        partitions: Range<u32>,
-        maps: Range<u32>,
-        only: Only,
-        cursor: Option<Cursor>,
-    ) -> Result<Fetch, Error> {
-        let length = cursor.map_or(0, Cursor::manifests);
-        let chain = self.chain_of(place, length).await?;
-        // One that tells of manifests which are not there is none of this place: the read starts over.
-        let cursor = cursor.filter(|_| chain.manifests.len() >= length);
-        Fetch::new(self.clone(), chain, partitions, maps, only, cursor)
-    }
-
-    /// Forgets what was known of a shuffle, or of an app.
-    pub fn forget(&self, app: &AppId, shuffle: Option<ShuffleId>) {
-        self.chains.lock().retain(|place, _| {
-            place.app != *app || shuffle.is_some_and(|shuffle| shuffle != place.shuffle)
-        });
-    }
+    /// Of its last manifest.
+    pub generation: u32,
+    /// Map tasks of the shuffle.
+    pub num_maps: u32,
+    /// Reduce partitions of the shuffle.
+    pub num_partitions: u32,
+    /// What counts: ascending by generation.
+    pub parts: Vec<Arc<Part>>,
+    /// Generations whose manifests cannot be read, with the reason: what only they have is not here.
+    pub broken: BTreeMap<u32, String>,
+    /// Where attempts are read from that more than one part has.
+    doubled: HashMap<Owner, u32>,
+    /// The manifest that the next one may have as its base; 0 if there is none.
+    pub(super) base: u32,
+    /// Generations that it carries.
+    pub(super) based: BTreeSet<u32>,
 }
 
 impl Chain {
-    /// Of its first manifests, so many, those that none of them replaces.
-    pub fn live(&self, length: usize) -> impl Iterator<Item = &Arc<Manifest>> {
-        let manifests = self.manifests.iter().take(length);
-        let replaced: HashSet<u32> = manifests
-            .clone()
-            .flat_map(|manifest| manifest.replaces.iter().copied())
-            .collect();
-        manifests.filter(move |manifest| !replaced.contains(&manifest.generation))
+    /// What counts after a manifest, of what was found of it; `based`: the generations that its base carries, if that is known.
+    pub(super) fn new(
+        last: &Manifest,
+        parts: Vec<Arc<Part>>,
+        broken: BTreeMap<u32, String>,
+        based: Option<BTreeSet<u32>>,
+    ) -> Self {
+        let (mut seen, mut doubled) = (HashMap::new(), HashMap::new());
+        for part in &parts {
+            for attempt in &part.attempts {
+                // Ascending, so that the last one is the latest.
+                if seen.insert(attempt.owner, part.generation).is_some() {
+                    doubled.insert(attempt.owner, part.generation);
+                }
+            }
+        }
+        Self {
+            place: last.place.clone(),
+            generation: last.generation,
+            num_maps: last.num_maps,
+            num_partitions: last.num_partitions,
+            parts,
+            broken,
+            doubled,
+            base: match (&based, last.base) {
+                (None, _) => 0,
+                (Some(_), 0) => last.generation,
+                (Some(_), base) => base,
+            },
+            based: based.unwrap_or_default(),
+        }
+    }
+
+    /// The manifest of the next generation, and what counts from it on. `None` before the first; the error says what it lacks.
+    pub fn next(chain: Option<&Self>, next: Next) -> Result<(Manifest, Self), String> {
+        let Next {
+            place,
+            generation,
+            tasks: (num_maps, num_partitions),
+            part,
+            replaces,
+        } = next;
+        let known = chain.map_or(&[][..], |chain| &chain.parts);
+        let (gone, kept): (Vec<_>, Vec<_>) = known
+            .iter()
+            .partition(|known| replaces.binary_search(&known.generation).is_ok());
+        gone.iter().try_for_each(|gone| part.has_all_of(gone))?;
+        let base = chain.map_or(0, |chain| chain.base);
+        let is_based =
+            |kept: &Part| chain.is_some_and(|chain| chain.based.contains(&kept.generation));
+        let all = attempts(kept.iter().copied());
+        let carried = attempts(kept.iter().copied().filter(|kept| !is_based(kept)));
+        // Without a base that is worth it, it carries all that counts, and is one.
+        let whole = carried == all || carried > CARRIED.max(all / SHARE);
+        let carried = kept.iter().filter(|kept| whole || !is_based(kept));
+        let carried: Vec<Part> = carried.map(|kept| Part::clone(kept)).collect();
+        let part = Arc::new(part);
+        let mut parts: Vec<_> = kept.into_iter().cloned().collect();
+        parts.push(part.clone());
+        let manifest = Manifest {
+            place: place.clone(),
+            generation,
+            num_maps,
+            num_partitions,
+            objects: part.objects.clone(),
+            attempts: part.attempts.clone(),
+            live: parts.iter().map(|part| part.generation).collect(),
+            base: if whole { 0 } else { base },
+            carried,
+            replaces,
+        };
+        let based = match whole {
+            true => parts.iter().map(|part| part.generation).collect(),
+            false => chain.map(|chain| chain.based.clone()).unwrap_or_default(),
+        };
+        let mut doubled = chain.map(|chain| chain.doubled.clone()).unwrap_or_default();
+        doubled.retain(|owner, from| {
+            if part.attempt(*owner).is_some() {
+                *from = generation;
+            }
+            parts.iter().any(|part| part.generation == *from)
+        });
+        let next = Self {
+            place,
+            generation,
+            num_maps,
+            num_partitions,
+            parts,
+            broken: BTreeMap::new(),
+            doubled,
+            base: if whole { generation } else { base },
+            based,
+        };
+        Ok((manifest, next))
+    }
+
+    /// What a generation has, if it counts.
+    pub fn part(&self, generation: u32) -> Option<&Arc<Part>> {
+        let at = self
+            .parts
+            .binary_search_by_key(&generation, |part| part.generation);
+        at.ok().map(|at| &self.parts[at])
     }
 
     /// Those of these outputs that it does not have.
     pub fn missing(&self, owners: impl IntoIterator<Item = Owner>) -> Vec<Owner> {
-        let has = |owner: &Owner| {
-            let mut manifests = self.manifests.iter();
-            manifests.any(|manifest| {
-                let attempts = &manifest.attempts;
-                let found = attempts.binary_search_by_key(owner, |attempt| attempt.owner);
-                found.is_ok()
-            })
-        };
+        let has = |owner: &Owner| self.parts.iter().any(|part| part.attempt(*owner).is_some());
         owners.into_iter().filter(|owner| !has(owner)).collect()
     }
+
+    /// Whether an attempt is read from this generation, which has it.
+    pub(super) fn counts(&self, owner: Owner, generation: u32) -> bool {
+        self.doubled.is_empty()
+            || self
+                .doubled
+                .get(&owner)
+                .is_none_or(|from| *from == generation)
+    }
+
+    /// Whose.
+    pub fn volume(&self) -> VolumeId {
+        self.place.volume
+    }
+
+    /// Roughly what it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let parts = self.parts.iter().map(|part| part.bytes());
+        256 + parts.sum::<usize>()
+    }
 }
 
-/// Whether a manifest has all that it replaces; the error says what it lacks.
-fn check_replaced(manifest: &Manifest, before: &[Arc<Manifest>]) -> Result<(), String> {
-    let replaced = before
-        .iter()
-        .filter(|earlier| manifest.replaces.contains(&earlier.generation));
-    for earlier in replaced {
-        let lacking = earlier
+/// What a round adds.
+#[derive(Debug)]
+pub struct Next {
+    /// Whose.
+    pub place: Place,
+    /// Higher than that of any manifest before it.
+    pub generation: u32,
+    /// Map tasks and reduce partitions of the shuffle.
+    pub tasks: (u32, u32),
+    /// Its objects and attempts.
+    pub part: Part,
+    /// Generations whose place it takes: ascending.
+    pub replaces: Vec<u32>,
+}
+
+impl Part {
+    /// What is said of an attempt.
+    pub fn attempt(&self, owner: Owner) -> Option<&super::manifest::Attempt> {
+        let at = self
+            .attempts
+            .binary_search_by_key(&owner, |attempt| attempt.owner);
+        at.ok().map(|at| &self.attempts[at])
+    }
+
+    /// Whether it can take the place of another; the error says what it lacks.
+    fn has_all_of(&self, other: &Part) -> Result<(), String> {
+        let mut lacking = other
             .attempts
             .iter()
-            .find(|attempt| manifest.attempts.binary_search(attempt).is_err());
-        if let Some(Attempt { owner, .. }) = lacking {
-            return Err(format!(
+            .filter(|attempt| self.attempts.binary_search(attempt).is_err());
+        match lacking.next() {
+            None => Ok(()),
+            Some(attempt) => Err(format!(
                 "it replaces generation {} and lacks its map {} attempt {}",
-                earlier.generation, owner.0, owner.1
-            ));
+                other.generation, attempt.owner.0, attempt.owner.1
+            )),
         }
     }
-    Ok(())
+
+    fn bytes(&self) -> usize {
+        size_of::<Part>() + size_of_val(&self.objects[..]) + size_of_val(&self.attempts[..])
+    }
 }
 
-impl Footers {
-    fn keep(&mut self, id: (String, u32), footer: &Arc<Footer>) {
-        if self.found.insert(id.clone(), footer.clone()).is_some() {
-            return;
-        }
-        self.bytes += footer.bytes();
-        self.order.push_back(id);
-        while self.bytes > self.most
-            && let Some(oldest) = self.order.pop_front()
-        {
-            let gone = self.found.remove(&oldest);
-            self.bytes -= gone.map_or(0, |footer| footer.bytes());
-        }
-    }
+fn attempts<'a>(parts: impl Iterator<Item = &'a Arc<Part>>) -> usize {
+    parts.map(|part| part.attempts.len()).sum()
 }

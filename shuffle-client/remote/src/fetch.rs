@@ -2,6 +2,9 @@
 //!
 //! What is wanted lies together, because objects are sorted by partition: neighbouring sections are read with one ranged GET of up to
 //! [`READ`] bytes. The summary is summed over the footers of all objects that overlap the partitions, also of those before a cursor.
+//!
+//! What is broken costs the attempts that it is of, which the summary says are lost: the one whose block does not pass its checksum,
+//! those that a section has whose table does not, those of a whole generation if an object's footer cannot be read.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -10,14 +13,15 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future;
 use shuffle_proto::{
     block::BlockHeader,
-    summary::{AttemptTotals, Summary},
+    summary::{AttemptTotals, LostAttempt, Summary},
 };
 
 use super::{
     Chain, Error, Owner, Remote, keys,
-    object::{Entry, Footer, Section},
+    object::{Checked, Entry, Footer, Section},
     overlap,
 };
 
@@ -28,6 +32,8 @@ const GAP: u64 = 256 << 10;
 /// Bytes and blocks of a part: about what one message carries.
 const PART: usize = 1 << 20;
 const PART_BLOCKS: usize = 16 << 10;
+/// Footers that are asked for together.
+const FOOTERS_AT_ONCE: usize = 8;
 
 /// Which attempts are read: all, or these.
 pub type Only = Option<Arc<BTreeSet<Owner>>>;
@@ -81,6 +87,8 @@ pub struct Fetch {
     planned: Option<Planned>,
     /// What was read and is not sent yet.
     ready: VecDeque<(Cursor, BlockHeader, Bytes)>,
+    /// Attempts of which something is broken.
+    lost: BTreeMap<Owner, String>,
 }
 
 /// Sections of the current object that are read together.
@@ -121,10 +129,10 @@ impl Cursor {
     }
 
     /// Manifests that there are at the least.
-    pub(crate) fn manifests(self) -> usize {
+    pub(crate) fn manifests(self) -> u32 {
         match self == Self::END {
             true => 0,
-            false => self.length as usize,
+            false => self.length,
         }
     }
 
@@ -156,11 +164,7 @@ impl Fetch {
         only: Only,
         cursor: Option<Cursor>,
     ) -> Result<Self, Error> {
-        let known = chain
-            .manifests
-            .iter()
-            .map(|manifest| manifest.num_partitions);
-        let known = known.max().unwrap_or(0);
+        let known = chain.num_partitions;
         if partitions.end > known {
             return Err(Error::Invalid(format!(
                 "fetch.partition_end is {}: the shuffle has {known} partitions",
@@ -168,16 +172,19 @@ impl Fetch {
             )));
         }
         let now = Cursor {
-            length: u32::try_from(chain.manifests.len()).unwrap_or(u32::MAX),
+            length: chain.generation,
             ..Cursor::default()
         };
         let position = cursor.unwrap_or(now);
-        let objects = chain.live(position.length as usize).flat_map(|manifest| {
-            let generation = manifest.generation;
-            manifest
-                .objects
-                .iter()
-                .map(move |entry| (generation, *entry, None))
+        // What has none of the attempts that are named need not be looked into.
+        let wanted = chain.parts.iter().filter(|part| {
+            let mut named = only.iter().flat_map(|only| only.iter());
+            only.is_none() || named.any(|owner| part.attempt(*owner).is_some())
+        });
+        let objects = wanted.flat_map(|part| {
+            let generation = part.generation;
+            let objects = part.objects.iter();
+            objects.map(move |entry| (generation, *entry, None))
         });
         let objects = objects
             .filter(|(_, entry, _)| {
@@ -197,6 +204,7 @@ impl Fetch {
             section: 0,
             planned: None,
             ready: VecDeque::new(),
+            lost: BTreeMap::new(),
         })
     }
 
@@ -278,15 +286,18 @@ impl Fetch {
                 block: 0,
             };
         }
-        let footer = self.footer(self.current).await?;
+        let Some(footer) = self.footer(self.current).await? else {
+            return Ok(None);
+        };
         let sections = self.plan(&footer);
         let (Some((_, first)), Some((_, last))) = (sections.first(), sections.last()) else {
             return Ok(None);
         };
         let key = keys::object(&self.chain.place, generation, entry.number, entry.nonce);
-        let end = last
-            .end()
-            .ok_or_else(|| self.corrupt(&key, last, "it ends nowhere".into()))?;
+        let end = last.end().ok_or_else(|| Error::Corrupt {
+            key: self.remote.store.path(&key).to_string(),
+            reason: format!("section at {}: it ends nowhere", last.offset),
+        })?;
         let range = first.offset..end;
         Ok(Some(Planned {
             key,
@@ -300,42 +311,62 @@ impl Fetch {
         if self.ahead().await?.is_none() {
             return Ok(false);
         }
-        let Some(Planned {
+        let footer = self.objects[self.current].2.clone();
+        let (Some(planned), Some(footer)) = (&self.planned, &footer) else {
+            return Ok(false);
+        };
+        let Planned {
             key,
             sections,
             range,
-        }) = &self.planned
-        else {
-            return Ok(false);
-        };
+        } = planned;
         let store = &self.remote.store;
-        let mut bytes = store.get_range(key, range.clone()).await?;
+        let read = store.get_range(key, range.clone()).await;
+        if let Err(Error::NotFound { .. }) = &read {
+            // What named it was deleted since, and may be there anew.
+            let place = &self.chain.place;
+            self.remote.forget(&place.app, Some(place.shuffle));
+        }
+        let mut bytes = read?;
         let mut again = true;
         let mut ready = VecDeque::new();
+        let generation = self.position.generation;
         for (index, section) in sections {
             let start = (section.offset - range.start) as usize;
             // Known to end, or it would not have been planned.
             let end = (section.end().unwrap_or(range.end) - range.start) as usize;
             // A checksum costs a thirtieth of what the request does, and here the object can be named.
-            let mut blocks = section.blocks(&bytes.slice(start..end));
-            if let Err(reason) = &blocks
+            let mut blocks = section.each_block(&bytes.slice(start..end));
+            if let Some(reason) = broken(&blocks)
                 && std::mem::take(&mut again)
             {
                 // What was read back when it was written may have changed on the way only.
                 tracing::warn!(%key, %reason, "a part of an object is read again");
                 bytes = store.get_range(key, range.clone()).await?;
-                blocks = section.blocks(&bytes.slice(start..end));
+                blocks = section.each_block(&bytes.slice(start..end));
             }
-            let blocks = blocks.map_err(|reason| self.corrupt(key, section, reason))?;
+            if let Some(reason) = broken(&blocks) {
+                let key = store.path(key);
+                tracing::warn!(%key, %reason, "a part of an object is broken: the attempts that it is of are lost");
+                let reason = format!("object {key}: section at {}: {reason}", section.offset);
+                for owner in owners_of(&blocks, section, footer) {
+                    self.lost.insert(owner, reason.clone());
+                }
+            }
+            let blocks = blocks.unwrap_or_default();
             let skip = if *index == self.position.section {
                 self.position.block as usize
             } else {
                 0
             };
             for (ordinal, (header, block)) in blocks.into_iter().enumerate().skip(skip) {
+                let Ok(block) = block else {
+                    continue;
+                };
                 let owner = (header.map_index, header.attempt);
                 if self.maps.contains(&header.map_index.0)
                     && self.only.as_ref().is_none_or(|only| only.contains(&owner))
+                    && self.chain.counts(owner, generation)
                 {
                     let after = Cursor {
                         section: *index,
@@ -350,13 +381,6 @@ impl Fetch {
         self.planned = None;
         self.ready = ready;
         Ok(true)
-    }
-
-    fn corrupt(&self, key: &str, section: &Section, reason: String) -> Error {
-        Error::Corrupt {
-            key: self.remote.store.path(key).to_string(),
-            reason: format!("section at {}: {reason}", section.offset),
-        }
     }
 
     /// The next sections that are read together.
@@ -390,23 +414,58 @@ impl Fetch {
         planned
     }
 
-    async fn footer(&mut self, at: usize) -> Result<Arc<Footer>, Error> {
+    /// The index of an object; `None` if it is broken, and then what its generation has is lost.
+    async fn footer(&mut self, at: usize) -> Result<Option<Arc<Footer>>, Error> {
         let (generation, entry, known) = &self.objects[at];
         if let Some(footer) = known {
-            return Ok(footer.clone());
+            return Ok(Some(footer.clone()));
         }
-        let place = &self.chain.place;
-        let footer = self.remote.footer(place, *generation, entry).await?;
-        self.objects[at].2 = Some(footer.clone());
-        Ok(footer)
+        let (generation, entry) = (*generation, *entry);
+        // Those that come next are wanted too, by the summary if by nothing else, and a store answers many as fast as one.
+        let unread = self.objects[at..]
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, _, known))| known.is_none());
+        let ahead: Vec<_> = unread
+            .take(FOOTERS_AT_ONCE)
+            .map(|(index, (generation, entry, _))| (at + index, *generation, *entry))
+            .collect();
+        let (remote, place) = (&self.remote, &self.chain.place);
+        let reading = ahead.into_iter().skip(1);
+        let reading = reading.map(|(index, generation, entry)| async move {
+            (index, remote.footer(place, generation, &entry).await)
+        });
+        let (footer, others) = tokio::join!(
+            remote.footer(place, generation, &entry),
+            future::join_all(reading),
+        );
+        for (index, other) in others {
+            // One that cannot be read is asked for again in its turn, and is an error then.
+            self.objects[index].2 = other.ok();
+        }
+        match footer {
+            Ok(footer) => {
+                self.objects[at].2 = Some(footer.clone());
+                Ok(Some(footer))
+            }
+            Err(error @ Error::Corrupt { .. }) => {
+                tracing::warn!(%error, "the index of an object is broken: the attempts of its generation are lost");
+                let part = self.chain.part(generation).into_iter();
+                for attempt in part.flat_map(|part| &part.attempts) {
+                    self.lost.insert(attempt.owner, error.to_string());
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// What the commits say of the partitions: of every attempt that is in the chain, or that was asked for.
     pub async fn summary(&mut self) -> Result<Summary, Error> {
         let chain = self.chain.clone();
         let mut covered: BTreeMap<Owner, AttemptTotals> = BTreeMap::new();
-        for manifest in chain.live(self.position.length as usize) {
-            for attempt in &manifest.attempts {
+        for part in &chain.parts {
+            for attempt in &part.attempts {
                 let (map_index, number) = attempt.owner;
                 let asked = self
                     .only
@@ -425,20 +484,69 @@ impl Fetch {
             }
         }
         for at in 0..self.objects.len() {
-            let footer = self.footer(at).await?;
-            for (owner, sum) in &mut covered {
-                if let Some(totals) = footer.totals(*owner) {
+            let Some(footer) = self.footer(at).await? else {
+                continue;
+            };
+            let generation = self.objects[at].0;
+            for (owner, totals) in footer.all_totals() {
+                if let Some(sum) = covered.get_mut(owner)
+                    && chain.counts(*owner, generation)
+                {
                     let part = totals.sum(&self.partitions);
                     let blocks = u32::try_from(part.blocks).unwrap_or(u32::MAX);
                     sum.blocks = sum.blocks.saturating_add(blocks);
-                    sum.bytes += part.bytes;
-                    sum.records += part.records;
+                    sum.bytes = sum.bytes.saturating_add(part.bytes);
+                    sum.records = sum.records.saturating_add(part.records);
                 }
             }
         }
+        let (mut whole, mut lost) = (Vec::new(), Vec::new());
+        for (owner, totals) in covered {
+            match self.lost.get(&owner) {
+                None => whole.push(totals),
+                Some(reason) => lost.push(LostAttempt {
+                    map_index: owner.0,
+                    attempt: owner.1,
+                    reason: reason.clone(),
+                }),
+            }
+        }
         Ok(Summary {
-            covered: covered.into_values().collect(),
-            lost: Vec::new(),
+            covered: whole,
+            lost,
         })
+    }
+}
+
+/// What does not fit in a section, if something does not.
+fn broken(blocks: &Result<Vec<Checked>, String>) -> Option<String> {
+    match blocks {
+        Err(reason) => Some(reason.clone()),
+        Ok(blocks) => blocks
+            .iter()
+            .find_map(|(_, block)| block.as_ref().err().cloned()),
+    }
+}
+
+/// Whose blocks are broken: those that do not pass, or all that the section may have if its table does not say.
+fn owners_of(
+    blocks: &Result<Vec<Checked>, String>,
+    section: &Section,
+    footer: &Footer,
+) -> BTreeSet<Owner> {
+    match blocks {
+        Ok(blocks) => {
+            let failed = blocks.iter().filter(|(_, block)| block.is_err());
+            let owner = |(header, _): &Checked| (header.map_index, header.attempt);
+            failed.map(owner).collect()
+        }
+        Err(_) => {
+            let maps = section.first_map..=section.last_map;
+            let of = section.partition..section.partition.saturating_add(1);
+            let all = footer.all_totals().iter();
+            let here = all
+                .filter(|(owner, totals)| maps.contains(&owner.0.0) && totals.sum(&of).blocks > 0);
+            here.map(|(owner, _)| *owner).collect()
+        }
     }
 }

@@ -4,11 +4,11 @@
 //! |---|---|
 //! | `forebay-v1/.forebay-marker` | whose directory this is |
 //! | `forebay-v1/<app>/lease` | until when the app's objects live, see [`super::lease`] |
-//! | `forebay-v1/<app>/<shuffle>/<volume>/<generation>.manifest` | what one round of write-back added, see [`super::manifest`] |
-//! | `forebay-v1/<app>/<shuffle>/<volume>/<generation>-<number>-<nonce>.obj` | blocks, see [`super::object`] |
+//! | `forebay-v1/<app>/<shuffle>/<volume>/<what is left>-<generation>.manifest` | what one round of write-back added, see [`super::manifest`] |
+//! | `forebay-v1/<app>/<shuffle>/<volume>/data-<generation>-<number>-<nonce>.obj` | blocks, see [`super::object`] |
 //!
-//! `<volume>` is the hyphenated UUID; generation and number have eight decimal digits and begin at 1 and 0. Generations have no
-//! gaps, so a chain is read by asking for the next one until there is none: nothing has to be listed. The nonce, 16 hexadecimal
+//! `<volume>` is the hyphenated UUID; generation and number have eight decimal digits and begin at 1 and 0. A
+//! manifest's name begins with what is left of eight nines, so that the first name of a listing is the last manifest's. The nonce, 16 hexadecimal
 //! digits, is another one in every round: a PUT of a round that was given up may arrive at any time later, and hits nothing that a
 //! manifest names. Readers have it from the manifest.
 //!
@@ -21,6 +21,8 @@ use super::Place;
 
 /// All that is Forebay's. Another layout will have another name.
 pub const ROOT: &str = "forebay-v1";
+/// No generation is higher.
+const LAST: u32 = 99_999_999;
 
 /// What a key names, if it is one of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,12 +62,40 @@ pub fn place(place: &Place) -> String {
 
 /// Of a manifest.
 pub fn manifest(of: &Place, generation: u32) -> String {
-    format!("{}/{generation:08}.manifest", place(of))
+    format!("{}/{}", place(of), manifest_name(generation))
 }
 
 /// Of an object.
 pub fn object(of: &Place, generation: u32, number: u32, nonce: u64) -> String {
-    format!("{}/{generation:08}-{number:08}-{nonce:016x}.obj", place(of))
+    format!("{}/{}", place(of), object_name(generation, number, nonce))
+}
+
+/// Of a manifest, in the directory of its place.
+pub fn manifest_name(generation: u32) -> String {
+    let left = LAST.saturating_sub(generation);
+    format!("{left:08}-{generation:08}.manifest")
+}
+
+/// Of an object, in the directory of its place.
+pub fn object_name(generation: u32, number: u32, nonce: u64) -> String {
+    format!("data-{generation:08}-{number:08}-{nonce:016x}.obj")
+}
+
+/// Which manifest has this name.
+pub fn generation(name: &str) -> Option<u32> {
+    let (_, generation) = name.strip_suffix(".manifest")?.split_once('-')?;
+    let generation = generation.parse().ok()?;
+    (manifest_name(generation) == name).then_some(generation)
+}
+
+/// Which generation, number and nonce has the object of this name.
+pub fn object_of(name: &str) -> Option<(u32, u32, u64)> {
+    let parts = name.strip_prefix("data-")?.strip_suffix(".obj")?;
+    let (generation, rest) = parts.split_once('-')?;
+    let (number, nonce) = rest.split_once('-')?;
+    let nonce = u64::from_str_radix(nonce, 16).ok()?;
+    let of = (generation.parse().ok()?, number.parse().ok()?, nonce);
+    (object_name(of.0, of.1, of.2) == name).then_some(of)
 }
 
 /// What a key names; `None` if nothing of ours has exactly this name.
@@ -81,14 +111,12 @@ pub fn parse(key: &str) -> Option<Ours> {
                 shuffle: ShuffleId(shuffle.parse().ok()?),
                 volume: VolumeId::parse(volume)?,
             };
-            match name.strip_suffix(".manifest") {
-                Some(generation) => Ours::Manifest(place, generation.parse().ok()?),
-                None => {
-                    let mut parts = name.strip_suffix(".obj")?.split('-');
-                    let (generation, number) = (parts.next()?, parts.next()?);
-                    let nonce = u64::from_str_radix(parts.next()?, 16).ok()?;
-                    Ours::Object(place, generation.parse().ok()?, number.parse().ok()?, nonce)
+            match (generation(name), object_of(name)) {
+                (Some(generation), _) => Ours::Manifest(place, generation),
+                (None, Some((generation, number, nonce))) => {
+                    Ours::Object(place, generation, number, nonce)
                 }
+                (None, None) => return None,
             }
         }
         _ => return None,
@@ -125,14 +153,17 @@ mod tests {
         assert_eq!(lease(&place.app), "forebay-v1/app-1/lease");
         assert_eq!(shuffle(&place.app, place.shuffle), "forebay-v1/app-1/7");
         let volume = "forebay-v1/app-1/7/01020304-0506-0708-090a-0b0c0d0e0f10";
-        assert_eq!(manifest(&place, 1), format!("{volume}/00000001.manifest"));
+        assert_eq!(
+            manifest(&place, 1),
+            format!("{volume}/99999998-00000001.manifest")
+        );
         assert_eq!(
             object(&place, 1, 0, 0xab),
-            format!("{volume}/00000001-00000000-00000000000000ab.obj")
+            format!("{volume}/data-00000001-00000000-00000000000000ab.obj")
         );
         for ours in [
             Ours::Lease(place.app.clone()),
-            Ours::Manifest(place.clone(), 123_456_789),
+            Ours::Manifest(place.clone(), 12_345_678),
             Ours::Object(place.clone(), 1, 2, u64::MAX),
         ] {
             assert_eq!(parse(&ours.key()), Some(ours));
@@ -154,17 +185,32 @@ mod tests {
             "forebay-v2/app-1/lease".to_owned(),
             "forebay-v1/app-1/7/part-0000.parquet".to_owned(),
             format!("forebay-v1/app-1/7/{volume}/1.manifest"),
-            format!("forebay-v1/app-1/07/{volume}/00000001.manifest"),
-            format!("forebay-v1/app-1/+7/{volume}/00000001.manifest"),
-            format!("forebay-v1/app-1/7/{volume}/00000001.manifest.bak"),
-            format!("forebay-v1/app-1/7/{volume}/x/00000001.manifest"),
+            format!("forebay-v1/app-1/7/{volume}/00000001.manifest"),
+            format!("forebay-v1/app-1/7/{volume}/99999997-00000001.manifest"),
+            format!("forebay-v1/app-1/07/{volume}/99999998-00000001.manifest"),
+            format!("forebay-v1/app-1/+7/{volume}/99999998-00000001.manifest"),
+            format!("forebay-v1/app-1/7/{volume}/99999998-00000001.manifest.bak"),
+            format!("forebay-v1/app-1/7/{volume}/x/99999998-00000001.manifest"),
             format!("forebay-v1/app-1/7/{volume}/00000001-00000000.obj"),
-            format!("forebay-v1/app-1/7/{volume}/00000001-00000000-00000000000000AB.obj"),
-            format!("forebay-v1/app-1/7/{volume}/00000001-00000000-00000000000000ab-1.obj"),
-            "forebay-v1/app-1/7/010203040506-0708-090a-0b0c0d0e0f10/00000001.manifest".to_owned(),
-            "forebay-v1/app-1/7/0102030405060708090A0B0C0D0E0F10/00000001.manifest".to_owned(),
+            format!("forebay-v1/app-1/7/{volume}/data-00000001-00000000-00000000000000AB.obj"),
+            format!("forebay-v1/app-1/7/{volume}/data-00000001-00000000-00000000000000ab-1.obj"),
+            "forebay-v1/app-1/7/010203040506-0708-090a-0b0c0d0e0f10/99999998-00000001.manifest"
+                .to_owned(),
+            "forebay-v1/app-1/7/0102030405060708090A0B0C0D0E0F10/99999998-00000001.manifest"
+                .to_owned(),
         ] {
             assert_eq!(parse(&key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn the_first_name_of_a_place_is_that_of_its_last_manifest() {
+        let mut names = Vec::new();
+        for number in [1, 2, 9, 10, 99, 100, 9999, 10_000, 99_999_998] {
+            names.extend([manifest_name(number), object_name(number, 0, 7)]);
+            assert_eq!(generation(&manifest_name(number)), Some(number));
+            let first = names.iter().min().expect("some");
+            assert_eq!(generation(first), Some(number), "{names:?}");
         }
     }
 }

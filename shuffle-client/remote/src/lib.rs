@@ -23,6 +23,7 @@ mod costs;
 pub mod doctor;
 mod fetch;
 pub mod keys;
+mod known;
 pub mod lease;
 pub mod lifecycle;
 pub mod manifest;
@@ -40,9 +41,10 @@ use shuffle_proto::{
     kind::Kind,
 };
 
-pub use chain::{Chain, Now, Remote};
+pub use chain::{Chain, Next};
 pub use costs::Cost;
 pub use fetch::{Cursor, Fetch, Only, Part};
+pub use known::{Now, Remote};
 pub use meter::{Meter, RESULTS, VERBS};
 pub use secrets::shown_url;
 pub use store::{Listing, Store, Upload, check_url, provide_tls};

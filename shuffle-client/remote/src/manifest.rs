@@ -3,22 +3,25 @@
 //! | bytes | field |
 //! |---|---|
 //! | 0..4 | magic `FBMF` |
-//! | 4..8 | format version u32, 3 |
+//! | 4..8 | format version u32, 4 |
 //! | 8..12 | CRC-32 of all that follows |
 //! | 12..16 | shuffle u32 |
 //! | 16..20 | generation u32 |
 //! | 20..36 | volume id, 16 bytes |
 //! | 36..44 | map tasks u32, reduce partitions u32 |
 //! | 44..56 | objects u32, attempts u32, replaced generations u32 |
-//! | 56.. | per object: number u32, nonce of its key u64, length u64, CRC-32 u32, offset of the footer u64, first and last partition u32 |
+//! | 56..68 | generations that count u32, the base's generation u32 or 0, generations that are carried u32 |
+//! | 68.. | per object: number u32, nonce of its key u64, length u64, CRC-32 u32, offset of the footer u64, first and last partition u32 |
 //! | then | per attempt, ascending: map index u32, attempt u64, bytes u64, records u64 |
 //! | then | per replaced generation, ascending: its number u32 |
+//! | then | per generation that counts from this one on, ascending: its number u32; the last is this one |
+//! | then | per generation that is carried, ascending: its number u32, objects u32, attempts u32, then these as above |
 //! | the rest | the app's id |
 //!
-//! A manifest is made once, by a conditional put, and never changed. The next round makes the next generation; all of them together,
-//! from 1 on and without gaps, are what a volume has written of a shuffle. One that *replaces* others has all of their attempts, in
-//! fewer objects: a reader leaves out what is replaced, which stays where it is until the shuffle goes, so that who began to read it
-//! goes on.
+//! A manifest is made once, by a conditional put, and never changed. The next round makes the next generation. One that *replaces*
+//! others has all of their attempts, in fewer objects, and they do not count from it on; what is replaced stays where it is until the
+//! shuffle goes, so that who began to read it goes on. What counts is told by the last manifest and its base, whatever has been
+//! written before, see [`super::chain`].
 
 use shuffle_proto::{
     ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
@@ -28,7 +31,7 @@ use shuffle_proto::{
 use super::{Owner, Place, object::Entry};
 
 const MAGIC: [u8; 4] = *b"FBMF";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,23 @@ pub struct Manifest {
     pub attempts: Vec<Attempt>,
     /// Earlier generations whose attempts are all in this one too: ascending.
     pub replaces: Vec<u32>,
+    /// Generations that count from this one on: ascending, itself the last.
+    pub live: Vec<u32>,
+    /// The earlier manifest that has, or carries, what counts and is not carried here; 0 if there is none such.
+    pub base: u32,
+    /// What earlier generations have that count: ascending.
+    pub carried: Vec<Part>,
+}
+
+/// What one generation has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its number.
+    pub generation: u32,
+    /// Ascending by number, none without blocks.
+    pub objects: Vec<Entry>,
+    /// Committed attempts that are in the objects, whole: ascending.
+    pub attempts: Vec<Attempt>,
 }
 
 /// A committed attempt.
@@ -61,9 +81,25 @@ pub struct Attempt {
 }
 
 impl Manifest {
+    /// What its own generation has.
+    pub fn own(&self) -> Part {
+        Part {
+            generation: self.generation,
+            objects: self.objects.clone(),
+            attempts: self.attempts.clone(),
+        }
+    }
+
     /// As it is stored.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + self.objects.len() * 40 + self.attempts.len() * 28);
+        let carried = self.carried.iter();
+        let carried = carried.map(|part| 12 + bytes_of(&part.objects, &part.attempts));
+        let mut out = Vec::with_capacity(
+            68 + bytes_of(&self.objects, &self.attempts)
+                + 4 * (self.replaces.len() + self.live.len())
+                + carried.sum::<usize>()
+                + self.place.app.as_str().len(),
+        );
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
         out.extend([0; 4]);
@@ -76,26 +112,21 @@ impl Manifest {
             self.objects.len() as u32,
             self.attempts.len() as u32,
             self.replaces.len() as u32,
+            self.live.len() as u32,
+            self.base,
+            self.carried.len() as u32,
         ] {
             out.extend(number.to_le_bytes());
         }
-        for object in &self.objects {
-            out.extend(object.number.to_le_bytes());
-            out.extend(object.nonce.to_le_bytes());
-            out.extend(object.length.to_le_bytes());
-            out.extend(object.checksum.to_le_bytes());
-            out.extend(object.footer.to_le_bytes());
-            out.extend(object.first_partition.to_le_bytes());
-            out.extend(object.last_partition.to_le_bytes());
-        }
-        for attempt in &self.attempts {
-            out.extend(attempt.owner.0.0.to_le_bytes());
-            out.extend(attempt.owner.1.0.to_le_bytes());
-            out.extend(attempt.bytes.to_le_bytes());
-            out.extend(attempt.records.to_le_bytes());
-        }
-        for generation in &self.replaces {
+        put(&mut out, &self.objects, &self.attempts);
+        for generation in self.replaces.iter().chain(&self.live) {
             out.extend(generation.to_le_bytes());
+        }
+        for part in &self.carried {
+            out.extend(part.generation.to_le_bytes());
+            out.extend((part.objects.len() as u32).to_le_bytes());
+            out.extend((part.attempts.len() as u32).to_le_bytes());
+            put(&mut out, &part.objects, &part.attempts);
         }
         out.extend(self.place.app.as_str().as_bytes());
         let checksum = crc32fast::hash(&out[12..]);
@@ -143,34 +174,31 @@ impl Manifest {
         let volume = VolumeId(uuid::Uuid::from_slice(r.take(16)?).ok()?);
         let (num_maps, num_partitions) = (r.u32()?, r.u32()?);
         let (objects, attempts, replaced) = (r.u32()?, r.u32()?, r.u32()?);
-        let (mut entries, mut committed, mut replaces) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..objects {
-            entries.push(Entry {
-                number: r.u32()?,
-                nonce: r.u64()?,
-                length: r.u64()?,
-                checksum: r.u32()?,
-                footer: r.u64()?,
-                first_partition: r.u32()?,
-                last_partition: r.u32()?,
+        let (counting, base, carrying) = (r.u32()?, r.u32()?, r.u32()?);
+        let (objects, attempts) = take(r, objects, attempts)?;
+        let replaces = numbers(r, replaced)?;
+        let live = numbers(r, counting)?;
+        let mut carried: Vec<Part> = Vec::new();
+        for _ in 0..carrying {
+            let (generation, objects, attempts) = (r.u32()?, r.u32()?, r.u32()?);
+            let (objects, attempts) = take(r, objects, attempts)?;
+            carried.push(Part {
+                generation,
+                objects,
+                attempts,
             });
-        }
-        for _ in 0..attempts {
-            committed.push(Attempt {
-                owner: (MapIndex(r.u32()?), AttemptId(r.u64()?)),
-                bytes: r.u64()?,
-                records: r.u64()?,
-            });
-        }
-        for _ in 0..replaced {
-            replaces.push(r.u32()?);
         }
         let app = AppId::try_new(std::str::from_utf8(r.rest()).ok()?)?;
-        let whole = entries.iter().all(|object| {
-            object.footer <= object.length && object.first_partition <= object.last_partition
-        }) && committed.is_sorted_by(|a, b| a.owner < b.owner)
-            && replaces.is_sorted_by(|a, b| a < b)
-            && replaces.last().is_none_or(|last| *last < generation);
+        let counts = |number: &u32| live.binary_search(number).is_ok();
+        let whole = live.last() == Some(&generation)
+            && replaces.last().is_none_or(|last| *last < generation)
+            && !replaces.iter().any(counts)
+            && base < generation
+            && carried.is_sorted_by(|a, b| a.generation < b.generation)
+            && carried.iter().all(|part| counts(&part.generation))
+            && carried
+                .last()
+                .is_none_or(|last| last.generation < generation);
         whole.then_some(Self {
             place: Place {
                 app,
@@ -180,9 +208,69 @@ impl Manifest {
             generation,
             num_maps,
             num_partitions,
-            objects: entries,
-            attempts: committed,
+            objects,
+            attempts,
             replaces,
+            live,
+            base,
+            carried,
         })
     }
+}
+
+fn bytes_of(objects: &[Entry], attempts: &[Attempt]) -> usize {
+    objects.len() * 40 + attempts.len() * 28
+}
+
+fn put(out: &mut Vec<u8>, objects: &[Entry], attempts: &[Attempt]) {
+    for object in objects {
+        out.extend(object.number.to_le_bytes());
+        out.extend(object.nonce.to_le_bytes());
+        out.extend(object.length.to_le_bytes());
+        out.extend(object.checksum.to_le_bytes());
+        out.extend(object.footer.to_le_bytes());
+        out.extend(object.first_partition.to_le_bytes());
+        out.extend(object.last_partition.to_le_bytes());
+    }
+    for attempt in attempts {
+        out.extend(attempt.owner.0.0.to_le_bytes());
+        out.extend(attempt.owner.1.0.to_le_bytes());
+        out.extend(attempt.bytes.to_le_bytes());
+        out.extend(attempt.records.to_le_bytes());
+    }
+}
+
+fn take(r: &mut Reader<'_>, objects: u32, attempts: u32) -> Option<(Vec<Entry>, Vec<Attempt>)> {
+    let (mut entries, mut committed) = (Vec::new(), Vec::new());
+    for _ in 0..objects {
+        entries.push(Entry {
+            number: r.u32()?,
+            nonce: r.u64()?,
+            length: r.u64()?,
+            checksum: r.u32()?,
+            footer: r.u64()?,
+            first_partition: r.u32()?,
+            last_partition: r.u32()?,
+        });
+    }
+    for _ in 0..attempts {
+        committed.push(Attempt {
+            owner: (MapIndex(r.u32()?), AttemptId(r.u64()?)),
+            bytes: r.u64()?,
+            records: r.u64()?,
+        });
+    }
+    let whole = entries.iter().all(|object| {
+        object.footer <= object.length && object.first_partition <= object.last_partition
+    }) && committed.is_sorted_by(|a, b| a.owner < b.owner);
+    whole.then_some((entries, committed))
+}
+
+/// Ascending.
+fn numbers(r: &mut Reader<'_>, count: u32) -> Option<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for _ in 0..count {
+        numbers.push(r.u32()?);
+    }
+    numbers.is_sorted_by(|a, b| a < b).then_some(numbers)
 }

@@ -79,6 +79,9 @@ pub struct Section {
     pub checksum: u32,
 }
 
+/// A block that is as its checksum says, or what is said instead.
+pub(crate) type Checked = (BlockHeader, Result<Bytes, String>);
+
 /// What a manifest says of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -454,6 +457,12 @@ impl Section {
 
     /// Reads all of its bytes: blocks that pass their checksums, or what does not fit.
     pub fn blocks(&self, bytes: &Bytes) -> Result<Vec<(BlockHeader, Bytes)>, String> {
+        let each = self.each_block(bytes)?.into_iter();
+        each.map(|(header, block)| Ok((header, block?))).collect()
+    }
+
+    /// The same where one that does not pass costs itself and not the others: what is said of it instead of its bytes.
+    pub(crate) fn each_block(&self, bytes: &Bytes) -> Result<Vec<Checked>, String> {
         let rows = self.blocks as usize * ROW;
         let table = bytes.get(..rows).ok_or("the section ends in its rows")?;
         let checksum = crc32fast::hash(table);
@@ -475,12 +484,13 @@ impl Section {
             }
             let block = bytes.slice(at..end);
             // invariant: verified-before-released
-            if !header.verify([&block[..]]) {
-                return Err(format!(
+            let block = match header.verify([&block[..]]) {
+                true => Ok(block),
+                false => Err(format!(
                     "block {} of map {} attempt {} partition {} fails its checksum",
                     header.seq, header.map_index, header.attempt, header.partition
-                ));
-            }
+                )),
+            };
             at = end;
             blocks.push((header, block));
         }

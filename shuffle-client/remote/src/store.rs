@@ -23,7 +23,10 @@ use object_store::{
     local::LocalFileSystem,
     path::Path,
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    task::JoinSet,
+};
 use url::Url;
 
 use super::{
@@ -41,6 +44,8 @@ const RETRIES: usize = 6;
 const REQUESTS: usize = 64;
 /// Bytes of one part of an upload: all but the last are exactly this long, as some stores demand.
 pub(super) const PART: usize = 8 << 20;
+/// Parts of one upload that are under way at the same time, each in memory.
+const PARTS: usize = 4;
 
 /// An object store, below a prefix.
 pub struct Store {
@@ -50,7 +55,7 @@ pub struct Store {
     url: String,
     cloud: Cloud,
     costs: Costs,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     meter: Arc<dyn Meter>,
 }
 
@@ -60,6 +65,8 @@ pub struct Upload<'a> {
     key: String,
     buffer: Vec<u8>,
     parts: Option<Box<dyn MultipartUpload>>,
+    /// Parts that are under way, with their bytes.
+    sending: JoinSet<(object_store::Result<()>, u64)>,
 }
 
 /// What is below a directory.
@@ -192,7 +199,7 @@ impl Store {
             url: shown_url(text),
             cloud,
             costs: Costs::default(),
-            permits: Semaphore::new(REQUESTS),
+            permits: Arc::new(Semaphore::new(REQUESTS)),
             meter,
         })
     }
@@ -226,7 +233,7 @@ impl Store {
             url: "memory:///prefix".into(),
             cloud: Cloud::Directory,
             costs: Costs::default(),
-            permits: Semaphore::new(REQUESTS),
+            permits: Arc::new(Semaphore::new(REQUESTS)),
             meter: Arc::new(()),
         }
     }
@@ -266,6 +273,7 @@ impl Store {
             key,
             buffer: Vec::new(),
             parts: None,
+            sending: JoinSet::new(),
         }
     }
 
@@ -321,6 +329,43 @@ impl Store {
             other => other,
         };
         self.done("delete", key, deleted)
+    }
+
+    /// The first name, in the order of names, that means something, of what lies below a directory. Costs one request as long as few
+    /// other names come before it: a cloud lists in that order, and no more is asked for; only a directory of a file system is read
+    /// whole.
+    pub async fn first<T>(
+        &self,
+        dir: &str,
+        meaning: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let _permit = self.permit().await;
+        let path = self.path(dir);
+        let found = async {
+            let mut listed = self.inner.list(Some(&path));
+            let mut first: Option<(String, T)> = None;
+            while let Some(meta) = listed.try_next().await? {
+                let name = meta.location.filename().unwrap_or_default();
+                let Some(meant) = meaning(name) else {
+                    continue;
+                };
+                if first
+                    .as_ref()
+                    .is_none_or(|(first, _)| name < first.as_str())
+                {
+                    first = Some((name.to_owned(), meant));
+                }
+                if self.cloud != Cloud::Directory {
+                    break;
+                }
+            }
+            Ok(first.map(|(_, meant)| meant))
+        };
+        match self.done("list", dir, found.await) {
+            // A directory of a file system; elsewhere there are no directories that could be missing.
+            Err(Error::NotFound { .. }) => Ok(None),
+            found => found,
+        }
     }
 
     /// What is directly below a directory.
@@ -474,19 +519,41 @@ impl Upload<'_> {
 
     async fn send(&mut self) -> Result<(), Error> {
         let store = self.store;
-        let _permit = store.permit().await;
         let parts = match &mut self.parts {
             Some(parts) => parts,
             none => {
+                // Not while it waits for its parts, which need permits of their own.
+                let _permit = store.permit().await;
                 let begun = store.inner.put_multipart(&store.path(&self.key)).await;
                 none.insert(store.done("begin", &self.key, begun)?)
             }
         };
         let bytes = std::mem::replace(&mut self.buffer, Vec::with_capacity(PART));
         let length = bytes.len() as u64;
-        let sent = parts.put_part(PutPayload::from(bytes)).await;
-        store.done("part", &self.key, sent)?;
-        store.meter.sent(length);
+        let (part, permits) = (
+            parts.put_part(PutPayload::from(bytes)),
+            store.permits.clone(),
+        );
+        self.sending.spawn(async move {
+            let _permit = permits.acquire_owned().await.ok();
+            (part.await, length)
+        });
+        self.sent_but(PARTS - 1).await
+    }
+
+    /// Waits until no more than so many parts are under way.
+    async fn sent_but(&mut self, most: usize) -> Result<(), Error> {
+        while self.sending.len() > most
+            && let Some(sent) = self.sending.join_next().await
+        {
+            let (sent, length) = sent.unwrap_or_else(|error| {
+                let source = Box::new(error);
+                let store = "upload";
+                (Err(object_store::Error::Generic { store, source }), 0)
+            });
+            self.store.done("part", &self.key, sent)?;
+            self.store.meter.sent(length);
+        }
         Ok(())
     }
 
@@ -507,6 +574,7 @@ impl Upload<'_> {
         if !self.buffer.is_empty() {
             self.send().await?;
         }
+        self.sent_but(0).await?;
         let store = self.store;
         let _permit = store.permit().await;
         let Some(parts) = &mut self.parts else {
@@ -525,6 +593,8 @@ impl Upload<'_> {
 
     /// The same; the error says why parts may be left.
     pub async fn try_abort(mut self) -> Result<(), Error> {
+        // One that arrives later would stay.
+        self.sending.shutdown().await;
         let Some(parts) = &mut self.parts else {
             return Ok(());
         };

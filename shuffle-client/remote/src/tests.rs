@@ -13,8 +13,10 @@ use shuffle_proto::{
     ids::{AppId, AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
 };
 
+mod chains;
+
 use super::{
-    manifest::{Attempt, Manifest},
+    manifest::{Attempt, Manifest, Part},
     object::{Builder, Entry, Footer, HEADER},
     *,
 };
@@ -84,15 +86,31 @@ fn manifest(entry: Entry) -> Manifest {
         objects: vec![entry],
         attempts: vec![attempt(3, 30, 6, 3), attempt(4, 40, 7, 3)],
         replaces: vec![],
+        live: vec![1],
+        base: 0,
+        carried: vec![],
     }
 }
 
-/// One that takes the place of two others.
+/// One that takes the place of two others, has a third as its base, and carries a fourth.
 fn merged(entry: Entry) -> Manifest {
+    let manifest = manifest(entry);
+    let carried = Part {
+        generation: 4,
+        objects: vec![Entry { number: 0, ..entry }],
+        attempts: vec![Attempt {
+            owner: (MapIndex(5), AttemptId(50)),
+            bytes: 9,
+            records: 1,
+        }],
+    };
     Manifest {
-        generation: 3,
+        generation: 5,
         replaces: vec![1, 2],
-        ..manifest(entry)
+        live: vec![3, 4, 5],
+        base: 3,
+        carried: vec![carried],
+        ..manifest
     }
 }
 
@@ -117,28 +135,37 @@ fn stored_bytes_stay_what_they_are() {
 #[test]
 fn a_flipped_bit_in_a_manifest_is_found() {
     let bytes = merged(object().1).encode();
-    let decoded = Manifest::decode(&bytes, &place(), 3).expect("intact");
+    let decoded = Manifest::decode(&bytes, &place(), 5).expect("intact");
     assert_eq!(decoded, merged(object().1));
     assert!(Manifest::decode(&bytes, &place(), 2).is_err());
     let other = Place {
         app: AppId::try_new("app-2").expect("valid"),
         ..place()
     };
-    assert!(Manifest::decode(&bytes, &other, 3).is_err());
+    assert!(Manifest::decode(&bytes, &other, 5).is_err());
     for bit in 0..bytes.len() * 8 {
         let mut broken = bytes.clone();
         broken[bit / 8] ^= 1 << (bit % 8);
-        assert!(Manifest::decode(&broken, &place(), 3).is_err(), "bit {bit}");
+        assert!(Manifest::decode(&broken, &place(), 5).is_err(), "bit {bit}");
     }
     for length in 0..bytes.len() {
-        assert!(Manifest::decode(&bytes[..length], &place(), 3).is_err());
+        assert!(Manifest::decode(&bytes[..length], &place(), 5).is_err());
     }
-    for replaces in [vec![3], vec![2, 1], vec![1, 1]] {
+    for replaces in [vec![5], vec![3], vec![2, 1], vec![1, 1]] {
         let contradiction = Manifest {
             replaces,
             ..merged(object().1)
         };
-        assert!(Manifest::decode(&contradiction.encode(), &place(), 3).is_err());
+        assert!(Manifest::decode(&contradiction.encode(), &place(), 5).is_err());
+    }
+    let mut wrong = vec![merged(object().1); 5];
+    wrong[0].live = vec![3, 4];
+    wrong[1].live = vec![4, 3, 5];
+    wrong[2].base = 5;
+    wrong[3].carried[0].generation = 2;
+    wrong[4].carried[0].generation = 5;
+    for contradiction in wrong {
+        assert!(Manifest::decode(&contradiction.encode(), &place(), 5).is_err());
     }
 }
 
@@ -220,6 +247,7 @@ async fn a_chain_grows_by_generations_and_ends_where_there_is_none() {
                 bytes: 5,
                 records: 1,
             }],
+            live: (1..=generation).collect(),
             ..manifest(entry)
         };
         let key = keys::manifest(&place(), generation);

@@ -68,6 +68,15 @@ impl Fetch<'_, '_> {
         // The next look is to see what is there then.
         remote.forget(&place.app, Some(place.shuffle));
         Err(match stop {
+            // Its bytes are there and broken: asking once more does not mend them.
+            Stop::Wrong { fault, .. } if fault.missing => {
+                let attempt = fault.attempt;
+                let output = attempt.and_then(|attempt| {
+                    let progress = self.group.expected.get(&attempt)?;
+                    Some((progress.output.map_index, attempt))
+                });
+                self.no_help(Failure::new(Kind::Corrupt, fault.message), output)
+            }
             Stop::Wrong { fault, from_start } => Trouble::Wrong { fault, from_start },
             Stop::Store(error) => self.no_help(Failure::new(error.kind(), error.to_string()), None),
             Stop::Missing(missing) => {

@@ -183,9 +183,15 @@ impl Read {
                         .iter()
                         .map(|totals| (totals.map_index, totals.attempt))
                         .collect();
-                    self.summary
-                        .lost
-                        .retain(|lost| !found.contains(&(lost.map_index, lost.attempt)));
+                    // What is broken there too is lost for that reason.
+                    let there = summary.lost.iter();
+                    let there: BTreeSet<_> =
+                        there.map(|lost| (lost.map_index, lost.attempt)).collect();
+                    self.summary.lost.retain(|lost| {
+                        let owner = (lost.map_index, lost.attempt);
+                        !found.contains(&owner) && !there.contains(&owner)
+                    });
+                    self.summary.lost.extend(summary.lost);
                     self.summary.covered.extend(summary.covered);
                     self.tier = Tier::Done;
                 }

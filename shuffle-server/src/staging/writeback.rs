@@ -353,6 +353,66 @@ impl Sealed {
         self.generation
     }
 
+    /// The same, if the store has manifests that the volume does not know of.
+    pub fn after(mut self, last: u32) -> Self {
+        self.generation = self.generation.max(last.saturating_add(1));
+        self
+    }
+
+    /// Generations that count by what the volume knows.
+    pub fn known(&self) -> BTreeSet<u32> {
+        self.shuffle
+            .state
+            .lock()
+            .generations
+            .keys()
+            .copied()
+            .collect()
+    }
+
+    /// The store does not have these generations any more, or nobody can read what they have: of their attempts those that are here
+    /// are to be written once more. Blocking.
+    pub fn write_again(&self, generations: &[u32]) -> Result<(), Error> {
+        let (shared, shuffle) = (&self.volume.0.shared, &self.shuffle);
+        let _gate = shared.gate.lock();
+        let mut changes = Changes::default();
+        for generation in generations {
+            changes.delete(Key::Written(shuffle.app_no, shuffle.id, *generation));
+        }
+        shared
+            .index
+            .write(&changes, true)
+            .inspect_err(|error| shared.note(&Error::Index(error.clone())))
+            .map_err(Error::Index)?;
+        let mut state = shuffle.state.lock();
+        let gone = generations
+            .iter()
+            .filter_map(|number| state.generations.remove(number));
+        let mut gone: BTreeSet<Owner> = gone.flat_map(|gone| gone.attempts).collect();
+        // What another has taken the place of is in that one.
+        for generation in state.generations.values() {
+            generation.attempts.iter().for_each(|owner| {
+                gone.remove(owner);
+            });
+        }
+        for owner in gone {
+            let here = state.commits.get(&owner);
+            let here = here
+                .filter(|committed| committed.lost.is_none() && !state.reclaimed.contains(&owner));
+            let Some(bytes) = here.map(|committed| committed.bytes) else {
+                continue;
+            };
+            if state.written.remove(&owner) {
+                if state.unwritten == 0 {
+                    state.unwritten_since = shared.millis();
+                }
+                state.unwritten += 1;
+                state.unwritten_bytes += bytes;
+            }
+        }
+        Ok(())
+    }
+
     /// Attempts with their bytes and records: ascending.
     pub fn attempts(&self) -> impl Iterator<Item = ((MapIndex, AttemptId), u64, u64)> {
         self.attempts
@@ -417,12 +477,16 @@ impl Sealed {
         }
     }
 
-    /// [`Sealed::record`] on a thread that may block. `Unavailable` when the disk does not answer; the record may follow all the same.
-    pub async fn recorded(self, made: Made) -> Result<u64, Error> {
-        let shared = self.volume.0.shared.clone();
+    /// [`Sealed::record`] and the like on a thread that may block. `Unavailable` when the disk does not answer; what was to be done may
+    /// follow all the same.
+    pub async fn patiently<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (this, shared) = (self.clone(), self.volume.0.shared.clone());
         let (reply, receiver) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
-            let _ = reply.send(self.record(made));
+            let _ = reply.send(call(&this));
         });
         shared.patiently(receiver).await?
     }

@@ -226,7 +226,7 @@ fn look_at_section(
 
 /// What the manifest that lies beside an object says of it.
 fn beside(path: &Path, head: &Head, source: &Source, report: &mut Report) {
-    let manifest = path.with_file_name(format!("{:08}.manifest", head.generation));
+    let manifest = path.with_file_name(keys::manifest_name(head.generation));
     let Ok(bytes) = fs::read(&manifest) else {
         report.note(
             "the manifest that names it is not beside it: length and checksum of the whole were not compared with it",
@@ -269,8 +269,9 @@ fn replaced_by(manifest: &Path, generation: u32) -> Option<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|ending| ending == "manifest"))
         .collect();
+    // By what is left of eight nines: the last one first.
     later.sort();
-    later.into_iter().find(|path| {
+    later.into_iter().rev().find(|path| {
         let read = fs::read(path).ok().map(|bytes| Manifest::read(&bytes));
         matches!(read, Some(Ok(manifest)) if manifest.replaces.contains(&generation))
     })
@@ -319,6 +320,19 @@ pub(super) fn manifest(path: &Path, rows: usize) -> io::Result<Report> {
         let text = format!("{count} generations from {first} to {last}");
         report.fact("takes the place of", text);
     }
+    report.fact("generations that count", manifest.live.len());
+    let carried = manifest.carried.iter().map(|part| part.attempts.len());
+    report.fact(
+        "carries of others",
+        format!(
+            "{} attempts of {} generations",
+            carried.sum::<usize>(),
+            manifest.carried.len()
+        ),
+    );
+    if manifest.base != 0 {
+        report.fact("base", manifest.base);
+    }
     report.fact("maps of the shuffle", manifest.num_maps);
     report.fact("partitions of the shuffle", manifest.num_partitions);
     report.fact("objects", manifest.objects.len());
@@ -327,13 +341,7 @@ pub(super) fn manifest(path: &Path, rows: usize) -> io::Result<Report> {
     report.fact("bytes", sum(|attempt| attempt.bytes));
     report.fact("records", sum(|attempt| attempt.records));
     let named = |entry: &Entry| {
-        let key = keys::object(
-            &manifest.place,
-            manifest.generation,
-            entry.number,
-            entry.nonce,
-        );
-        let name = key.rsplit('/').next().unwrap_or_default().to_owned();
+        let name = keys::object_name(manifest.generation, entry.number, entry.nonce);
         (path.with_file_name(&name), name)
     };
     let mut rows = Vec::new();
@@ -427,8 +435,6 @@ fn place_of(path: &Path, head: &Head) -> Option<Place> {
 
 /// From its name, if that is one of a store.
 fn generation_and_number(path: &Path) -> Option<(u32, u32)> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".obj")?;
-    let mut parts = name.split('-');
-    let (generation, number) = (parts.next()?, parts.next()?);
-    Some((generation.parse().ok()?, number.parse().ok()?))
+    let (generation, number, _) = keys::object_of(path.file_name()?.to_str()?)?;
+    Some((generation, number))
 }

@@ -1,43 +1,65 @@
 //! From objects that are in the store to the volume's knowledge that they are: the manifest, then the index.
+//!
+//! Before a round begins, what the store has is compared with what the volume knows. A generation that the volume does not know is
+//! *adopted*: it died before it recorded it, or its record is broken, and what the store has must not be written once more as
+//! something else. One that the store does not have any more is forgotten, and what is here of it written once more.
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use shuffle_remote::{
-    Error as RemoteError, Place, Remote, keys,
-    manifest::{Attempt, Manifest},
+    Chain, Error as RemoteError, Next, Place, Remote, keys,
+    manifest::{Attempt, Part},
 };
 
 use super::uploader::{Error, Uploaded};
 use crate::staging::{self, Made, Sealed};
 
-/// What the store has of the generation that is next.
-pub(super) enum Generation {
-    /// Nothing.
-    Free(Box<Sealed>),
-    /// A manifest that this volume made and did not live to record; it has now. Bytes that were in no other.
+/// What the store has.
+pub(super) enum Found {
+    /// What the volume knows: a round may follow.
+    Same(Box<Sealed>, Option<Arc<Chain>>),
+    /// More, or less, and the volume knows it now. Bytes that it did not know to be there.
     Adopted(u64),
 }
 
-/// Looks whether the generation is there already: its objects must not be overwritten then.
-pub(super) async fn adopt(
-    remote: &Remote,
-    place: &Place,
-    sealed: Sealed,
-) -> Result<Generation, Error> {
-    let generation = sealed.generation();
-    let manifest = match remote.manifest(place, generation).await {
-        Ok(manifest) => manifest,
-        Err(RemoteError::NotFound { .. }) => return Ok(Generation::Free(Box::new(sealed))),
-        Err(error) => return Err(error.into()),
+/// Compares what the store has with what the volume knows.
+pub(super) async fn adopt(remote: &Remote, place: &Place, sealed: Sealed) -> Result<Found, Error> {
+    let chain = remote.written(place).await?;
+    let known = sealed.known();
+    let counts: BTreeSet<u32> = match &chain {
+        Some(chain) => chain.parts.iter().map(|part| part.generation).collect(),
+        None => BTreeSet::new(),
     };
+    let unknown: Vec<u32> = counts.difference(&known).copied().collect();
+    let gone: Vec<u32> = known.difference(&counts).copied().collect();
+    let last = chain.as_ref().map_or(0, |chain| chain.generation);
+    if unknown.is_empty() && gone.is_empty() {
+        return Ok(Found::Same(Box::new(sealed.after(last)), chain));
+    }
+    let sealed = Arc::new(sealed);
+    let mut added = 0;
+    for generation in unknown {
+        let part = chain.as_ref().and_then(|chain| chain.part(generation));
+        if let Some(part) = part {
+            check(place, &sealed, part)?;
+            added += record(&sealed, part, vec![]).await?;
+        }
+    }
+    // What an adopted one has taken the place of does not count, and its attempts are in that one.
+    let gone_for_good = sealed.patiently(move |sealed| sealed.write_again(&gone));
+    staged(gone_for_good.await)?;
+    Ok(Found::Adopted(added))
+}
+
+/// Whether a manifest that the volume does not know can be its own.
+fn check(place: &Place, sealed: &Sealed, part: &Part) -> Result<(), Error> {
     for (owner, bytes, records) in sealed.attempts() {
-        let theirs = manifest
-            .attempts
-            .iter()
-            .find(|attempt| attempt.owner == owner);
+        let theirs = part.attempt(owner);
         if let Some(theirs) =
             theirs.filter(|theirs| (theirs.bytes, theirs.records) != (bytes, records))
         {
-            let key = keys::manifest(place, generation);
+            let key = keys::manifest(place, part.generation);
             let reason = format!(
                 "it has {} bytes of attempt {}, the volume {bytes}: another server writes as this volume",
                 theirs.bytes, owner.1
@@ -45,60 +67,77 @@ pub(super) async fn adopt(
             return Err(RemoteError::Corrupt { key, reason }.into());
         }
     }
-    Ok(Generation::Adopted(record(sealed, &manifest).await?))
+    Ok(())
 }
 
 /// Makes the manifest and records it; answers the bytes that were in no other.
 pub(super) async fn commit(
     remote: &Remote,
     place: &Place,
+    chain: Option<&Chain>,
     uploaded: Uploaded,
 ) -> Result<u64, Error> {
-    let manifest = put_manifest(remote, place, &uploaded).await?;
-    record(uploaded.sealed, &manifest).await
+    let next = put_manifest(remote, place, chain, &uploaded).await?;
+    let sealed = Arc::new(uploaded.sealed);
+    let replaces = sealed.replaces().to_vec();
+    let added = match next.part(next.generation) {
+        Some(part) => record(&sealed, part, replaces).await?,
+        None => 0,
+    };
+    remote.made(next);
+    Ok(added)
 }
 
-/// Makes the manifest: from here on any server serves what it names.
+/// Makes the manifest: from here on any server serves what it names. Answers what counts then.
 pub(super) async fn put_manifest(
     remote: &Remote,
     place: &Place,
+    chain: Option<&Chain>,
     uploaded: &Uploaded,
-) -> Result<Manifest, Error> {
+) -> Result<Chain, Error> {
     let sealed = &uploaded.sealed;
-    let (num_maps, num_partitions) = sealed.tasks();
     let attempts = sealed.attempts().map(|(owner, bytes, records)| Attempt {
         owner,
         bytes,
         records,
     });
-    let manifest = Manifest {
+    let next = Next {
         place: place.clone(),
         generation: sealed.generation(),
-        num_maps,
-        num_partitions,
-        objects: uploaded.objects.clone(),
-        attempts: attempts.collect(),
+        tasks: sealed.tasks(),
+        part: Part {
+            generation: sealed.generation(),
+            objects: uploaded.objects.clone(),
+            attempts: attempts.collect(),
+        },
         replaces: sealed.replaces().to_vec(),
     };
-    let key = keys::manifest(place, manifest.generation);
+    let key = keys::manifest(place, sealed.generation());
+    let (manifest, next) = Chain::next(chain, next).map_err(|reason| RemoteError::Corrupt {
+        key: key.clone(),
+        reason,
+    })?;
     let bytes = Bytes::from(manifest.encode());
     match remote.store.put(&key, bytes.clone(), true).await {
-        Ok(()) => Ok(manifest),
+        Ok(()) => Ok(next),
         // The put before this one succeeded and its answer was lost, or somebody else writes as this volume.
-        Err(RemoteError::Exists { .. }) if remote.store.get(&key).await? == bytes => Ok(manifest),
+        Err(RemoteError::Exists { .. }) if remote.store.get(&key).await? == bytes => Ok(next),
         Err(error) => Err(error.into()),
     }
 }
 
-async fn record(sealed: Sealed, manifest: &Manifest) -> Result<u64, Error> {
-    let attempts = manifest.attempts.iter().map(|attempt| attempt.owner);
+async fn record(sealed: &Arc<Sealed>, part: &Part, replaces: Vec<u32>) -> Result<u64, Error> {
     let made = Made {
-        generation: manifest.generation,
-        objects: manifest.objects.len() as u32,
-        attempts: attempts.collect(),
-        replaces: manifest.replaces.clone(),
+        generation: part.generation,
+        objects: part.objects.len() as u32,
+        attempts: part.attempts.iter().map(|attempt| attempt.owner).collect(),
+        replaces,
     };
-    match sealed.recorded(made).await {
+    staged(sealed.patiently(move |sealed| sealed.record(made)).await)
+}
+
+fn staged<T>(result: Result<T, staging::Error>) -> Result<T, Error> {
+    match result {
         Err(staging::Error::Fenced(_)) => Err(Error::Deleted),
         result => Ok(result?),
     }

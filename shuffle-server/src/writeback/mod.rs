@@ -47,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     metrics::RemoteMetrics,
-    staging::{self, Health, Unwritten, Volume},
+    staging::{self, Health, Sealed, Unwritten, Volume},
 };
 use awaited::Awaited;
 use collector::Collector;
@@ -438,21 +438,32 @@ impl WriteBack {
         };
         // Before the first object: whatever is there from now on has a lease by which it goes.
         self.collector.ensure(app, token, lease).await?;
-        let sealed = match committer::adopt(&self.remote, &place, sealed).await? {
-            committer::Generation::Free(sealed) => *sealed,
-            committer::Generation::Adopted(added) => {
+        let done = self.write(&place, sealed).await;
+        if done.is_err() {
+            // A request may have had an effect and no answer.
+            self.remote.doubt(&place);
+        }
+        done
+    }
+
+    /// The round's objects, manifest and record.
+    async fn write(&self, place: &Place, sealed: Sealed) -> Result<Option<Done>, Error> {
+        let (sealed, chain) = match committer::adopt(&self.remote, place, sealed).await? {
+            committer::Found::Same(sealed, chain) => (*sealed, chain),
+            committer::Found::Adopted(added) => {
                 return Ok(Some(Done { added, merged: 0 }));
             }
         };
-        let live = |sealed: &crate::staging::Sealed| match sealed.is_live() {
+        let live = |sealed: &Sealed| match sealed.is_live() {
             true => Ok(()),
             false => Err(Error::Deleted),
         };
-        match uploader::upload(&self.remote, &self.throttle, &place, sealed).await {
+        match uploader::upload(&self.remote, &self.throttle, place, sealed).await {
             Ok(uploaded) => {
                 live(&uploaded.sealed)?;
                 let bytes = uploaded.sealed.bytes();
-                let added = committer::commit(&self.remote, &place, uploaded).await?;
+                let chain = chain.as_deref();
+                let added = committer::commit(&self.remote, place, chain, uploaded).await?;
                 let merged = bytes.saturating_sub(added);
                 Ok(Some(Done { added, merged }))
             }

@@ -1,6 +1,7 @@
 //! The order of write-back, broken off between any two steps, on a real volume and a store in memory.
 
 mod merges;
+mod rounds;
 mod steps;
 
 use shuffle_remote::{
@@ -141,8 +142,7 @@ impl Scene {
             Err(RemoteError::NotFound { .. }) => return (vec![], 0),
             Err(error) => panic!("{error}"),
         };
-        let live = chain.live(chain.manifests.len());
-        let attempts = live.flat_map(|manifest| &manifest.attempts);
+        let attempts = chain.parts.iter().flat_map(|part| &part.attempts);
         let mut attempts: Vec<_> = attempts.map(|attempt| attempt.owner.1.0).collect();
         attempts.sort_unstable();
         let place = self.place();
@@ -156,7 +156,7 @@ impl Scene {
         let summary = fetch.summary().await.expect("readable");
         let totals = summary.covered.iter().map(|totals| totals.bytes);
         assert_eq!(totals.sum::<u64>(), 40 * 3000 * attempts.len() as u64);
-        (attempts, chain.manifests.len())
+        (attempts, chain.generation as usize)
     }
 
     fn waiting(&self) -> (u64, u64) {
@@ -218,7 +218,7 @@ async fn a_manifest_that_was_not_recorded_is_found_again_and_not_overwritten() {
     let mut scene = Scene::new();
     scene.push(0, 10).await;
     let uploaded = scene.upload().await;
-    committer::put_manifest(&scene.remote, &scene.place(), &uploaded)
+    committer::put_manifest(&scene.remote, &scene.place(), None, &uploaded)
         .await
         .expect("put");
     drop(uploaded);
@@ -239,13 +239,13 @@ async fn a_manifest_whose_answer_was_lost_is_ours_and_one_of_another_is_not() {
     let (first, second) = (scene.upload().await, scene.upload().await);
     let place = scene.place();
     for _ in 0..2 {
-        committer::put_manifest(&scene.remote, &place, &first)
+        committer::put_manifest(&scene.remote, &place, None, &first)
             .await
             .expect("the same again is no conflict");
     }
     scene.push(1, 11).await;
     let other = scene.upload().await;
-    let refused = committer::put_manifest(&scene.remote, &place, &other).await;
+    let refused = committer::put_manifest(&scene.remote, &place, None, &other).await;
     assert!(refused.is_err());
     drop(second);
 }
@@ -260,7 +260,7 @@ async fn what_is_deleted_while_it_is_written_is_not_recorded() {
         .delete_shuffle(&app(), SHUFFLE)
         .expect("delete");
     assert!(!uploaded.sealed.is_live());
-    let recorded = committer::commit(&scene.remote, &scene.place(), uploaded).await;
+    let recorded = committer::commit(&scene.remote, &scene.place(), None, uploaded).await;
     assert!(matches!(recorded, Err(Error::Deleted)), "{recorded:?}");
     assert_eq!(scene.volume.seal(&app(), SHUFFLE, &[]).map(drop), None);
 }

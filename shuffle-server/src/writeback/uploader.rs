@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use shuffle_proto::block::{self, BlockHeader};
 use shuffle_remote::{
     Error as RemoteError, Owner, Place, Remote, Upload, keys,
@@ -23,8 +24,9 @@ use crate::staging::{self, FetchPart, Sealed};
 
 /// Bytes after which an object is ended, at the next border of a cell.
 const OBJECT: u64 = 128 << 20;
-/// Bytes that are read back at once.
-const READ_BACK: u64 = 8 << 20;
+/// Bytes that are read back with one request, and requests at the same time.
+const READ_BACK: u64 = 4 << 20;
+const READS: usize = 4;
 
 /// Sealed attempts whose objects are in the store, whole: what a manifest can be made of.
 pub(super) struct Uploaded {
@@ -250,12 +252,14 @@ pub(super) async fn verify(
             entry.length
         )));
     }
+    let ranges = (0..length.div_ceil(READ_BACK))
+        .map(|number| number * READ_BACK..length.min((number + 1) * READ_BACK));
+    let mut read = stream::iter(ranges)
+        .map(|range| remote.store.get_range(&key, range))
+        .buffered(READS);
     let mut checksum = crc32fast::Hasher::new();
-    let mut at = 0;
-    while at < length {
-        let end = length.min(at + READ_BACK);
-        checksum.update(&remote.store.get_range(&key, at..end).await?);
-        at = end;
+    while let Some(bytes) = read.next().await {
+        checksum.update(&bytes?);
     }
     let checksum = checksum.finalize();
     if checksum != entry.checksum {

@@ -90,6 +90,44 @@ async fn maps_that_committed_one_by_one_are_read_with_a_request_or_two() {
     }
 }
 
+/// Its server is killed before anything is quiet: who knows nothing of it reads it with a few requests.
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_commits_one_by_one_are_read_with_a_few_requests_by_a_stranger() {
+    const MAPS: u32 = 300;
+    let shape = Shape {
+        maps: MAPS,
+        partitions: 2,
+        rounds: 1,
+        block: 2000,
+    };
+    let bucket = Bucket::new();
+    let mut one = Server::with(bucket.setup("off")).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    let peer = one.peer().await;
+    for map in 0..MAPS {
+        let attempt = Attempt::generate(&app, 0, shape, map, u64::from(map));
+        oracle.push(&peer, &attempt.at(Durability::Object)).await;
+    }
+    one.destroy();
+    assert!(bucket.with_ending(".manifest").len() >= MAPS as usize);
+    let two = Server::with(bucket.setup("off")).await;
+    let requests = async || {
+        let mut sum = 0;
+        for verb in ["get", "head", "list"] {
+            let name = format!("remote_requests_total{{verb=\"{verb}\"");
+            sum += counter(&two, &name).await;
+        }
+        sum
+    };
+    let peer = two.peer().await;
+    peer.renew(&app).await.unwrap();
+    let before = requests().await;
+    oracle.check(&peer, &app, 0).await;
+    let cost = requests().await - before;
+    // The lease's record is looked at beside it.
+    assert!(cost <= 20, "{cost} requests");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acked_at_disk_is_lost_with_its_server_where_the_policy_is_off() {
     let bucket = Bucket::new();

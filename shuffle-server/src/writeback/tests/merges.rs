@@ -35,8 +35,7 @@ impl Scene {
     async fn live(&self) -> Vec<u32> {
         self.clock.advance(Duration::from_secs(10));
         let chain = self.remote.chain(&self.place()).await.expect("there");
-        let live = chain.live(chain.manifests.len());
-        live.map(|manifest| manifest.generation).collect()
+        chain.parts.iter().map(|part| part.generation).collect()
     }
 
     fn known(&self) -> Vec<u32> {
@@ -122,32 +121,6 @@ async fn a_read_that_has_begun_goes_on_over_what_is_replaced_meanwhile() {
         requests += 1;
     }
     assert!(requests <= 2, "{requests} requests for 720 KB");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_manifest_that_lacks_what_it_replaces_is_corrupt() {
-    let scene = Scene::new();
-    scene.pushed_alone(0..2).await;
-    let chain = scene.remote.chain(&scene.place()).await.expect("there");
-    let [first, second] = &chain.manifests[..] else {
-        panic!("{chain:?}");
-    };
-    let wrong = shuffle_remote::manifest::Manifest {
-        generation: 3,
-        replaces: vec![1, 2],
-        attempts: second.attempts.clone(),
-        ..(**first).clone()
-    };
-    let key = keys::manifest(&scene.place(), 3);
-    let put = scene.remote.store.put(&key, wrong.encode().into(), true);
-    put.await.expect("put");
-    scene.clock.advance(Duration::from_secs(10));
-    let refused = scene.remote.chain(&scene.place()).await.map(drop);
-    let error = refused.expect_err("it is not whole").to_string();
-    assert!(
-        error.contains("it replaces generation 1 and lacks its map 0 attempt 0"),
-        "{error}"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
