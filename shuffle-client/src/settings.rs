@@ -20,8 +20,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long a server may take to answer a control call, to open a stream, or to send the next message of a fetch. Default 30 s.
     pub call_timeout: Duration,
-    /// How long a server that restarts, is busy, or keeps a stream waiting is waited for before the call fails. Default 2 min; raise
-    /// it if servers take longer to come back.
+    /// How long a server that restarts, or keeps a stream waiting, is waited for before the call fails; ten times as long if it answers
+    /// that it is busy, full or draining. Default 2 min; raise it if servers take longer to come back.
     pub retry_deadline: Duration,
     /// First pause between tries; it doubles up to `backoff_max`, and a random half of it is left out. Default 50 ms.
     pub backoff_base: Duration,

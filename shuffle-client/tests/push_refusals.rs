@@ -187,3 +187,47 @@ async fn a_newcomer_that_is_a_candidate_under_another_name_gets_no_second_copy()
         assert_eq!(volumes, both);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_room_for_a_connection_is_busy_and_not_gone() {
+    let (full, other) = (
+        common::relay::full_of_connections().await,
+        Fake::start().await,
+    );
+    let client = Client::new(Settings {
+        retry_deadline: Duration::from_millis(300),
+        servers: vec![full.clone()],
+        ..settings(&[])
+    })
+    .unwrap();
+    let started = Instant::now();
+    let mut spec = write_spec(&[], 0, 1);
+    spec.candidates = [full.clone()].into();
+    let error = client.open_writer(spec).commit().await.unwrap_err();
+    assert_eq!(error.kind, Kind::Busy, "{error}");
+    assert!(
+        started.elapsed() >= Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(error.message.contains("--max-connections"), "{error}");
+    // A reader loses nothing by it.
+    let commit = write(&client, &[&other], 0, 1, 1, 100).await;
+    let mut there = output(&commit, 0, 1);
+    there.address = full.clone();
+    let mut reader = client.open_reader(read_spec(vec![there]));
+    let error = read_all(&mut reader).await.unwrap_err();
+    assert_eq!((error.kind, error.output), (Kind::Busy, None), "{error}");
+    assert!(error.message.contains("--max-connections"), "{error}");
+    // With another server there is nothing to wait for.
+    let mut spec = write_spec(&[], 1, 2);
+    spec.candidates = [full, other.address()].into();
+    let started = Instant::now();
+    let commit = client.open_writer(spec).commit().await.unwrap();
+    assert_eq!(commit.address, other.address());
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
+}

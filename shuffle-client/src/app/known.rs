@@ -107,10 +107,8 @@ impl Pool {
             return;
         };
         server.asked = true;
-        if let Some(failure) = &failure {
-            if !failure.answered {
-                server.description = None;
-            }
+        if failure.as_ref().is_some_and(|failure| !failure.answered) {
+            server.description = None;
         }
         server.failure = failure;
     }

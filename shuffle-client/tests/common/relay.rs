@@ -112,3 +112,25 @@ impl Relay {
         relay.address()
     }
 }
+
+/// A server that has as many connections as it may, in HTTP/2's words: GOAWAY, ENHANCE_YOUR_CALM. Gives its address.
+pub async fn full_of_connections() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+                let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb];
+                let _ = stream
+                    .write_all(&[&settings[..], &goaway[..]].concat())
+                    .await;
+                let _ = stream.shutdown().await;
+                // A socket that is closed with unread bytes takes its last words with it.
+                let mut unread = [0; 4096];
+                while stream.read(&mut unread).await.is_ok_and(|count| count > 0) {}
+            });
+        }
+    });
+    address
+}

@@ -81,8 +81,10 @@ public final class ForebayConf {
         RETRY_DEADLINE(
                 "retryDeadline",
                 "2min",
-                "How long a task waits for a server that restarts, is busy or cannot be reached. Then a reduce task reports the fetch "
-                        + "failure and a map task fails. Raise it if servers take longer to come back than maps to run again."),
+                "How long a task waits for servers that restart or cannot be reached. Then a reduce task reports the fetch failure and a map "
+                        + "task fails, and nobody in that executor waits for that server again until it answers. Servers that answer and are "
+                        + "busy, full or draining are waited for ten times as long, and never reported as lost. Raise it if servers take longer "
+                        + "to come back than maps to run again."),
         CONNECT_TIMEOUT("connectTimeout", "3s", "How long one try to connect may take. Raise it on networks that answer later."),
         CALL_TIMEOUT(
                 "callTimeout",
