@@ -2,12 +2,12 @@
 
 use shuffle_tests::{
     App, Attempt, Kind, Oracle, Peer, Server, Setup, Shape,
-    disk::Tmpfs,
+    disk::{Ext4, Tmpfs},
     eventually,
     peer::{assert_refused, fetch_first},
     random_bytes,
 };
-use std::{fs, time::Duration};
+use std::{fs, io::Write, time::Duration};
 
 mod failing;
 mod hanging;
@@ -279,6 +279,80 @@ async fn a_full_disk_of_two_leaves_the_work_to_the_other() {
         oracle.committed(&attempt, &receipt.expect("the other disk has room"));
     }
     oracle.check(&peer, &app, 0).await;
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_on_a_disk_that_is_full_to_the_last_byte_make_room_for_what_comes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(disk) = Ext4::mount(scratch.path().join("disk"), 150) else {
+        return;
+    };
+    let setup = Setup::new().dir(disk.path().join("data"));
+    let mut server = Server::with(setup.flag("--memory", "64MiB")).await;
+    let peer = server.peer().await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    for map in 0..40 {
+        oracle.push(&peer, &large(&app, map % 4, map)).await;
+    }
+    server.settled().await;
+    // Somebody else takes all that is left, and again what the index was given for its start.
+    let junk = disk.path().join("somebody-elses");
+    let mut file = fs::File::create(&junk).unwrap();
+    let mut take_all = || {
+        for size in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![7; size]).is_ok() {}
+        }
+    };
+    take_all();
+    server.kill();
+    server.restart().await;
+    let peer = server.peer().await;
+    for shuffle in 0..4 {
+        oracle.check(&peer, &app, shuffle).await;
+    }
+    for shuffle in 10.. {
+        take_all();
+        if peer.delete_shuffle(&app, shuffle).await.is_err() {
+            break;
+        }
+        assert!(shuffle < 5_000, "the index is never full");
+    }
+    take_all();
+    assert_eq!(peer.describe().await.volumes[0].state, "full");
+    for shuffle in 0..4 {
+        // Not done is not answered as done; that it is done is waited for.
+        eventually(Duration::from_secs(30), || async {
+            match peer.delete_shuffle(&app, shuffle).await {
+                Ok(_) => Ok(()),
+                Err(status) => {
+                    assert_refused(&status, Kind::Unavailable, &[]);
+                    Err(status.to_string())
+                }
+            }
+        })
+        .await;
+    }
+    eventually(Duration::from_secs(30), || async {
+        let volume = peer.describe().await.volumes[0].clone();
+        match volume.state == "ok" && volume.bytes_used == 0 {
+            true => Ok(()),
+            false => Err(format!("{volume:?}, left: {:?}", server.data_files())),
+        }
+    })
+    .await;
+    assert_eq!(server.data_files(), [] as [std::path::PathBuf; 0]);
+    let mut oracle = Oracle::default();
+    for map in 0..10 {
+        oracle.push(&peer, &large(&app, 5, map)).await;
+    }
+    oracle.check(&peer, &app, 5).await;
+    server.kill();
+    server.restart().await;
+    let peer = server.peer().await;
+    oracle.check(&peer, &app, 5).await;
+    let gone = peer.fetch(fetch_first(&app, 0, server.volumes())).await;
+    assert_refused(&gone.unwrap_err(), Kind::Lost, &[]);
     drop(server);
 }
 

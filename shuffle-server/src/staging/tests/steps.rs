@@ -23,6 +23,15 @@ struct Model {
     maybe: BTreeMap<u32, BTreeMap<(u32, u64), Shape>>,
     deleted: BTreeSet<u32>,
     maybe_deleted: BTreeSet<u32>,
+    /// Of another app, in the order in which it was done: whether each was acked.
+    other: Vec<(Other, bool)>,
+}
+
+/// What is done to another app: it is written to, deleted, and comes back under its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Other {
+    Write(u64),
+    Delete,
 }
 
 struct Scene<'a> {
@@ -70,6 +79,32 @@ impl Scene<'_> {
         (!self.steps.struck()).then_some(())
     }
 
+    /// As [`write`](Self::write) and [`delete`](Self::delete), of another app.
+    async fn other(&mut self, step: Other) -> Option<()> {
+        let done = match step {
+            Other::Delete => self.volume.delete_app(&other()).is_ok(),
+            Other::Write(attempt) => {
+                let key = AttemptKey {
+                    app: other(),
+                    ..key(0, 0, attempt)
+                };
+                let committed = async {
+                    self.volume.put_app(&record(&other()))?;
+                    let opened = self.volume.open_attempt(key, MAPS, PARTITIONS)?;
+                    let Opened::New(mut writer) = opened else {
+                        panic!("{attempt} is there already");
+                    };
+                    let totals = push(&self.bench.budget, &mut writer, &theirs()).await?;
+                    writer.commit(totals, Durability::Disk).await
+                };
+                committed.await.is_ok()
+            }
+        };
+        assert!(done || self.steps.struck());
+        self.model.other.push((step, done));
+        (!self.steps.struck()).then_some(())
+    }
+
     /// What is in the commit log joins a run, and the log goes.
     async fn quiet(&mut self) -> Option<()> {
         self.bench.clock.advance(Duration::from_secs(60));
@@ -93,7 +128,10 @@ impl Scene<'_> {
         self.write(2, 0, 3, small.clone()).await?;
         self.write(2, 1, 4, large.clone()).await?;
         self.quiet().await?;
+        self.other(Other::Write(1)).await?;
         self.write(1, 2, 5, small.clone()).await?;
+        self.other(Other::Delete).await?;
+        self.other(Other::Write(2)).await?;
         self.write(3, 0, 6, small.clone()).await?;
         self.delete(2).await?;
         self.delete(3).await?;
@@ -101,6 +139,49 @@ impl Scene<'_> {
         self.quiet().await?;
         self.write(1, 4, 8, small).await
     }
+}
+
+fn other() -> AppId {
+    AppId::try_new("app-2").expect("valid")
+}
+
+fn theirs() -> Shape {
+    even(0..PARTITIONS, 40_000)
+}
+
+/// Whether nothing of the app that was deleted is there any more, and what came after it is.
+async fn check_other(volume: &Volume, model: &Model) {
+    let apps = volume.apps();
+    let known = apps.iter().filter(|app| app.app == other()).count();
+    assert!(known <= 1, "{apps:?}");
+    let fetch = volume.fetch(&other(), ShuffleId(0), 0..PARTITIONS, 0..MAPS, None);
+    let found = match fetch {
+        Ok(fetch) => drain(fetch).await.expect("what is there can be read"),
+        Err(error) => {
+            assert_eq!(error.kind(), Kind::Lost, "{error}");
+            Fetched::default()
+        }
+    };
+    assert_eq!(found.summary.lost, [], "{:?}", model.other);
+    let covered = found.summary.covered.iter();
+    let covered: Vec<_> = covered.map(|one| one.attempt.0).collect();
+    let acked = |step| model.other.contains(&(step, true));
+    let begun = |step| model.other.iter().any(|(of, _)| *of == step);
+    for attempt in &covered {
+        let gone = *attempt == 1 && acked(Other::Delete);
+        assert!(
+            !gone && begun(Other::Write(*attempt)),
+            "{covered:?} {:?}",
+            model.other
+        );
+    }
+    let kept = acked(Other::Write(1)) && !begun(Other::Delete);
+    assert!(!kept || covered.contains(&1), "{:?}", model.other);
+    assert!(
+        !acked(Other::Write(2)) || covered == [2],
+        "{:?}",
+        model.other
+    );
 }
 
 /// Whether the volume has what it must and nothing else.
@@ -179,6 +260,7 @@ async fn a_crash_between_any_two_steps_keeps_what_was_acked_whole_and_nothing_in
             bench.faults = None;
             let volume = bench.open();
             check(&volume, &model).await;
+            check_other(&volume, &model).await;
             // It goes on, and what is deleted leaves nothing.
             let shape = even(0..PARTITIONS, 500);
             write(&bench, &volume, key(9, 0, 99), &shape, Durability::Disk).await;
@@ -188,6 +270,7 @@ async fn a_crash_between_any_two_steps_keeps_what_was_acked_whole_and_nothing_in
                     .delete_shuffle(&app(), ShuffleId(shuffle))
                     .expect("deleted");
             }
+            volume.delete_app(&other()).expect("deleted");
             eventually("no segment is left", || bench.files(".seg").is_empty()).await;
             eventually("nothing counts as used", || volume.bytes_used() == 0).await;
             let trash = bench.dir.path().join("trash");
