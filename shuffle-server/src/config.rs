@@ -76,7 +76,7 @@ pub struct Config {
     ///
     /// file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; credentials are found where each cloud's own tools
     /// find them (AWS_…, AZURE_…, GOOGLE_… in the environment, or the machine's identity). Give all servers the same. [default: none]
-    #[arg(long, value_name = "URL", value_parser = units::remote)]
+    #[arg(long, value_name = "URL")]
     pub remote: Option<String>,
 
     /// When output is written back, for apps that do not say: lazy, eager or off. Only with remote.
@@ -250,6 +250,12 @@ impl Config {
         {
             let remedy = "name a file, or leave it out".into();
             return refuse("notice-file", "empty".into(), remedy);
+        }
+        if let Some(url) = &self.remote
+            && let Err(remedy) = shuffle_remote::check_url(url)
+        {
+            let shown = format!("{:?}", shuffle_remote::shown_url(url));
+            return refuse("remote", shown, remedy);
         }
         if self.memory.0 < MIN_MEMORY {
             return refuse(

@@ -15,7 +15,7 @@ use std::{
 };
 
 use shuffle_proto::ids::VolumeId;
-use shuffle_remote::{Now, Remote, Store};
+use shuffle_remote::{Now, Remote, Store, shown_url};
 use tokio::{
     net::TcpListener,
     task::JoinSet,
@@ -30,16 +30,18 @@ use crate::{
     config::Config,
     error::Error,
     metrics::Metrics,
-    registry::{Limits, Registry},
+    registry::{Limits, Pool, Registry},
     service::{Core, End, Listener, Step, Tier, Volumes, generated, not_serving},
     staging::{self, Components, Faults, Volume},
-    writeback::WriteBack,
+    writeback::{Records, WriteBack},
 };
 
 /// How often half of the unneeded memory is given back: an idle server has nearly none after a few minutes.
 const TRIM_PERIOD: Duration = Duration::from_secs(30);
 /// How often `notice-file` is looked for.
 const NOTICE_PERIOD: Duration = Duration::from_millis(500);
+/// How long a start waits for the object store.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
 /// What ends a call that does not end by itself gets to finish.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 /// The part of `drain-timeout` that running pushes get: one in so many.
@@ -103,7 +105,10 @@ impl Builder {
         let (admin, admin_addr) = listen("admin-listen", &config.admin_listen).await?;
 
         let metrics = Arc::new(Metrics::default());
-        let store = open_store(&config, &metrics)?;
+        let remote = match open_store(&config, &metrics)? {
+            Some(store) => Some(open_remote(store, clock.clone()).await?),
+            None => None,
+        };
         let budget = Budget::new(config.memory.0);
         let components = Components {
             budget: budget.clone(),
@@ -125,17 +130,16 @@ impl Builder {
             clock.clone(),
             limits,
             metrics.clone(),
+            remote
+                .as_ref()
+                .map(|(_, records)| records.clone() as Arc<dyn Pool>),
             recovered,
         ));
-        let tier = store.map(|store| {
-            let time: Now = {
-                let clock = clock.clone();
-                Arc::new(move || clock.now())
-            };
-            let remote = Arc::new(Remote::new(store, time));
+        let tier = remote.map(|(remote, records)| {
             let (all, options) = (volumes.to_vec(), config.writeback());
             let (apps, counts) = (registry.clone(), metrics.remote.clone());
-            let writeback = WriteBack::new(remote.clone(), all, apps, options, clock, counts);
+            let writeback =
+                WriteBack::new(remote.clone(), records, all, apps, options, clock, counts);
             Tier {
                 remote,
                 writeback: Arc::new(writeback),
@@ -388,11 +392,35 @@ fn open_store(config: &Config, metrics: &Metrics) -> Result<Option<Store>, Error
     let open = |url: &String| {
         let store = Store::open(url, Arc::new(metrics.remote.clone()));
         store.map_err(|cause| Error::Remote {
-            url: url.clone(),
+            url: shown_url(url),
             cause,
         })
     };
     config.remote.as_ref().map(open).transpose()
+}
+
+/// Looks whether the store is ours to write to. One that does not answer is asked again later, before anything is written.
+async fn open_remote(
+    store: Store,
+    clock: Arc<dyn Clock>,
+) -> Result<(Arc<Remote>, Arc<Records>), Error> {
+    let time: Now = Arc::new(move || clock.now());
+    let remote = Arc::new(Remote::new(store, time));
+    let records = Arc::new(Records::new(remote.clone()));
+    let url = || remote.store.url().to_owned();
+    match tokio::time::timeout(STORE_PATIENCE, records.claim()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(shuffle_remote::Error::Invalid(cause))) => {
+            return Err(Error::Remote { url: url(), cause });
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the object store cannot be used; staging begins without it");
+        }
+        Err(_) => {
+            tracing::warn!(url = url(), within = ?STORE_PATIENCE, "the object store does not answer; staging begins without it");
+        }
+    }
+    Ok((remote, records))
 }
 
 /// Gives memory back that pushes have not needed for a while.

@@ -246,3 +246,29 @@ async fn a_server_that_was_down_for_longer_than_a_lease_gives_time_to_renew() {
     peer.renew(&app).await.unwrap();
     oracle.check(&peer, &app, 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_stopped_for_longer_than_its_leases_keeps_what_it_has() {
+    let server = Server::with(Setup::new().flag("--lease", "3s")).await;
+    let peer = server.peer().await;
+    let (app, short) = (App::new("app-1"), App::new("app-2").lease_ms(1500));
+    let mut oracle = Oracle::default();
+    for app in [&app, &short] {
+        oracle
+            .push(&peer, &Attempt::generate(app, 0, SHAPE, 0, 1))
+            .await;
+    }
+    // Twice: its own standstill is not the apps' silence.
+    for _ in 0..2 {
+        server.pause();
+        tokio::time::sleep(Duration::from_millis(4500)).await;
+        server.resume();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for app in [&app, &short] {
+            peer.renew(app).await.unwrap();
+            oracle.check(&peer, app, 0).await;
+        }
+    }
+    // It counts on: whose driver is gone goes.
+    nothing_left(&server).await;
+}

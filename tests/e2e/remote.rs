@@ -3,7 +3,9 @@
 mod acknowledged;
 mod endpoints;
 mod faults;
+mod foreign;
 mod removed;
+mod tokens;
 mod troubles;
 mod when;
 

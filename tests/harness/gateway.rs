@@ -161,6 +161,8 @@ fn verb(method: &Method, query: &str) -> Verb {
         Method::PUT if has("partNumber") => Verb::Part,
         Method::PUT => Verb::Put,
         Method::POST if has("uploads") => Verb::Begin,
+        // Many with one request.
+        Method::POST if has("delete") => Verb::Delete,
         Method::POST => Verb::Complete,
         Method::DELETE if has("uploadId") => Verb::Abort,
         Method::DELETE => Verb::Delete,

@@ -189,7 +189,7 @@ def demo(options, progress: Progress, run: Run) -> dict:
     progress.title("Cleaning up")
 
     def data_files():
-        objects = [path for path in store.rglob("*") if path.is_file()]
+        objects = [path for path in store.rglob("*") if path.is_file() and not path.name.endswith("marker")]
         return objects + [path for server in servers for path in server.shuffle_files()]
 
     with progress.step("the application ends; the servers forget its data") as step:

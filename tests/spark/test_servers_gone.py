@@ -48,7 +48,7 @@ class Pool:
             assert server.errors() == []
 
     def objects(self) -> list:
-        return [path for path in self.store.rglob("*") if path.is_file()]
+        return [path for path in self.store.rglob("*") if path.is_file() and not path.name.endswith("marker")]
 
 
 @pytest.fixture(scope="module")

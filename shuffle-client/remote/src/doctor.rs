@@ -1,7 +1,8 @@
 //! Tries on a store, below a directory of its own, all that servers need of one: says what works, and what to do about what does not.
 //!
-//! It goes through [`Store`], as servers do, so that what works here works there. Its directory is `<prefix>/.doctor-<random>/`; it is
-//! removed however the checks end. If even that fails, a server with this store removes it after a lease, as what nobody claims.
+//! It goes through [`Store`], as servers do, so that what works here works there. Its directory is `forebay-v1/.doctor-<random>/` below
+//! the prefix, where servers write too; it is removed however the checks end. If even that fails it stays, because servers remove only
+//! what an app has left; the next examination names it. What else lies there, and beside it, is told and left alone.
 
 use std::{
     fs,
@@ -13,12 +14,22 @@ use std::{
 
 use bytes::Bytes;
 
+use shuffle_proto::ids::AppId;
+
 use super::{
     Error, Store,
     advice::Cloud,
+    keys,
+    lease::Lease,
+    marker::{self, Marker},
+    shown_url,
     store::{Named, PART},
 };
 
+/// What directories of examinations begin with.
+const OURS: &str = ".doctor-";
+/// Things of others that are named.
+const NAMED: usize = 10;
 /// How long one check may take: more than a request is tried for.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// By how much the clocks may differ. Signed requests are refused from minutes on; lifecycle rules count days.
@@ -98,9 +109,12 @@ async fn checks(url: &str, tell: &mut dyn FnMut(&Check)) -> bool {
 
 async fn examine_store(url: &str, store: Store, tell: &mut dyn FnMut(&Check)) -> bool {
     let mut told = Told { tell, good: true };
-    told.ok("open", format!("{url}, nothing asked of it yet"));
+    told.ok(
+        "open",
+        format!("{}, nothing asked of it yet", shown_url(url)),
+    );
     let probe = Probe {
-        dir: format!(".doctor-{}", uuid::Uuid::new_v4()),
+        dir: format!("{}/{OURS}{}", keys::ROOT, uuid::Uuid::new_v4()),
         store,
     };
     if !probe.checks(url, &mut told).await {
@@ -110,6 +124,9 @@ async fn examine_store(url: &str, store: Store, tell: &mut dyn FnMut(&Check)) ->
     }
     let remedy = "give the right to list and delete below the prefix, and remove it by hand";
     told.check("leave nothing", remedy, probe.clean_up()).await;
+    let remedy = "give the right to list and read below the prefix";
+    told.check("layout", remedy, probe.layout()).await;
+    told.check("others' things", remedy, probe.others()).await;
     told.good
 }
 
@@ -367,8 +384,80 @@ impl Probe {
         Ok("gone, and deleting it again is no error".into())
     }
 
+    /// Whose directory it is.
+    async fn layout(&self) -> Result<String, Failed> {
+        let remedy = "give `remote` another prefix";
+        match Marker::read(&self.store).await {
+            Err(Error::Invalid(why)) => return failed(why, remedy),
+            Err(error) => return Err(error.into()),
+            Ok(Some(marker)) => {
+                let dir = self.store.path(keys::ROOT);
+                return Ok(format!("{dir} is that of pool {}", marker.pool()));
+            }
+            Ok(None) => {}
+        }
+        match &marker::of_the_old_layout(&self.store).await?[..] {
+            [] => Ok("no server has used it yet".into()),
+            old => failed(
+                format!(
+                    "apps in a layout of an earlier build of Forebay: {}",
+                    some(old)
+                ),
+                "remove them by hand once their applications have ended, or give `remote` another prefix",
+            ),
+        }
+    }
+
+    /// What is not Forebay's, beside its directory and in it, as far as the first level shows.
+    async fn others(&self) -> Result<String, Failed> {
+        let (beside, within) = (
+            self.store.list("").await?,
+            self.store.list(keys::ROOT).await?,
+        );
+        let mut foreign = Vec::new();
+        for name in beside.dirs.iter().filter(|name| *name != keys::ROOT) {
+            foreign.push(format!("{name}/"));
+        }
+        foreign.extend(beside.objects);
+        let mut strange = Vec::new();
+        for name in within.objects {
+            let key = format!("{}/{name}", keys::ROOT);
+            if key != keys::marker() {
+                strange.push(key);
+            }
+        }
+        for name in &within.dirs {
+            let record = match AppId::try_new(name) {
+                Some(app) => Lease::read(&self.store, &app).await,
+                None => Ok(None),
+            };
+            match record {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(Error::Corrupt { .. }) => {
+                    strange.push(format!("{}/{name}/", keys::ROOT));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut seen = match &foreign[..] {
+            [] => "nothing lies beside Forebay's directory".to_owned(),
+            foreign => format!("left alone beside Forebay's directory: {}", some(foreign)),
+        };
+        if !strange.is_empty() {
+            let strange = some(&strange);
+            seen += &format!(
+                "; left alone in it, because no lease record of Forebay's says whose they are: {strange}"
+            );
+        }
+        Ok(seen)
+    }
+
     async fn clean_up(&self) -> Result<String, Failed> {
-        let removed = self.store.delete_below(&self.dir).await?;
+        let found = self.store.list_below(&self.dir, usize::MAX).await?;
+        let removed = found.len();
+        if removed > 0 {
+            self.store.delete_all(&self.dir, found).await?;
+        }
         let left = self.store.list(&self.dir).await?;
         if !left.objects.is_empty() {
             let remedy = "remove the directory by hand";
@@ -381,6 +470,15 @@ impl Probe {
         }
         Ok(format!("{removed} objects removed"))
     }
+}
+
+/// The first few of them by name.
+fn some(names: &[String]) -> String {
+    let mut text = names[..names.len().min(NAMED)].join(", ");
+    if names.len() > NAMED {
+        text += &format!(" and {} more", names.len() - NAMED);
+    }
+    text
 }
 
 /// Bytes that differ wherever one looks, so that a shifted range shows.

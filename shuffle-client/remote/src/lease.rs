@@ -2,13 +2,14 @@
 //! them, and it is there before the first of them: a server that hears of an app for the first time makes it, or compares the token
 //! with it (see the server's `writeback::records`).
 //!
-//! JSON: `version` 2, `token-sha256` in hex, `lease-ms`, `renewals` (rises with every renewal), `buried` (a UUID, or absent). It holds
-//! no time: clocks of different machines jump and disagree. An app lives as long as its record changes; whoever has watched one for
+//! JSON: `version` 2, `token-sha256` in hex, `lease-ms`, `renewals` (rises with every renewal), `buried` (a UUID, or absent), `silent`
+//! (true, or absent), `checksum` (CRC-32 of the others' values with a space between). It holds no time: clocks of different machines jump and disagree. An app lives as long as its record changes; whoever has watched one for
 //! two whole leases and longer, and seen it unchanged, knows by its own clock alone that nobody renews it.
 //!
 //! A record with `buried` is a *tombstone*: the app is dead, what it has is being removed by the one that this UUID names, and the
-//! record goes last. Who is interrupted leaves it, and whoever sees it unchanged goes on. An app that turns out to live makes a record
-//! of it again.
+//! record goes last. Who is interrupted leaves it, and whoever sees it unchanged goes on. With `silent` it is dead because nobody
+//! renewed the record, and if it turns out to live, its servers make a record of it again; without, somebody has deleted it, and only
+//! its driver can do that.
 
 use std::time::Duration;
 
@@ -30,6 +31,27 @@ pub struct Lease {
     renewals: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     buried: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    silent: bool,
+    /// Of all the others, so that a flipped bit is nobody else's token.
+    checksum: u32,
+}
+
+/// What every version has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+/// What version 1 had.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Old {
+    version: u32,
+    token_sha256: String,
+    lease_ms: u64,
+    #[serde(rename = "renewals")]
+    _renewals: u64,
 }
 
 impl Lease {
@@ -41,7 +63,10 @@ impl Lease {
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
             renewals: 1,
             buried: None,
+            silent: false,
+            checksum: 0,
         }
+        .sealed()
     }
 
     /// The next one: of an app that lives.
@@ -50,22 +75,51 @@ impl Lease {
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
             renewals: self.renewals.wrapping_add(1),
             buried: None,
+            silent: false,
             ..self.clone()
         }
+        .sealed()
     }
 
-    /// The tombstone in its place.
-    pub fn buried(&self, by: Uuid) -> Self {
+    /// The tombstone in its place; `silent` if nobody has deleted the app.
+    pub fn buried(&self, by: Uuid, silent: bool) -> Self {
         Self {
             renewals: self.renewals.wrapping_add(1),
             buried: Some(by.to_string()),
+            silent,
             ..self.clone()
         }
+        .sealed()
+    }
+
+    fn sealed(mut self) -> Self {
+        self.checksum = self.computed();
+        self
+    }
+
+    fn computed(&self) -> u32 {
+        let Self {
+            version,
+            token_sha256,
+            lease_ms,
+            renewals,
+            buried,
+            silent,
+            checksum: _,
+        } = self;
+        let buried = buried.as_deref().unwrap_or_default();
+        let text = format!("{version} {token_sha256} {lease_ms} {renewals} {buried} {silent}");
+        crc32fast::hash(text.as_bytes())
     }
 
     /// Who removes what the app has; `None` while it lives.
     pub fn buried_by(&self) -> Option<&str> {
         self.buried.as_deref()
+    }
+
+    /// Whether somebody has deleted the app.
+    pub fn is_deleted(&self) -> bool {
+        self.buried.is_some() && !self.silent
     }
 
     /// Whether this is the token with which the app was registered. In a time that does not depend on where they differ.
@@ -84,25 +138,40 @@ impl Lease {
     /// Reads an app's record; `None` if it has none.
     pub async fn read(store: &Store, app: &AppId) -> Result<Option<Self>, Error> {
         let key = keys::lease(app);
-        let bytes = match store.get(&key).await {
-            Ok(bytes) => bytes,
-            Err(Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let lease = Self::decode(&bytes).map_err(|reason| Error::Corrupt {
+        let mut reason = String::new();
+        // Once more: it may have changed on the way only.
+        for _ in 0..2 {
+            let bytes = match store.get(&key).await {
+                Ok(bytes) => bytes,
+                Err(Error::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            match Self::decode(&bytes) {
+                Ok(lease) => return Ok(Some(lease)),
+                Err(why) => reason = why,
+            }
+        }
+        Err(Error::Corrupt {
             key: store.path(&key).to_string(),
             reason: format!("it is no lease record of Forebay's: {reason}"),
-        });
-        lease.map(Some)
+        })
     }
 
     /// Reads one; the error says what does not fit.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let lease: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if lease.version != VERSION {
+        let any: Version = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if any.version != VERSION {
             return Err(format!(
                 "format version is {}, this version of Forebay reads {VERSION}",
-                lease.version
+                any.version
+            ));
+        }
+        let lease: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let computed = lease.computed();
+        if lease.checksum != computed {
+            return Err(format!(
+                "checksum is {:08x}, computed {computed:08x}",
+                lease.checksum
             ));
         }
         let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -114,10 +183,10 @@ impl Lease {
 
     /// Whether these bytes are a record of the layout before [`keys::ROOT`], and can be nothing else.
     pub(super) fn is_of_the_old_layout(bytes: &[u8]) -> bool {
-        let Ok(record) = serde_json::from_slice::<Self>(bytes) else {
+        let Ok(record) = serde_json::from_slice::<Old>(bytes) else {
             return false;
         };
-        record.version == 1 && record.token_sha256.len() == 64
+        record.version == 1 && record.token_sha256.len() == 64 && record.lease_ms > 0
     }
 
     /// Rises with every renewal.
@@ -159,18 +228,29 @@ mod tests {
         assert_eq!(
             text,
             format!(
-                "{{\"version\":2,\"token-sha256\":\"{}\",\"lease-ms\":5000,\"renewals\":1}}",
+                "{{\"version\":2,\"token-sha256\":\"{}\",\"lease-ms\":5000,\"renewals\":1,\"checksum\":1682200996}}",
                 "07".repeat(32)
             ),
             "a changed format needs a new version"
         );
+        // No flipped bit makes it another's.
+        for bit in 0..text.len() * 8 {
+            let mut broken = text.clone().into_bytes();
+            broken[bit / 8] ^= 1 << (bit % 8);
+            let read = Lease::decode(&broken);
+            assert!(
+                read.is_err() || read.as_ref() == Ok(&record),
+                "{bit}: {read:?}"
+            );
+        }
         let by = Uuid::from_u128(9);
-        let tombstone = Lease::decode(&record.buried(by).encode().expect("encoded"));
+        let tombstone = Lease::decode(&record.buried(by, false).encode().expect("encoded"));
         let tombstone = tombstone.expect("a record too");
         let name = by.to_string();
         assert_eq!(tombstone.buried_by(), Some(&name[..]));
         assert_eq!(tombstone.renewals(), 2);
-        assert!(tombstone.opens([7; 32]));
+        assert!(tombstone.opens([7; 32]) && tombstone.is_deleted());
+        assert!(!tombstone.buried(by, true).is_deleted());
         let again = tombstone.renewed(Duration::from_secs(6));
         assert_eq!((again.buried_by(), again.renewals()), (None, 3));
     }

@@ -46,6 +46,14 @@ impl Marker {
 
     /// Reads it; `None` if there is none. [`Error::Invalid`] if it is another's.
     pub async fn read(store: &Store) -> Result<Option<Self>, Error> {
+        match Self::read_once(store).await {
+            // It may have changed on the way only.
+            Err(Error::Invalid(_)) => Self::read_once(store).await,
+            read => read,
+        }
+    }
+
+    async fn read_once(store: &Store) -> Result<Option<Self>, Error> {
         let key = keys::marker();
         let bytes = match store.get(&key).await {
             Ok(bytes) => bytes,

@@ -42,6 +42,8 @@ const RETRY: Duration = Duration::from_secs(30);
 const RETRIES: usize = 6;
 /// Requests at the same time.
 const REQUESTS: usize = 64;
+/// Of these for leases beside them.
+const LANE: usize = 32;
 /// Bytes of one part of an upload: all but the last are exactly this long, as some stores demand.
 pub(super) const PART: usize = 8 << 20;
 /// Parts of one upload that are under way at the same time, each in memory.
@@ -51,11 +53,15 @@ const PARTS: usize = 4;
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// Of a store that is one.
+    directory: Option<PathBuf>,
     /// Without what may be secret in it.
     url: String,
     cloud: Cloud,
     costs: Costs,
     permits: Arc<Semaphore>,
+    /// Of requests for leases, which must not wait for hanging ones of blocks.
+    lane: Semaphore,
     meter: Arc<dyn Meter>,
 }
 
@@ -172,6 +178,7 @@ impl Store {
                 Arc::new(builder.build().map_err(said)?)
             }};
         }
+        let local = matches!(scheme, ObjectStoreScheme::Local);
         let (inner, prefix, cloud): (Arc<dyn ObjectStore>, Path, Cloud) = match scheme {
             ObjectStoreScheme::Local => {
                 let dir = directory(&url)?;
@@ -196,10 +203,12 @@ impl Store {
         Ok(Self {
             inner,
             prefix,
+            directory: local.then(|| directory(&url)).transpose()?,
             url: shown_url(text),
             cloud,
             costs: Costs::default(),
             permits: Arc::new(Semaphore::new(REQUESTS)),
+            lane: Semaphore::new(LANE),
             meter,
         })
     }
@@ -230,10 +239,12 @@ impl Store {
         Self {
             inner,
             prefix: Path::from("prefix"),
+            directory: None,
             url: "memory:///prefix".into(),
             cloud: Cloud::Directory,
             costs: Costs::default(),
             permits: Arc::new(Semaphore::new(REQUESTS)),
+            lane: Semaphore::new(LANE),
             meter: Arc::new(()),
         }
     }
@@ -250,7 +261,7 @@ impl Store {
 
     /// Writes a whole object; `create` refuses with [`Error::Exists`] if there is one.
     pub async fn put(&self, key: &str, bytes: Bytes, create: bool) -> Result<(), Error> {
-        let _permit = self.permit().await;
+        let _permit = self.permit_for(key).await;
         let length = bytes.len() as u64;
         let mode = if create {
             PutMode::Create
@@ -279,7 +290,7 @@ impl Store {
 
     /// All of an object.
     pub async fn get(&self, key: &str) -> Result<Bytes, Error> {
-        let _permit = self.permit().await;
+        let _permit = self.permit_for(key).await;
         let path = self.path(key);
         let got = async { self.inner.get(&path).await?.bytes().await };
         let bytes = self.done("get", key, got.await)?;
@@ -389,15 +400,6 @@ impl Store {
         })
     }
 
-    /// Removes everything below a directory; answers how many objects that were. The caller knows that the directory's owner is
-    /// dead: what is there does not matter for that, and a crash of whoever wrote it may have left anything.
-    pub async fn delete_below(&self, dir: &str) -> Result<u64, Error> {
-        let found = self.list_below(dir, usize::MAX).await?;
-        let count = found.len() as u64;
-        self.delete_all(dir, found).await?;
-        Ok(count)
-    }
-
     /// Keys of objects below a directory, at any depth, in no order: at most so many, those of a directory that has more by chance.
     /// Only for a directory that is ours.
     pub async fn list_below(&self, dir: &str, most: usize) -> Result<Vec<String>, Error> {
@@ -421,13 +423,27 @@ impl Store {
     pub async fn delete_all(&self, dir: &str, keys: Vec<String>) -> Result<(), Error> {
         let _permit = self.permit().await;
         let paths: Vec<_> = keys.iter().map(|key| Ok(self.path(key))).collect();
-        let deleted = self.inner.delete_stream(stream::iter(paths).boxed());
-        let failed = deleted.filter_map(async |deleted| match deleted {
-            Ok(_) | Err(object_store::Error::NotFound { .. }) => None,
-            Err(error) => Some(error),
-        });
-        let first = Box::pin(failed).next().await;
-        self.done("delete", dir, first.map_or(Ok(()), Err))
+        let mut deleted = self.inner.delete_stream(stream::iter(paths).boxed());
+        let mut first = Ok(());
+        while let Some(deleted) = deleted.next().await {
+            match deleted {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => first = first.and(Err(error)),
+            }
+        }
+        self.done("delete", dir, first)
+    }
+
+    /// Where the store is a directory: removes what writes of ours that were cut off have left below `dir`. They are files beside the
+    /// ones that they were to become, `<name>#<number>`, which no listing shows.
+    pub async fn remove_unfinished(&self, dir: &str, is_ours: fn(&str) -> bool) {
+        let Some(root) = self.directory.clone() else {
+            return;
+        };
+        let dir = dir.to_owned();
+        let sweeping = move || remove_unfinished(&root.join(&dir), &dir, is_ours);
+        // What it leaves is found by the next.
+        let _ = tokio::task::spawn_blocking(sweeping).await;
     }
 
     /// A key with the prefix, as errors show it.
@@ -437,6 +453,13 @@ impl Store {
         }
         key.split('/')
             .fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    async fn permit_for(&self, key: &str) -> Option<SemaphorePermit<'_>> {
+        match key.ends_with("/lease") {
+            true => self.lane.acquire().await.ok(),
+            false => self.permit().await,
+        }
     }
 
     async fn permit(&self) -> Option<SemaphorePermit<'_>> {
@@ -601,6 +624,31 @@ impl Upload<'_> {
         let aborted = parts.abort().await;
         self.store.done("abort", &self.key, aborted)
     }
+}
+
+fn remove_unfinished(dir: &std::path::Path, key: &str, is_ours: fn(&str) -> bool) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let key = format!("{key}/{name}");
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        let unfinished = key.rsplit_once('#').is_some_and(|(key, number)| {
+            is_ours(key) && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+        });
+        if kind.is_dir() {
+            remove_unfinished(&entry.path(), &key, is_ours);
+        } else if kind.is_file() && unfinished {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    // If it is empty now.
+    let _ = std::fs::remove_dir(dir);
 }
 
 /// The process may have a provider of cryptography already; the first one stays.

@@ -90,6 +90,14 @@ impl Setting {
 
     /// Reads it alone; what is wrong is said of `name`, as its source has it.
     fn check(self, name: &str) -> Result<Self, Error> {
+        // What may be secret in it is not shown, least of all where it is misspelt.
+        if self.key == "remote"
+            && let Some(url) = self.values.first()
+            && let Err(why) = shuffle_remote::check_url(url)
+        {
+            let shown = shuffle_remote::shown_url(url);
+            return Err(Error::Setting(format!("{name} is {shown:?}: {why}")));
+        }
         let line = std::iter::once("forebay-server".to_owned()).chain(self.flags());
         let Err(error) = Config::command().try_get_matches_from(line) else {
             return Ok(self);

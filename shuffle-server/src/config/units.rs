@@ -65,11 +65,6 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Reads the URL of an object store.
-pub fn remote(text: &str) -> Result<String, String> {
-    shuffle_remote::check_url(text).map(|()| text.to_owned())
-}
-
 /// Reads `30s`, `10min`, `1.5h`. The unit is needed: `10` could be anything.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let remedy = "write a number with a unit, as in 500ms, 30s or 10min";

@@ -38,6 +38,8 @@ pub struct RemoteMetrics {
     pub oldest: Gauge,
     /// Objects of dead apps and shuffles that were removed.
     pub removed: Counter,
+    /// Things below Forebay's directory that are not Forebay's.
+    pub foreign: Counter,
 }
 
 impl RemoteMetrics {
@@ -102,6 +104,12 @@ impl RemoteMetrics {
                 r,
                 "remote_removed_objects",
                 "Objects of deleted shuffles and apps removed from the object store",
+                Counter::default(),
+            ),
+            foreign: add(
+                r,
+                "remote_foreign_things",
+                "Things below Forebay's directory in the object store that are not Forebay's and are left alone",
                 Counter::default(),
             ),
         };

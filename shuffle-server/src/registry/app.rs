@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -16,6 +17,8 @@ use crate::writeback::{Policy, Standing};
 
 /// A deadline that says: gone. All else are milliseconds of the clock.
 const GONE: u64 = u64::MAX;
+/// The longest lease of an app that has not committed anything yet: whoever only registers holds a place for minutes, not for a day.
+pub(super) const FRESH: Duration = Duration::from_secs(600);
 const POLICIES: [Policy; 3] = [Policy::Lazy, Policy::Eager, Policy::Off];
 
 /// Why an app is gone.
@@ -36,11 +39,31 @@ impl fmt::Display for End {
     }
 }
 
+/// What the pool says of the token that this server holds for an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bond {
+    /// Nothing yet: the object store could not be asked.
+    Provisional,
+    /// It is the pool's, or there is no pool.
+    Bound,
+    /// Another one is.
+    Refused,
+}
+
 /// See the module.
 pub struct App {
     /// Its name.
     pub id: AppId,
     pub(super) token: [u8; 32],
+    /// Who registered it.
+    pub(super) peer: Option<IpAddr>,
+    bond: AtomicU8,
+    /// Something of it was committed, in this process or before.
+    committed: AtomicBool,
+    /// The lease that it asked for, within the bounds: it has a shorter one before its first commit.
+    asked: AtomicU64,
+    /// Rises with every call.
+    calls: AtomicU64,
     lease: AtomicU64,
     deadline: AtomicU64,
     gone_since: AtomicU64,
@@ -65,6 +88,11 @@ impl App {
         Self {
             id,
             token,
+            peer: None,
+            bond: AtomicU8::new(Bond::Bound as u8),
+            committed: AtomicBool::new(true),
+            asked: AtomicU64::new(millis(lease)),
+            calls: AtomicU64::new(0),
             lease: AtomicU64::new(millis(lease)),
             deadline: AtomicU64::new(now + millis(lease)),
             gone_since: AtomicU64::new(0),
@@ -85,7 +113,50 @@ impl App {
         Duration::from_millis(self.lease.load(Ordering::Relaxed))
     }
 
-    pub(super) fn set_lease(&self, lease: Duration) {
+    /// One that has just come: nothing of it was committed.
+    pub(super) fn fresh(mut self, peer: Option<IpAddr>, now: u64) -> Self {
+        let lease = self.lease().min(FRESH);
+        self.peer = peer;
+        *self.committed.get_mut() = false;
+        *self.lease.get_mut() = millis(lease);
+        *self.deadline.get_mut() = now + millis(lease);
+        self
+    }
+
+    pub(super) fn bond(&self) -> Bond {
+        match self.bond.load(Ordering::Acquire) {
+            bond if bond == Bond::Bound as u8 => Bond::Bound,
+            bond if bond == Bond::Refused as u8 => Bond::Refused,
+            _ => Bond::Provisional,
+        }
+    }
+
+    pub(super) fn set_bond(&self, bond: Bond) {
+        self.bond.store(bond as u8, Ordering::Release);
+    }
+
+    /// Something of it was committed: it has the lease that it asked for from now on.
+    pub fn committed(&self) {
+        if !self.committed.swap(true, Ordering::AcqRel) {
+            self.set_lease(Duration::from_millis(self.asked.load(Ordering::Acquire)));
+        }
+    }
+
+    /// Whether nothing is lost when it is forgotten: it only has to register again.
+    pub(super) fn is_fresh(&self) -> bool {
+        !self.committed.load(Ordering::Acquire) && self.streams.load(Ordering::Acquire) == 0
+    }
+
+    /// Notes the lease that it asks for, which is within the bounds.
+    pub(super) fn ask(&self, lease: Duration) {
+        self.asked.store(millis(lease), Ordering::Release);
+        match self.committed.load(Ordering::Acquire) {
+            true => self.set_lease(lease),
+            false => self.set_lease(lease.min(FRESH)),
+        }
+    }
+
+    fn set_lease(&self, lease: Duration) {
         if self.lease.swap(millis(lease), Ordering::AcqRel) != millis(lease) {
             self.written.store(false, Ordering::Release);
         }
@@ -110,19 +181,34 @@ impl App {
     /// What write-back wants to know of it, while it is not gone.
     pub(super) fn standing(&self) -> Standing {
         let policy = usize::from(self.policy.load(Ordering::Acquire));
-        let lease = self.lease();
-        let deadline = self.deadline.load(Ordering::Acquire);
         Standing::Live {
             policy: policy.checked_sub(1).map(|at| POLICIES[at]),
             heard: self.heard.load(Ordering::Acquire),
             token: self.token,
-            lease,
-            touched: deadline.saturating_sub(millis(lease)),
+            lease: self.lease(),
+            calls: self.calls.load(Ordering::Acquire),
         }
+    }
+
+    /// Gives a live app back the time for which this server stood still, in which nobody could renew anything; and where that was a
+    /// good part of its lease, half a lease, because its driver may have to connect again.
+    pub(super) fn stood_still(&self, now: u64, for_: u64) {
+        let lease = self.lease.load(Ordering::Relaxed);
+        let least = if for_ >= lease / 4 {
+            now + lease / 2
+        } else {
+            0
+        };
+        let _ = self
+            .deadline
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+                (old != GONE).then(|| old.saturating_add(for_).min(GONE - 1).max(least))
+            });
     }
 
     /// Renews the lease; false if the app is gone.
     pub(super) fn touch(&self, now: u64) -> bool {
+        self.calls.fetch_add(1, Ordering::AcqRel);
         let deadline = now + self.lease.load(Ordering::Relaxed);
         self.deadline
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
@@ -182,6 +268,12 @@ impl App {
         } else {
             End::Deleted
         }
+    }
+
+    /// When it called last.
+    pub(super) fn last_call(&self) -> u64 {
+        let deadline = self.deadline.load(Ordering::Acquire);
+        deadline.saturating_sub(self.lease.load(Ordering::Relaxed))
     }
 
     pub(super) fn gone_since(&self) -> u64 {

@@ -7,12 +7,18 @@
 //! Any call of an app renews its lease, at the price of one atomic store. Data are deleted because an app asked for it or because
 //! its lease ran out, and for no other reason (invariant: delete-by-lease). An app that is gone stays known for a while, so that a
 //! late task of it is refused and does not bring it back; only its driver, with [`Registry::renew`], can do that.
+//!
+//! The table is bounded. An app that has committed nothing loses nothing when it is forgotten, so such a one makes room for the next:
+//! whoever registers thousands keeps nobody out. With an object store the [`Pool`] has the last word on whose an app is.
 
 mod app;
+mod pool;
 mod sweep;
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -22,6 +28,7 @@ use sha2::{Digest, Sha256};
 use shuffle_proto::{ids::AppId, kind::Kind};
 
 pub use app::{App, End, StreamPermit};
+pub use pool::{Claim, Pool};
 
 use crate::{
     clock::Clock,
@@ -29,6 +36,13 @@ use crate::{
     staging::AppRecord,
     writeback::{Apps, Policy, Standing},
 };
+use app::Bond;
+use pool::Entrance;
+
+/// Calls that may ask the pool at the same time, of different apps.
+const SLOTS: usize = 64;
+/// So many apps without a commit do not make room for others: they may be drivers that have just come.
+const FEW: usize = 3;
 
 /// Where apps are written down, and where their data are. Calls may block.
 pub trait Ledger: Send + Sync + 'static {
@@ -83,6 +97,10 @@ pub struct Caller {
     pub lease: Option<Duration>,
     /// When it wants what it commits to be written back; `None` leaves that to the server, or as it is.
     pub write_back: Option<Policy>,
+    /// From where, if that is known.
+    pub peer: Option<IpAddr>,
+    /// A task's, which does not bring back what its driver has deleted.
+    pub task: bool,
 }
 
 /// What a driver is told when it has called.
@@ -100,6 +118,15 @@ pub enum Error {
     /// Another token is bound.
     #[error("caller.token does not open app {0}: send the token with which the app was registered")]
     Denied(AppId),
+    /// The pool has another token.
+    #[error(
+        "caller.token was bound to app {0} while the object store could not be asked, and it has another token of it: another \
+         application was registered by this id first; start this one again under another id"
+    )]
+    Taken(AppId),
+    /// The pool cannot be asked.
+    #[error("app {0}: whose it is cannot be asked of the object store: {1}")]
+    Pool(AppId, String),
     /// Nothing is known of the app.
     #[error(
         "caller.app is {0}: this server has nothing of it; ask the servers that took its output"
@@ -132,11 +159,11 @@ impl Error {
     /// What the caller should do.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Denied(_) => Kind::Denied,
+            Self::Denied(_) | Self::Taken(_) => Kind::Denied,
             Self::Unknown(_) | Self::Deleted(..) => Kind::Lost,
             Self::Gone(..) => Kind::Fenced,
             Self::TooManyApps(..) | Self::TooManyStreams(..) => Kind::Busy,
-            Self::Ledger(..) => Kind::Unavailable,
+            Self::Ledger(..) | Self::Pool(..) => Kind::Unavailable,
         }
     }
 }
@@ -149,6 +176,12 @@ pub struct Registry {
     limits: Limits,
     metrics: Arc<Metrics>,
     apps: Mutex<HashMap<AppId, Arc<App>>>,
+    pool: Option<Arc<dyn Pool>>,
+    /// One call at a time of an app asks the pool; since when that did not answer.
+    slots: [tokio::sync::Mutex<Option<Instant>>; SLOTS],
+    hasher: RandomState,
+    /// Out of the table to make room; what the volumes know of them is to go.
+    evicted: Mutex<Vec<Arc<App>>>,
     /// For refusals of apps that are not in the table.
     strangers: app::LogLimit,
 }
@@ -160,6 +193,7 @@ impl Registry {
         clock: Arc<dyn Clock>,
         limits: Limits,
         metrics: Arc<Metrics>,
+        pool: Option<Arc<dyn Pool>>,
         recovered: impl IntoIterator<Item = AppRecord>,
     ) -> Self {
         let start = clock.now();
@@ -170,15 +204,25 @@ impl Registry {
             limits,
             metrics,
             apps: Mutex::default(),
+            slots: std::array::from_fn(|_| tokio::sync::Mutex::new(None)),
+            hasher: RandomState::new(),
+            evicted: Mutex::default(),
+            pool,
             strangers: app::LogLimit::default(),
         };
         let now = registry.now();
         let mut apps = registry.apps.lock();
+        // Others may have come and gone meanwhile.
+        let bond = match registry.pool {
+            Some(_) => Bond::Provisional,
+            None => Bond::Bound,
+        };
         for record in recovered {
             let lease = registry.granted(Some(record.lease));
             let app = apps
                 .entry(record.app.clone())
                 .or_insert_with(|| Arc::new(App::new(record.app, record.token_hash, lease, now)));
+            app.set_bond(bond);
             if !TokenHash(app.token).opens(record.token_hash) {
                 tracing::warn!(app = %app.id, "volumes hold different tokens of this app; the first one counts");
             }
@@ -193,10 +237,17 @@ impl Registry {
         self.forget_if_useless(&caller.app);
         let mut anew = false;
         loop {
-            let (app, bound) = self.find_or_bind(caller)?;
+            let entrance = match caller.task {
+                true => Entrance::Task,
+                false => Entrance::Driver,
+            };
+            let entered = self.enter(caller, entrance).await?;
+            let Some((app, bound)) = entered else {
+                return Err(Error::Unknown(caller.app.clone()));
+            };
             anew |= bound;
             if let Some(asked) = caller.lease {
-                app.set_lease(self.granted(Some(asked)));
+                app.ask(self.granted(Some(asked)));
             }
             if !app.touch(self.now()) {
                 // One at a time with the deletion of what the app had before.
@@ -205,6 +256,7 @@ impl Registry {
                     continue; // it has just left the table: a new entry takes its place
                 }
                 self.delete_leftovers(&app).await?;
+                self.rebind(&app, !caller.task).await?;
                 app.revive(self.now());
                 anew = true;
             }
@@ -218,32 +270,40 @@ impl Registry {
 
     /// A call that brings something: makes the app known if need be. An app that is gone stays gone.
     pub async fn write(&self, caller: &Caller) -> Result<Arc<App>, Error> {
-        let (app, _) = self.find_or_bind(caller)?;
-        self.alive(&app)?;
-        self.write_down(&app).await?;
-        Ok(app)
-    }
-
-    /// A call that only asks: the app must be known.
-    pub fn read(&self, caller: &Caller) -> Result<Arc<App>, Error> {
-        let app = self
-            .find(caller)?
-            .ok_or_else(|| Error::Unknown(caller.app.clone()))?;
-        if app.touch(self.now()) {
-            Ok(app)
-        } else {
-            Err(Error::Deleted(app.id.clone(), app.why_gone()))
+        loop {
+            let entered = self.enter(caller, Entrance::Task).await?;
+            let (app, _) = entered.ok_or_else(|| Error::Unknown(caller.app.clone()))?;
+            if app.forgotten.load(Ordering::Acquire) {
+                continue;
+            }
+            self.alive(&app)?;
+            self.write_down(&app).await?;
+            return Ok(app);
         }
     }
 
-    /// Deletes an app; answers the bytes that were freed. When a volume fails at it, the janitor tries again.
-    pub async fn delete(&self, caller: &Caller) -> Result<u64, Error> {
+    /// A call that only asks: the app must be known, here or in the pool.
+    pub async fn read(&self, caller: &Caller) -> Result<Arc<App>, Error> {
+        let entered = self.enter(caller, Entrance::Reader).await?;
+        let (app, bound) = entered.ok_or_else(|| Error::Unknown(caller.app.clone()))?;
+        if !app.touch(self.now()) {
+            return Err(Error::Deleted(app.id.clone(), app.why_gone()));
+        }
+        if bound {
+            self.write_down(&app).await?;
+        }
+        Ok(app)
+    }
+
+    /// Deletes an app; answers the bytes that were freed, or `None` if it is not known here. When a volume fails at it, the janitor
+    /// tries again.
+    pub async fn delete(&self, caller: &Caller) -> Result<Option<u64>, Error> {
         let Some(app) = self.find(caller)? else {
-            return Ok(0);
+            return Ok(None);
         };
         app.end(End::Deleted, self.now());
         let _alone = app.lifecycle.lock().await;
-        self.delete_leftovers(&app).await
+        self.delete_leftovers(&app).await.map(Some)
     }
 
     /// Deletes an app because a person names it, whatever its token; answers the bytes that were freed.
@@ -296,10 +356,15 @@ impl Registry {
         }
     }
 
+    /// The app whose deletion is asked for; `None` if it is not known here, or not by this token.
     fn find(&self, caller: &Caller) -> Result<Option<Arc<App>>, Error> {
         let found = self.apps.lock().get(&caller.app).cloned();
         match found {
-            Some(app) if !caller.token.opens(app.token) => Err(Error::Denied(caller.app.clone())),
+            Some(app) if !caller.token.opens(app.token) => match app.bond() {
+                Bond::Bound => Err(Error::Denied(caller.app.clone())),
+                // The pool knows better.
+                Bond::Provisional | Bond::Refused => Ok(None),
+            },
             found => {
                 found.iter().for_each(|app| app.wants(caller.write_back));
                 Ok(found)
@@ -307,34 +372,73 @@ impl Registry {
         }
     }
 
-    /// And whether it was not known before.
-    fn find_or_bind(&self, caller: &Caller) -> Result<(Arc<App>, bool), Error> {
+    /// Puts an app into the table; one that is there by now is answered instead. And whether it was not there before.
+    fn insert(&self, caller: &Caller, bond: Bond) -> Result<(Arc<App>, bool), Error> {
+        let (id, now) = (&caller.app, self.now());
         let mut apps = self.apps.lock();
-        if let Some(app) = apps.get(&caller.app) {
-            return if caller.token.opens(app.token) {
-                app.wants(caller.write_back);
-                Ok((app.clone(), false))
-            } else {
-                Err(Error::Denied(caller.app.clone()))
+        if let Some(app) = apps.get(id) {
+            return match caller.token.opens(app.token) {
+                true => Ok((app.clone(), false)),
+                false => Err(Error::Denied(id.clone())),
             };
         }
         if apps.len() >= self.limits.apps {
             // Those that are gone and clean only wait to be forgotten.
             apps.retain(|_, app| !app.try_forget());
-            if apps.len() >= self.limits.apps {
-                return Err(Error::TooManyApps(caller.app.clone(), self.limits.apps));
+        }
+        if apps.len() >= self.limits.apps {
+            let Some(victim) = self.least_needed(&apps) else {
+                return Err(Error::TooManyApps(id.clone(), self.limits.apps));
+            };
+            // The janitor deletes what the volumes have of it; nobody waits for that.
+            victim.end(End::Expired, now);
+            victim.forgotten.store(true, Ordering::Release);
+            apps.remove(&victim.id);
+            self.evicted.lock().push(victim);
+        }
+        let (token, lease) = (caller.token.0, self.granted(caller.lease));
+        let app = Arc::new(App::new(id.clone(), token, lease, now).fresh(caller.peer, now));
+        app.set_bond(bond);
+        app.wants(caller.write_back);
+        apps.insert(id.clone(), app.clone());
+        tracing::info!(app = %app.id, lease = ?app.lease(), ?bond, "app registered");
+        Ok((app, true))
+    }
+
+    /// Of the apps that have committed nothing, one that makes room: of the peer that has most of them, the one that called first.
+    fn least_needed(&self, apps: &HashMap<AppId, Arc<App>>) -> Option<Arc<App>> {
+        let fresh = || apps.values().filter(|app| app.is_fresh() && !app.is_gone());
+        let mut by_peer: HashMap<Option<IpAddr>, usize> = HashMap::new();
+        fresh().for_each(|app| *by_peer.entry(app.peer).or_default() += 1);
+        if by_peer.values().sum::<usize>() <= FEW {
+            return None;
+        }
+        let (peer, _) = by_peer.into_iter().max_by_key(|(_, count)| *count)?;
+        let of_peer = fresh().filter(|app| app.peer == peer);
+        of_peer.min_by_key(|app| app.last_call()).cloned()
+    }
+
+    fn slot(&self, app: &AppId) -> &tokio::sync::Mutex<Option<Instant>> {
+        &self.slots[self.hasher.hash_one(app) as usize % SLOTS]
+    }
+
+    /// An app that was gone comes back: by now another may have its name.
+    async fn rebind(&self, app: &App, revive: bool) -> Result<(), Error> {
+        let Some(pool) = &self.pool else {
+            return Ok(());
+        };
+        match pool::patient(pool.bind(&app.id, app.token, app.lease(), revive)).await {
+            Ok(Claim::Another) => Err(Error::Denied(app.id.clone())),
+            Ok(Claim::Deleted) => Err(Error::Gone(app.id.clone(), End::Deleted)),
+            Ok(Claim::Yours) => {
+                app.set_bond(Bond::Bound);
+                Ok(())
+            }
+            _ => {
+                app.set_bond(Bond::Provisional);
+                Ok(())
             }
         }
-        let app = Arc::new(App::new(
-            caller.app.clone(),
-            caller.token.0,
-            self.granted(caller.lease),
-            self.now(),
-        ));
-        app.wants(caller.write_back);
-        apps.insert(caller.app.clone(), app.clone());
-        tracing::info!(app = %app.id, lease = ?app.lease(), "app registered");
-        Ok((app, true))
     }
 
     /// Sees to it that the volumes know the app before anything of it is stored.
@@ -389,11 +493,23 @@ impl Apps for Registry {
     fn standing(&self, app: &AppId) -> Standing {
         match self.apps.lock().get(app) {
             None => Standing::Unknown,
+            // What it has here is served here, and is nobody's in the store.
+            Some(app) if app.bond() == Bond::Refused => Standing::Unknown,
             Some(app) if !app.is_gone() => app.standing(),
             Some(app) if app.why_gone() == End::Deleted => Standing::Deleted,
             // It may well call other servers.
             Some(_) => Standing::Unknown,
         }
+    }
+
+    fn live(&self) -> Vec<(AppId, Standing)> {
+        let apps = self.apps.lock();
+        let live = apps.values().filter(|app| !app.is_gone());
+        live.map(|app| (app.id.clone(), app.standing())).collect()
+    }
+
+    fn told(&self, app: &AppId, token: [u8; 32], opens: bool) {
+        Registry::told(self, app, token, opens);
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
 use super::*;
 use crate::clock::ManualClock;
 
+mod pools;
+
 /// What a ledger was told.
 #[derive(Default)]
 struct Memory {
@@ -57,6 +59,10 @@ impl Stage {
     }
 
     fn on(ledger: Arc<Memory>, clock: ManualClock) -> Self {
+        Self::with(ledger, clock, None)
+    }
+
+    fn with(ledger: Arc<Memory>, clock: ManualClock, pool: Option<Arc<dyn Pool>>) -> Self {
         let recovered: Vec<_> = ledger.records.lock().values().cloned().collect();
         let metrics = Arc::new(Metrics::default());
         let registry = Registry::new(
@@ -64,6 +70,7 @@ impl Stage {
             Arc::new(clock.clone()),
             LIMITS,
             metrics,
+            pool,
             recovered,
         );
         Self {
@@ -97,6 +104,8 @@ fn caller_with(name: &str, token: &str, lease: Option<u64>) -> Caller {
         token: TokenHash::of(token),
         lease: lease.map(Duration::from_secs),
         write_back: None,
+        peer: None,
+        task: false,
     }
 }
 
@@ -111,7 +120,7 @@ async fn the_first_call_binds_the_token_and_no_other_opens_the_app() {
         Some(Error::Denied(app("a")))
     );
     assert_eq!(
-        stage.registry.read(&thief).err(),
+        stage.registry.read(&thief).await.err(),
         Some(Error::Denied(app("a")))
     );
     assert_eq!(
@@ -128,10 +137,18 @@ async fn a_token_stays_bound_after_a_restart() {
     stage.registry.write(&caller("a")).await.expect("bound");
     let again = Stage::on(stage.ledger, stage.clock);
     assert_eq!(
-        again.registry.read(&caller_with("a", "guess", None)).err(),
+        again
+            .registry
+            .read(&caller_with("a", "guess", None))
+            .await
+            .err(),
         Some(Error::Denied(app("a")))
     );
-    again.registry.read(&caller("a")).expect("the right token");
+    again
+        .registry
+        .read(&caller("a"))
+        .await
+        .expect("the right token");
 }
 
 #[tokio::test]
@@ -169,11 +186,11 @@ async fn an_app_whose_lease_runs_out_is_deleted_and_one_that_calls_is_kept() {
     stage.registry.write(&quiet).await.expect("known");
     stage.registry.write(&busy).await.expect("known");
     assert_eq!(stage.pass(500).await, 0);
-    stage.registry.read(&busy).expect("any call renews");
+    stage.registry.read(&busy).await.expect("any call renews");
     assert_eq!(stage.pass(101).await, 1);
     assert!(!stage.knows("quiet") && stage.knows("busy"));
     assert_eq!(
-        stage.registry.read(&quiet).err(),
+        stage.registry.read(&quiet).await.err(),
         Some(Error::Deleted(app("quiet"), End::Expired))
     );
     assert_eq!(
@@ -227,8 +244,15 @@ async fn leases_are_granted_within_bounds_and_tasks_do_not_change_them() {
     assert_eq!(renew(None).await, Ok(600));
     assert_eq!(renew(Some(30)).await, Ok(30));
     assert_eq!(renew(None).await, Ok(30), "none is: as it is");
+    assert_eq!(
+        renew(Some(u64::MAX / 2000)).await,
+        Ok(600),
+        "before the first commit"
+    );
+    let app = stage.registry.write(&caller("a")).await.expect("a task");
+    app.committed();
+    assert_eq!(renew(None).await, Ok(3600), "what it asked for before");
     assert_eq!(renew(Some(u64::MAX / 2000)).await, Ok(3600));
-    stage.registry.write(&caller("a")).await.expect("a task");
     assert_eq!(renew(None).await, Ok(3600));
 }
 
@@ -258,13 +282,13 @@ async fn a_driver_is_told_when_its_app_was_not_known_here() {
 async fn a_deleted_app_stays_gone_until_its_driver_comes_back() {
     let stage = Stage::new();
     stage.registry.write(&caller("a")).await.expect("known");
-    assert_eq!(stage.registry.delete(&caller("a")).await, Ok(7));
+    assert_eq!(stage.registry.delete(&caller("a")).await, Ok(Some(7)));
     assert_eq!(
         stage.registry.delete(&caller("a")).await,
-        Ok(0),
+        Ok(Some(0)),
         "deleting twice is no error"
     );
-    assert_eq!(stage.registry.delete(&caller("never-seen")).await, Ok(0));
+    assert_eq!(stage.registry.delete(&caller("never-seen")).await, Ok(None));
     assert_eq!(
         stage.registry.write(&caller("a")).await.err(),
         Some(Error::Gone(app("a"), End::Deleted))
@@ -336,12 +360,12 @@ async fn an_app_that_is_gone_is_forgotten_after_a_lease() {
     stage.registry.delete(&caller("a")).await.expect("deleted");
     stage.pass(599).await;
     assert!(matches!(
-        stage.registry.read(&caller("a")).err(),
+        stage.registry.read(&caller("a")).await.err(),
         Some(Error::Deleted(..))
     ));
     stage.pass(2).await;
     assert_eq!(
-        stage.registry.read(&caller("a")).err(),
+        stage.registry.read(&caller("a")).await.err(),
         Some(Error::Unknown(app("a")))
     );
 }
@@ -381,7 +405,7 @@ async fn calls_at_the_same_time_as_a_deletion_leave_the_app_whole_or_gone() {
             task.await.expect("no panic");
         }
         stage.registry.sweep().await;
-        let alive = stage.registry.read(&caller("a")).is_ok();
+        let alive = stage.registry.read(&caller("a")).await.is_ok();
         if alive {
             stage.registry.write(&caller("a")).await.expect("alive");
         }

@@ -43,6 +43,8 @@ pub(super) fn check(message: Option<&v1::Caller>) -> Result<Caller, Refusal> {
         token: TokenHash::of(&caller.token),
         lease,
         write_back: policy(caller.write_back)?,
+        peer: None,
+        task: false,
     })
 }
 

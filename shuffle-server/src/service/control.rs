@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{Core, caller, router::Peer};
 use crate::{
     error::Refusal,
+    registry::Claim,
     writeback::{Apps, Standing},
 };
 
@@ -31,9 +32,11 @@ impl Control {
 
     async fn renew_lease(
         &self,
+        peer: Option<Peer>,
         request: &v1::RenewLeaseRequest,
     ) -> Result<v1::RenewLeaseResponse, Refusal> {
-        let caller = caller::check(request.caller.as_ref())?;
+        let mut caller = caller::check(request.caller.as_ref())?;
+        (caller.peer, caller.task) = (peer.map(|peer| peer.0.ip()), request.task);
         if request.task && self.core.registry.standing(&caller.app) == Standing::Deleted {
             return Err(Refusal::new(
                 Kind::Fenced,
@@ -52,16 +55,14 @@ impl Control {
         &self,
         request: &v1::DeleteShuffleRequest,
     ) -> Result<v1::DeleteShuffleResponse, Refusal> {
-        let app = self
-            .core
-            .registry
-            .write(&caller::check(request.caller.as_ref())?)
-            .await?;
+        let caller = caller::check(request.caller.as_ref())?;
+        let app = self.core.registry.write(&caller).await?;
         let shuffle = wire::shuffle(request.shuffle);
         let (core, id) = (self.core.clone(), app.id.clone());
         let bytes = blocking(move || core.volumes.delete_shuffle(&id, shuffle)).await??;
         if let Some(remote) = &self.core.remote {
-            remote.writeback.shuffle_deleted(&app.id, shuffle);
+            let token = caller.token.0;
+            remote.writeback.shuffle_deleted(&app.id, shuffle, token);
         }
         tracing::debug!(app = %app.id, %shuffle, bytes, "shuffle deleted");
         Ok(v1::DeleteShuffleResponse { bytes })
@@ -72,12 +73,20 @@ impl Control {
         request: &v1::DeleteAppRequest,
     ) -> Result<v1::DeleteAppResponse, Refusal> {
         let caller = caller::check(request.caller.as_ref())?;
-        let bytes = self.core.registry.delete(&caller).await?;
+        let registry = &self.core.registry;
+        let bytes = registry.delete(&caller).await?;
+        let gone = match bytes {
+            Some(_) => registry.standing(&caller.app) == Standing::Deleted,
+            // Its driver is let in anywhere, and nobody else.
+            None => registry.ask_pool(&caller).await? == Some(Claim::Yours),
+        };
         if let Some(remote) = &self.core.remote
-            && self.core.registry.standing(&caller.app) == Standing::Deleted
+            && gone
         {
-            remote.writeback.app_deleted(&caller.app);
+            let token = caller.token.0;
+            remote.writeback.app_deleted(&caller.app, token);
         }
+        let bytes = bytes.unwrap_or(0);
         Ok(v1::DeleteAppResponse { bytes })
     }
 
@@ -85,7 +94,8 @@ impl Control {
         let app = self
             .core
             .registry
-            .read(&caller::check(request.caller.as_ref())?)?;
+            .read(&caller::check(request.caller.as_ref())?)
+            .await?;
         let (core, id, shuffle) = (
             self.core.clone(),
             app.id.clone(),
@@ -152,7 +162,7 @@ impl v1::control_server::Control for Control {
         request: Request<v1::RenewLeaseRequest>,
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
         let (peer, request) = split(request);
-        let result = self.renew_lease(&request).await;
+        let result = self.renew_lease(peer, &request).await;
         self.answer("RenewLease", peer, request.caller.as_ref(), result)
     }
 

@@ -27,7 +27,6 @@ use shuffle_proto::{
     v1,
     wire::{self, Invalid},
 };
-use shuffle_remote::lease::Lease;
 use tonic::Status;
 
 use super::{
@@ -37,7 +36,7 @@ use super::{
 use crate::{
     error::Refusal,
     metrics::Running,
-    registry::{self, App, Caller, StreamPermit},
+    registry::{App, Caller, StreamPermit},
 };
 
 const CURSOR_VERSION: u8 = 1;
@@ -148,20 +147,12 @@ async fn start(
     })
 }
 
-/// The app of a read. One that never called here is known by its record in the object store, if it has written back anything.
+/// The app of a read. One that never called here is known by its record in the object store.
 async fn admit(core: &Core, caller: &Caller, volumes: &[VolumeId]) -> Result<Arc<App>, Refusal> {
-    let error = match core.registry.read(caller) {
+    let error = match core.registry.read(caller).await {
         Ok(app) => return Ok(app),
         Err(error) => error,
     };
-    if let (registry::Error::Unknown(_), Some(tier)) = (&error, &core.remote)
-        && let Some(lease) = Lease::read(&tier.remote.store, &caller.app).await?
-    {
-        if !lease.opens(caller.token.0) {
-            return Err(registry::Error::Denied(caller.app.clone()).into());
-        }
-        return Ok(core.registry.write(caller).await?);
-    }
     // Of a server that came back with another disk, the volume says more than the app.
     if error.kind() == Kind::Lost {
         volumes

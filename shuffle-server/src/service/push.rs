@@ -318,6 +318,7 @@ impl Push {
                 let totals = wire::totals(totals, attempt.num_partitions)?;
                 let start = Instant::now();
                 let receipt = writer.commit(totals, attempt.level.staged()).await?;
+                attempt.app.committed();
                 let answer = self.acknowledge(&attempt, &receipt).await?;
                 self.core
                     .metrics

@@ -144,6 +144,8 @@ impl Read {
         let cursor = self
             .begin
             .cursor(remote::Cursor::END, remote::Cursor::try_from_bytes);
+        // A token that only this server knows opens nothing that others have written.
+        core.registry.confirm(app).await?;
         let fetch = tier
             .remote
             .fetch(&place, partitions.clone(), maps.clone(), only, cursor);

@@ -118,7 +118,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Doctor {
-    /// An object store: access, conditional put, ranged get, multipart upload and abort, clock, lifecycle rule.
+    /// An object store: access, conditional put, ranged get, multipart upload and abort, clock, lifecycle rule, and whose things lie there.
     ///
     /// It writes below PREFIX/.doctor-…/ and removes that again. Credentials are found where servers find them.
     Store {

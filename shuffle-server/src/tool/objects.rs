@@ -398,8 +398,7 @@ pub(super) fn lease(path: &Path) -> io::Result<Report> {
         Ok(lease) => {
             report.fact("lease", crate::config::units::show(lease.lease()));
             report.fact("renewals", lease.renewals());
-            report
-                .note("it has no checksum and no date: an app lives as long as its record changes");
+            report.note("it has no date: an app lives as long as its record changes");
         }
         Err(Finding { at, what }) => report.broken(at, what),
     }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use shuffle_remote::{
     check_url, doctor,
     doctor::{Check, Outcome},
-    lifecycle,
+    lifecycle, shown_url,
 };
 
 use super::{End, complain, say, usage};
 
 pub(super) async fn doctor(url: &str) -> End {
     if let Err(error) = check_url(url) {
-        return usage(format!("url is {url:?}: {error}"));
+        return usage(format!("url is {:?}: {error}", shown_url(url)));
     }
     match doctor::examine(url, &mut |check| say(line(check))).await {
         true => End::Good,

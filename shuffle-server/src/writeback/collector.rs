@@ -1,9 +1,10 @@
-//! Leases in the store, and the removal of what the dead have left there.
+//! Leases in the store: whose are kept, and whose are over.
 //!
-//! Every server that knows an app keeps its record in the store changing while the app calls. Every server watches the records of
-//! the others: one that has not changed for its whole lease, by this server's own clock, belongs to an app that nobody hears of any
-//! more, and all that lies below the app's directory goes. So does at once what an app deletes itself. No date is compared, so a clock
-//! that jumps deletes nothing; no key is judged by its name or age, only by whose directory it is in (invariant: delete-by-lease).
+//! Every server that hears of an app keeps its record changing, by a task of its own that waits for nothing else here. Every server
+//! watches the records of apps that it does not hear of: one that has not changed for two of its leases and a period, by this server's
+//! own clock and as far as this server itself was awake to see it, belongs to an app that nobody hears of any more. What it has goes,
+//! see [`burial`](super::burial). No date is compared, so a clock that jumps deletes nothing; no key is judged by its age
+//! (invariant: delete-by-lease).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,233 +12,296 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use shuffle_proto::ids::{AppId, ShuffleId};
 use shuffle_remote::{Error, Remote, keys, lease::Lease};
-use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
-use super::{Apps, Standing};
-use crate::{clock::Clock, metrics::RemoteMetrics, staging::Volume};
+use super::{
+    Apps, Standing,
+    burial::{Burials, TAKEN_OVER, Why},
+    records::Records,
+};
+use crate::{clock::Clock, metrics::RemoteMetrics, registry::Claim, staging::Volume};
+
+/// How often is looked whose record is due.
+const TICK: Duration = Duration::from_millis(200);
+/// Records that are read at the same time.
+const TOGETHER: usize = 32;
+/// The shortest and the longest time between two looks at a record.
+const LEAST: Duration = Duration::from_millis(250);
+const MOST: Duration = Duration::from_secs(60);
+/// How long a drain waits for removals.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Collector {
     remote: Arc<Remote>,
+    records: Arc<Records>,
+    pub(super) burials: Arc<Burials>,
     volumes: Vec<Volume>,
     apps: Arc<dyn Apps>,
     clock: Arc<dyn Clock>,
-    watched: Mutex<HashMap<AppId, Watched>>,
-    dead: Mutex<HashSet<(AppId, Option<ShuffleId>)>>,
-    wake: Notify,
-    /// One at a time writes an app's record.
-    renewing: tokio::sync::Mutex<()>,
-    /// Of what has no record.
+    /// Of the server: for what has no record.
     lease: Duration,
-    metrics: RemoteMetrics,
+    own: Mutex<HashMap<AppId, Own>>,
+    watched: Mutex<HashMap<AppId, Watched>>,
+    /// Apps whose record this process has seen.
+    seen: Mutex<HashSet<AppId>>,
 }
 
-/// A record as it was seen last.
+/// The record of an app that this server hears of, as it was seen last.
+#[derive(Clone, Copy)]
+struct Own {
+    token: [u8; 32],
+    /// The app's calls here that it stands for; `None`: it was not looked at yet.
+    calls: Option<u64>,
+    renewals: u64,
+    /// When it was last seen to be the app's.
+    good: Option<Instant>,
+    next: Instant,
+    running: bool,
+    /// Shuffles that were deleted before this process began were looked for.
+    swept: bool,
+    failing: bool,
+}
+
+/// The record of an app that this server does not hear of, as it was seen last.
 struct Watched {
     /// `None`: there is none.
     lease: Option<Lease>,
-    /// When it was first seen like this.
-    since: Instant,
-    /// The app's last call here that it stands for.
-    touched: u64,
+    /// When it was looked at last.
+    last: Instant,
+    /// For how long this server has seen it like this.
+    unchanged: Duration,
 }
 
 impl Collector {
     pub(super) fn new(
         remote: Arc<Remote>,
+        records: Arc<Records>,
         volumes: Vec<Volume>,
         apps: Arc<dyn Apps>,
         clock: Arc<dyn Clock>,
         lease: Duration,
         metrics: RemoteMetrics,
     ) -> Self {
-        Self {
-            lease,
+        let burials = Burials::new(
+            remote.clone(),
+            records.clone(),
+            apps.clone(),
+            clock.clone(),
             metrics,
+        );
+        Self {
             remote,
+            records,
+            burials: Arc::new(burials),
             volumes,
             apps,
             clock,
+            lease,
+            own: Mutex::default(),
             watched: Mutex::default(),
-            dead: Mutex::default(),
-            wake: Notify::new(),
-            renewing: tokio::sync::Mutex::new(()),
+            seen: Mutex::default(),
         }
     }
 
-    /// Sees to it that an app has a record.
+    /// Sees to it that an app has a record, by which what is about to be written goes one day, and that it is this app's.
     pub(super) async fn ensure(
         &self,
         app: &AppId,
         token: [u8; 32],
         lease: Duration,
     ) -> Result<(), Error> {
-        // An app that was deleted and came again must not write below a directory that is still being removed.
-        let dying = || self.dead.lock().iter().any(|(dead, _)| dead == app);
-        if dying() {
-            self.bury().await;
-        }
-        if dying() {
-            let key = self.remote.store.path(&keys::app(app)).to_string();
-            let message = "what was deleted of the app could not be removed yet".into();
-            let verb = "delete";
-            return Err(Error::Store { verb, key, message });
-        }
-        if self.watched.lock().contains_key(app) {
+        let now = self.clock.now();
+        let good = self.own.lock().get(app).copied().filter(|own| {
+            own.token == token && own.good.is_some_and(|at| now - at < period_of(lease))
+        });
+        if good.is_some() {
             return Ok(());
         }
-        let _alone = self.renewing.lock().await;
-        let record = match Lease::read(&self.remote.store, app).await? {
-            Some(record) if !record.opens(token) => {
+        match self.records.bind(app, token, lease, false).await? {
+            Claim::Yours | Claim::Nobody => {
+                self.apps.told(app, token, true);
+                self.seen.lock().insert(app.clone());
+                Ok(())
+            }
+            Claim::Deleted => Err(self.records.not_yet(app)),
+            Claim::Another => {
+                self.apps.told(app, token, false);
                 let key = self.remote.store.path(&keys::lease(app)).to_string();
                 let reason = "it is of an app with another token".into();
-                return Err(Error::Corrupt { key, reason });
+                Err(Error::Corrupt { key, reason })
+            }
+        }
+    }
+
+    // === what goes ===
+
+    /// Something of the app is to go, as who has this token says: all, or one shuffle.
+    pub(super) fn dead(&self, app: &AppId, shuffle: Option<ShuffleId>, token: [u8; 32]) {
+        self.burials.add(app, shuffle, Why::Asked(token));
+    }
+
+    /// What was written while its owner died, for the app of this token.
+    pub(super) fn written_too_late(&self, app: &AppId, shuffle: ShuffleId, token: [u8; 32]) {
+        self.burials.add(app, Some(shuffle), Why::Late(Some(token)));
+    }
+
+    /// Something of the app is to go now; answers how many objects went.
+    pub(super) async fn free(&self, app: &AppId, shuffle: Option<ShuffleId>) -> Result<u64, Error> {
+        self.burials.add(app, shuffle, Why::Named);
+        self.burials.bury(app).await
+    }
+
+    /// Removes what is to go, as far as that is done soon.
+    pub(super) async fn bury(&self) {
+        let _ = tokio::time::timeout(PATIENCE, self.burials.bury_all()).await;
+    }
+
+    // === what is kept ===
+
+    /// Keeps the records of all apps that call here, until it is dropped.
+    pub(super) async fn keep(self: Arc<Self>) {
+        let mut running = JoinSet::new();
+        loop {
+            for (app, standing) in self.due() {
+                if running.len() >= TOGETHER {
+                    self.own
+                        .lock()
+                        .entry(app)
+                        .and_modify(|own| own.running = false);
+                    continue;
+                }
+                let this = self.clone();
+                running.spawn(async move { this.look_at_own(&app, standing).await });
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                Some(_) = running.join_next(), if !running.is_empty() => {}
+            }
+        }
+    }
+
+    /// Apps whose records are to be looked at, marked as running.
+    fn due(&self) -> Vec<(AppId, Standing)> {
+        let now = self.clock.now();
+        let mut live = self.apps.live();
+        let mut own = self.own.lock();
+        let known: HashSet<&AppId> = live.iter().map(|(app, _)| app).collect();
+        own.retain(|app, _| known.contains(app));
+        drop(known);
+        live.retain(|(app, standing)| {
+            let Standing::Live { token, .. } = standing else {
+                return false;
+            };
+            let new = Own {
+                token: *token,
+                calls: None,
+                renewals: 0,
+                good: None,
+                next: now,
+                running: false,
+                swept: false,
+                failing: false,
+            };
+            let own = own.entry(app.clone()).or_insert(new);
+            if own.token != *token {
+                *own = new;
+            }
+            let due = !own.running && own.next <= now;
+            own.running |= due;
+            due
+        });
+        live
+    }
+
+    async fn look_at_own(&self, app: &AppId, standing: Standing) {
+        let Standing::Live {
+            token,
+            lease,
+            calls,
+            ..
+        } = standing
+        else {
+            return;
+        };
+        let Some(mut own) = self.own.lock().get(app).copied() else {
+            return;
+        };
+        let looked = self.keep_one(app, &mut own, lease, calls).await;
+        own.next = self.clock.now() + period_of(lease);
+        if let Err(error) = &looked {
+            own.next = self.clock.now() + period_of(lease) / 2;
+            if !own.failing {
+                tracing::warn!(%app, %error, "the lease record of an app in the object store cannot be kept for now; staging goes on");
+            }
+        }
+        (own.failing, own.running) = (looked.is_err(), false);
+        if let Some(now) = self
+            .own
+            .lock()
+            .get_mut(app)
+            .filter(|now| now.token == token)
+        {
+            *now = own;
+        }
+    }
+
+    async fn keep_one(
+        &self,
+        app: &AppId,
+        own: &mut Own,
+        lease: Duration,
+        calls: u64,
+    ) -> Result<(), Error> {
+        let record = match self.records.read(app).await? {
+            Some(record) if !record.opens(own.token) => {
+                own.good = None;
+                // One that is being removed makes way soon.
+                if record.buried_by().is_none() {
+                    self.apps.told(app, own.token, false);
+                }
+                return Ok(());
+            }
+            Some(record) if record.is_deleted() => {
+                own.good = None;
+                return Ok(());
             }
             Some(record) => record,
             None => {
-                let record = Lease::new(token, lease);
-                record.write(&self.remote.store, app).await?;
+                self.records.bind(app, own.token, lease, false).await?;
+                let Some(record) = self.records.read(app).await? else {
+                    return Ok(());
+                };
+                if !record.opens(own.token) {
+                    self.apps.told(app, own.token, false);
+                    return Ok(());
+                }
                 record
             }
         };
-        self.note(app, Some(record), 0);
-        Ok(())
-    }
-
-    /// Something of the app is to go: all, or one shuffle. Costs nothing if nothing of the app is in the store.
-    pub(super) fn dead(&self, app: &AppId, shuffle: Option<ShuffleId>) {
-        if self.watched.lock().contains_key(app) {
-            self.dead.lock().insert((app.clone(), shuffle));
-            self.wake.notify_one();
-        }
-    }
-
-    /// The same for what was written while its owner died, whatever is known of the app.
-    pub(super) fn written_too_late(&self, app: &AppId, shuffle: ShuffleId) {
-        self.dead.lock().insert((app.clone(), Some(shuffle)));
-        self.wake.notify_one();
-    }
-
-    /// Something of the app is to go now, whatever is known of the app; answers how many objects went.
-    pub(super) async fn free(&self, app: &AppId, shuffle: Option<ShuffleId>) -> Result<u64, Error> {
-        self.dead.lock().insert((app.clone(), shuffle));
-        self.remove_dead(app, shuffle).await
-    }
-
-    /// As if the apps had called since their records were written.
-    #[cfg(test)]
-    pub(super) fn forget_touched(&self) {
-        let mut watched = self.watched.lock();
-        watched.values_mut().for_each(|seen| seen.touched = 0);
-    }
-
-    /// Something has died.
-    pub(super) async fn woken(&self) {
-        self.wake.notified().await;
-    }
-
-    /// Removes what was declared dead; what fails stays on the list.
-    pub(super) async fn bury(&self) {
-        let dead: Vec<_> = self.dead.lock().iter().cloned().collect();
-        for (app, shuffle) in dead {
-            if let Err(error) = self.remove_dead(&app, shuffle).await {
-                tracing::warn!(%app, %error, "objects of what was deleted stay for now; tried again");
-            }
-        }
-    }
-
-    /// Removes what is on the list of the dead, and takes it from the list.
-    async fn remove_dead(&self, app: &AppId, shuffle: Option<ShuffleId>) -> Result<u64, Error> {
-        let dir = shuffle.map_or_else(|| keys::app(app), |shuffle| keys::shuffle(app, shuffle));
-        let removed = self.remove(app, &dir).await?;
-        if shuffle.is_none() {
-            self.watched.lock().remove(app);
-        }
-        self.dead.lock().remove(&(app.clone(), shuffle));
-        Ok(removed)
-    }
-
-    /// One round: buries, renews, watches.
-    pub(super) async fn sweep(&self) -> Result<(), Error> {
-        self.bury().await;
-        let listing = self.remote.store.list(keys::ROOT).await?;
-        let apps: Vec<_> = listing
-            .dirs
-            .iter()
-            .filter_map(|name| AppId::try_new(name))
-            .collect();
-        self.watched.lock().retain(|app, _| apps.contains(app));
-        for app in apps {
-            if let Err(error) = self.look_at(&app).await {
-                tracing::warn!(%app, %error, "the lease of an app's objects could not be looked at");
-            }
+        self.apps.told(app, own.token, true);
+        self.seen.lock().insert(app.clone());
+        let by_another = own.calls.is_some() && record.renewals() != own.renewals;
+        let called = own.calls != Some(calls);
+        let wanted = called && !by_another || record.lease() < lease;
+        let record = match record.buried_by().is_some() || wanted {
+            true => self.records.renew(app, &record, lease).await?,
+            false => record,
+        };
+        (own.calls, own.renewals) = (Some(calls), record.renewals());
+        own.good = Some(self.clock.now());
+        if !own.swept {
+            self.find_deleted_shuffles(app, own.token).await?;
+            own.swept = true;
         }
         Ok(())
     }
 
-    async fn look_at(&self, app: &AppId) -> Result<(), Error> {
-        let standing = self.apps.standing(app);
-        if standing == Standing::Deleted {
-            self.dead.lock().insert((app.clone(), None));
-            self.bury().await;
-            return Ok(());
-        }
-        let _alone = self.renewing.lock().await;
-        let record = Lease::read(&self.remote.store, app).await?;
-        match standing {
-            Standing::Live {
-                token,
-                lease,
-                touched,
-                ..
-            } if record.as_ref().is_none_or(|record| record.opens(token)) => {
-                let seen = self.watched.lock().get(app).map_or(0, |seen| seen.touched);
-                match record {
-                    Some(record) if touched <= seen => {
-                        self.note(app, Some(record), touched);
-                    }
-                    record => {
-                        let first = || Lease::new(token, lease);
-                        let renewed = record.map_or_else(first, |record| record.renewed(lease));
-                        renewed.write(&self.remote.store, app).await?;
-                        self.note(app, Some(renewed), touched);
-                    }
-                }
-                self.remove_deleted_shuffles(app).await
-            }
-            _ => {
-                // What has no record is what an upload left that ended after its app: the record comes first and goes last.
-                let lease = record.as_ref().map_or(self.lease, Lease::lease);
-                if self.note(app, record, 0) > lease {
-                    tracing::info!(%app, ?lease, "nobody renews the lease of an app's objects: they go");
-                    self.dead.lock().insert((app.clone(), None));
-                    self.bury().await;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Remembers a record; answers for how long it has not changed.
-    fn note(&self, app: &AppId, lease: Option<Lease>, touched: u64) -> Duration {
-        let now = self.clock.now();
-        let mut watched = self.watched.lock();
-        let seen = watched.entry(app.clone()).or_insert_with(|| Watched {
-            lease: lease.clone(),
-            since: now,
-            touched,
-        });
-        if seen.lease != lease {
-            (seen.lease, seen.since) = (lease, now);
-        }
-        seen.touched = seen.touched.max(touched);
-        now - seen.since
-    }
-
-    /// Of a live app: shuffles that it has deleted, also those that servers wrote which no longer exist.
-    async fn remove_deleted_shuffles(&self, app: &AppId) -> Result<(), Error> {
+    /// Of a live app: shuffles that were deleted here before this process began.
+    async fn find_deleted_shuffles(&self, app: &AppId, token: [u8; 32]) -> Result<(), Error> {
         let listing = self.remote.store.list(&keys::app(app)).await?;
         for name in listing.dirs {
             let Ok(number) = name.parse::<u32>() else {
@@ -245,26 +309,136 @@ impl Collector {
             };
             let shuffle = ShuffleId(number);
             // The tombstone that a deletion leaves on every volume.
-            if self
-                .volumes
-                .iter()
-                .any(|volume| volume.is_deleted(app, shuffle))
-            {
-                self.remove(app, &keys::shuffle(app, shuffle)).await?;
+            let mut volumes = self.volumes.iter();
+            if volumes.any(|volume| volume.is_deleted(app, shuffle)) {
+                self.dead(app, Some(shuffle), token);
             }
         }
         Ok(())
     }
 
-    async fn remove(&self, app: &AppId, dir: &str) -> Result<u64, Error> {
-        // invariant: delete-by-lease
-        let removed = self.remote.store.delete_below(dir).await?;
-        self.metrics.removed.inc_by(removed);
-        if removed > 0 {
-            self.remote.forget(app, None);
-            let requests = self.remote.store.cost(dir);
-            tracing::info!(%dir, objects = removed, requests = %requests, "objects removed");
-        }
-        Ok(removed)
+    // === what is watched ===
+
+    /// How long until the next look at the others' records: follows the shortest lease that is known.
+    pub(super) fn period(&self) -> Duration {
+        let usual = (self.lease / 4).clamp(Duration::from_millis(50), MOST);
+        let watched = self.watched.lock();
+        let leases = watched.values().filter_map(|seen| seen.lease.as_ref());
+        let shortest = leases.map(Lease::lease).min().unwrap_or(MOST * 4);
+        // An app that asks for a tiny lease does not make everybody list the store all the time.
+        usual.min((shortest / 4).max(Duration::from_secs(1)))
     }
+
+    /// Looks at the records of all apps that do not call here; `period` is the time since the last look, if all is well.
+    pub(super) async fn watch(&self, period: Duration) -> Result<(), Error> {
+        self.records.claim().await?;
+        let listing = self.remote.store.list(keys::ROOT).await?;
+        for name in &listing.objects {
+            let key = format!("{}/{name}", keys::ROOT);
+            if key != keys::marker() {
+                self.burials.foreign(&key, "no object of Forebay's");
+            }
+        }
+        let mut there = HashSet::new();
+        for name in &listing.dirs {
+            match AppId::try_new(name) {
+                Some(app) => drop(there.insert(app)),
+                None => {
+                    let key = format!("{}/{name}", keys::ROOT);
+                    self.burials.foreign(&key, "no app's directory");
+                }
+            }
+        }
+        let live: HashSet<AppId> = self.apps.live().into_iter().map(|(app, _)| app).collect();
+        let others = |app: &AppId| there.contains(app) && !live.contains(app);
+        self.watched.lock().retain(|app, _| others(app));
+        self.seen
+            .lock()
+            .retain(|app| there.contains(app) || live.contains(app));
+        let others = there.iter().filter(|app| !live.contains(*app));
+        let looks = stream::iter(others).for_each_concurrent(TOGETHER, async |app| {
+            if let Err(error) = self.look_at(app, period).await {
+                tracing::debug!(%app, %error, "the lease of an app's objects could not be looked at");
+            }
+        });
+        looks.await;
+        Ok(())
+    }
+
+    async fn look_at(&self, app: &AppId, period: Duration) -> Result<(), Error> {
+        let record = match self.records.read(app).await {
+            Err(Error::Corrupt { .. }) => {
+                self.burials
+                    .foreign(&keys::lease(app), "no lease record of Forebay's");
+                return Ok(());
+            }
+            record => record?,
+        };
+        let unchanged = self.note(app, record.clone(), period);
+        let Some(record) = record else {
+            // invariant: foreign-is-untouched. An app's record comes before all else and goes last.
+            match self.seen.lock().contains(app) {
+                true if unchanged > 2 * self.lease + period => {
+                    self.burials.add(app, None, Why::Late(None));
+                }
+                // Another may just have removed it.
+                false if !unchanged.is_zero() => {
+                    let key = keys::app(app);
+                    self.burials.foreign(&key, "no lease record in it");
+                }
+                _ => {}
+            }
+            return Ok(());
+        };
+        self.seen.lock().insert(app.clone());
+        // Whoever renews it looks at it so often.
+        let announced = period.max(2 * period_of(record.lease()));
+        let (patience, announced) = match record.buried_by() {
+            // Who removes it has stopped.
+            Some(_) if record.is_deleted() => (TAKEN_OVER, Duration::ZERO),
+            Some(_) => (TAKEN_OVER.max(announced), Duration::ZERO),
+            None => (2 * record.lease() + period, announced),
+        };
+        if unchanged > patience {
+            self.burials.add(app, None, Why::Silent(record, announced));
+        }
+        Ok(())
+    }
+
+    /// Remembers a record; answers for how long this server has seen it not change. A server that stood still has seen nothing
+    /// meanwhile: no look counts for more than two periods.
+    fn note(&self, app: &AppId, lease: Option<Lease>, period: Duration) -> Duration {
+        let now = self.clock.now();
+        let mut watched = self.watched.lock();
+        let seen = watched.entry(app.clone()).or_insert_with(|| Watched {
+            lease: lease.clone(),
+            last: now,
+            unchanged: Duration::ZERO,
+        });
+        let passed = (now - seen.last).min(2 * period);
+        seen.last = now;
+        if seen.lease == lease {
+            seen.unchanged += passed;
+        } else {
+            (seen.lease, seen.unchanged) = (lease, Duration::ZERO);
+        }
+        seen.unchanged
+    }
+
+    /// Looks at the records of all apps that call here, whenever they are due.
+    #[cfg(test)]
+    pub(super) async fn keep_now(&self) {
+        self.own
+            .lock()
+            .values_mut()
+            .for_each(|own| own.next = self.clock.now());
+        for (app, standing) in self.due() {
+            self.look_at_own(&app, standing).await;
+        }
+    }
+}
+
+/// How often a record with this lease is looked at.
+fn period_of(lease: Duration) -> Duration {
+    (lease / 4).clamp(LEAST, MOST)
 }

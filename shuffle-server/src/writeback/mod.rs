@@ -7,7 +7,9 @@
 //! | [`cells`] | how a shuffle is cut so that it can be sorted in memory: pure |
 //! | [`uploader`] | one round: objects, read back and compared |
 //! | [`committer`] | the manifest, then the volume's record |
-//! | [`collector`] | leases in the store, and what the dead have left there |
+//! | [`records`] | whose an app is: its record in the store |
+//! | [`collector`] | leases in the store: whose are kept, and whose are over |
+//! | [`burial`] | removal of what the dead have left there |
 //! | [`awaited`] | commits at level `object`, which are answered when the store has them |
 //! | [`drain`] | the end of the server: all of it, now, and how fast it goes |
 //!
@@ -18,17 +20,20 @@
 //! - invariant: remote-before-reclaim. Each arrow takes what the one before it made; a crash between any two leaves objects that no
 //!   manifest names, or a manifest that the volume finds when it begins the same generation again.
 //! - invariant: delete-by-lease. What is removed belongs to a shuffle or app that was deleted, or whose lease record nobody renews.
+//! - invariant: foreign-is-untouched. What is removed has a key of ours, below a directory whose lease record was seen.
 //!
 //! Does not own the data: volumes hold it until the store does. Nothing here is needed for a commit or a fetch to succeed, so a store
 //! that is down costs a backlog and nothing else.
 
 mod awaited;
+mod burial;
 mod cells;
 mod collector;
 mod committer;
 mod drain;
 mod planner;
 mod policy;
+mod records;
 mod throttle;
 mod uploader;
 
@@ -54,6 +59,7 @@ use collector::Collector;
 use drain::Begun;
 use planner::{Candidate, Urgency};
 pub use policy::Policy;
+pub use records::Records;
 pub(crate) use throttle::Throttle;
 use uploader::Error;
 
@@ -99,8 +105,8 @@ pub enum Standing {
         token: [u8; 32],
         /// How long its data outlive its last call.
         lease: Duration,
-        /// When it called last, in ms of the registry's clock.
-        touched: u64,
+        /// Rises with every call.
+        calls: u64,
     },
     /// It, or its driver, said that its data are to go.
     Deleted,
@@ -112,6 +118,10 @@ pub enum Standing {
 pub trait Apps: Send + Sync {
     /// What is known of one.
     fn standing(&self, app: &AppId) -> Standing;
+    /// Those that live here, also such as the pool has another token of.
+    fn live(&self) -> Vec<(AppId, Standing)>;
+    /// Whether the app's record in the store opens for this token, which it has here.
+    fn told(&self, app: &AppId, token: [u8; 32], opens: bool);
 }
 
 type Key = (VolumeId, AppId, ShuffleId);
@@ -136,7 +146,7 @@ pub struct WriteBack {
     clock: Arc<dyn Clock>,
     metrics: RemoteMetrics,
     throttle: Throttle,
-    collector: Collector,
+    collector: Arc<Collector>,
     running: Mutex<HashMap<Key, Lane>>,
     failed: Mutex<HashMap<Key, (u32, Instant)>>,
     /// How many rounds there were, and which was the last of a shuffle.
@@ -153,6 +163,7 @@ impl WriteBack {
     /// Of these volumes, to this store.
     pub fn new(
         remote: Arc<Remote>,
+        records: Arc<Records>,
         volumes: Vec<Volume>,
         apps: Arc<dyn Apps>,
         options: Options,
@@ -161,6 +172,7 @@ impl WriteBack {
     ) -> Self {
         let collector = Collector::new(
             remote.clone(),
+            records,
             volumes.clone(),
             apps.clone(),
             clock.clone(),
@@ -169,7 +181,7 @@ impl WriteBack {
         );
         Self {
             throttle: Throttle::new(options.bandwidth),
-            collector,
+            collector: Arc::new(collector),
             remote,
             volumes,
             apps,
@@ -187,8 +199,11 @@ impl WriteBack {
 
     /// Runs until `shutdown`; rounds that run then are given up.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        let collecting = self.clone().collect(shutdown.clone());
-        let mut collecting = JoinSet::from_iter([collecting]);
+        let mut collecting = JoinSet::new();
+        collecting.spawn(self.clone().watch());
+        // Beside each other: neither a removal nor a slow look at the others' keeps a record from being renewed.
+        collecting.spawn(self.collector.clone().keep());
+        collecting.spawn(self.collector.burials.clone().run());
         let mut rounds = JoinSet::new();
         loop {
             self.reclaim().await;
@@ -223,30 +238,26 @@ impl WriteBack {
         self.collector.free(app, shuffle).await
     }
 
-    /// A shuffle was deleted here by its app.
-    pub fn shuffle_deleted(&self, app: &AppId, shuffle: ShuffleId) {
+    /// A shuffle was deleted here by its app, which has this token.
+    pub fn shuffle_deleted(&self, app: &AppId, shuffle: ShuffleId, token: [u8; 32]) {
         self.remote.forget(app, Some(shuffle));
-        self.collector.dead(app, Some(shuffle));
+        self.collector.dead(app, Some(shuffle), token);
     }
 
-    /// An app was deleted here by itself.
-    pub fn app_deleted(&self, app: &AppId) {
+    /// An app was deleted here by itself, who has this token.
+    pub fn app_deleted(&self, app: &AppId, token: [u8; 32]) {
         self.remote.forget(app, None);
-        self.collector.dead(app, None);
+        self.collector.dead(app, None, token);
     }
 
-    async fn collect(self: Arc<Self>, shutdown: CancellationToken) {
-        let period =
-            (self.options.lease / 4).clamp(Duration::from_millis(50), Duration::from_secs(60));
+    /// Looks at what others have in the store, until it is dropped.
+    async fn watch(self: Arc<Self>) {
         loop {
-            if let Err(error) = self.collector.sweep().await {
+            let period = self.collector.period();
+            if let Err(error) = self.collector.watch(period).await {
                 tracing::warn!(%error, "the object store cannot be used; staging goes on, and it is looked at again in {period:?}");
             }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(period) => {}
-                () = self.collector.woken() => {}
-            }
+            tokio::time::sleep(period).await;
         }
     }
 
@@ -380,6 +391,11 @@ impl WriteBack {
             volume, key, merge, ..
         } = &turn;
         let _running = Running(&self, key);
+        // Of the app for which it writes: the app may be gone when it ends.
+        let token = match self.apps.standing(&key.1) {
+            Standing::Live { token, .. } => Some(token),
+            Standing::Deleted | Standing::Unknown => None,
+        };
         let result = self.try_round(&turn).await;
         let metrics = &self.metrics;
         let (_, app, shuffle) = key;
@@ -399,7 +415,11 @@ impl WriteBack {
             }
             // It has its turn again when all is quiet.
             Err(Error::InTheWay) => {}
-            Err(Error::Deleted) => self.collector.written_too_late(app, *shuffle),
+            Err(Error::Deleted) => {
+                if let Some(token) = token {
+                    self.collector.written_too_late(app, *shuffle, token);
+                }
+            }
             Err(Error::Attempts { owners, reason }) => {
                 // The next round begins without them, at once.
                 tracing::warn!(%app, %shuffle, volume = %volume.id(), attempts = owners.len(), %reason, "attempts are left out of write-back");

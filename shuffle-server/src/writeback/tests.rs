@@ -1,5 +1,6 @@
 //! The order of write-back, broken off between any two steps, on a real volume and a store in memory.
 
+mod leases;
 mod merges;
 mod rounds;
 mod steps;
@@ -31,8 +32,16 @@ impl Apps for Always {
             heard: true,
             token: [7; 32],
             lease: Duration::from_secs(600),
-            touched: 1,
+            calls: 1,
         }
+    }
+
+    fn live(&self) -> Vec<(AppId, Standing)> {
+        vec![(app(), self.standing(&app()))]
+    }
+
+    fn told(&self, _: &AppId, _: [u8; 32], opens: bool) {
+        assert!(opens);
     }
 }
 
@@ -100,6 +109,7 @@ impl Scene {
         };
         Arc::new(WriteBack::new(
             self.remote.clone(),
+            Arc::new(Records::new(self.remote.clone())),
             vec![self.volume.clone()],
             Arc::new(Always),
             options,
@@ -331,75 +341,4 @@ async fn an_object_that_the_store_changed_is_not_named_by_a_manifest() {
             "{verified:?}"
         );
     }
-}
-
-/// Knows no app.
-struct Nobody;
-
-impl Apps for Nobody {
-    fn standing(&self, _: &AppId) -> Standing {
-        Standing::Unknown
-    }
-}
-
-impl Scene {
-    /// What another server does that has never heard of the app.
-    fn stranger(&self) -> Collector {
-        let clock = Arc::new(self.clock.clone());
-        let lease = Duration::from_secs(600);
-        let metrics = Metrics::default().remote;
-        let (remote, apps) = (self.remote.clone(), Arc::new(Nobody));
-        Collector::new(remote, vec![], apps, clock, lease, metrics)
-    }
-
-    async fn left(&self) -> usize {
-        let dir = self.remote.store.list(keys::ROOT).await.expect("list").dirs;
-        dir.len()
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn objects_go_when_nobody_has_renewed_their_lease_for_as_long_as_it_is() {
-    let scene = Scene::new();
-    scene.push(0, 10).await;
-    scene.round().await;
-    let (owner, stranger) = (scene.write_back(), scene.stranger());
-    for _ in 0..10 {
-        // The owner hears of the app, and says so in the store.
-        owner.collector.forget_touched();
-        owner.collector.sweep().await.expect("sweep");
-        stranger.sweep().await.expect("sweep");
-        scene.clock.advance(Duration::from_secs(400));
-    }
-    assert_eq!(scene.left().await, 1);
-    stranger.sweep().await.expect("sweep");
-    scene.clock.advance(Duration::from_secs(200));
-    stranger.sweep().await.expect("sweep");
-    assert_eq!(scene.left().await, 1, "the lease is not over");
-    scene.clock.advance(Duration::from_secs(401));
-    // One that has just come has not seen it unchanged for long enough.
-    scene.stranger().sweep().await.expect("sweep");
-    assert_eq!(scene.left().await, 1);
-    stranger.sweep().await.expect("sweep");
-    assert_eq!(scene.left().await, 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_ends_after_its_shuffle_is_removed_too() {
-    let scene = Scene::new();
-    scene.push(0, 10).await;
-    drop(scene.upload().await);
-    assert_eq!(scene.left().await, 1);
-    let owner = scene.write_back();
-    owner.collector.written_too_late(&app(), SHUFFLE);
-    owner.collector.bury().await;
-    assert_eq!(scene.left().await, 0);
-    // Where the owner did not live to do that, there is no lease record: it goes like one that is not renewed.
-    drop(scene.upload().await);
-    let stranger = scene.stranger();
-    stranger.sweep().await.expect("sweep");
-    assert_eq!(scene.left().await, 1);
-    scene.clock.advance(Duration::from_secs(601));
-    stranger.sweep().await.expect("sweep");
-    assert_eq!(scene.left().await, 0);
 }

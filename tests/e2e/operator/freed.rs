@@ -77,7 +77,7 @@ async fn what_a_dead_server_left_is_freed_at_any_other() {
     forebay(["delete-app", "app-1", "--server", &admin])
         .await
         .good();
-    assert_eq!(bucket.files(), [] as [PathBuf; 0]);
+    assert_eq!(bucket.left(), [] as [PathBuf; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

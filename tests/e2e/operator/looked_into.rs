@@ -156,7 +156,7 @@ async fn objects_manifests_and_leases_are_printed_and_every_flipped_bit_is_found
     }
     assert_eq!(bytes.to_string(), all(Attempt::bytes));
     assert_eq!(attempts, 6);
-    let lease = bucket.below("app-1/lease").remove(0);
+    let lease = bucket.path().join("forebay-v1/app-1/lease");
     let report = forebay(["inspect", "lease", lease.to_str().unwrap()])
         .await
         .good();

@@ -78,7 +78,7 @@ async fn a_rule_is_on_stdout_alone_and_its_words_beside_it() {
         "{said:?}"
     );
     assert!(
-        said.out.contains("\"some/prefix/\"") && said.out.contains("45"),
+        said.out.contains("\"some/prefix/forebay-v1/\"") && said.out.contains("45"),
         "{said:?}"
     );
     for word in [

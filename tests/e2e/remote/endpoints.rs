@@ -23,7 +23,10 @@ async fn keeps_its_word(kind: StoreKind) {
     assert!(absent(store.get("app/lease").await.map(drop)));
     assert!(absent(store.size("app/lease").await.map(drop)));
     store.delete("app/lease").await.unwrap();
-    assert_eq!(store.delete_below("app").await.unwrap(), 0);
+    let below = async |dir: &str| store.list_below(dir, usize::MAX).await.unwrap();
+    assert_eq!(below("app").await, [] as [String; 0]);
+    let all = vec!["app/x".to_owned(), "app/y".to_owned()];
+    store.delete_all("app", all).await.unwrap();
 
     store.put("app/lease", "one".into(), false).await.unwrap();
     store.put("app/lease", "other".into(), false).await.unwrap();
@@ -79,9 +82,23 @@ async fn keeps_its_word(kind: StoreKind) {
     );
     // A neighbour whose name begins the same is another directory.
     store.put("app/00/x", "y".into(), false).await.unwrap();
-    assert_eq!(store.delete_below("app/0").await.unwrap(), 2);
+    let found = below("app/0").await;
+    assert_eq!(found.len(), 2, "{found:?}");
+    store.delete_all("app/0", found).await.unwrap();
     assert_eq!(store.list("app").await.unwrap().dirs, ["00"]);
-    assert_eq!(store.delete_below("app").await.unwrap(), 2);
+    assert_eq!(store.list_below("app", 1).await.unwrap().len(), 1);
+    let mut found = below("app").await;
+    found.sort();
+    assert_eq!(found, ["app/00/x", "app/lease"]);
+    // What is not there any more is no error, and keeps nothing else from going.
+    found.insert(0, "app/00/gone".into());
+    store.delete_all("app", found).await.unwrap();
+    // More than one request takes.
+    let many: Vec<_> = (0..1100).map(|n| format!("many/{n}")).collect();
+    let put = join_all(many.iter().map(|key| store.put(key, "x".into(), true))).await;
+    assert!(put.iter().all(Result::is_ok), "{put:?}");
+    store.delete_all("many", many).await.unwrap();
+    assert_eq!(below("many").await, [] as [String; 0]);
     let listing = store.list("").await.unwrap();
     assert!(listing.dirs.is_empty() && listing.objects.is_empty());
     if kind == StoreKind::Versity {
@@ -142,8 +159,8 @@ async fn outlives_its_server(kind: StoreKind) {
     peer.delete_app(&app).await.unwrap();
     let store = open(&endpoint, "prefix");
     eventually(SOON, || async {
-        let left = store.list("").await.unwrap();
-        if left.dirs.is_empty() && left.objects.is_empty() {
+        let left = store.list("forebay-v1").await.unwrap();
+        if left.dirs.is_empty() && left.objects == [".forebay-marker"] {
             Ok(())
         } else {
             Err(format!("left: {left:?}"))

@@ -92,7 +92,10 @@ impl Scene {
         // An upload that broke has been given up in the store too: nothing lies there that nobody knows of.
         let known = |path: &PathBuf| {
             let name = path.to_string_lossy();
-            name.ends_with(".obj") || name.ends_with(".manifest") || name.ends_with("lease")
+            name.ends_with(".obj")
+                || name.ends_with(".manifest")
+                || name.ends_with("lease")
+                || name.ends_with("marker")
         };
         let files = self.endpoint.files();
         assert!(files.iter().all(known), "{files:?}");
@@ -416,4 +419,74 @@ async fn a_reduce_read_costs_a_few_requests_per_server_that_wrote() {
         gateway.seen(Verb::List) <= 3,
         "nothing is listed to be read"
     );
+}
+
+/// While deletions have trouble, of a shuffle, of an app that its driver brings back, and of another app, no commit waits for them;
+/// and a live app that only one server hears of is not taken for dead by another meanwhile.
+async fn deletions_hold_nothing_up(trouble: Trouble) {
+    let Some(endpoint) = Endpoint::start(StoreKind::Versity).await else {
+        return;
+    };
+    let gateway = Gateway::to(endpoint.addr()).await;
+    let setup = |to| endpoint.setup(to, "off").flag("--lease", "4s");
+    let server = Server::with(setup(gateway.addr())).await;
+    let watcher = Server::with(setup(endpoint.addr())).await;
+    let (app, back, other) = (App::new(APP), App::new("back"), App::new("other"));
+    let mut oracle = Oracle::default();
+    let peer = server.peer().await;
+    let at_object = |app: &App, shuffle: u32, map: u32| {
+        let attempt = u64::from(shuffle * 100 + map);
+        Attempt::generate(app, shuffle, SHAPE, map, attempt).at(Durability::Object)
+    };
+    for app in [&app, &back, &other] {
+        for map in 0..4 {
+            oracle.push(&peer, &at_object(app, 0, map)).await;
+        }
+    }
+    gateway.trouble(trouble, &[Verb::Delete], u64::MAX);
+    peer.delete_shuffle(&app, 0).await.unwrap();
+    for app in [&back, &other] {
+        peer.delete_app(app).await.unwrap();
+        oracle.delete_app(app);
+    }
+    eventually(SOON, || async {
+        match gateway.struck() {
+            0 => Err("nothing was deleted yet".into()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    peer.renew(&back).await.unwrap();
+    let begin = Instant::now();
+    for shuffle in 1..4 {
+        for app in [&app, &back] {
+            let attempt = at_object(app, shuffle, 0);
+            let pushed = tokio::time::timeout(SOON, oracle.push(&peer, &attempt)).await;
+            pushed.expect("it waits for a removal");
+        }
+    }
+    while begin.elapsed() < Duration::from_secs(15) {
+        for app in [&app, &back] {
+            peer.renew(app).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    gateway.calm();
+    let mut server = server;
+    server.destroy();
+    for shuffle in 1..4 {
+        for app in [&app, &back] {
+            oracle.check(&watcher.peer().await, app, shuffle).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_deletions_holds_no_commit_up() {
+    deletions_hold_nothing_up(Trouble::Status(403)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_slow_to_delete_holds_no_commit_and_no_lease_up() {
+    deletions_hold_nothing_up(Trouble::Slow(Duration::from_secs(6))).await;
 }

@@ -1,0 +1,323 @@
+//! What several servers make of one app: tokens are the pool's, a full table, a server that stood still.
+
+use std::net::Ipv4Addr;
+
+use futures_util::{FutureExt, future::BoxFuture};
+
+use super::*;
+
+/// The records of a store.
+#[derive(Default)]
+struct Store {
+    tokens: Mutex<HashMap<AppId, ([u8; 32], bool)>>,
+    down: AtomicBool,
+}
+
+impl Store {
+    fn claim(&self, app: &AppId, token: [u8; 32], bind: Option<bool>) -> Result<Claim, String> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err("it is down".into());
+        }
+        let mut tokens = self.tokens.lock();
+        Ok(match (tokens.get(app).copied(), bind) {
+            (None, None) => Claim::Nobody,
+            (None, Some(_)) => {
+                tokens.insert(app.clone(), (token, false));
+                Claim::Yours
+            }
+            (Some((bound, _)), _) if bound != token => Claim::Another,
+            (Some((_, true)), Some(true)) => {
+                tokens.insert(app.clone(), (token, false));
+                Claim::Yours
+            }
+            (Some((_, true)), _) => Claim::Deleted,
+            (Some((_, false)), _) => Claim::Yours,
+        })
+    }
+
+    fn delete(&self, app: &AppId) {
+        if let Some((_, deleted)) = self.tokens.lock().get_mut(app) {
+            *deleted = true;
+        }
+    }
+}
+
+impl Pool for Store {
+    fn ask<'a>(&'a self, app: &'a AppId, token: [u8; 32]) -> BoxFuture<'a, Result<Claim, String>> {
+        std::future::ready(self.claim(app, token, None)).boxed()
+    }
+
+    fn bind<'a>(
+        &'a self,
+        app: &'a AppId,
+        token: [u8; 32],
+        _: Duration,
+        revive: bool,
+    ) -> BoxFuture<'a, Result<Claim, String>> {
+        std::future::ready(self.claim(app, token, Some(revive))).boxed()
+    }
+}
+
+fn server(store: &Arc<Store>) -> Stage {
+    let (ledger, clock) = (Arc::default(), ManualClock::new());
+    Stage::with(ledger, clock, Some(store.clone() as Arc<dyn Pool>))
+}
+
+/// What each call of a caller comes to at a server: renewal, push, fetch, deletion, as kinds.
+async fn calls(stage: &Stage, caller: &Caller) -> [Option<Kind>; 4] {
+    let registry = &stage.registry;
+    let kind = |error: Error| error.kind();
+    let read = registry.read(caller).await.err().map(kind);
+    let write = registry.write(caller).await.err().map(kind);
+    let renew = registry.renew(caller).await.err().map(kind);
+    let delete = match registry.delete(caller).await {
+        Ok(Some(_)) => None,
+        Ok(None) => registry.ask_pool(caller).await.err().map(kind),
+        Err(error) => Some(kind(error)),
+    };
+    [read, write, renew, delete]
+}
+
+#[tokio::test]
+async fn a_token_is_the_pools_whatever_a_server_has_seen() {
+    let store = Arc::new(Store::default());
+    let (owner, thief) = (caller("a"), caller_with("a", "guess", None));
+    let first = server(&store);
+    first.registry.renew(&owner).await.expect("bound");
+    first
+        .registry
+        .write(&owner)
+        .await
+        .expect("a task")
+        .committed();
+    let denied = [Some(Kind::Denied); 4];
+    // Knows nothing; knows the app; its lease ran out there; restarted on its disk; restarted on an empty one.
+    let expired = server(&store);
+    expired.registry.renew(&owner).await.expect("let in");
+    expired.pass(601).await;
+    let forgotten = server(&store);
+    forgotten.registry.renew(&owner).await.expect("let in");
+    forgotten.pass(601).await;
+    forgotten.pass(601).await;
+    let pool = Some(store.clone() as Arc<dyn Pool>);
+    let again = server(&store);
+    again.registry.renew(&owner).await.expect("let in");
+    let again = Stage::with(again.ledger, again.clock, pool);
+    for (name, stage) in [
+        ("the first", &first),
+        ("one that knows nothing", &server(&store)),
+        ("one where its lease ran out", &expired),
+        ("one that has forgotten it", &forgotten),
+        ("one that was restarted", &again),
+    ] {
+        assert_eq!(calls(stage, &thief).await, denied, "{name}");
+    }
+    // The owner is let in anywhere, also for its first call.
+    for entrance in 0..3 {
+        let stage = server(&store);
+        match entrance {
+            0 => drop(stage.registry.read(&owner).await.expect("a fetch")),
+            1 => drop(stage.registry.write(&owner).await.expect("a push")),
+            _ => assert_eq!(stage.registry.delete(&owner).await, Ok(None)),
+        }
+        assert_eq!(
+            stage.registry.ask_pool(&owner).await,
+            Ok(Some(Claim::Yours))
+        );
+    }
+    // What is known of by nobody is nobody's to read, and anybody's to register.
+    let unknown = caller("never-seen");
+    let refused = first.registry.read(&unknown).await.err();
+    assert_eq!(refused, Some(Error::Unknown(app("never-seen"))));
+    assert!(!store.tokens.lock().contains_key(&app("never-seen")));
+}
+
+#[tokio::test]
+async fn who_comes_second_is_refused_at_once_and_by_name() {
+    let store = Arc::new(Store::default());
+    let stranger = caller_with("a", "guess", None);
+    server(&store)
+        .registry
+        .renew(&stranger)
+        .await
+        .expect("first");
+    let refused = server(&store).registry.renew(&caller("a")).await;
+    assert_eq!(refused.err(), Some(Error::Denied(app("a"))));
+}
+
+#[tokio::test]
+async fn staging_goes_on_while_the_store_is_down_and_the_record_decides_after_it() {
+    let store = Arc::new(Store::default());
+    let (one, two) = (server(&store), server(&store));
+    let (owner, other) = (caller("a"), caller_with("a", "other", None));
+    store.down.store(true, Ordering::Relaxed);
+    for (stage, caller) in [(&one, &owner), (&two, &other)] {
+        stage.registry.renew(caller).await.expect("let in");
+        stage.registry.write(caller).await.expect("a push");
+        stage
+            .registry
+            .read(caller)
+            .await
+            .expect("a fetch of what is here");
+        let confirmed = stage.registry.confirm(&app("a")).await;
+        assert_eq!(
+            confirmed.map_err(|error| error.kind()),
+            Err(Kind::Unavailable)
+        );
+    }
+    let unknown = server(&store).registry.read(&owner).await.err();
+    assert_eq!(unknown.map(|error| error.kind()), Some(Kind::Unavailable));
+    // It is there again: the first to be confirmed has it.
+    store.down.store(false, Ordering::Relaxed);
+    one.registry.confirm(&app("a")).await.expect("made");
+    assert_eq!(
+        two.registry.confirm(&app("a")).await,
+        Err(Error::Taken(app("a")))
+    );
+    assert_eq!(two.registry.standing(&app("a")), Standing::Unknown);
+    let taken = [
+        Some(Kind::Denied),
+        Some(Kind::Denied),
+        Some(Kind::Denied),
+        None,
+    ];
+    assert_eq!(
+        calls(&two, &other).await,
+        taken,
+        "it may give up what it has"
+    );
+    // The owner is let in where the other was bound, and has nothing there.
+    two.clock.advance(Duration::from_secs(3));
+    let renewed = two.registry.renew(&owner).await.expect("let in");
+    assert!(renewed.anew);
+    assert_eq!(
+        two.registry.read(&other).await.err(),
+        Some(Error::Denied(app("a")))
+    );
+}
+
+#[tokio::test]
+async fn a_deleted_app_comes_back_by_its_driver_alone_also_elsewhere() {
+    let store = Arc::new(Store::default());
+    let owner = caller("a");
+    server(&store).registry.renew(&owner).await.expect("bound");
+    store.delete(&app("a"));
+    let elsewhere = server(&store);
+    let late = elsewhere.registry.write(&owner).await.err();
+    assert_eq!(late, Some(Error::Gone(app("a"), End::Deleted)));
+    let read = elsewhere.registry.read(&owner).await.err();
+    assert_eq!(read, Some(Error::Unknown(app("a"))));
+    elsewhere.registry.renew(&owner).await.expect("its driver");
+    elsewhere.registry.write(&owner).await.expect("a task");
+}
+
+#[tokio::test]
+async fn thousands_who_only_register_keep_nobody_out() {
+    let limits = Limits { apps: 64, ..LIMITS };
+    let stage = Stage::new();
+    let registry = Registry::new(
+        stage.ledger.clone(),
+        Arc::new(stage.clock.clone()),
+        limits,
+        Arc::new(Metrics::default()),
+        None,
+        [],
+    );
+    let from = |name: &str, last: u8| Caller {
+        peer: Some(Ipv4Addr::new(10, 0, 0, last).into()),
+        ..caller_with(name, "secret", Some(3600))
+    };
+    let early = from("early", 1);
+    registry.renew(&early).await.expect("let in");
+    let busy = registry.write(&from("busy", 1)).await.expect("let in");
+    busy.committed();
+    for i in 0..500 {
+        stage.clock.advance(Duration::from_millis(1));
+        let renewed = registry.renew(&from(&format!("fake-{i}"), 66)).await;
+        let lease = renewed.expect("let in").lease;
+        assert_eq!(lease, Duration::from_secs(600), "not for a day");
+    }
+    // Neither who has something, nor who came from elsewhere, had to make room; and a new one is let in.
+    assert!(!registry.renew(&early).await.expect("known").anew);
+    registry.alive(&busy).expect("known");
+    registry.renew(&from("late", 66)).await.expect("let in");
+    assert_eq!(registry.live(), 64);
+    registry.clean().await;
+    assert_eq!(
+        stage.ledger.records.lock().len(),
+        64,
+        "what the volumes know"
+    );
+    // One who made room loses nothing but its place.
+    assert!(
+        registry
+            .renew(&from("fake-0", 66))
+            .await
+            .expect("let in")
+            .anew
+    );
+    // A table that is full of apps with data is full.
+    for i in 0..64 {
+        if let Ok(app) = registry.write(&from(&format!("real-{i}"), 2)).await {
+            app.committed();
+        }
+    }
+    let refused = registry.renew(&from("more", 3)).await.err();
+    assert_eq!(refused.map(|error| error.kind()), Some(Kind::Busy));
+}
+
+#[tokio::test]
+async fn a_server_that_stood_still_does_not_take_that_for_the_apps_silence() {
+    let stage = Stage::new();
+    let (short, long) = (caller_with("short", "secret", Some(10)), caller("long"));
+    for caller in [&short, &long] {
+        stage.registry.renew(caller).await.expect("known");
+    }
+    let pass = |slept: u64, late: u64| {
+        stage.clock.advance(Duration::from_secs(slept + late));
+        let late = Duration::from_secs(late);
+        stage.registry.look(stage.registry.now(), late)
+    };
+    assert_eq!(pass(5, 0), 0);
+    // For a day, again and again, and nobody could call meanwhile.
+    for _ in 0..3 {
+        assert_eq!(pass(1, 86_400), 0);
+    }
+    stage
+        .registry
+        .read(&long)
+        .await
+        .expect("its data are there");
+    // It goes on to count: the short one had 5 s left, then 4, 3, 2, and half a lease at least.
+    assert_eq!(pass(1, 0), 0);
+    assert_eq!(pass(3, 0), 0);
+    assert_eq!(pass(1, 0), 1, "nobody called");
+    // Who is gone stays gone.
+    assert_eq!(pass(1, 86_400), 0);
+    let gone = stage.registry.write(&short).await.err();
+    assert_eq!(gone, Some(Error::Gone(app("short"), End::Expired)));
+    // Again and again a bit late: what nobody calls for ends all the same.
+    let brief = caller_with("brief", "secret", Some(100));
+    stage.registry.renew(&brief).await.expect("known");
+    let mut passes = 0;
+    while pass(1, 1) == 0 {
+        passes += 1;
+        assert!(passes < 150, "it never ends");
+    }
+    assert!(
+        passes >= 98,
+        "ended after {passes} s in which it could be heard"
+    );
+}
+
+#[tokio::test]
+async fn deletions_that_take_long_are_no_standstill_and_hold_nothing_up() {
+    let stage = Stage::new();
+    stage.registry.renew(&caller("a")).await.expect("known");
+    stage.clock.advance(Duration::from_secs(601));
+    assert_eq!(stage.registry.look(stage.registry.now(), Duration::ZERO), 1);
+    // Ended before anything of it was deleted, which is done beside.
+    assert!(stage.knows("a"));
+    stage.registry.clean().await;
+    assert!(!stage.knows("a"));
+}
