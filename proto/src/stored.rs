@@ -6,8 +6,9 @@
 //! | 0..36 | as the block's checksum covers them, see [`crate::block`] |
 //! | 36..40 | the block's checksum u32 |
 //!
-//! Totals per partition are packed: [`totals`]. Owns no file and no object: what rows and totals lie in is tabled where it is written.
+//! Totals per partition are packed: [`totals`]. A byte that has changed where much depends on it: [`mend`]. Owns no file and no object: what rows and totals lie in is tabled where it is written.
 
+pub mod mend;
 pub mod totals;
 
 use crate::{

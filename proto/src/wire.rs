@@ -1,5 +1,7 @@
 //! Raw integers and strings from the network become ids here, and nowhere else. Everything is bounded before it is believed.
 
+use std::collections::BTreeSet;
+
 use crate::{
     block::{
         BlockHeader, Codec, ENCRYPTION, Flags, MAX_BATCH, MAX_BATCH_BLOCKS, MAX_BLOCK,
@@ -331,6 +333,54 @@ pub fn totals_message<'a>(
         message.blocks.push(total.blocks);
         message.bytes.push(total.bytes);
         message.records.push(total.records);
+    }
+    message
+}
+
+/// Most attempts that one fetch may name: as many as fit into a request of the largest size, whatever their ids.
+pub const MAX_WANTED: usize = 1 << 17;
+
+/// Attempts of one volume: columns of equal length, ascending.
+pub fn attempts(
+    field: &'static str,
+    message: &v1::Attempts,
+) -> Result<BTreeSet<(MapIndex, AttemptId)>, Invalid> {
+    let count = message.map_index.len();
+    if message.attempt.len() != count {
+        let value = format!("columns of {count} and {}", message.attempt.len());
+        return Err(Invalid::new(field, value, "send columns of equal length"));
+    }
+    let (mut map_index, mut attempt) = (0u32, 0u64);
+    let mut attempts = Vec::with_capacity(count);
+    for (more, difference) in message.map_index.iter().zip(&message.attempt) {
+        map_index = map_index
+            .checked_add(*more)
+            .ok_or_else(|| Invalid::new(field, "beyond 2^32", "send map indexes as differences"))?;
+        attempt = attempt.wrapping_add_signed(*difference);
+        let one = (MapIndex(map_index), AttemptId(attempt));
+        if attempts.last().is_some_and(|last| *last >= one) {
+            let value = format!("map {map_index} attempt {attempt}, out of order");
+            return Err(Invalid::new(
+                field,
+                value,
+                "send each attempt once, ascending",
+            ));
+        }
+        attempts.push(one);
+    }
+    Ok(attempts.into_iter().collect())
+}
+
+/// The message of attempts that ascend by map index and then by attempt.
+pub fn attempts_message(attempts: impl IntoIterator<Item = (MapIndex, AttemptId)>) -> v1::Attempts {
+    let mut message = v1::Attempts::default();
+    let (mut map_before, mut attempt_before) = (0u32, 0u64);
+    for (MapIndex(map_index), AttemptId(attempt)) in attempts {
+        debug_assert!(map_index >= map_before, "attempts ascend");
+        message.map_index.push(map_index.wrapping_sub(map_before));
+        let difference = attempt.wrapping_sub(attempt_before);
+        message.attempt.push(difference.cast_signed());
+        (map_before, attempt_before) = (map_index, attempt);
     }
     message
 }

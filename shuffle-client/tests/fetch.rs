@@ -63,6 +63,24 @@ async fn outputs_that_nobody_names_are_not_released() {
     assert!(read(&client, &outputs[..2]).await.unwrap() == wrote(&[0, 1], 10, LENGTH));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_block_of_an_attempt_that_nobody_names_fails_nothing() {
+    let (first, second, client, outputs) = two_servers().await;
+    // A map has run again because its output is bad, and an old server sends that too.
+    let commit = write(&client, &[&first, &second], 1, 999, 10, LENGTH).await;
+    let named = [outputs[0].clone(), output(&commit, 1, 999)];
+    for server in [&first, &second] {
+        server.faults().spoilt = Some(AttemptId(101));
+    }
+    assert!(read(&client, &named).await.unwrap() == wrote(&[0, 1], 10, LENGTH));
+    // Who names it is told, after the server was.
+    let error = read(&client, &outputs[..2]).await.unwrap_err();
+    assert_eq!(error.output.unwrap().attempt, AttemptId(101));
+    let mut reports = first.counters().reports;
+    reports.extend(second.counters().reports);
+    assert_eq!(reports, [AttemptId(101)]);
+}
+
 #[tokio::test]
 async fn nothing_to_read_is_read_at_once() {
     let server = Fake::start().await;

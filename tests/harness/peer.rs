@@ -110,13 +110,28 @@ impl Peer {
         step("a fetch", async {
             let mut stream = self.data.clone().fetch(request).await?.into_inner();
             let mut fetched = Fetched::default();
-            let mut summary = None;
+            let mut summary: Option<v1::Summary> = None;
             while let Some(message) = stream.message().await? {
-                assert!(summary.is_none(), "a message after the summary");
-                summary = fetched.take(message);
+                let ended = summary.as_ref().is_some_and(|summary| !summary.more);
+                assert!(!ended, "a message after the summary");
+                let begun = summary.is_some();
+                match (&mut summary, fetched.take(message)) {
+                    (Some(whole), Some(more)) => {
+                        whole.map_index.extend(more.map_index);
+                        whole.attempt.extend(more.attempt);
+                        whole.blocks.extend(more.blocks);
+                        whole.bytes.extend(more.bytes);
+                        whole.records.extend(more.records);
+                        whole.lost.extend(more.lost);
+                        whole.more = more.more;
+                    }
+                    (summary, Some(first)) => *summary = Some(first),
+                    (_, None) => assert!(!begun, "blocks after the summary"),
+                }
             }
             fetched.summary =
                 summary.expect("the last message of a fetch that succeeds is its summary");
+            assert!(!fetched.summary.more, "the summary breaks off");
             Ok(fetched)
         })
         .await
@@ -229,7 +244,7 @@ pub fn fetch_range(
         partition_end: partitions.end,
         map_start: maps.start,
         map_end: maps.end,
-        cursor: Bytes::new(),
+        ..Default::default()
     }
 }
 

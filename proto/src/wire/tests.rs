@@ -242,3 +242,39 @@ proptest! {
         prop_assert_eq!(pushed(&table(&blocks, false), payload), Ok(blocks));
     }
 }
+
+#[test]
+fn wanted_attempts_come_through_whatever_their_ids() {
+    let wanted: BTreeSet<_> = [
+        (0, u64::MAX),
+        (0, 0),
+        (1, 7),
+        (5, 1 << 63),
+        (5, (1 << 63) + 1),
+        (u32::MAX, 3),
+    ]
+    .map(|(map, attempt)| (MapIndex(map), AttemptId(attempt)))
+    .into();
+    let message = attempts_message(wanted.iter().copied());
+    assert_eq!(attempts("only", &message), Ok(wanted));
+    assert_eq!(
+        attempts("only", &v1::Attempts::default()),
+        Ok(BTreeSet::new())
+    );
+}
+
+#[test]
+fn wanted_attempts_out_of_order_or_in_columns_of_different_length_are_refused() {
+    let message = |map_index: &[u32], attempt: &[i64]| v1::Attempts {
+        map_index: map_index.to_vec(),
+        attempt: attempt.to_vec(),
+    };
+    for wrong in [
+        message(&[1, 2], &[1]),
+        message(&[1, 0], &[5, 0]),
+        message(&[1, 0], &[5, -1]),
+        message(&[u32::MAX, 1], &[1, 1]),
+    ] {
+        assert_eq!(attempts("only", &wrong).unwrap_err().field, "only");
+    }
+}

@@ -1,7 +1,7 @@
 //! The fake server's answers to control calls, through the generated service.
 
 use bytes::Bytes;
-use shuffle_proto::{v1, wire};
+use shuffle_proto::{ids::AttemptId, v1, wire};
 use tonic::Status;
 
 use super::{Inner, service::malformed};
@@ -79,6 +79,18 @@ impl v1::control_server::Control for Inner {
         self.store.lock().delete(&app, None);
         self.counters.lock().deleted_apps += 1;
         Ok(tonic::Response::new(v1::DeleteAppResponse { bytes: 0 }))
+    }
+
+    async fn verify(
+        &self,
+        request: tonic::Request<v1::VerifyRequest>,
+    ) -> Result<tonic::Response<v1::VerifyResponse>, Status> {
+        let attempt = AttemptId(request.into_inner().attempt);
+        self.counters.lock().reports.push(attempt);
+        Ok(tonic::Response::new(v1::VerifyResponse {
+            sound: true,
+            reason: String::new(),
+        }))
     }
 
     async fn usage(

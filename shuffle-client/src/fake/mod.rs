@@ -1,7 +1,7 @@
 //! A server in memory that speaks the real protocol on loopback and fails on demand, for tests of what uses this crate.
 //!
 //! What it is told comes over the wire like at a real server, checked by the same code (`shuffle_proto::wire`); what it does not do
-//! is staging, budgets and tokens. [`Faults`] are switched on and off at any time.
+//! is staging, budgets, tokens, and leaving out attempts that a fetch does not name: as an old server it sends them all. [`Faults`] are switched on and off at any time.
 
 mod control;
 mod service;
@@ -38,6 +38,8 @@ pub struct Faults {
     pub flip: u32,
     /// Blocks that are sent unharmed before `flip` counts.
     pub flip_after: u32,
+    /// All blocks of this attempt are sent with a flipped bit.
+    pub spoilt: Option<AttemptId>,
     /// Fetches and summaries leave this attempt out, as if it had never been committed.
     pub omit: Option<AttemptId>,
     /// The summary says that this attempt is lost.
@@ -83,6 +85,8 @@ pub struct Counters {
     pub deleted_shuffles: u64,
     /// DeleteApp calls.
     pub deleted_apps: u64,
+    /// Attempts of Verify calls.
+    pub reports: Vec<AttemptId>,
 }
 
 /// The server. Dropping it stops it.

@@ -366,7 +366,7 @@ impl Inner {
             {
                 wire::put_block(&mut table, header, true);
                 length += bytes.len();
-                payload.push(self.maybe_flipped(bytes));
+                payload.push(self.maybe_flipped(header.attempt, bytes));
                 position += 1;
             }
             message.table = Some(table);
@@ -481,16 +481,18 @@ impl Inner {
         Ok((blocks, summary))
     }
 
-    fn maybe_flipped(&self, bytes: &Bytes) -> Bytes {
+    fn maybe_flipped(&self, attempt: AttemptId, bytes: &Bytes) -> Bytes {
         let mut faults = self.faults.lock();
-        if faults.flip == 0 {
-            return bytes.clone();
+        if faults.spoilt != Some(attempt) {
+            if faults.flip == 0 {
+                return bytes.clone();
+            }
+            if faults.flip_after > 0 {
+                faults.flip_after -= 1;
+                return bytes.clone();
+            }
+            faults.flip -= 1;
         }
-        if faults.flip_after > 0 {
-            faults.flip_after -= 1;
-            return bytes.clone();
-        }
-        faults.flip -= 1;
         let mut copy = BytesMut::from(&bytes[..]);
         let middle = copy.len() / 2;
         copy[middle] ^= 0x10;

@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use shuffle_proto::v1;
+use shuffle_proto::summary;
 use shuffle_remote::{Cursor, Owner, Place, Remote};
 
 use super::{
@@ -130,8 +130,8 @@ impl Fetch<'_, '_> {
             self.deliver(blocks, permit).await.map_err(wrong(false))?;
             self.cursor = part.cursor.to_bytes();
         }
-        let mut summary = v1::Summary::default();
-        fetch.summary().await?.put(&mut summary);
+        let summary = summary::messages([fetch.summary().await?], usize::MAX).pop();
+        let summary = summary.unwrap_or_default();
         verify::compare(&self.group.expected, &summary).map_err(wrong(true))
     }
 

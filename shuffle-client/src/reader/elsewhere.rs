@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use futures_util::future::join_all;
 use rand::seq::IndexedRandom as _;
-use shuffle_proto::ids::VolumeId;
+use shuffle_proto::ids::{AttemptId, VolumeId};
 
 use super::{plan::Group, stream::Fetch};
 use crate::{
@@ -135,9 +135,15 @@ impl Fetch<'_, '_> {
         more
     }
 
-    /// Leaves to the other copies' servers what has one; false if nothing has. The rest is asked for anew.
-    pub(super) fn turn_to_mirrors(&mut self, for_good: bool, more: &mut Vec<Group>) -> bool {
-        let moved = self.group.split_mirrored(for_good, &self.backoff);
+    /// Leaves to the other copies' servers what has one, or the output of this attempt; false if nothing has. The rest is asked for
+    /// anew.
+    pub(super) fn turn_to_mirrors(
+        &mut self,
+        for_good: bool,
+        only: Option<AttemptId>,
+        more: &mut Vec<Group>,
+    ) -> bool {
+        let moved = self.group.split_mirrored(for_good, only, &self.backoff);
         for group in &moved {
             tracing::debug!(
                 read = self.shared.name(),

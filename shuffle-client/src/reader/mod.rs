@@ -2,7 +2,8 @@
 //!
 //! - `plan.rs`: what must be seen, grouped by server. `verify.rs`: what has been seen of it, block by block, and the comparison at
 //!   the end. `stream.rs`: one task per server that fetches and resumes; `elsewhere.rs`: where it goes when that server fails it;
-//!   `direct.rs`: the object store itself, when no server is left; `losses.rs`: all that is gone, told with the first loss.
+//!   `direct.rs`: the object store itself, when no server is left; `losses.rs`: all that is gone, told with the first loss;
+//!   `report.rs`: telling a server that what it sent is bad.
 //! - Here: the window, the queue of verified blocks, and what happens on the caller's thread: putting long records together,
 //!   decrypting and decoding, so that decoded bytes never wait in memory.
 //!
@@ -14,6 +15,7 @@ mod direct;
 mod elsewhere;
 mod losses;
 mod plan;
+mod report;
 mod stream;
 mod verify;
 

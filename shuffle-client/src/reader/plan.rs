@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use rand::seq::SliceRandom as _;
 use shuffle_proto::{
     ids::{AttemptId, VolumeId},
-    wire,
+    v1,
+    wire::{self, MAX_WANTED},
 };
 
 use super::{ReadSpec, verify::Progress};
@@ -65,12 +66,17 @@ pub(super) fn groups(spec: &ReadSpec, is_down: impl Fn(&str) -> bool) -> Result<
     Ok(groups)
 }
 
+/// One group per server, or several where there are more outputs than one request names.
 fn by_server(outputs: impl Iterator<Item = Progress>) -> Vec<Group> {
-    let mut servers: BTreeMap<String, Group> = BTreeMap::new();
+    let mut servers: BTreeMap<(String, usize), Group> = BTreeMap::new();
+    let mut counts: HashMap<String, usize> = HashMap::new();
     for progress in outputs {
         let output = &progress.output;
+        let count = counts.entry(output.address.clone()).or_default();
+        let part = *count / MAX_WANTED;
+        *count += 1;
         let group = servers
-            .entry(output.address.clone())
+            .entry((output.address.clone(), part))
             .or_insert_with(|| Group {
                 address: output.address.clone(),
                 volumes: Vec::new(),
@@ -90,17 +96,37 @@ fn by_server(outputs: impl Iterator<Item = Progress>) -> Vec<Group> {
 }
 
 impl Group {
+    /// What is wanted of each volume, in their order.
+    pub(super) fn wanted(&self) -> Vec<v1::Attempts> {
+        let of = |volume: &VolumeId| {
+            let outputs = self.expected.values().map(|progress| &progress.output);
+            let mut wanted: Vec<_> = outputs
+                .filter(|output| output.volume == *volume)
+                .map(|output| (output.map_index, output.attempt))
+                .collect();
+            wanted.sort_unstable();
+            wire::attempts_message(wanted)
+        };
+        self.volumes.iter().map(of).collect()
+    }
+
     /// Whether an output has another copy that may be turned to.
     pub(super) fn is_mirrored(&self) -> bool {
         let mut outputs = self.expected.values().map(|progress| &progress.output);
         outputs.any(|output| output.mirror.is_some())
     }
 
-    /// Takes out the outputs that have another copy, to be fetched from there; `for_good`: never again from here.
-    pub(super) fn split_mirrored(&mut self, for_good: bool, backoff: &Backoff) -> Vec<Group> {
-        let moved = self
-            .expected
-            .extract_if(|_, progress| progress.output.swap(for_good));
+    /// Takes out the outputs that have another copy, or the one of this attempt, to be fetched from there; `for_good`: never again
+    /// from here.
+    pub(super) fn split_mirrored(
+        &mut self,
+        for_good: bool,
+        only: Option<AttemptId>,
+        backoff: &Backoff,
+    ) -> Vec<Group> {
+        let moved = self.expected.extract_if(|attempt, progress| {
+            only.is_none_or(|only| only == *attempt) && progress.output.swap(for_good)
+        });
         let mut groups = by_server(moved.map(|(_, progress)| progress));
         for group in &mut groups {
             group.moves = self.moves;

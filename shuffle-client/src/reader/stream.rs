@@ -8,7 +8,8 @@
 //! | broken stream, `Unavailable` | the same server from the last verified message, with pauses, until `retry_deadline` passed without a new block; meanwhile once, and again at the end, the volumes are looked for elsewhere. A server that somebody of this process has waited for in vain is not waited for again |
 //! | `Busy` | the same, for much longer: the server is there, and nothing is lost. What ends it is a failure of the task that names no output |
 //! | `Lost` | each volume by itself: if it is found elsewhere, there; if this server has it, once more; else it is lost |
-//! | a checksum fails, `Corrupt` | once more from the last verified message: the bits may have flipped on the way |
+//! | a checksum fails | the server is told (`report.rs`), then once more from the last verified message: the bits may have flipped on the way, and if not, the server serves it from elsewhere now, or says that it is lost |
+//! | `Corrupt` | once more from the last verified message |
 //! | an attempt is missing, or counts differ | once more from the start |
 //! | anything else | at once |
 //! | the object store itself fails, or does not have all | the volume's own server, as it was asked before |
@@ -21,14 +22,19 @@
 //!
 //! What is meant by elsewhere: `elsewhere.rs`; what happens between the first loss and the failure of the reader: `losses.rs`.
 
-use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::stream;
 use shuffle_proto::{
     block::BlockHeader,
     frame::{self, Rope},
-    ids::VolumeId,
+    ids::{AttemptId, VolumeId},
     v1, wire,
 };
 use tokio::{
@@ -104,6 +110,8 @@ pub(super) struct Fetch<'a, 'd> {
     /// Asked once more already, with no new block since.
     pub(super) asked_again: bool,
     doubt: &'a mut Doubt<'d>,
+    /// What this server was told of, see `report.rs`.
+    pub(super) reported: HashSet<(VolumeId, AttemptId)>,
 }
 
 /// Why a stream ended early.
@@ -136,6 +144,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
             backoff,
             asked_again: false,
             doubt,
+            reported: HashSet::new(),
         }
     }
 
@@ -174,10 +183,11 @@ impl<'a, 'd> Fetch<'a, 'd> {
             self.shared.tally.failed(&address, trouble.message());
             match trouble {
                 Trouble::Wrong { fault, from_start } => {
-                    if std::mem::replace(&mut self.asked_again, true) {
+                    let told = self.report(&fault).await;
+                    if std::mem::replace(&mut self.asked_again, true) && !told {
                         // What was committed last may not have been written back.
                         if fault.missing && self.go_home().await
-                            || self.turn_to_mirrors(true, &mut more)
+                            || self.turn_to_mirrors(true, fault.attempt, &mut more)
                         {
                             continue;
                         }
@@ -236,14 +246,15 @@ impl<'a, 'd> Fetch<'a, 'd> {
                         );
                         tokio::time::sleep(pause).await;
                         if self.backoff.tries() >= SEARCH_AFTER {
-                            self.turn_to_mirrors(false, &mut more);
+                            self.turn_to_mirrors(false, None, &mut more);
                         }
                     }
                     Kind::Lost
-                        if self.group.home.is_none() && self.turn_to_mirrors(true, &mut more) => {}
+                        if self.group.home.is_none()
+                            && self.turn_to_mirrors(true, None, &mut more) => {}
                     Kind::Lost => more.extend(self.lost(failure).await?),
                     Kind::Corrupt if !std::mem::replace(&mut self.asked_again, true) => {}
-                    Kind::Corrupt if self.turn_to_mirrors(true, &mut more) => {}
+                    Kind::Corrupt if self.turn_to_mirrors(true, None, &mut more) => {}
                     Kind::Corrupt => {
                         let message = format!(
                             "{address} cannot serve {}: {}",
@@ -284,6 +295,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
             map_start: spec.maps.start,
             map_end: spec.maps.end,
             cursor: self.cursor.clone(),
+            only: self.group.wanted(),
         };
         let mut rope = Rope::default();
         frame::encode(&request, [], &mut rope);
@@ -307,6 +319,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
         let mut answers = tokio::time::timeout(patience, call)
             .await
             .map_err(|_| late("an answer"))??;
+        let mut summary = v1::Summary::default();
         loop {
             let next = tokio::time::timeout(patience, answers.head::<v1::FetchResponse>()).await;
             let Some((message, length)) = next.map_err(|_| late("more"))?? else {
@@ -334,13 +347,17 @@ impl<'a, 'd> Fetch<'a, 'd> {
                     fault,
                     from_start: false,
                 };
-                let blocks = verify::cut(headers, pieces).map_err(wrong)?;
+                let blocks = verify::cut(&self.group.expected, headers, pieces).map_err(wrong)?;
                 self.deliver(blocks, permit).await.map_err(wrong)?;
             }
             if !message.cursor.is_empty() && message.cursor.len() <= MAX_CURSOR {
                 self.cursor = message.cursor;
             }
-            if let Some(summary) = message.summary {
+            if let Some(more) = message.summary {
+                verify::join(&mut summary, more);
+                if summary.more {
+                    continue;
+                }
                 let wrong = |fault| Trouble::Wrong {
                     fault,
                     from_start: true,

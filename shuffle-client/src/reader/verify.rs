@@ -81,13 +81,19 @@ impl Progress {
     }
 }
 
-/// Cuts the payload into blocks and checks every one of them, also those that nobody asked for: a flipped bit may be what makes it
-/// look so. Nothing is released unless all are good (invariant: verified-before-released).
+/// Cuts the payload into blocks and checks those of expected attempts. Nothing is released unless all of them are good (invariant:
+/// verified-before-released).
+///
+/// Blocks of other attempts are dropped unseen. One that lost to another (speculation, a map that has run again because this very
+/// block is bad) must not fail the read of what took its place; and where a flipped bit is what makes an expected block look like
+/// another's, the count of its attempt tells.
 pub(super) fn cut(
+    expected: &HashMap<AttemptId, Progress>,
     headers: Vec<BlockHeader>,
     pieces: Vec<Bytes>,
 ) -> Result<Vec<(BlockHeader, Bytes)>, Fault> {
-    check(block::cut(headers, pieces))
+    let blocks = block::cut(headers, pieces);
+    check(blocks.filter(|(header, _)| expected.contains_key(&header.attempt)))
 }
 
 /// The same for blocks that come one by one.
@@ -113,6 +119,17 @@ pub(super) fn check(
     Ok(blocks)
 }
 
+/// Adds one of several messages that are a summary together.
+pub(super) fn join(summary: &mut v1::Summary, more: v1::Summary) {
+    summary.map_index.extend(more.map_index);
+    summary.attempt.extend(more.attempt);
+    summary.blocks.extend(more.blocks);
+    summary.bytes.extend(more.bytes);
+    summary.records.extend(more.records);
+    summary.lost.extend(more.lost);
+    summary.more = more.more;
+}
+
 /// Keeps the blocks of expected attempts that were not seen before, and counts them: all of a message, or none.
 pub(super) fn admit(
     expected: &mut HashMap<AttemptId, Progress>,
@@ -120,7 +137,6 @@ pub(super) fn admit(
 ) -> Result<VecDeque<(BlockHeader, Bytes)>, Fault> {
     let mut positions = Vec::with_capacity(blocks.len());
     for (header, _) in &blocks {
-        // An attempt that nobody names lost to another one (speculation, a retry): it is committed and never read.
         positions.push(
             expected
                 .get(&header.attempt)
@@ -167,6 +183,11 @@ pub(super) fn compare(
         .enumerate()
         .map(|(row, attempt)| (*attempt, row))
         .collect();
+    let lost: HashMap<u64, &v1::LostAttempt> = summary
+        .lost
+        .iter()
+        .map(|lost| (lost.attempt, lost))
+        .collect();
     for (attempt, progress) in expected {
         let fault = |missing, message| Fault {
             attempt: Some(*attempt),
@@ -174,8 +195,7 @@ pub(super) fn compare(
             message,
         };
         let Some(&row) = rows.get(&attempt.0) else {
-            let lost = summary.lost.iter().find(|lost| lost.attempt == attempt.0);
-            let why = lost.map_or_else(
+            let why = lost.get(&attempt.0).map_or_else(
                 || "the server does not know it".to_string(),
                 |lost| lost.reason.clone(),
             );
@@ -260,7 +280,7 @@ mod tests {
             blocks: vec![BLOCKS],
             bytes: vec![bytes],
             records: vec![records],
-            lost: Vec::new(),
+            ..Default::default()
         }
     }
 

@@ -10,6 +10,8 @@
 mod conformance;
 pub mod keys;
 mod memory;
+mod mend;
+mod parity;
 mod rocks;
 pub mod values;
 
@@ -66,6 +68,10 @@ pub trait SegmentIndex: Send + Sync {
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<(), Error>;
+    /// Whether records may be missing, because something of it was damaged when it was opened.
+    fn is_damaged(&self) -> bool {
+        false
+    }
 }
 
 /// Changes that belong together, in order.
@@ -112,6 +118,17 @@ pub enum Error {
         /// Of this server.
         known: u32,
     },
+}
+
+impl Step {
+    /// Bytes of keys and values.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Step::Put(key, value) => key.len() + value.len(),
+            Step::Delete(key) => key.len(),
+            Step::DeleteRange(from, to) => from.len() + to.len(),
+        }
+    }
 }
 
 // === impl Batch ===

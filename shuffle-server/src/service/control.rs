@@ -10,7 +10,7 @@ use shuffle_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Core, caller, router::Peer};
+use super::{Core, caller, router::Peer, verify};
 use crate::{
     error::Refusal,
     registry::Claim,
@@ -182,6 +182,15 @@ impl v1::control_server::Control for Control {
         let (peer, request) = split(request);
         let result = self.delete_app(&request).await;
         self.answer("DeleteApp", peer, request.caller.as_ref(), result)
+    }
+
+    async fn verify(
+        &self,
+        request: Request<v1::VerifyRequest>,
+    ) -> Result<Response<v1::VerifyResponse>, Status> {
+        let (peer, request) = split(request);
+        let result = verify::verify(&self.core, &request).await;
+        self.answer("Verify", peer, request.caller.as_ref(), result)
     }
 
     async fn usage(

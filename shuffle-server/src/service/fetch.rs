@@ -10,23 +10,25 @@
 //! | 17.. | position in that volume, as `staging::Cursor` or `shuffle_remote::Cursor` says; one that the tier does not know is the start |
 
 use std::{
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    vec,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use hyper::body::Incoming;
-use prost::Message;
 use shuffle_proto::{
     frame::{self, MAX_HEAD, MessageReader, Rope},
     ids::{AppId, VolumeId},
     kind::Kind,
-    v1,
+    summary, v1,
     wire::{self, Invalid},
 };
+use shuffle_remote::Owner;
 use tonic::Status;
 
 use super::{
@@ -41,6 +43,8 @@ use crate::{
 
 const CURSOR_VERSION: u8 = 1;
 const MAX_CURSOR: usize = 64;
+/// Bytes of one message of the summary: as much as readers take, but for its own few fields.
+const MAX_SUMMARY: usize = MAX_HEAD - 1024;
 
 /// Answers a fetch.
 pub(super) fn serve(
@@ -71,7 +75,8 @@ struct Fetching {
     /// Ascending by volume.
     reads: Vec<Read>,
     current: usize,
-    summarised: bool,
+    /// What is left to be sent of the summary; absent until all blocks are sent.
+    summaries: Option<vec::IntoIter<v1::Summary>>,
     _stream: StreamPermit,
 }
 
@@ -111,6 +116,7 @@ async fn start(
         .iter()
         .map(|id| wire::volume("volumes", id))
         .collect::<Result<Vec<_>, _>>()?;
+    let wanted = wanted(&request, &volumes)?;
     volumes.sort_unstable();
     volumes.dedup();
     if volumes.is_empty() {
@@ -128,6 +134,7 @@ async fn start(
         shuffle: wire::shuffle(request.shuffle),
         partitions,
         maps,
+        only: None,
     };
     let mut reads = Vec::with_capacity(volumes.len());
     for id in &volumes {
@@ -136,15 +143,38 @@ async fn start(
             Some((of, cursor)) if id == of => Begin::After(cursor.clone()),
             _ => Begin::Start,
         };
-        reads.push(Read::open(core, *id, &range, begin).await?);
+        let subject = Subject {
+            only: wanted.get(id).cloned(),
+            ..range.clone()
+        };
+        reads.push(Read::open(core, *id, subject, begin).await?);
     }
     Ok(Fetching {
         app,
         reads,
         current: 0,
-        summarised: false,
+        summaries: None,
         _stream: stream,
     })
+}
+
+/// The attempts that are wanted of each volume; of a volume that is not in it, all.
+fn wanted(
+    request: &v1::FetchRequest,
+    volumes: &[VolumeId],
+) -> Result<HashMap<VolumeId, Arc<BTreeSet<Owner>>>, Invalid> {
+    let mut wanted: HashMap<VolumeId, BTreeSet<Owner>> = HashMap::new();
+    if !request.only.is_empty() && request.only.len() != volumes.len() {
+        let value = format!("{} entries", request.only.len());
+        let remedy = format!("send one per volume, {}, or none", volumes.len());
+        return Err(Invalid::new("only", value, remedy));
+    }
+    for (volume, attempts) in volumes.iter().zip(&request.only) {
+        let attempts = wire::attempts("only", attempts)?;
+        wanted.entry(*volume).or_default().extend(attempts);
+    }
+    let wanted = wanted.into_iter();
+    Ok(wanted.map(|(id, only)| (id, Arc::new(only))).collect())
 }
 
 /// The app of a read. One that never called here is known by its record in the object store.
@@ -195,31 +225,18 @@ impl Fetching {
             core.metrics.blocks_fetched.inc_by(part.blocks.len() as u64);
             return Ok(Some(message(read.volume(), part)));
         }
-        if self.summarised {
+        let reads = &self.reads;
+        let summaries = self.summaries.get_or_insert_with(|| {
+            let all = reads.iter().map(Read::summary);
+            summary::messages(all, MAX_SUMMARY).into_iter()
+        });
+        let Some(summary) = summaries.next() else {
             return Ok(None);
-        }
-        self.summarised = true;
-        let mut summary = v1::Summary::default();
-        self.reads
-            .iter()
-            .for_each(|read| read.summary().put(&mut summary));
+        };
         let response = v1::FetchResponse {
             summary: Some(summary),
             ..Default::default()
         };
-        let length = response.encoded_len();
-        if length > MAX_HEAD {
-            let value = format!(
-                "{} attempts",
-                response.summary.map_or(0, |summary| summary.attempt.len())
-            );
-            return Err(Invalid::new(
-                "map_end",
-                value,
-                "fetch fewer map indexes at once: their summary is too large",
-            )
-            .into());
-        }
         let mut rope = Rope::default();
         frame::encode(&response, [], &mut rope);
         Ok(Some(rope))

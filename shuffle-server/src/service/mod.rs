@@ -13,6 +13,7 @@ mod push;
 mod read;
 mod router;
 pub(crate) mod state;
+mod verify;
 mod volumes;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -42,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) remote: Option<Tier>,
     /// Pushes that were let in and have not ended: the drain waits for them.
     pub(crate) pushes: TaskTracker,
+    /// Attempts that readers have found wrong.
+    reports: verify::Reports,
     /// How long a batch that has memory may stand still.
     stall: Duration,
     /// The end of the server.
@@ -71,6 +74,7 @@ impl Core {
             metrics,
             remote,
             pushes,
+            reports: verify::Reports::default(),
             stall,
             drain,
         }

@@ -8,7 +8,7 @@ use shuffle_proto::{
     block::BlockHeader,
     ids::{AppId, ShuffleId, VolumeId},
     kind::Kind,
-    summary::Summary,
+    summary::{LostAttempt, Summary},
 };
 use shuffle_remote::{self as remote, Only, Place};
 
@@ -25,6 +25,8 @@ pub(super) struct Subject {
     pub(super) shuffle: ShuffleId,
     pub(super) partitions: Range<u32>,
     pub(super) maps: Range<u32>,
+    /// The attempts that are wanted; all, if absent.
+    pub(super) only: Only,
 }
 
 /// Where a read of a volume begins.
@@ -76,12 +78,12 @@ impl Read {
     pub(super) async fn open(
         core: &Core,
         volume: VolumeId,
-        subject: &Subject,
+        subject: Subject,
         begin: Begin,
     ) -> Result<Self, Refusal> {
         let mut read = Self {
             volume,
-            subject: subject.clone(),
+            subject,
             begin,
             tier: Tier::Done,
             summary: Summary::default(),
@@ -94,7 +96,9 @@ impl Read {
             }
             Err(refusal) => refusal,
         };
-        let Subject { app, shuffle, .. } = subject;
+        let Subject {
+            app, shuffle, only, ..
+        } = &read.subject;
         // A deletion counts before the objects are gone.
         let deleted = || {
             core.volumes
@@ -103,7 +107,7 @@ impl Read {
         };
         if refusal.kind == Kind::Lost
             && !deleted()
-            && let Some(fetch) = read.remote(core, None).await?
+            && let Some(fetch) = read.remote(core, only.clone()).await?
         {
             read.tier = Tier::Remote(Box::new(fetch));
             return Ok(read);
@@ -121,8 +125,10 @@ impl Read {
             shuffle,
             partitions,
             maps,
+            only,
         } = &self.subject;
-        Ok(volume.fetch(app, *shuffle, partitions.clone(), maps.clone(), cursor)?)
+        let fetch = volume.fetch(app, *shuffle, partitions.clone(), maps.clone(), cursor)?;
+        Ok(fetch.only(only.clone()))
     }
 
     /// What the store has; `None` if that is nothing, or if there is no store.
@@ -135,6 +141,7 @@ impl Read {
             shuffle,
             partitions,
             maps,
+            ..
         } = &self.subject;
         let place = Place {
             app: app.clone(),
@@ -195,6 +202,7 @@ impl Read {
                     });
                     self.summary.lost.extend(summary.lost);
                     self.summary.covered.extend(summary.covered);
+                    self.name_missing();
                     self.tier = Tier::Done;
                 }
                 Tier::Done => {
@@ -214,6 +222,30 @@ impl Read {
         }
     }
 
+    /// What is wanted and was found nowhere is lost: never silently absent.
+    fn name_missing(&mut self) {
+        let Some(only) = &self.subject.only else {
+            return;
+        };
+        let Summary { covered, lost } = &mut self.summary;
+        let covered = covered.iter().map(|one| (one.map_index, one.attempt));
+        let known: BTreeSet<_> = covered
+            .chain(lost.iter().map(|one| (one.map_index, one.attempt)))
+            .collect();
+        for &(map_index, attempt) in only.difference(&known) {
+            if self.subject.maps.contains(&map_index.0) {
+                lost.push(LostAttempt {
+                    map_index,
+                    attempt,
+                    reason: format!(
+                        "volume {} is not served here, and it is not in the object store",
+                        self.volume
+                    ),
+                });
+            }
+        }
+    }
+
     /// After the volume: what it cannot serve may be in the store.
     async fn rest(&self, core: &Core) -> Result<Tier, Refusal> {
         if self.summary.lost.is_empty() {
@@ -221,7 +253,14 @@ impl Read {
         }
         let lost = self.summary.lost.iter();
         let lost: BTreeSet<_> = lost.map(|lost| (lost.map_index, lost.attempt)).collect();
-        let fetch = self.remote(core, Some(Arc::new(lost))).await?;
+        let fetch = match self.remote(core, Some(Arc::new(lost))).await {
+            // Then it is lost, for the volume's own reason.
+            Err(refusal) if refusal.kind == Kind::Corrupt => {
+                tracing::error!(volume = %self.volume, why = refusal.message, "the store cannot stand in for the volume");
+                None
+            }
+            fetch => fetch?,
+        };
         Ok(fetch.map_or(Tier::Done, |fetch| Tier::Remote(Box::new(fetch))))
     }
 

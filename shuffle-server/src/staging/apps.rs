@@ -2,11 +2,12 @@
 
 use super::{
     AppRecord, Error, Volume,
+    commit::app_record,
     deleted::Deleted,
     remove,
     shared::{App, Shared},
 };
-use crate::index::{AppNo, Batch as Changes, keys::Key, values};
+use crate::index::{AppNo, Batch as Changes, keys::Key};
 
 impl Volume {
     /// Remembers an app, or its new lease. Must come before the app's first attempt. Blocking (a write to the index). What fails is
@@ -75,13 +76,8 @@ fn write(shared: &Shared, app: &AppRecord) -> Result<(), Error> {
     if shared.is_broken() {
         return Err(shared.unavailable());
     }
-    let record = values::App {
-        id: app.app.clone(),
-        token_hash: app.token_hash,
-        lease: app.lease,
-    };
     let mut changes = Changes::default();
-    changes.put(Key::App(no), &values::Record::App(record));
+    changes.put(Key::App(no), &app_record(app));
     shared
         .index
         .write(&changes, false)

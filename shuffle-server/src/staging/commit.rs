@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use super::{
-    Durability, Error, Receipt,
+    AppRecord, Durability, Error, Receipt,
     batch::{Batch, Owner},
     flush::{Cause, account, find_run, flush_shuffle, keep_cached, put_run, sync_runs},
     log::{Entry, LogFile, Logs},
@@ -17,7 +17,11 @@ use super::{
     stats::Stats,
     writer::{Reply, Request, Task},
 };
-use crate::index::{AppNo, Batch as Changes, keys::Key, values::LogPlace};
+use crate::index::{
+    AppNo, Batch as Changes,
+    keys::Key,
+    values::{self, LogPlace},
+};
 use shuffle_proto::ids::ShuffleId;
 
 /// One attempt of a group.
@@ -217,7 +221,7 @@ fn sync_files(shared: &Shared, jobs: &mut [Job]) {
 fn record(shared: &Shared, jobs: &mut [Job]) {
     let _gate = shared.gate.lock();
     let mut changes = Changes::default();
-    let mut last_run = None;
+    let (mut last_run, mut last_shuffle) = (None, None);
     let mut sync = false;
     for job in jobs.iter_mut().filter(|job| job.failed.is_none()) {
         let shuffle = &job.attempt.shuffle;
@@ -229,7 +233,12 @@ fn record(shared: &Shared, jobs: &mut [Job]) {
             }
             state.recorded
         };
-        if !recorded {
+        // More often than need be: a few bytes, so that no damage to one record of the index's log costs the shuffle or the app.
+        if !recorded && let Some(app) = shared.names.read().apps.get(&shuffle.app) {
+            changes.put(Key::App(app.no), &app_record(&app.record));
+        }
+        if last_shuffle.replace((shuffle.app_no, shuffle.id)) != Some((shuffle.app_no, shuffle.id))
+        {
             changes.put(Key::Shuffle(shuffle.app_no, shuffle.id), &shuffle.record());
         }
         if let Some(run) = &job.run
@@ -287,6 +296,15 @@ fn record(shared: &Shared, jobs: &mut [Job]) {
     }
 }
 
+/// An app as the index has it.
+pub(super) fn app_record(app: &AppRecord) -> values::Record {
+    values::Record::App(values::App {
+        id: app.app.clone(),
+        token_hash: app.token_hash,
+        lease: app.lease,
+    })
+}
+
 /// Notes what went wrong, once, and that these jobs have failed by it.
 fn fail(shared: &Shared, jobs: &mut [Job], positions: &[usize], error: &Error) {
     let bytes = positions.iter().map(|&position| job_bytes(&jobs[position]));
@@ -324,6 +342,10 @@ fn raise(
             _ if state.deleted => Err(shuffle.fenced()),
             None => Err(Error::Lost(format!(
                 "map {} attempt {} is not committed",
+                owner.0, owner.1
+            ))),
+            Some(committed) if committed.lost.is_some() => Err(Error::Lost(format!(
+                "map {} attempt {} is lost here: push it again",
                 owner.0, owner.1
             ))),
             Some(committed) => Ok((

@@ -5,7 +5,12 @@
 //! next, and what was already sent from memory is left out of it; that works because an attempt's blocks leave memory in the order
 //! of their seq, and because memory is walked in the order of (map index, attempt, seq).
 //!
-//! Checksums are not computed here: the reader does that over its own copy, which says more.
+//! An attempt goes out in the order of seq, or from some point on not at all: once any of it is lost, or left out because the disk
+//! does not answer, nothing of it is sent that comes after. So whoever has the rest (the object store, the other copy, the disk that
+//! is quick again) can complete what the reader has.
+//!
+//! Checksums are not computed here: the reader does that over its own copy, which says more, and reports what fails
+//! (`super::verify`).
 
 mod memory;
 mod runs;
@@ -21,7 +26,7 @@ use shuffle_proto::{
 
 use super::{
     Error, FetchPart,
-    batch::Owner,
+    batch::{Data, Owner},
     disk::is_passing,
     flush::find_run,
     health::GLANCE,
@@ -76,6 +81,12 @@ struct Reader {
     /// Attempts that were committed when the fetch began.
     commits: Arc<Commits>,
     version: u64,
+    /// The attempts that are wanted; all, if absent.
+    only: Option<Arc<BTreeSet<Owner>>>,
+    /// Committed attempts of which nothing is sent from here on: not wanted, lost, or left out.
+    excluded: BTreeSet<Owner>,
+    /// How often something of the shuffle was lost when that was last looked at.
+    damages: u64,
     position: Position,
     /// The rows that are read from the current run.
     table: Option<Table>,
@@ -87,11 +98,10 @@ struct Reader {
 #[derive(Clone)]
 struct LeftOut {
     reason: String,
-    /// Before the first of it: a reader that comes back is to get it too.
+    /// Before all of it: a reader that comes back is to get it too. Absent until it is known what that is.
     resume: Option<Position>,
     runs: BTreeSet<RunId>,
-    /// Of what is in a commit log.
-    held: BTreeSet<Owner>,
+    attempts: BTreeSet<Owner>,
 }
 
 /// What a step came to.
@@ -177,6 +187,9 @@ impl Fetch {
             maps,
             commits: snapshot.commits,
             version: snapshot.version,
+            only: None,
+            excluded: BTreeSet::new(),
+            damages: 0,
             position,
             table: None,
             left_out: None,
@@ -188,6 +201,21 @@ impl Fetch {
             counted: true,
             unanswered: None,
         })
+    }
+
+    /// Of these attempts alone; the summary names each of them, as covered or as lost.
+    pub fn only(mut self, only: Option<Arc<BTreeSet<(MapIndex, AttemptId)>>>) -> Self {
+        if let (Some(reader), Some(only)) = (&mut self.reader, only) {
+            let commits = reader.commits.clone();
+            for (owner, committed) in of_maps(&commits, &reader.maps) {
+                // What has no block to be left out need not be looked up for every block.
+                if !only.contains(owner) && committed.totals.sum(&reader.partitions).blocks > 0 {
+                    reader.excluded.insert(*owner);
+                }
+            }
+            reader.only = Some(only);
+        }
+        self
     }
 
     /// A read of the server's own.
@@ -286,7 +314,7 @@ async fn read_disk(mut reader: Box<Reader>, partly: bool) -> Result<(Box<Reader>
         reason: overdue.to_string(),
         resume: None,
         runs: BTreeSet::new(),
-        held: BTreeSet::new(),
+        attempts: BTreeSet::new(),
     });
     let step = again.step(false)?;
     Ok((again, step))
@@ -304,6 +332,9 @@ impl Reader {
             maps: self.maps.clone(),
             commits: self.commits.clone(),
             version: self.version,
+            only: self.only.clone(),
+            excluded: self.excluded.clone(),
+            damages: self.damages,
             position: self.position,
             table: None,
             left_out: self.left_out.clone(),
@@ -313,7 +344,13 @@ impl Reader {
 
     /// Fills one part, from files only if `disk`.
     fn step(&mut self, disk: bool) -> Result<Step, Error> {
+        let damages = self.shuffle.damages();
         let snapshot = self.shuffle.snapshot()?;
+        if self.damages != damages {
+            self.damages = damages;
+            self.exclude_lost(&snapshot);
+        }
+        self.leave_out(&snapshot);
         let mut part = PartBuilder::new(self.shared.pool.clone());
         let mut filled = self.take_runs(&snapshot, &mut part, disk)?;
         if matches!(filled, Filled::More) {
@@ -349,9 +386,9 @@ impl Reader {
             if !ordinals.is_empty() && run.lost.get().is_none() {
                 let filled = if let Some(cached) = run.cached() {
                     self.take_cached(snapshot, run, &cached, ordinals, part)
-                } else if let Some(left_out) = &mut self.left_out {
-                    left_out.resume.get_or_insert(self.position);
-                    left_out.runs.insert(run.id);
+                } else if self.left_out.is_some() {
+                    // Also one that memory had a moment ago.
+                    self.leave_out_run(snapshot, run.id);
                     Filled::More
                 } else if disk {
                     match self.take_file(snapshot, run, ordinals, part) {
@@ -369,6 +406,7 @@ impl Reader {
                         }
                         Err(error) => {
                             self.lose(run, &error);
+                            self.exclude_lost(snapshot);
                             Filled::More
                         }
                     }
@@ -397,7 +435,9 @@ impl Reader {
             return false;
         }
         let owner = (block.map_index, block.attempt);
-        if self.position.sent(owner, block.seq) {
+        if self.position.sent(owner, block.seq)
+            || (!self.excluded.is_empty() && self.excluded.contains(&owner))
+        {
             return false;
         }
         all_committed
@@ -417,29 +457,96 @@ impl Reader {
         Stats::add(&self.shared.stats.read_failures, 1);
         self.shared.note_read(error);
         run.lose(|| error.to_string());
-        self.shuffle
-            .damaged
-            .store(true, std::sync::atomic::Ordering::Release);
+        self.shuffle.damage();
+    }
+
+    /// Sends nothing more of attempts that are not whole here (invariant: an attempt is served in the order of seq, or not at all).
+    fn exclude_lost(&mut self, snapshot: &Snapshot) {
+        let commits = self.commits.clone();
+        for (owner, _) in of_maps(&commits, &self.maps) {
+            if snapshot.reclaimed.contains(owner) || lost_reason(snapshot, *owner).is_some() {
+                self.excluded.insert(*owner);
+            }
+        }
+    }
+
+    /// Once the disk does not answer: leaves out what only it has of what is still to be sent, and the attempts that have any of it,
+    /// also where memory has more of them.
+    fn leave_out(&mut self, snapshot: &Snapshot) {
+        let position = self.position;
+        let Some(left_out) = self.left_out.as_mut().filter(|one| one.resume.is_none()) else {
+            return;
+        };
+        left_out.resume = Some(position);
+        for run in &snapshot.runs[snapshot.runs.partition_point(|run| run.id.0 < position.run)..] {
+            let span = run.span(&self.partitions);
+            let done = match run.id.0 == position.run {
+                true => position.ordinal,
+                false => 0,
+            };
+            if done.max(span.start) < span.end && run.cached().is_none() {
+                left_out.runs.insert(run.id);
+            }
+        }
+        let in_log = |owner: &Owner| {
+            let held = snapshot.held.get(owner);
+            held.is_some_and(|held| {
+                let mut batches = held.batches.iter();
+                batches.any(|batch| {
+                    matches!(batch.data(), Data::Log(..))
+                        && !batch.select(&self.partitions).is_empty()
+                })
+            })
+        };
+        let begin = match position.memory {
+            Some((owner, _)) => owner,
+            None => (MapIndex(0), AttemptId(0)),
+        };
+        for (owner, committed) in of_maps(&snapshot.commits, &self.maps) {
+            let mut runs = committed.runs.iter();
+            if runs.any(|run| left_out.runs.contains(run)) || (*owner >= begin && in_log(owner)) {
+                left_out.attempts.insert(*owner);
+                self.excluded.insert(*owner);
+            }
+        }
+    }
+
+    /// Leaves out one more run, and the attempts that have any of it.
+    fn leave_out_run(&mut self, snapshot: &Snapshot, run: RunId) {
+        let Some(left_out) = self
+            .left_out
+            .as_mut()
+            .filter(|one| !one.runs.contains(&run))
+        else {
+            return;
+        };
+        left_out.runs.insert(run);
+        for (owner, committed) in of_maps(&snapshot.commits, &self.maps) {
+            if committed.runs.binary_search(&run).is_ok() {
+                left_out.attempts.insert(*owner);
+                self.excluded.insert(*owner);
+            }
+        }
     }
 
     /// What the commits say of the partitions, and which attempts are not whole.
     fn summary(&self, snapshot: &Snapshot) -> Summary {
         let mut summary = Summary::default();
-        let damaged = self
-            .shuffle
-            .damaged
-            .load(std::sync::atomic::Ordering::Acquire);
-        let first = (MapIndex(self.maps.start), AttemptId(0));
-        for (&(map_index, attempt), committed) in self.commits.range(first..) {
-            if map_index.0 >= self.maps.end {
-                break;
+        let damaged = self.shuffle.damages() > 0;
+        for (&owner, committed) in of_maps(&self.commits, &self.maps) {
+            let (map_index, attempt) = owner;
+            if self
+                .only
+                .as_ref()
+                .is_some_and(|only| !only.contains(&owner))
+            {
+                continue;
             }
-            let owner = (map_index, attempt);
             let reason = if snapshot.reclaimed.contains(&owner) {
                 Some("it is in the object store only".into())
             } else {
                 let lost = damaged.then(|| lost_reason(snapshot, owner)).flatten();
-                lost.or_else(|| self.left_out_reason(owner, committed))
+                lost.or_else(|| self.left_out_reason(owner))
             };
             if let Some(reason) = reason {
                 summary.lost.push(LostAttempt {
@@ -459,16 +566,25 @@ impl Reader {
                 records: sum.records,
             });
         }
+        let unknown = self.only.iter().flat_map(|only| only.iter());
+        for &(map_index, attempt) in unknown
+            .filter(|owner| self.maps.contains(&owner.0.0) && !self.commits.contains_key(*owner))
+        {
+            summary.lost.push(LostAttempt {
+                map_index,
+                attempt,
+                reason: format!("volume {} does not know it", self.shared.id),
+            });
+        }
         summary
     }
 }
 
 impl Reader {
-    fn left_out_reason(&self, owner: Owner, committed: &Committed) -> Option<String> {
+    fn left_out_reason(&self, owner: Owner) -> Option<String> {
         let left_out = self.left_out.as_ref()?;
-        let runs = &mut committed.runs.iter();
-        (left_out.held.contains(&owner) || runs.any(|run| left_out.runs.contains(run)))
-            .then(|| left_out.reason.clone())
+        let left = left_out.attempts.contains(&owner);
+        left.then(|| left_out.reason.clone())
     }
 
     /// What of a summary is lost for now only.
@@ -485,6 +601,16 @@ impl Reader {
             attempts,
         })
     }
+}
+
+/// The commits of a range of map indexes.
+fn of_maps<'a>(
+    commits: &'a Commits,
+    maps: &Range<u32>,
+) -> impl Iterator<Item = (&'a Owner, &'a Arc<Committed>)> {
+    let (start, end) = (maps.start, maps.end);
+    let commits = commits.range((MapIndex(start), AttemptId(0))..);
+    commits.take_while(move |((map_index, _), _)| map_index.0 < end)
 }
 
 /// Why an attempt is not whole.

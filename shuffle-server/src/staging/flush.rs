@@ -79,8 +79,10 @@ pub(super) fn flush_shuffle(
             return Err(shuffle.fenced());
         }
         for source in sources.iter().filter(|source| source.open.is_none()) {
-            // Only this thread and a deletion take committed blocks away, and the gate keeps deletions out.
-            let Some(committed) = state.commits.get(&source.owner) else {
+            // Only this thread, a deletion and a loss take committed blocks away, and the gate keeps deletions out. What was lost
+            // meanwhile stays so.
+            let held = state.held.contains_key(&source.owner);
+            let Some(committed) = state.commits.get(&source.owner).filter(|_| held) else {
                 continue;
             };
             let mut committed = Committed::clone(committed);

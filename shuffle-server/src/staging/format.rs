@@ -34,7 +34,7 @@
 
 use shuffle_proto::{
     ids::{AttemptId, MapIndex, ShuffleId, VolumeId},
-    stored::ROW,
+    stored::{ROW, mend},
 };
 
 use crate::index::{AppNo, RunId};
@@ -103,6 +103,21 @@ impl Header {
         let checksum = crc32fast::hash(&bytes[..60]);
         bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
         bytes
+    }
+
+    /// The same of one in which a byte may have changed.
+    pub(super) fn decode_mended(bytes: &[u8; HEADER]) -> Result<Self, String> {
+        Self::decode(bytes).or_else(|reason| {
+            let mut mended = *bytes;
+            let stored = u32_at(bytes, 60);
+            let computed = crc32fast::hash(&bytes[..60]);
+            if mend::nearly(stored, computed) {
+                mended[60..].copy_from_slice(&computed.to_le_bytes());
+            } else if !mend::IEEE.mend(&mut mended[..60], stored) {
+                return Err(reason);
+            }
+            Self::decode(&mended)
+        })
     }
 
     /// Reads one; the error says what does not fit.
@@ -246,6 +261,7 @@ mod tests {
                 let mut bytes = header.encode();
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 assert!(Header::decode(&bytes).is_err(), "bit {bit}");
+                assert_eq!(Header::decode_mended(&bytes), Ok(header), "bit {bit}");
             }
         }
     }

@@ -14,7 +14,7 @@ use std::{
 
 use shuffle_proto::{
     block::BlockHeader,
-    stored::{ROW, put_row, row},
+    stored::{ROW, mend::IEEE, put_row, row},
 };
 
 use super::{
@@ -113,7 +113,7 @@ impl LogFile {
         let mut header = [0; HEADER];
         disk.read(&self.file, &self.path, &mut header, place.offset)
             .map_err(|error| error.to_string())?;
-        let header = Header::decode(&header).map_err(at)?;
+        let header = Header::decode_mended(&header).map_err(at)?;
         let subject = Subject::Record {
             app: shuffle.app_no,
             shuffle: shuffle.id,
@@ -140,7 +140,9 @@ impl LogFile {
             place.offset + HEADER as u64,
         )
         .map_err(|error| error.to_string())?;
-        if crc32fast::hash(&table) != header.table_checksum {
+        if crc32fast::hash(&table) != header.table_checksum
+            && !IEEE.mend(&mut table, header.table_checksum)
+        {
             return Err(at("table does not fit its checksum".into()));
         }
         let rows: Option<Vec<BlockHeader>> = table.chunks(ROW).map(row).collect();

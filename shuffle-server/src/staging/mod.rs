@@ -45,6 +45,7 @@ mod shuffle;
 mod stats;
 mod trash;
 mod usage;
+mod verify;
 mod volume;
 mod watch;
 mod watched;

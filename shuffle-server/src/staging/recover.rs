@@ -2,7 +2,7 @@
 //!
 //! The index says what there is; files are only looked at for their length, and log records for their table. A run or record that is
 //! not whole loses exactly its attempts. A run that no committed attempt names is forgotten; files that the index does not name are
-//! removed. New runs always go to new files, because the end of an old one may hold what nobody knows of.
+//! removed, or set aside if the index was damaged. New runs always go to new files, because the end of an old one may hold what nobody knows of.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -25,7 +25,7 @@ use super::{
     log::{LogFile, log_path},
     remove::shuffle_dir,
     segment::{Run, Segment, segment_path},
-    shared::{App, Names},
+    shared::{App, ID_BITS, Names},
     shuffle::{Committed, Generation, Held, Shuffle, State},
     trash::{self, Waste, What},
 };
@@ -123,7 +123,7 @@ pub(super) fn recover(
         if !changes.is_empty() {
             index.write(&std::mem::take(&mut changes), false)?;
         }
-        removed = remove_unknown(dir, disk, &recovery.kept);
+        removed = remove_unknown(dir, disk, &recovery.kept, index.is_damaged());
     }
     tracing::info!(
         path = %dir.display(), apps = names.apps.len(), shuffles = names.shuffles.len(), attempts = recovery.attempts,
@@ -185,6 +185,8 @@ fn open_index(dir: &Path, index: &dyn SegmentIndex, new: bool) -> Result<(u64, C
             }
             .into());
         }
+        // Ids go on above all that there are.
+        None if index.is_damaged() => 1,
         // Without the check an index that was lost would look like an order to remove everything.
         None if !new && has_entries(&dir.join("apps")) => {
             let reason = "there are segments but no index: bring back the directory index, or empty the data directory".into();
@@ -195,6 +197,11 @@ fn open_index(dir: &Path, index: &dyn SegmentIndex, new: bool) -> Result<(u64, C
         }
         _ => 1,
     };
+    let opened = match index.is_damaged() {
+        // The last count may be what was lost.
+        true => opened.max(1 + last_opening(dir)),
+        false => opened,
+    };
     let mut changes = Changes::default();
     changes.put(
         Key::Meta,
@@ -204,6 +211,20 @@ fn open_index(dir: &Path, index: &dyn SegmentIndex, new: bool) -> Result<(u64, C
         }),
     );
     Ok((opened, changes))
+}
+
+/// Which opening of the volume made the newest file.
+fn last_opening(dir: &Path) -> u64 {
+    let logs = entries(&dir.join("log"));
+    let apps = entries(&dir.join("apps")).into_iter();
+    let segments = apps
+        .flat_map(|app| entries(&app))
+        .flat_map(|dir| entries(&dir));
+    let ids = logs.into_iter().chain(segments).filter_map(|path| {
+        let name = path.file_stem()?.to_str()?;
+        u64::from_str_radix(name, 16).ok()
+    });
+    ids.max().map_or(0, |id| id >> ID_BITS)
 }
 
 fn has_entries(dir: &Path) -> bool {
@@ -480,7 +501,7 @@ impl Recovery<'_> {
             && held.as_ref().is_none_or(|held| held.lost.get().is_none());
         if !whole {
             self.lost += 1;
-            shuffle.damaged.store(true, Ordering::Relaxed);
+            shuffle.damage();
         }
         let committed = Committed {
             totals: Arc::new(totals.unwrap_or_default()),
@@ -543,13 +564,18 @@ impl Recovery<'_> {
     }
 }
 
-/// Removes segments, logs and directories that nothing names; answers how many files. What we never made is left alone.
-fn remove_unknown(dir: &Path, disk: &Disk, kept: &HashSet<PathBuf>) -> usize {
+/// Removes segments, logs and directories that nothing names; answers how many files. What we never made is left alone. If the index
+/// was `damaged`, what it does not name may be all that is left of something: then it goes to `lost/`, where a person may look at it.
+fn remove_unknown(dir: &Path, disk: &Disk, kept: &HashSet<PathBuf>, damaged: bool) -> usize {
     let mut removed = 0;
+    let remove = |path: &Path| match damaged {
+        true => set_aside(dir, path),
+        false => disk.remove(path),
+    };
     let mut sweep = |dir: &Path, extension: &str| {
         for path in entries(dir) {
             if path.extension().is_some_and(|ours| ours == extension) && !kept.contains(&path) {
-                match disk.remove(&path) {
+                match remove(&path) {
                     Ok(()) => removed += 1,
                     Err(error) => {
                         tracing::warn!(path = %path.display(), %error, "file is not needed and cannot be removed")
@@ -568,6 +594,16 @@ fn remove_unknown(dir: &Path, disk: &Disk, kept: &HashSet<PathBuf>) -> usize {
         let _ = fs::remove_dir(&app);
     }
     removed
+}
+
+/// Moves a file of the volume to the same place below `lost/`.
+fn set_aside(dir: &Path, path: &Path) -> std::io::Result<()> {
+    let to = dir
+        .join("lost")
+        .join(path.strip_prefix(dir).unwrap_or(path));
+    tracing::warn!(from = %path.display(), to = %to.display(), "the damaged index does not name a file: it is set aside");
+    fs::create_dir_all(to.parent().unwrap_or(dir))?;
+    fs::rename(path, &to)
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {

@@ -12,13 +12,16 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use shuffle_proto::block::BlockHeader;
+use shuffle_proto::{
+    block::BlockHeader,
+    stored::{ROW, mend::IEEE},
+};
 
 use super::{
     Error,
     batch::{Batch, Data},
     disk::Disk,
-    format::head_length,
+    format::{HEADER, Header, head_length},
 };
 use crate::index::{RunId, SegmentId, values::DirectoryEntry};
 
@@ -56,6 +59,8 @@ pub(super) struct Run {
     cache: Mutex<Option<Arc<Cached>>>,
     /// Why it cannot be read.
     pub(super) lost: OnceLock<String>,
+    /// Which byte of its table has changed on the disk, and by which bits, once that was looked for.
+    mended: OnceLock<Option<(usize, u8)>>,
 }
 
 /// A run's blocks in memory.
@@ -143,7 +148,45 @@ impl Run {
             settled: AtomicU64::new(u64::MAX),
             cache: Mutex::new(cached.map(Arc::new)),
             lost: OnceLock::new(),
+            mended: OnceLock::new(),
         }
+    }
+
+    /// Reads rows of its table as they are in the file, but for a byte that is known to have changed.
+    pub(super) fn read_rows(&self, disk: &Disk, bytes: &mut [u8], first: u32) -> Result<(), Error> {
+        let from = first as usize * ROW;
+        let at = self.offset + HEADER as u64 + from as u64;
+        disk.read(self.segment.reader(disk)?, &self.segment.path, bytes, at)?;
+        if let Some(Some((at, bits))) = self.mended.get()
+            && let Some(byte) = at.checked_sub(from).and_then(|at| bytes.get_mut(at))
+        {
+            *byte ^= bits;
+        }
+        Ok(())
+    }
+
+    /// Looks whether a byte of the table has changed that its checksum can put right, the first time that somebody asks; then it is
+    /// right from now on. A table describes blocks of many attempts: one bit of it must not cost them all.
+    pub(super) fn mend(&self, disk: &Disk) -> Result<bool, Error> {
+        if self.mended.get().is_some() {
+            return Ok(false);
+        }
+        let mut header = [0; HEADER];
+        let file = self.segment.reader(disk)?;
+        disk.read(file, &self.segment.path, &mut header, self.offset)?;
+        let mut table = vec![0; self.blocks as usize * ROW];
+        self.read_rows(disk, &mut table, 0)?;
+        let stored = Header::decode_mended(&header)
+            .ok()
+            .filter(|header| header.blocks == self.blocks)
+            .map(|header| header.table_checksum);
+        let found =
+            stored.and_then(|stored| IEEE.find(table.len(), crc32fast::hash(&table) ^ stored));
+        if let Some((at, bits)) = found {
+            tracing::error!(run = %self.id, segment = %self.segment.path.display(), at, bits,
+                "a byte of a table has changed on the disk: it is put right when it is read");
+        }
+        Ok(self.mended.set(found).is_ok() && found.is_some())
     }
 
     /// Where its bytes end in the segment.
@@ -187,6 +230,12 @@ impl Run {
     /// Counts an attempt that has ended without a commit; answers whether all have.
     pub(super) fn abandon(&self) -> bool {
         self.abandoned.fetch_add(1, Ordering::AcqRel) + 1 == self.attempts
+    }
+
+    /// One of its attempts is not there any more: whose blocks are in it has to be looked up from now on.
+    pub(super) fn unsettle(&self) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.settled.store(u64::MAX, Ordering::Release);
     }
 
     pub(super) fn cached(&self) -> Option<Arc<Cached>> {

@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Ids are this many bits of counting under the number of times the volume was opened.
-const ID_BITS: u32 = 40;
+pub(super) const ID_BITS: u32 = 40;
 /// Reads of up to a MiB that a disk does at the same time; more make none of those that we know faster.
 pub const READS: usize = 64;
 /// Lines of log about what fails ...

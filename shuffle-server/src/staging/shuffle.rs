@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -52,8 +52,8 @@ pub(super) struct Shuffle {
     pub(super) logged: AtomicU64,
     /// When it was last written to, in ms since the volume was opened.
     pub(super) touched: AtomicU64,
-    /// Whether any run or log record of it cannot be read.
-    pub(super) damaged: AtomicBool,
+    /// How often it was found that a run, a log record or an attempt of it cannot be read.
+    damages: AtomicU64,
     /// Fetches that read it: what they read is not reclaimed.
     pub(super) readers: AtomicUsize,
     /// Bytes that readers got of it.
@@ -196,7 +196,7 @@ impl Shuffle {
             file_bytes: AtomicU64::new(0),
             logged: AtomicU64::new(0),
             touched: AtomicU64::new(0),
-            damaged: AtomicBool::new(false),
+            damages: AtomicU64::new(0),
             readers: AtomicUsize::new(0),
             fetched: AtomicU64::new(0),
             dead: Mutex::default(),
@@ -221,13 +221,17 @@ impl Shuffle {
                 self.app, self.id
             )));
         }
-        Ok(Snapshot {
-            version: state.version,
-            runs: state.runs.clone(),
-            commits: state.commits.clone(),
-            held: state.held.clone(),
-            reclaimed: state.reclaimed.clone(),
-        })
+        Ok(state.snapshot())
+    }
+
+    /// Notes that something of it cannot be read, where that is known already.
+    pub(super) fn damage(&self) {
+        self.damages.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often that was noted: 0 as long as all that was committed is whole.
+    pub(super) fn damages(&self) -> u64 {
+        self.damages.load(Ordering::Acquire)
     }
 
     /// For calls that come too late.
@@ -248,6 +252,17 @@ impl Shuffle {
 // === impl State ===
 
 impl State {
+    /// What there is to read.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            version: self.version,
+            runs: self.runs.clone(),
+            commits: self.commits.clone(),
+            held: self.held.clone(),
+            reclaimed: self.reclaimed.clone(),
+        }
+    }
+
     /// Notes that an attempt cannot be read here any more: the manifest that has it stays as it is.
     pub(super) fn fix(&mut self, owner: Owner) {
         let mut all = self.generations.values_mut();
@@ -273,6 +288,11 @@ impl State {
     ) {
         self.version += 1;
         runs.iter().for_each(|run| run.settle(self.version));
+        // One that was lost and is taken again, see `Volume::open_attempt`.
+        if self.held.contains_key(&owner) {
+            self.release(shuffle, owner);
+        }
+        self.unwritable.remove(&owner);
         if committed.lost.is_none() && !self.written.contains(&owner) {
             if self.unwritten == 0 {
                 self.unwritten_since = shuffle.touched.load(Ordering::Relaxed);
@@ -378,7 +398,7 @@ impl Held {
             shuffle.logged.fetch_sub(self.log.is_some().into(), Ordering::Relaxed);
             reason
         });
-        shuffle.damaged.store(true, Ordering::Release);
+        shuffle.damage();
     }
 }
 

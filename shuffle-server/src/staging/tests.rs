@@ -4,6 +4,7 @@ mod commits;
 mod deletions;
 mod faults;
 mod fetches;
+mod lost;
 mod model;
 mod pressure;
 mod recovery;

@@ -8,6 +8,7 @@
 //! | `apps/<number>.<app>/<shuffle>/<segment>.seg` | segments, see [`super::format`] |
 //! | `trash/` | what is deleted and not gone yet, see [`super::trash`] |
 //! | `ballast` | space that is kept for the index, see [`super::ballast`] |
+//! | `lost/` | after damage to the index: its files as they were, and what it does not name any more; for a person, never read |
 //! | `log/<log>.log` | commit logs, see [`super::format`] |
 
 use std::{
@@ -32,7 +33,7 @@ use tokio::sync::oneshot;
 use super::{
     AppRecord, AttemptKey, AttemptWriter, Cursor, Durability, Error, Fetch, Health, Opened,
     Receipt, StatsSnapshot,
-    fetch::Position,
+    fetch::{Position, lost_reason},
     remove,
     shared::{Shared, Stop},
     shuffle::{OpenAttempt, Shuffle, State, fenced},
@@ -181,7 +182,10 @@ impl Volume {
         if state.deleted {
             return Err(shuffle.fenced());
         }
-        if let Some(committed) = state.commits.get(&owner) {
+        // What is lost is not committed any more: whoever has it may bring it again.
+        if let Some(committed) = state.commits.get(&owner)
+            && lost_reason(&state.snapshot(), owner).is_none()
+        {
             return Ok(Opened::Committed(committed.receipt(shared.id)));
         }
         shared.check_health()?;
@@ -251,14 +255,14 @@ impl Volume {
         Ok(shuffle)
     }
 
-    /// The receipt of an attempt, if it is committed.
+    /// The receipt of an attempt, if it is committed and not lost.
     pub fn committed(&self, key: &AttemptKey) -> Option<Receipt> {
         let shuffle = self.0.shared.shuffle(&key.app, key.shuffle)?;
         let state = shuffle.state.lock();
-        state
-            .commits
-            .get(&(key.map_index, key.attempt))
-            .map(|committed| committed.receipt(self.id()))
+        let owner = (key.map_index, key.attempt);
+        let committed = state.commits.get(&owner)?;
+        let lost = lost_reason(&state.snapshot(), owner).is_some();
+        (!lost).then(|| committed.receipt(self.id()))
     }
 
     /// Answers the commit of an attempt that is committed already: compares totals, raises the level if a higher one is asked for.
@@ -272,13 +276,18 @@ impl Volume {
         let lost = || Error::Lost(format!("{key} is not committed on volume {}", shared.id));
         let shuffle = shared.shuffle(&key.app, key.shuffle).ok_or_else(lost)?;
         let owner = (key.map_index, key.attempt);
-        let committed = shuffle
-            .state
-            .lock()
-            .commits
-            .get(&owner)
-            .cloned()
-            .ok_or_else(lost)?;
+        let committed = {
+            let state = shuffle.state.lock();
+            let committed = state.commits.get(&owner).cloned().ok_or_else(lost)?;
+            if let Some(reason) = lost_reason(&state.snapshot(), owner) {
+                // Whoever comes again is asked for the output.
+                let reason =
+                    format!("{key} was committed here and is lost: {reason}; push it again");
+                let volume = shared.id;
+                return Err(Error::Unavailable { volume, reason });
+            }
+            committed
+        };
         if let Some(difference) = committed.totals.difference(totals) {
             return Err(Error::Invalid(format!(
                 "commit.totals of {key}, which is committed already: {difference}"

@@ -135,4 +135,8 @@ impl SegmentIndex for WatchedIndex {
     ) -> Result<(), index::Error> {
         self.read(|index| index.scan(from, to, visit))
     }
+
+    fn is_damaged(&self) -> bool {
+        self.read(|index| Ok(index.is_damaged())).unwrap_or(false)
+    }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod direct;
+mod flipped;
 mod mirrors;
 mod readers;
 mod writers;

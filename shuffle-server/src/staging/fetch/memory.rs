@@ -35,10 +35,10 @@ impl Reader {
             if owner != begin {
                 seq = 0;
             }
-            if !self.commits.contains_key(&owner) {
+            if !self.commits.contains_key(&owner) || self.excluded.contains(&owner) {
                 continue;
             }
-            for batch in &held.batches {
+            'attempt: for batch in &held.batches {
                 if held.lost.get().is_some() {
                     break;
                 }
@@ -49,9 +49,8 @@ impl Reader {
                 while !blocks.is_empty() {
                     if matches!(batch.data(), Data::Log(..)) {
                         if let Some(left_out) = &mut self.left_out {
-                            left_out.resume.get_or_insert(self.position);
-                            left_out.held.insert(owner);
-                            break;
+                            left_out.attempts.insert(owner);
+                            break 'attempt;
                         }
                         if !disk {
                             return Ok(Filled::NeedsDisk);
@@ -79,7 +78,8 @@ impl Reader {
                             Stats::add(&self.shared.stats.read_failures, 1);
                             self.shared.note_read(&error);
                             held.lose(&self.shuffle, owner, || error.to_string());
-                            break;
+                            self.excluded.insert(owner);
+                            break 'attempt;
                         }
                     }
                     blocks.start = now.end;

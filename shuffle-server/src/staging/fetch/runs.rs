@@ -212,15 +212,21 @@ impl Reader {
         }
     }
 
-    /// Reads rows and holds them against the directory.
+    /// Reads rows and holds them against the directory, once more if a changed byte is put right.
     fn read_table(&self, run: &Run, first: u32, offset: u64, end: u32) -> Result<Table, Error> {
+        match self.try_read_table(run, first, offset, end) {
+            Err(Error::Corrupt { .. }) if run.mend(&self.shared.disk)? => {
+                self.try_read_table(run, first, offset, end)
+            }
+            read => read,
+        }
+    }
+
+    fn try_read_table(&self, run: &Run, first: u32, offset: u64, end: u32) -> Result<Table, Error> {
         let count = (end - first).min(ROWS);
         let mut bytes = vec![0; count as usize * ROW];
-        let at = run.offset + HEADER as u64 + u64::from(first) * ROW as u64;
         let path = &run.segment.path;
-        self.shared
-            .disk
-            .read(run.segment.reader(&self.shared.disk)?, path, &mut bytes, at)?;
+        run.read_rows(&self.shared.disk, &mut bytes, first)?;
         let corrupt = |ordinal: u32, what: &str| {
             let at = run.offset + HEADER as u64 + u64::from(ordinal) * ROW as u64;
             Error::Corrupt {

@@ -222,7 +222,7 @@ async fn a_damaged_log_record_loses_exactly_its_attempt() {
             .write(true)
             .open(&bench.files(".log")[0])
             .expect("open");
-        file.write_all_at(&[0xff], length + damage)
+        file.write_all_at(&[0xff; 7], length + damage)
             .expect("overwrite");
         let volume = bench.open();
         assert_second_is_lost(&bench, &volume, &attempts, "checksum").await;

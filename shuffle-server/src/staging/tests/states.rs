@@ -13,14 +13,14 @@ const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
 
 /// Calls of one kind fail, or do not come back, for as long as it is told so.
-struct Disk {
+pub(super) struct Disk {
     operation: Operation,
     errno: AtomicI32,
-    hangs: AtomicBool,
+    pub(super) hangs: AtomicBool,
 }
 
 /// Lets its calls go at the end of a test, however it ends: threads that wait would keep it.
-struct Told(Arc<Disk>);
+pub(super) struct Told(Arc<Disk>);
 
 impl std::ops::Deref for Told {
     type Target = Disk;
@@ -37,7 +37,7 @@ impl Drop for Told {
 }
 
 impl Disk {
-    fn bench(operation: Operation) -> (Bench, Told) {
+    pub(super) fn bench(operation: Operation) -> (Bench, Told) {
         let disk = Arc::new(Self {
             operation,
             errno: AtomicI32::new(0),
