@@ -275,6 +275,17 @@ pub fn totals(
     message: &v1::PartitionTotals,
     num_partitions: u32,
 ) -> Result<Vec<PartitionTotal>, Invalid> {
+    let mut totals = Vec::new();
+    more_totals(&mut totals, message, num_partitions)?;
+    Ok(totals)
+}
+
+/// Appends the [`totals`] of one part of a commit to those of the parts before it.
+pub fn more_totals(
+    totals: &mut Vec<PartitionTotal>,
+    message: &v1::PartitionTotals,
+    num_partitions: u32,
+) -> Result<(), Invalid> {
     let count = message.partition.len();
     if [
         message.blocks.len(),
@@ -288,7 +299,7 @@ pub fn totals(
             "send columns of equal length",
         ));
     }
-    let mut totals: Vec<PartitionTotal> = Vec::with_capacity(count);
+    totals.reserve(count);
     for i in 0..count {
         index(
             "commit.totals.partition",
@@ -320,7 +331,7 @@ pub fn totals(
             records: message.records[i],
         });
     }
-    Ok(totals)
+    Ok(())
 }
 
 /// The message of these totals.

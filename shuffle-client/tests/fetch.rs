@@ -329,9 +329,11 @@ async fn a_server_that_hangs_is_given_up_after_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_is_not_read_from_stops_its_streams() {
-    let (first, second, client, outputs) = two_servers().await;
-    for map in 10..14u64 {
-        write(&client, &[&first], 0, map, 0, 0).await;
+    let (first, second, client, mut outputs) = two_servers().await;
+    for map in 4..8 {
+        let attempt = 100 + u64::from(map);
+        let commit = write(&client, &[&first, &second], map, attempt, 30, LENGTH).await;
+        outputs.push(output(&commit, map, attempt));
     }
     let mut spec = read_spec(outputs);
     spec.window = Some(300_000);
@@ -346,6 +348,11 @@ async fn a_reader_that_is_not_read_from_stops_its_streams() {
         "{sent} bytes were sent to a reader that takes none"
     );
     read_all(&mut reader).await.unwrap();
+    let total = first.counters().fetched_bytes + second.counters().fetched_bytes;
+    assert!(
+        held < total,
+        "of {total} bytes {held} may be on their way: it tells nothing"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -442,12 +449,11 @@ async fn a_dropped_reader_ends_its_streams() {
     spec.window = Some(300_000);
     let mut reader = client.open_reader(spec);
     reader.next().await.unwrap().unwrap();
+    let open = || first.counters().fetching + second.counters().fetching;
+    assert!(open() > 0, "its streams wait for the window");
     drop(reader);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let sent = || first.counters().fetched_bytes + second.counters().fetched_bytes;
-    let before = sent();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(sent(), before);
+    // One that is left behind waits for ever.
+    eventually("the streams end", || open() == 0).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! HTTP for people, probes and the tool `forebay`. Nobody is asked who they are: whoever reaches the port may do all of this.
+//! HTTP for people, probes and the tool `forebay`. Whoever reaches the port may ask; what changes something is for callers on this
+//! machine alone ([`guard`]), and never a GET. Connections are bounded in number and in time ([`port`]).
 //!
 //! | path | answer |
 //! |---|---|
@@ -15,12 +16,16 @@
 //!
 //! What is refused is answered with a 4xx or 5xx and JSON: kind, and the error as field, value, remedy.
 
-use std::{io, net::SocketAddr, sync::Arc};
+mod guard;
+mod port;
+
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
     extract::{ConnectInfo, Path, RawQuery, State},
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{delete, get},
 };
@@ -39,11 +44,7 @@ use crate::{error::Refusal, metrics::scrape, service::Core};
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers until `shutdown`.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    core: Arc<Core>,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, shutdown: CancellationToken) {
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -57,11 +58,9 @@ pub(crate) async fn serve(
             "/api/v1/apps/{app}/shuffles/{shuffle}",
             delete(free_shuffle).post(free_shuffle),
         )
-        .with_state(core);
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
+        .with_state(core.clone())
+        .layer(middleware::from_fn_with_state(core.clone(), guard::guard));
+    port::serve(listener, router, core, shutdown).await;
 }
 
 async fn ready(State(core): State<Arc<Core>>) -> impl IntoResponse {

@@ -57,8 +57,9 @@ pub struct Config {
 
     /// Address for people and probes (HTTP): /livez, /readyz, /metrics, /version, /api/v1/…. Port 0 takes a free one.
     ///
-    /// Whoever reaches it may drain the server and free data: keep it away from those who may not.
-    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:7401")]
+    /// Set 0.0.0.0:7401 for probes and Prometheus on other machines. They may look; drain and deletions are taken from this machine
+    /// only (127.0.0.1, ::1), wherever the port listens.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7401")]
     pub admin_listen: String,
 
     /// File that gets a copy of the ready line, written whole once the server serves.
@@ -147,11 +148,25 @@ pub struct Config {
     #[arg(long, value_name = "COUNT", default_value_t = 4096)]
     pub max_streams_per_app: usize,
 
-    /// Connections that are served at the same time. One more is closed at once.
+    /// Pushes, fetches and other calls that run for one address at the same time. One more is told to come back later.
+    ///
+    /// An executor has two or three per running task. Raise it when more than some 5000 tasks come from behind one NAT.
+    #[arg(long, value_name = "COUNT", default_value_t = 16384)]
+    pub max_streams_per_peer: usize,
+
+    /// Connections that are served at the same time. One more takes the place of one that runs no call, or is closed with the reason.
     #[arg(long, value_name = "COUNT", default_value_t = 8192)]
     pub max_connections: usize,
 
+    /// Connections of one address (of one /64, with IPv6) at the same time, of max-connections.
+    ///
+    /// An executor has about three. Raise both when more than some 1300 executors come from behind one NAT.
+    #[arg(long, value_name = "COUNT", default_value_t = 4096)]
+    pub max_connections_per_peer: usize,
+
     /// How often a silent connection is asked whether it is still there; it has as long again to answer.
+    ///
+    /// As long may a message that was begun stand still in all, before its stream is ended; it earns more time with 64 KiB a second.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = units::duration)]
     pub keep_alive: Duration,
 
@@ -296,7 +311,9 @@ impl Config {
         for (key, value) in [
             ("max-apps", self.max_apps),
             ("max-streams-per-app", self.max_streams_per_app),
+            ("max-streams-per-peer", self.max_streams_per_peer),
             ("max-connections", self.max_connections),
+            ("max-connections-per-peer", self.max_connections_per_peer),
         ] {
             if value == 0 {
                 return refuse(key, "0".into(), "give at least 1".into());

@@ -111,6 +111,12 @@ impl Refusal {
         }
     }
 
+    /// Not before this time has passed.
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
     /// As gRPC says it.
     pub fn status(&self) -> Status {
         self.kind.status(&self.message, self.retry_after)
@@ -155,7 +161,9 @@ impl From<FrameError> for Refusal {
             FrameError::Truncated | FrameError::Transport(_) => Kind::Unavailable,
         };
         let message = match error {
-            FrameError::TooLarge { .. } => format!("{error}, of it {MAX_BATCH} bytes of payload"),
+            FrameError::TooLarge { limit, .. } if limit > MAX_BATCH as usize => {
+                format!("{error}, of it {MAX_BATCH} bytes of payload")
+            }
             other => other.to_string(),
         };
         Self::new(kind, message)

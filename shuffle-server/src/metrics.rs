@@ -37,6 +37,64 @@ struct OpLabel {
     op: &'static str,
 }
 
+/// A bound that can be met, as metrics and the log name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// All connections of clients.
+    Connections,
+    /// Those of one address.
+    ConnectionsPerPeer,
+    /// Running calls of one address.
+    StreamsPerPeer,
+    /// Pushes and fetches of one app.
+    StreamsPerApp,
+    /// Streams whose first message is not here yet.
+    Openings,
+    /// Memory for large heads of messages: they wait for one another.
+    Heads,
+    /// A message that was begun did not go on.
+    Slow,
+    /// Control calls in a time.
+    Control,
+    /// Connections of the admin port.
+    AdminConnections,
+}
+
+impl Limit {
+    /// All of them, for their labels.
+    pub const ALL: [Limit; 9] = [
+        Limit::Connections,
+        Limit::ConnectionsPerPeer,
+        Limit::StreamsPerPeer,
+        Limit::StreamsPerApp,
+        Limit::Openings,
+        Limit::Heads,
+        Limit::Slow,
+        Limit::Control,
+        Limit::AdminConnections,
+    ];
+
+    /// As a label; a setting's name where there is one.
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::Connections => "max-connections",
+            Limit::ConnectionsPerPeer => "max-connections-per-peer",
+            Limit::StreamsPerPeer => "max-streams-per-peer",
+            Limit::StreamsPerApp => "max-streams-per-app",
+            Limit::Openings => "openings",
+            Limit::Heads => "heads",
+            Limit::Slow => "slow",
+            Limit::Control => "control-calls",
+            Limit::AdminConnections => "admin-connections",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
+}
+
 /// See the module.
 pub struct Metrics {
     registry: Registry,
@@ -63,6 +121,7 @@ pub struct Metrics {
     pub permit_wait: Histogram,
     flush_latency: Histogram,
     refusals: Family<KindLabel, Counter>,
+    limits: Family<LimitLabel, Counter>,
     /// Leases that ran out.
     pub leases_expired: Counter,
     /// Of the object store.
@@ -159,6 +218,12 @@ impl Default for Metrics {
                 "Calls refused, by the kind of the refusal",
                 Family::default(),
             ),
+            limits: add(
+                r,
+                "limits",
+                "How often a limit was met, by the limit's name",
+                Family::default(),
+            ),
             leases_expired: add(
                 r,
                 "leases_expired",
@@ -174,6 +239,11 @@ impl Default for Metrics {
                 .refusals
                 .get_or_create_owned(&KindLabel { kind: kind.name() });
         }
+        for limit in Limit::ALL {
+            metrics.limits.get_or_create_owned(&LimitLabel {
+                limit: limit.name(),
+            });
+        }
         for op in ["push", "fetch"] {
             metrics.streams.get_or_create_owned(&OpLabel { op });
         }
@@ -186,6 +256,15 @@ impl Metrics {
     pub fn refused(&self, kind: Kind) {
         self.refusals
             .get_or_create_owned(&KindLabel { kind: kind.name() })
+            .inc();
+    }
+
+    /// Counts that a limit was met.
+    pub fn limited(&self, limit: Limit) {
+        self.limits
+            .get_or_create_owned(&LimitLabel {
+                limit: limit.name(),
+            })
             .inc();
     }
 

@@ -31,7 +31,7 @@ use crate::{
     error::Error,
     metrics::Metrics,
     registry::{Limits, Pool, Registry},
-    service::{Core, End, Listener, Step, Tier, Volumes, generated, not_serving},
+    service::{Bounds, Core, End, Listener, Pace, Step, Tier, Volumes, generated, not_serving},
     staging::{self, Components, Faults, Volume},
     writeback::{Records, WriteBack},
 };
@@ -151,7 +151,8 @@ impl Builder {
             budget,
             metrics,
             tier,
-            2 * config.keep_alive,
+            Pace::new(config.keep_alive),
+            Bounds::new(config.max_streams_per_peer),
         ));
         Ok(Server {
             config,
@@ -238,18 +239,12 @@ impl Server {
             tracing::info!(url = tier.remote.store.url(), "object store");
             parts.spawn(tier.writeback.clone().run(background.clone()));
         }
-        parts.spawn({
-            let (core, background) = (core.clone(), background.clone());
-            async move {
-                if let Err(error) = admin::serve(admin, core, background).await {
-                    tracing::error!(%error, "the admin port ended");
-                }
-            }
-        });
+        parts.spawn(admin::serve(admin, core.clone(), background.clone()));
         let listener = Listener {
             core: core.clone(),
             routes,
             max_connections: config.max_connections,
+            max_connections_per_peer: config.max_connections_per_peer,
             keep_alive: config.keep_alive,
             tasks: tasks.clone(),
             end: end.clone(),

@@ -1,16 +1,16 @@
 //! Who calls: ids, tokens, versions, leases and quotas, in every call that has them.
 
 use shuffle_tests::{
-    App, Attempt, Kind, Oracle, Server, Setup,
+    App, Attempt, Kind, Oracle, Server, Setup, Stage,
     peer::{assert_refused, fetch_first},
     v1,
 };
 
-use crate::hostile::{SHAPE, Stage, invalid};
+use crate::hostile::{SHAPE, invalid};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_cannot_be_are_refused_in_every_call() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     let long = "a".repeat(129);
     let ids = [
         "",
@@ -102,12 +102,12 @@ async fn callers_that_cannot_be_are_refused_in_every_call() {
             );
         }
     }
-    stage.check().await;
+    stage.check_and_push().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn newer_callers_are_answered_in_our_version() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     let mut open = Attempt::empty(&stage.app, 0, SHAPE, 1, 2).open();
     open.caller.as_mut().unwrap().protocol = 1000;
     let (push, opened) = stage.peer.open(open).await.unwrap();
@@ -123,12 +123,12 @@ async fn newer_callers_are_answered_in_our_version() {
         .into_inner();
     assert_eq!((described.protocol_min, described.protocol_max), (1, 1));
     assert!(!described.version.is_empty());
-    stage.check().await;
+    stage.check_and_push().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_token_opens_nothing() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     let long = "x".repeat(4096);
     for token in [
         "",
@@ -164,12 +164,12 @@ async fn a_wrong_token_opens_nothing() {
         !log.contains("token-of-app-1") && !log.contains("token-of-app-2"),
         "a secret is in the log"
     );
-    stage.check().await;
+    stage.check_and_push().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_app_cannot_see_or_delete_what_is_anothers() {
-    let mut stage = Stage::new().await;
+    let mut stage = Stage::new(SHAPE).await;
     let other = App::new("app-2");
     assert_refused(
         &stage
@@ -199,12 +199,12 @@ async fn one_app_cannot_see_or_delete_what_is_anothers() {
         stage.oracle.check(&stage.peer, &near, 0).await;
         stage.peer.delete_app(&near).await.unwrap();
     }
-    stage.check().await;
+    stage.check_and_push().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_stays_bound_over_a_restart() {
-    let mut stage = Stage::new().await;
+    let mut stage = Stage::new(SHAPE).await;
     stage.server.kill();
     stage.server.restart().await;
     stage.peer = stage.server.peer().await;
@@ -222,12 +222,12 @@ async fn a_token_stays_bound_over_a_restart() {
         Kind::Denied,
         &[],
     );
-    stage.check().await;
+    stage.check_and_push().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_of_any_length_are_taken_within_bounds() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     for (i, lease) in [1, 1000, u64::from(u32::MAX), u64::MAX / 1000, u64::MAX]
         .into_iter()
         .enumerate()
@@ -238,7 +238,7 @@ async fn leases_of_any_length_are_taken_within_bounds() {
             Err(status) => invalid(&status, &["lease"]),
         }
     }
-    stage.check().await;
+    stage.check_and_push().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

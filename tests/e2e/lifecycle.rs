@@ -320,6 +320,7 @@ async fn a_server_that_was_frozen_goes_on_where_it_was() {
     server.pause();
     push.send(Step::Commit(v1::Commit {
         totals: Some(attempt.totals()),
+        more: false,
     }))
     .await;
     push.finish();

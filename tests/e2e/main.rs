@@ -3,6 +3,7 @@
 // A failed unwrap is a failed test; clippy's own exemption for tests does not reach their helper functions.
 #![allow(clippy::unwrap_used)]
 
+mod architecture;
 mod callers;
 mod corruption;
 mod deleted;
@@ -14,6 +15,7 @@ mod lifecycle;
 mod lost;
 mod memory;
 mod operator;
+mod peers;
 mod push;
 mod random;
 mod remote;

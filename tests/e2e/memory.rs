@@ -4,8 +4,9 @@ use bytes::Bytes;
 use prost::Message;
 use shuffle_proto::v1::{self, Durability, push_request};
 use shuffle_tests::{
-    App, Attempt, Oracle, Peer, Server, Setup, Shape, eventually, peer::fetch_range, random_bytes,
-    raw,
+    App, Attempt, Kind, Oracle, Peer, Server, Setup, Shape, eventually,
+    peer::{assert_refused, fetch_range},
+    random_bytes, raw,
 };
 use std::time::Duration;
 
@@ -194,25 +195,43 @@ async fn readers_that_do_not_read_do_not_use_up_the_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_never_fits_is_refused_not_awaited() {
-    // Less than one message of the largest size.
-    let mut server = Server::prepare(Setup::new().flag("--memory", "1MiB"));
-    if server.try_start().await.is_err() {
-        assert!(server.log().contains("memory"), "{}", server.log());
-        server.allow_errors("");
-        return;
+async fn memory_for_less_than_two_of_the_largest_messages_is_refused_by_name() {
+    for memory in ["1MiB", "15MiB"] {
+        let mut server = Server::prepare(Setup::new().flag("--memory", memory));
+        let said = server.refused().await;
+        assert!(said.contains(&format!("memory is {memory}")), "{said}");
+        assert!(said.contains("give at least 16MiB"), "{said}");
     }
-    let peer = server.peer().await;
-    let app = App::new("app-1");
-    let attempt = Attempt::empty(&app, 0, SHAPE, 0, 1).with_block(0, random_bytes(1, 4 << 20));
+}
+
+/// With the least memory the largest message is taken, and one that is larger is refused and not waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_message_fits_into_the_least_memory() {
+    let server = Server::with(Setup::new().flag("--memory", "16MiB")).await;
+    let (peer, app, mut oracle) = (server.peer().await, App::new("app-1"), Oracle::default());
+    let largest = |map, blocks: u32| {
+        let attempt = Attempt::empty(&app, 0, SHAPE, map, u64::from(map));
+        (0..blocks).fold(attempt, |attempt, block| {
+            attempt.with_block(block.min(7), random_bytes(u64::from(block), 1 << 20))
+        })
+    };
+    let attempt = largest(0, 8);
     let (mut push, opened) = peer.open(attempt.open()).await.unwrap();
-    assert!(
-        opened.max_batch <= 1 << 20,
-        "the server takes messages of {} bytes into 1 MiB",
-        opened.max_batch
+    assert_eq!(opened.max_batch, 8 << 20);
+    let batches = attempt.batches_from(0, 8 << 20);
+    assert_eq!(batches.len(), 1, "it is one message");
+    push.batches(batches).await;
+    let receipt = push.commit(attempt.totals()).await.unwrap();
+    oracle.committed(&attempt, &receipt);
+    oracle.check(&peer, &app, 0).await;
+    let larger = largest(1, 9);
+    let (mut push, _) = peer.open(larger.open()).await.unwrap();
+    push.batches(larger.batches_from(0, 9 << 20)).await;
+    assert_refused(
+        &push.refusal().await,
+        Kind::Invalid,
+        &["payload", "8388608"],
     );
-    push.batches(attempt.batches()).await;
-    push.refusal().await;
 }
 
 fn resident_kib(pid: u32) -> u64 {

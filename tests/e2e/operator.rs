@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+mod admin;
 mod ended;
 mod freed;
 mod looked_into;

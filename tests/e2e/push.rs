@@ -2,7 +2,7 @@
 
 use shuffle_proto::v1::{self, push_request::Step};
 use shuffle_tests::{
-    App, Attempt, Kind, Oracle, Peer, Push, Server, Shape, eventually,
+    Attempt, Kind, Push, Shape, Stage, eventually,
     peer::{assert_refused, fetch_range},
 };
 use std::time::Duration;
@@ -14,62 +14,16 @@ pub(crate) const SHAPE: Shape = Shape {
     block: 5000,
 };
 
-/// A server with one committed attempt (map 0), so that its shuffle is known and an answer can be compared exactly.
-pub(crate) struct Stage {
-    pub(crate) server: Server,
-    pub(crate) peer: Peer,
-    pub(crate) app: App,
-    pub(crate) oracle: Oracle,
-}
-
-impl Stage {
-    pub(crate) async fn new() -> Self {
-        let server = Server::start().await;
-        let peer = server.peer().await;
-        let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-        oracle
-            .push(&peer, &Attempt::generate(&app, 0, SHAPE, 0, 1))
-            .await;
-        Self {
-            server,
-            peer,
-            app,
-            oracle,
-        }
-    }
-
-    pub(crate) fn attempt(&self) -> Attempt {
-        Attempt::generate(&self.app, 0, SHAPE, 1, 2)
-    }
-
-    /// Exactly what was committed is visible, on a connection that still works, and after a crash.
-    pub(crate) async fn check(mut self) {
-        self.oracle.check(&self.peer, &self.app, 0).await;
-        self.server.kill();
-        self.server.restart().await;
-        self.oracle
-            .check(&self.server.peer().await, &self.app, 0)
-            .await;
-    }
-
-    /// The attempt can still be pushed as it should be.
-    pub(crate) async fn check_and_push(mut self) {
-        self.oracle.check(&self.peer, &self.app, 0).await;
-        let attempt = self.attempt();
-        self.oracle.push(&self.peer, &attempt).await;
-        self.check().await;
-    }
-}
-
 pub(crate) fn commit(totals: v1::PartitionTotals) -> Step {
     Step::Commit(v1::Commit {
         totals: Some(totals),
+        more: false,
     })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_visible_before_the_commit() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     let attempt = stage.attempt();
     let mut push = stage.peer.send(&attempt).await.unwrap();
     push.acked(attempt.batches().len() as u64).await.unwrap();
@@ -82,7 +36,7 @@ async fn nothing_is_visible_before_the_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acks_count_every_batch() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     let attempt = stage.attempt();
     let (mut push, _) = stage.peer.open(attempt.open()).await.unwrap();
     for (sent, message) in attempt.batches_from(0, 1).into_iter().enumerate() {
@@ -121,7 +75,7 @@ async fn commit_that_does_not_match_is_refused_and_leaves_nothing() {
             t.bytes[1] = t.bytes[1].wrapping_add(u64::MAX / 2);
         }),
     ];
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     for (i, (name, spoil)) in spoils.into_iter().enumerate() {
         let mut attempt = Attempt::empty(&stage.app, 0, SHAPE, 1, 100 + i as u64);
         for partition in 0..8 {
@@ -138,9 +92,87 @@ async fn commit_that_does_not_match_is_refused_and_leaves_nothing() {
     stage.check_and_push().await;
 }
 
+/// The totals in parts of so many partitions.
+fn parts(totals: &v1::PartitionTotals, size: usize) -> Vec<Step> {
+    let count = totals.partition.len();
+    let part = |start: usize| {
+        let range = start..count.min(start + size);
+        Step::Commit(v1::Commit {
+            totals: Some(v1::PartitionTotals {
+                partition: totals.partition[range.clone()].to_vec(),
+                blocks: totals.blocks[range.clone()].to_vec(),
+                bytes: totals.bytes[range.clone()].to_vec(),
+                records: totals.records[range.clone()].to_vec(),
+            }),
+            more: range.end < count,
+        })
+    };
+    (0..count).step_by(size).map(part).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn totals_come_in_any_number_of_parts() {
+    let mut stage = Stage::new(SHAPE).await;
+    for (map, size) in [(1, 1), (2, 3), (3, 100)] {
+        let attempt = Attempt::generate(&stage.app, 0, SHAPE, map, 10 + u64::from(map));
+        let mut push = stage.peer.send(&attempt).await.unwrap();
+        for part in parts(&attempt.totals(), size) {
+            push.send(part).await;
+        }
+        push.finish();
+        let receipt = push.receipt().await.unwrap();
+        stage.oracle.committed(&attempt, &receipt);
+        // And again on a new stream, as when the receipt was lost.
+        let (mut push, opened) = stage.peer.open(attempt.open()).await.unwrap();
+        assert!(opened.committed);
+        for part in parts(&attempt.totals(), size) {
+            push.send(part).await;
+        }
+        push.finish();
+        assert_eq!(push.receipt().await.unwrap(), receipt);
+    }
+    stage.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_do_not_fit_each_other_are_refused_and_leave_nothing() {
+    let stage = Stage::new(SHAPE).await;
+    let attempt = stage.attempt();
+    let good = parts(&attempt.totals(), 3);
+    let (first, last) = (good[0].clone(), good[good.len() - 1].clone());
+    let batch = Step::Batch(v1::Batch::default());
+    let wrong: [(Vec<Step>, &str); 5] = [
+        (vec![first.clone(), first.clone()], "partition"),
+        (vec![last.clone()], "partition"),
+        (vec![first.clone(), batch], "batch after commit"),
+        (vec![first.clone(), last.clone()], "partition"),
+        (
+            {
+                let mut more = attempt.totals();
+                more.blocks[0] += 1000;
+                parts(&more, 3)
+            },
+            "totals",
+        ),
+    ];
+    for (steps, word) in wrong {
+        let mut push = stage.peer.send(&attempt).await.unwrap();
+        for step in steps {
+            push.send(step).await;
+        }
+        assert_refused(&push.refusal().await, Kind::Invalid, &[word]);
+    }
+    // Begun and not ended.
+    let mut push = stage.peer.send(&attempt).await.unwrap();
+    push.send(first).await;
+    push.finish();
+    assert_eq!(push.answer().await.unwrap(), None);
+    stage.check_and_push().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commit_without_its_last_batch_is_refused() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     let attempt = stage.attempt();
     let (mut push, _) = stage.peer.open(attempt.open()).await.unwrap();
     let mut batches = attempt.batches_from(0, 10_000);
@@ -156,7 +188,7 @@ async fn commit_without_its_last_batch_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_before_its_commit_leaves_nothing() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     for attempt in 10..20 {
         let attempt = Attempt::generate(&stage.app, 0, SHAPE, 1, attempt);
         let mut push = stage.peer.send(&attempt).await.unwrap();
@@ -179,7 +211,7 @@ async fn a_stream_that_breaks_before_its_commit_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_broken_streams_brought_is_given_back() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     let shape = Shape {
         block: 300_000,
         ..SHAPE
@@ -210,7 +242,7 @@ async fn what_broken_streams_brought_is_given_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_out_of_order_are_refused() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     let attempt = stage.attempt();
     let batches = attempt.batches_from(0, 1);
     let cases: [(&str, Vec<v1::PushRequest>); 7] = [
@@ -258,7 +290,7 @@ async fn steps_out_of_order_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_says_nothing_harms_nobody() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(Push::start(&stage.peer).await);
@@ -271,7 +303,7 @@ async fn a_stream_that_says_nothing_harms_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shuffle_that_changes_its_shape_is_refused() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     for (maps, partitions) in [
         (SHAPE.maps + 1, SHAPE.partitions),
         (SHAPE.maps, SHAPE.partitions + 1),
@@ -290,17 +322,14 @@ async fn a_shuffle_that_changes_its_shape_is_refused() {
             Ok((mut push, _)) => push.refusal().await,
             Err(status) => status,
         };
-        assert!(
-            matches!(Kind::of(&refusal), Kind::Invalid | Kind::Fenced),
-            "{refusal:?}"
-        );
+        assert_refused(&refusal, Kind::Invalid, &["maps", "partitions"]);
     }
     stage.check_and_push().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_counts_what_is_committed_and_only_that() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(SHAPE).await;
     let attempt = stage.attempt();
     let push = stage.peer.send(&attempt).await.unwrap();
     let before = stage.peer.usage(&stage.app, Some(0)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Disks that are small, read-only or faulty, or lose their power. What needs root says so and is skipped without.
+//! Disks that are small, read-only or faulty, or lose their power. What needs root is [`skipped`] without.
 
 use std::{
     fs,
@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
+
+use crate::skipped;
 
 /// All files below a directory, in order; none if it is not there.
 pub fn walk(dir: &Path) -> Vec<PathBuf> {
@@ -28,11 +30,12 @@ pub struct Tmpfs {
 }
 
 impl Tmpfs {
-    /// Mounts one of this many KiB; prints why and answers `None` where that is not allowed.
+    /// Mounts one of this many KiB; [`skipped`], and `None`, where that is not allowed.
     pub fn mount(path: PathBuf, kib: u64) -> Option<Self> {
         fs::create_dir_all(&path).expect("a mount point can be made");
         let options = format!("size={kib}k");
-        run("mount", &["-t", "tmpfs", "-o", &options, "tmpfs"], &path).then_some(Self { path })
+        let args = ["-t", "tmpfs", "-o", &options, "tmpfs"];
+        needed("mount", &args, &path).then_some(Self { path })
     }
 
     /// Makes it read-only or writable again.
@@ -82,14 +85,14 @@ pub struct Ext4 {
 }
 
 impl Ext4 {
-    /// Makes and mounts one of this many MiB; prints why and answers `None` where that is not allowed.
+    /// Makes and mounts one of this many MiB; [`skipped`], and `None`, where that is not allowed.
     pub fn mount(path: PathBuf, mib: u64) -> Option<Self> {
         fs::create_dir_all(&path).expect("a mount point can be made");
         let image = path.with_extension("ext4");
         let file = fs::File::create(&image).expect("an image can be made");
         file.set_len(mib << 20).expect("an image can be long");
         let made = Self { image, path };
-        (run("mkfs.ext4", &["-q"], &made.image) && made.attach()).then_some(made)
+        (needed("mkfs.ext4", &["-q"], &made.image) && made.attach()).then_some(made)
     }
 
     /// Ends it as a power cut does, without writing what it still had in memory, and mounts it again. Nobody may have a file of it open.
@@ -108,7 +111,7 @@ impl Ext4 {
 
     fn attach(&self) -> bool {
         let image = self.image.to_string_lossy();
-        run("mount", &["-o", "loop", &image], &self.path)
+        needed("mount", &["-o", "loop", &image], &self.path)
     }
 }
 
@@ -119,19 +122,26 @@ impl Drop for Ext4 {
 }
 
 fn run(program: &str, args: &[&str], path: &Path) -> bool {
+    tried(program, args, path)
+        .inspect_err(|why| eprintln!("{why}"))
+        .is_ok()
+}
+
+/// What a test cannot do without: skips it where that is not allowed.
+fn needed(program: &str, args: &[&str], path: &Path) -> bool {
+    tried(program, args, path)
+        .inspect_err(|why| skipped(why))
+        .is_ok()
+}
+
+fn tried(program: &str, args: &[&str], path: &Path) -> Result<(), String> {
     match Command::new(program).args(args).arg(path).output() {
-        Ok(output) if output.status.success() => true,
+        Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
-            println!(
-                "skipped: {program} {args:?} says {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-            false
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(format!("{program} {args:?} says {}", said.trim()))
         }
-        Err(error) => {
-            println!("skipped: {program}: {error}");
-            false
-        }
+        Err(error) => Err(format!("{program}: {error}")),
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! - [`server`], [`setup`]: starts, kills, pauses and restarts `forebay-server`; fails a test when the server logged an unexpected ERROR.
 //! - [`peer`], [`push`]: the *stock* generated tonic client, so that the tests share no framing code with the product and can send anything.
+//! - [`stage`]: a server with something on it.
 //! - [`attempt`]: well-formed map attempts with deterministic bytes, and their messages, free to be spoilt by a test.
 //! - [`oracle`]: what was committed, and whether an answer is exactly that.
 //! - [`disk`], [`shaky`]: small file systems, read-only ones, ones whose power is cut, flipped bits; real disks that fail, hang and vanish on
@@ -23,6 +24,7 @@ pub mod raw;
 pub mod server;
 pub mod setup;
 pub mod shaky;
+pub mod stage;
 pub mod stores;
 
 pub use attempt::{App, Attempt, Block, Shape, random_bytes};
@@ -35,12 +37,30 @@ pub use server::Server;
 pub use setup::Setup;
 pub use shaky::Shaky;
 pub use shuffle_proto::{kind::Kind, v1};
+pub use stage::Stage;
 pub use stores::Endpoint;
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    io::Write,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 /// No single step of a test takes longer, also on a busy machine; a server that hangs fails the test instead of hanging it.
 pub const STEP: Duration = Duration::from_secs(60);
+
+/// Says on standard error, past the capture of test output, that a test cannot do its work on this machine, and how often that was said
+/// so far. Where FOREBAY_TEST_NO_SKIP is 1, which `make test` sets where root, disks and stores are there, it is a failure.
+#[track_caller]
+pub fn skipped(why: &str) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let must = std::env::var_os("FOREBAY_TEST_NO_SKIP").is_some_and(|value| value == "1");
+    assert!(!must, "skipped, and FOREBAY_TEST_NO_SKIP is 1: {why}");
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    // Not by a macro: what those print is shown of failed tests only.
+    let _ = writeln!(std::io::stderr(), "SKIPPED ({count}) {why}");
+}
 
 /// Waits for one step of a test.
 pub async fn step<F: Future>(what: &str, future: F) -> F::Output {

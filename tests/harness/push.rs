@@ -119,6 +119,7 @@ impl Push {
     pub async fn commit(mut self, totals: v1::PartitionTotals) -> Result<v1::Committed, Status> {
         self.send(push_request::Step::Commit(v1::Commit {
             totals: Some(totals),
+            more: false,
         }))
         .await;
         self.finish();

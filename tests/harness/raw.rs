@@ -83,6 +83,76 @@ pub async fn call(peer: &Peer, path: &str, pieces: Vec<Bytes>, end: bool) -> Raw
     answer
 }
 
+/// A gRPC call whose bytes are sent by hand, at any pace.
+pub struct Stream {
+    sender: Option<tokio::sync::mpsc::Sender<Bytes>>,
+    answer: tokio::task::JoinHandle<Status>,
+}
+
+impl Stream {
+    /// Opens it and sends nothing.
+    pub fn open(peer: &Peer, path: &str) -> Self {
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let frames = tokio_stream::StreamExt::map(
+            tokio_stream::wrappers::ReceiverStream::new(receiver),
+            |piece| Ok::<_, Infallible>(http_body::Frame::data(piece)),
+        );
+        let request = http::Request::post(path)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Body::new(StreamBody::new(frames)))
+            .expect("a request can be made");
+        let mut channel = peer.channel.clone();
+        let answer = tokio::spawn(async move {
+            let ready =
+                std::future::poll_fn(|cx| GrpcService::<Body>::poll_ready(&mut channel, cx));
+            if let Err(error) = ready.await {
+                return Status::from_error(Box::new(error));
+            }
+            let response = match GrpcService::call(&mut channel, request).await {
+                Ok(response) => response,
+                Err(error) => return Status::from_error(Box::new(error)),
+            };
+            let (head, body) = response.into_parts();
+            if let Some(status) = Status::from_header_map(&head.headers) {
+                return status;
+            }
+            match body.collect().await {
+                Ok(collected) => collected
+                    .trailers()
+                    .and_then(Status::from_header_map)
+                    .unwrap_or_else(|| Status::ok("")),
+                Err(error) => error,
+            }
+        });
+        Self {
+            sender: Some(sender),
+            answer,
+        }
+    }
+
+    /// Sends bytes; false once the server has ended the stream.
+    pub async fn send(&self, bytes: impl Into<Bytes>) -> bool {
+        let sender = self.sender.as_ref().expect("the stream is open");
+        step("sending bytes", sender.send(bytes.into()))
+            .await
+            .is_ok()
+    }
+
+    /// How the server ends it.
+    pub async fn ended(mut self) -> Status {
+        step("the end of a raw stream", &mut self.answer)
+            .await
+            .expect("the call does not panic")
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.answer.abort();
+    }
+}
+
 /// A gRPC message: prefix and bytes.
 pub fn grpc_frame(message: &[u8]) -> Bytes {
     let mut frame = vec![0];

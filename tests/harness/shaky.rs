@@ -13,7 +13,6 @@
 
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -48,7 +47,7 @@ impl Shaky {
     pub fn mount(mib: u32) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if let Some(missing) = missing() {
-            let _ = writeln!(std::io::stderr(), "skipped: no disk that fails: {missing}");
+            crate::skipped(&format!("no disk that fails: {missing}"));
             return None;
         }
         sweep();

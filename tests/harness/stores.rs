@@ -1,16 +1,13 @@
 //! Object stores that run on this machine, as child processes on loopback: for tests of what no directory can show.
 //!
 //! None for gs://: fake-gcs-server refuses a plain PUT of the XML interface, which is how `object_store` writes, so that its conditional
-//! put cannot be tested; and what is tested against nothing is said to be untested. `setup.sh --stores` installs them. What a machine lacks is skipped: [`Endpoint::start`] then says so on standard error, past the
-//! capture of test output, with the number of skips so far.
+//! put cannot be tested; and what is tested against nothing is said to be untested. `setup.sh --stores` installs them. What a machine lacks is [`skipped`](crate::skipped).
 
 use std::{
     fs,
-    io::Write,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -71,15 +68,12 @@ impl Kind {
 impl Endpoint {
     /// Starts it with an empty [`BUCKET`]; `None`, and a line on standard error, where it is not installed.
     pub async fn start(kind: Kind) -> Option<Self> {
-        static SKIPPED: AtomicU32 = AtomicU32::new(0);
         let program = kind.program();
         if !program.exists() {
-            let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
-            let _ = writeln!(
-                std::io::stderr(),
-                "skipped ({count}): no {}: ./setup.sh --stores installs it where its language is installed",
+            crate::skipped(&format!(
+                "no {}: ./setup.sh --stores installs it where its language is installed",
                 program.display()
-            );
+            ));
             return None;
         }
         let dir = tempfile::Builder::new().prefix("forebay-store-").tempdir();

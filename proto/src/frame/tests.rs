@@ -151,3 +151,91 @@ fn sizes_are_bounded_before_anything_is_read() {
         Err(FrameError::Malformed(_))
     ));
 }
+
+/// A head that comes byte by byte is looked at once, not once per byte, and is kept in about its own size.
+#[test]
+fn the_work_for_a_head_in_tiny_frames_is_linear() {
+    let head = batch((0..2_000_000).map(|i| i % 100).collect());
+    let mut rope = Rope::default();
+    encode(&head, [Bytes::from_static(b"payload")], &mut rope);
+    let wire = rope.copy_to_bytes(rope.len());
+    assert!(wire.len() > 2_000_000);
+    // Looked at anew for every frame these would be 10^12 steps: hours.
+    let received = run(read_all::<PushRequest>(wire, 1)).expect("it is well formed");
+    assert_eq!(received, [(head, Bytes::from_static(b"payload"))]);
+}
+
+#[test]
+fn a_reader_with_little_room_stops_there_and_goes_on_with_more() {
+    let mut late = Vec::new();
+    prost::encoding::bytes::encode(15, &vec![7u8; 5000], &mut late);
+    batch(vec![9; 5000]).encode_raw(&mut late);
+    let mut rope = Rope::default();
+    encode(
+        &batch(vec![9; 5000]),
+        [Bytes::from(vec![7; 5000])],
+        &mut rope,
+    );
+    let first = rope.copy_to_bytes(rope.len());
+    for (wire, needs) in [(first.to_vec(), 0), (grpc(&late), late.len())] {
+        for cut in [1, 100, 700, 20_000] {
+            let mut reader = reader(Bytes::from(wire.clone()), cut);
+            run(async {
+                reader.limit(MAX_MESSAGE, 1000);
+                let refused = reader.head::<PushRequest>().await;
+                if let Err(error) = refused {
+                    let FrameError::TooLarge { what, bytes, limit } = error else {
+                        panic!("{error}");
+                    };
+                    assert_eq!((what, limit), (HEAD, 1000));
+                    assert!(bytes >= needs.max(5000), "{bytes}");
+                    assert!(reader.received() < 3000, "{cut}: it read on");
+                    reader.limit(MAX_MESSAGE, bytes);
+                    let (message, payload) = reader
+                        .head::<PushRequest>()
+                        .await
+                        .expect("there is room")
+                        .expect("a message");
+                    assert_eq!((message, payload), (batch(vec![9; 5000]), 5000));
+                } else {
+                    // It was here already.
+                    assert_eq!(cut, 20_000);
+                }
+            });
+        }
+    }
+    let mut reader = reader(first, 100);
+    reader.limit(900, 900);
+    let refused = run(reader.head::<PushRequest>());
+    assert!(
+        matches!(
+            refused,
+            Err(FrameError::TooLarge {
+                what: "message",
+                limit: 900,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_message_is_begun_with_its_first_byte() {
+    let mut rope = Rope::default();
+    encode(&batch(vec![1]), [Bytes::from_static(b"pay")], &mut rope);
+    let wire = rope.copy_to_bytes(rope.len());
+    let mut reader = reader(wire.clone(), 1);
+    run(async {
+        assert_eq!(reader.begun().await, Ok(true));
+        assert_eq!(reader.received(), 1);
+        assert_eq!(reader.begun().await, Ok(true));
+        assert_eq!(reader.received(), 1, "what is begun is not read on");
+        assert!(reader.head::<PushRequest>().await.is_ok());
+        // Its payload is still to come.
+        assert_eq!(reader.begun().await, Ok(true));
+        assert_eq!(reader.head::<PushRequest>().await, Ok(None));
+        assert_eq!(reader.begun().await, Ok(false));
+        assert_eq!(reader.received(), wire.len() as u64);
+    });
+}

@@ -89,7 +89,7 @@ impl Totals {
             reader: Reader(&encoded),
             base: 0,
         };
-        let mut count = 0usize;
+        let (mut count, mut sum) = (0usize, Sum::default());
         loop {
             if entries.reader.0.is_empty() {
                 break;
@@ -101,7 +101,8 @@ impl Totals {
                     offset,
                 });
             }
-            entries.next()?;
+            // What does not add up was not counted by anybody, and would overflow in every sum over it.
+            sum.add(&entries.next()?)?;
             count += 1;
         }
         Some(Self {
@@ -209,6 +210,18 @@ impl Iterator for Entries<'_> {
             bytes,
             records,
         })
+    }
+}
+
+// === impl Sum ===
+
+impl Sum {
+    /// Adds an entry; `None` where a number would be too large.
+    fn add(&mut self, total: &PartitionTotal) -> Option<()> {
+        self.blocks = self.blocks.checked_add(u64::from(total.blocks))?;
+        self.bytes = self.bytes.checked_add(total.bytes)?;
+        self.records = self.records.checked_add(total.records)?;
+        Some(())
     }
 }
 
@@ -347,6 +360,24 @@ mod tests {
             Totals::decode(Totals::new(&[expected]).encoded().to_vec()).expect("as packed");
         let sum = packed.sum(&(0..10));
         assert_eq!((sum.bytes, sum.records), (expected.bytes, expected.records));
+    }
+
+    /// Such a footer passes its checksum; every sum over it would overflow.
+    #[test]
+    fn totals_that_do_not_add_up_are_refused() {
+        let large = |partition, bytes, records| PartitionTotal {
+            partition: PartitionId(partition),
+            blocks: 1,
+            bytes,
+            records,
+        };
+        let decode = |totals: &[PartitionTotal]| {
+            Totals::decode(Totals::new(totals).encoded().to_vec()).map(|totals| totals.sum(&(0..9)))
+        };
+        assert!(decode(&[large(0, u64::MAX, u64::MAX)]).is_some());
+        assert!(decode(&[large(0, u64::MAX, 0), large(1, 0, u64::MAX)]).is_some());
+        assert_eq!(decode(&[large(0, u64::MAX, 0), large(1, 1, 0)]), None);
+        assert_eq!(decode(&[large(0, 0, 1), large(7, 0, u64::MAX)]), None);
     }
 
     fn totals() -> impl Strategy<Value = Vec<PartitionTotal>> {

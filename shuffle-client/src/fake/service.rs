@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use shuffle_proto::{
-    block::{BlockHeader, MAX_BATCH},
+    block::{BlockHeader, MAX_BATCH, PartitionTotal},
     frame::{self, MessageReader, Rope, RopeBody},
     ids::{AttemptId, MapIndex},
     kind::Kind,
@@ -166,6 +166,7 @@ impl Inner {
             .await;
 
         let (mut batches, mut taken) = (0u64, 0u64);
+        let mut totals = Vec::new();
         loop {
             while self.faults.lock().hold {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -221,11 +222,16 @@ impl Inner {
                         .await;
                 }
                 Some(v1::push_request::Step::Commit(commit)) => {
+                    let part = commit.totals.unwrap_or_default();
+                    wire::more_totals(&mut totals, &part, open.num_partitions)
+                        .map_err(malformed)?;
+                    if commit.more {
+                        continue;
+                    }
                     let receipt = self.commit(
                         &key,
                         stream,
-                        commit,
-                        open.num_partitions,
+                        std::mem::take(&mut totals),
                         volume.clone(),
                         open.durability,
                     )?;
@@ -293,13 +299,10 @@ impl Inner {
         &self,
         key: &Key,
         stream: u64,
-        commit: v1::Commit,
-        num_partitions: u32,
+        totals: Vec<PartitionTotal>,
         volume: Bytes,
         durability: i32,
     ) -> Result<v1::Committed, Status> {
-        let totals =
-            wire::totals(&commit.totals.unwrap_or_default(), num_partitions).map_err(malformed)?;
         let mut store = self.store.lock();
         let Some(held) = store.attempt(key, stream) else {
             return Err(Kind::Fenced.status("another stream has opened this attempt", None));

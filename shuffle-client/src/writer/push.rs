@@ -341,9 +341,13 @@ impl Push {
                         break;
                     }
                     Step::Commit(totals) => {
-                        room.send(Ok(rope(v1::push_request::Step::Commit(v1::Commit {
-                            totals: Some(totals),
-                        }))));
+                        drop(room);
+                        for part in commit_parts(&totals) {
+                            let part = rope(v1::push_request::Step::Commit(part));
+                            if sender.send(Ok(part)).await.is_err() {
+                                return std::future::pending().await;
+                            }
+                        }
                         break 'stream;
                     }
                     Step::Abort(reason) => {
@@ -550,6 +554,32 @@ fn internal(address: &str, error: &wire::Invalid) -> Failure {
         Kind::Internal,
         format!("{address} answers wrongly: {error}"),
     )
+}
+
+/// Partitions whose totals go into one message. A server takes 4 MiB, and small ones without a queue.
+const PART: usize = 4096;
+
+/// The totals as messages that each fit; one at least.
+fn commit_parts(totals: &v1::PartitionTotals) -> Vec<v1::Commit> {
+    let count = totals.partition.len();
+    let mut parts = Vec::with_capacity(count / PART + 1);
+    let mut start = 0;
+    loop {
+        let end = count.min(start + PART);
+        parts.push(v1::Commit {
+            totals: Some(v1::PartitionTotals {
+                partition: totals.partition[start..end].to_vec(),
+                blocks: totals.blocks[start..end].to_vec(),
+                bytes: totals.bytes[start..end].to_vec(),
+                records: totals.records[start..end].to_vec(),
+            }),
+            more: end < count,
+        });
+        if end == count {
+            return parts;
+        }
+        start = end;
+    }
 }
 
 fn rope(step: v1::push_request::Step) -> Rope {

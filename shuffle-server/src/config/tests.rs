@@ -44,6 +44,7 @@ fn flags_win_over_the_environment_which_wins_over_the_file() {
     assert_eq!(config.max_apps, 7);
     assert_eq!(config.data_dir, [PathBuf::from("/a"), PathBuf::from("/b")]);
     assert_eq!(config.listen, "0.0.0.0:7400");
+    assert_eq!(config.admin_listen, "127.0.0.1:7401");
 }
 
 #[test]

@@ -268,6 +268,15 @@ impl Registry {
         }
     }
 
+    /// Whether a renewal by this caller would change the lease of an app that is known here, which volumes then write down.
+    pub fn changes_lease(&self, caller: &Caller) -> bool {
+        let found = self.apps.lock().get(&caller.app).cloned();
+        // What a wrong token, or an app that is gone, means is for the renewal itself to say.
+        let app = found.filter(|app| caller.token.opens(app.token) && !app.is_gone());
+        let asked = caller.lease.map(|lease| self.granted(Some(lease)));
+        app.is_some_and(|app| asked.is_some_and(|asked| asked != app.lease()))
+    }
+
     /// A call that brings something: makes the app known if need be. An app that is gone stays gone.
     pub async fn write(&self, caller: &Caller) -> Result<Arc<App>, Error> {
         loop {

@@ -1,6 +1,6 @@
 //! The control plane: generated tonic, one method per call of `control.proto`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use shuffle_proto::{
     PROTOCOL,
@@ -10,7 +10,7 @@ use shuffle_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Core, caller, router::Peer, verify};
+use super::{Core, Limit, caller, peers::Rates, router::Peer, verify, volumes::why};
 use crate::{
     error::Refusal,
     registry::Claim,
@@ -30,6 +30,21 @@ impl Control {
         Self { core, instance }
     }
 
+    /// Refuses what makes the volumes write too often, and is not followed by any output.
+    fn pace(
+        &self,
+        rates: &Rates<AppId>,
+        app: &AppId,
+        peer: Option<Peer>,
+        does: &str,
+    ) -> Result<(), Refusal> {
+        rates.take(app.clone(), Instant::now()).map_err(|wait| {
+            self.core.limit(Limit::Control, peer.map(|peer| peer.0));
+            let message = format!("app {app} {does} too often: wait");
+            Refusal::new(Kind::Busy, message).after(wait)
+        })
+    }
+
     async fn renew_lease(
         &self,
         peer: Option<Peer>,
@@ -43,6 +58,10 @@ impl Control {
                 format!("caller.app is {}: its driver has deleted it", caller.app),
             ));
         }
+        if self.core.registry.changes_lease(&caller) {
+            let leases = &self.core.bounds.leases;
+            self.pace(leases, &caller.app, peer, "asks for another lease")?;
+        }
         let renewed = self.core.registry.renew(&caller).await?;
         Ok(v1::RenewLeaseResponse {
             lease_ms: u64::try_from(renewed.lease.as_millis()).unwrap_or(u64::MAX),
@@ -53,11 +72,17 @@ impl Control {
     /// Registers the app if need be, so that a push of this shuffle that comes late is refused.
     async fn delete_shuffle(
         &self,
+        peer: Option<Peer>,
         request: &v1::DeleteShuffleRequest,
     ) -> Result<v1::DeleteShuffleResponse, Refusal> {
         let caller = caller::check(request.caller.as_ref())?;
         let app = self.core.registry.write(&caller).await?;
         let shuffle = wire::shuffle(request.shuffle);
+        let mut volumes = self.core.volumes.iter();
+        if !volumes.any(|volume| volume.holds(&app.id, shuffle)) {
+            let does = "deletes shuffles of which nothing is here";
+            self.pace(&self.core.bounds.notes, &app.id, peer, does)?;
+        }
         let (core, id) = (self.core.clone(), app.id.clone());
         let bytes = blocking(move || core.volumes.delete_shuffle(&id, shuffle)).await??;
         if let Some(remote) = &self.core.remote {
@@ -141,7 +166,7 @@ impl v1::control_server::Control for Control {
                 bytes_used: volume.bytes_used(),
                 bytes_free: volume.bytes_free(),
                 state: health.state().to_owned(),
-                reason: health.reason().unwrap_or_default().to_owned(),
+                reason: why(volume, &health).unwrap_or_default(),
             }
         });
         Ok(Response::new(v1::DescribeResponse {
@@ -171,7 +196,7 @@ impl v1::control_server::Control for Control {
         request: Request<v1::DeleteShuffleRequest>,
     ) -> Result<Response<v1::DeleteShuffleResponse>, Status> {
         let (peer, request) = split(request);
-        let result = self.delete_shuffle(&request).await;
+        let result = self.delete_shuffle(peer, &request).await;
         self.answer("DeleteShuffle", peer, request.caller.as_ref(), result)
     }
 

@@ -22,7 +22,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use hyper::body::Incoming;
 use shuffle_proto::{
-    frame::{self, MAX_HEAD, MessageReader, Rope},
+    frame::{self, MAX_HEAD, Rope},
     ids::{AppId, VolumeId},
     kind::Kind,
     summary, v1,
@@ -32,7 +32,7 @@ use shuffle_remote::Owner;
 use tonic::Status;
 
 use super::{
-    Core, caller,
+    Core, Pace, caller,
     read::{Begin, Part, Read, Subject},
 };
 use crate::{
@@ -55,7 +55,7 @@ pub(super) fn serve(
     let running = core.metrics.stream("fetch");
     let start = async move {
         let mut named = None;
-        match start(&core, body, &mut named).await {
+        match start(&core, peer, body, &mut named).await {
             Ok(fetching) => fetching.answer(core, peer, running).left_stream(),
             Err(refusal) => {
                 let status = core.refuse("Fetch", Some(peer), named.as_ref(), &refusal);
@@ -82,15 +82,18 @@ struct Fetching {
 
 async fn start(
     core: &Core,
+    peer: SocketAddr,
     body: Incoming,
     named: &mut Option<AppId>,
 ) -> Result<Fetching, Refusal> {
-    let mut reader = MessageReader::new(body);
-    let request = reader
-        .head::<v1::FetchRequest>()
-        .await?
-        .ok_or_else(|| Invalid::new("request", "absent", "send one message"))?
-        .0;
+    let request = {
+        let _opening = core.opening(peer)?;
+        let mut reader = Pace::first_fetch(body);
+        core.first::<v1::FetchRequest>(&mut reader)
+            .await?
+            .ok_or_else(|| Invalid::new("request", "absent", "send one message"))?
+            .0
+    };
     *named = request
         .caller
         .as_ref()
@@ -126,7 +129,7 @@ async fn start(
     }
 
     let app = admit(core, &caller, &volumes).await?;
-    let stream = core.registry.stream(&app)?;
+    let stream = core.stream(&app, peer)?;
     // A cursor of a volume that is not asked for means nothing: start over.
     let resume = decode_cursor(&request.cursor).filter(|(of, _)| volumes.contains(of));
     let range = Subject {

@@ -3,23 +3,41 @@
 //! hyper's HTTP/2 is driven directly and not through tonic's server, which can neither send ropes nor bound what a connection
 //! buffers for sending.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shuffle_proto::http2 as settings;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
-use super::{Core, router::Router};
+use super::{
+    Core, Limit,
+    connections::{Connection, Connections},
+    peers::Over,
+    router::Router,
+};
 use crate::metrics::Running;
 
-/// A client that has connected sends its first bytes at once.
-const FIRST_BYTE: Duration = Duration::from_secs(10);
+/// What every client of HTTP/2 sends first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How often a preface that came in part is looked at again.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a new connection waits for one that makes room, and one that is refused for its peer to have read why.
+const MOMENT: Duration = Duration::from_secs(1);
+/// Connections that wait for that at the same time. More are closed without a word.
+const MAX_WAITING: usize = 256;
 /// Pause after an error of `accept`: out of files, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Calls at the same time on one connection. More wait at the client.
@@ -43,6 +61,7 @@ pub(crate) struct Listener {
     pub(crate) core: Arc<Core>,
     pub(crate) routes: Routes,
     pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_peer: usize,
     pub(crate) keep_alive: Duration,
     /// Everything that runs for a client.
     pub(crate) tasks: TaskTracker,
@@ -65,7 +84,8 @@ where
 impl Listener {
     /// Accepts until the end.
     pub(crate) async fn run(self, listener: TcpListener) {
-        let limit = Arc::new(Semaphore::new(self.max_connections));
+        let connections = Connections::new(self.max_connections, self.max_connections_per_peer);
+        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
         let this = Arc::new(self);
         loop {
             let accepted = tokio::select! {
@@ -81,24 +101,63 @@ impl Listener {
                     continue;
                 }
             };
-            match limit.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    let this = this.clone();
-                    this.tasks
-                        .clone()
-                        .spawn(async move { this.serve(stream, peer, permit).await });
+            let (task, tasks) = (this.clone(), this.tasks.clone());
+            match connections.take(peer.ip()) {
+                Ok(connection) => {
+                    tasks.spawn(async move { task.serve(stream, peer, connection).await });
                 }
-                Err(_) => {
-                    this.core.metrics.connections_refused.inc();
-                    if this.core.registry.may_log(None) {
-                        tracing::warn!(%peer, max_connections = this.max_connections, "connection refused: there are enough");
+                Err(over) => match waiting.clone().try_acquire_owned() {
+                    Ok(place) => {
+                        let connections = connections.clone();
+                        tasks.spawn(async move {
+                            task.wait(stream, peer, &connections, over, place).await;
+                        });
                     }
-                }
+                    Err(_) => {
+                        this.refused(over, peer);
+                    }
+                },
             }
         }
     }
 
-    async fn serve(&self, stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
+    /// Serves a connection over the bound once another one has made room; if none does, says why not.
+    async fn wait(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        connections: &Arc<Connections>,
+        over: Over,
+        place: OwnedSemaphorePermit,
+    ) {
+        if connections.make_room(over, peer.ip(), Instant::now()) {
+            for _ in 0..2 * MOMENT.as_millis() / LOOK.as_millis() {
+                tokio::time::sleep(LOOK).await;
+                if let Ok(connection) = connections.take(peer.ip()) {
+                    drop(place);
+                    return self.serve(stream, peer, connection).await;
+                }
+            }
+        }
+        let why = self.refused(over, peer);
+        let _ = tokio::time::timeout(MOMENT, farewell(stream, &why)).await;
+    }
+
+    /// Counts and tells of a connection over a bound; answers what its peer should do.
+    fn refused(&self, over: Over, peer: SocketAddr) -> String {
+        let (limit, value) = match over {
+            Over::All => (Limit::Connections, self.max_connections),
+            Over::Peer => (Limit::ConnectionsPerPeer, self.max_connections_per_peer),
+        };
+        self.core.metrics.connections_refused.inc();
+        self.core.limit(limit, Some(peer));
+        format!(
+            "{} is {value}, and all of them run calls: come back later, or raise it at the server",
+            limit.name()
+        )
+    }
+
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr, open: Arc<Connection>) {
         let _running = Running::new(self.core.metrics.connections.clone());
         if let Err(error) = self.prepare(&stream).await {
             tracing::debug!(%peer, %error, "connection ended before its first call");
@@ -114,7 +173,7 @@ impl Listener {
             .max_header_list_size(MAX_HEADERS)
             .keep_alive_interval(self.keep_alive)
             .keep_alive_timeout(self.keep_alive);
-        let router = Router::new(self.core.clone(), self.routes.clone(), peer);
+        let router = Router::new(self.core.clone(), self.routes.clone(), peer, open.clone());
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), router));
         let mut leaving = false;
         let result = loop {
@@ -124,6 +183,12 @@ impl Listener {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                () = open.leaves(), if !leaving => {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                // A peer that does not answer to that has no call to lose.
+                () = open.stays(MOMENT) => return,
                 () = self.end.now.cancelled() => return,
             }
         };
@@ -135,17 +200,47 @@ impl Listener {
 
     async fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let mut byte = [0];
-        let first = tokio::select! {
-            first = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut byte)) => first,
-            () = self.end.graceful.cancelled() => return Err(io::Error::other("the server ends")),
-        };
-        match first {
-            Ok(Ok(0)) => Err(io::Error::other("closed")),
-            Ok(result) => result.map(drop),
-            Err(_) => Err(io::Error::other("silent")),
+        let preface = tokio::time::timeout(self.core.pace.opening, preface(stream));
+        tokio::select! {
+            came = preface => match came {
+                Ok(result) => result,
+                Err(_) => {
+                    self.core.limit(Limit::Slow, stream.peer_addr().ok());
+                    Err(io::Error::other("silent"))
+                }
+            },
+            () = self.end.graceful.cancelled() => Err(io::Error::other("the server ends")),
         }
     }
+}
+
+/// Waits for the preface and leaves it where it is: hyper has no time limit for it.
+async fn preface(stream: &TcpStream) -> io::Result<()> {
+    let mut bytes = [0; PREFACE.len()];
+    loop {
+        match stream.peek(&mut bytes).await? {
+            0 => return Err(io::Error::other("closed")),
+            // The rest is hyper's to judge.
+            count if count == bytes.len() || bytes[..count] != PREFACE[..count] => return Ok(()),
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
+/// Says in HTTP/2's words why a connection is not served, and waits for the peer to close it: a socket that is closed with unread
+/// bytes takes its last words with it.
+async fn farewell(mut stream: TcpStream, why: &str) -> io::Result<()> {
+    let text = &why.as_bytes()[..why.len().min(200)];
+    // SETTINGS without any, then GOAWAY: no stream was looked at, ENHANCE_YOUR_CALM.
+    let mut bytes = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
+    bytes.extend([0, 0, 8 + text.len() as u8, 7, 0, 0, 0, 0, 0]);
+    bytes.extend([0, 0, 0, 0, 0, 0, 0, 0xb]);
+    bytes.extend(text);
+    stream.write_all(&bytes).await?;
+    stream.shutdown().await?;
+    let mut unread = [0; 4096];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
 }
 
 /// An error with its causes, which hyper leaves out of its text.

@@ -1,14 +1,17 @@
 //! Calls: decoded, checked, carried out, answered. tonic and hyper are seen only here and in `server.rs`.
 //!
-//! Owns connections ([`listener`]), routes ([`router`]) and one handler per call: [`push`] and [`fetch`] framed by hand, [`control`]
+//! Owns connections ([`listener`]), what a peer may have ([`peers`]) and how slow it may be ([`pace`]), routes ([`router`]) and one handler per call: [`push`] and [`fetch`] framed by hand, [`control`]
 //! generated. Owns no state of its own beside counters: apps are the registry's, bytes the volumes'.
 
 mod caller;
+mod connections;
 mod control;
 pub(crate) mod drain;
 mod fetch;
 mod free;
 mod listener;
+mod pace;
+mod peers;
 mod push;
 mod read;
 mod router;
@@ -16,7 +19,7 @@ pub(crate) mod state;
 mod verify;
 mod volumes;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use shuffle_proto::{ids::AppId, kind::Kind};
 use shuffle_remote::Remote;
@@ -26,9 +29,12 @@ use tonic::Status;
 pub(crate) use caller::PROTOCOL_MIN;
 pub(crate) use drain::{Drain, Step};
 pub(crate) use listener::{End, Listener};
+pub(crate) use pace::Pace;
+pub(crate) use peers::{Bounds, Peers};
 pub(crate) use router::{generated, not_serving};
 pub(crate) use volumes::Volumes;
 
+pub(crate) use crate::metrics::Limit;
 use crate::{
     budget::Budget, error::Refusal, metrics::Metrics, registry::Registry, writeback::WriteBack,
 };
@@ -45,8 +51,10 @@ pub(crate) struct Core {
     pub(crate) pushes: TaskTracker,
     /// Attempts that readers have found wrong.
     reports: verify::Reports,
-    /// How long a batch that has memory may stand still.
-    stall: Duration,
+    /// How slow a peer may be.
+    pub(crate) pace: Pace,
+    /// How much one may have at the same time.
+    pub(crate) bounds: Bounds,
     /// The end of the server.
     pub(crate) drain: Drain,
 }
@@ -64,7 +72,8 @@ impl Core {
         budget: Budget,
         metrics: Arc<Metrics>,
         remote: Option<Tier>,
-        stall: Duration,
+        pace: Pace,
+        bounds: Bounds,
     ) -> Self {
         let (pushes, drain) = (TaskTracker::new(), Drain::default());
         Self {
@@ -75,7 +84,8 @@ impl Core {
             remote,
             pushes,
             reports: verify::Reports::default(),
-            stall,
+            pace,
+            bounds,
             drain,
         }
     }

@@ -12,17 +12,16 @@ use std::{
 use futures_util::{Stream, stream};
 use hyper::body::Incoming;
 use shuffle_proto::{
-    block::MAX_BATCH,
+    block::{MAX_BATCH, PartitionTotal},
     frame::{self, MessageReader, Rope},
     ids::{AppId, AttemptId, MapIndex, VolumeId},
-    kind::Kind,
     v1::{self, push_request, push_response},
     wire::{self, Invalid},
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 
-use super::{Core, caller, drain::draining, volumes::Choice};
+use super::{Core, Pace, caller, drain::draining, volumes::Choice};
 use crate::{
     budget::{Permit, StagedBuilder, batch_cost},
     error::Refusal,
@@ -44,7 +43,7 @@ pub(super) fn serve(
     let push = Push {
         core,
         peer,
-        reader: MessageReader::new(body),
+        reader: Pace::first_push(body),
         state: State::New,
         app: None,
         _running: running,
@@ -87,6 +86,7 @@ struct Writing {
     writer: AttemptWriter,
     next_seq: u32,
     batches: u64,
+    parts: Parts,
 }
 
 struct Committed {
@@ -94,6 +94,18 @@ struct Committed {
     /// Batches are skipped when the attempt was committed before, and wrong when this stream has committed it.
     here: bool,
     batches: u64,
+    /// As its receipt says.
+    bytes: u64,
+    parts: Parts,
+}
+
+/// The totals of a commit, as far as they are here.
+#[derive(Default)]
+struct Parts {
+    totals: Vec<PartitionTotal>,
+    /// Of what the attempt is known to have, as much as these say.
+    counted: u64,
+    begun: bool,
 }
 
 /// What Open said, and what is held for as long as the stream runs.
@@ -120,13 +132,23 @@ enum Level {
 type Answer = Result<Option<push_response::Step>, Refusal>;
 
 impl Push {
+    async fn head(&mut self) -> Result<Option<(v1::PushRequest, usize)>, Refusal> {
+        match self.state {
+            State::New => {
+                let _opening = self.core.opening(self.peer)?;
+                self.core.first(&mut self.reader).await
+            }
+            _ => self.core.next(&mut self.reader).await,
+        }
+    }
+
     /// The next step, unless the server drains and the time of its pushes is over. What has been read as a commit is carried out all
     /// the same: it is the last moment at which a client that goes elsewhere would send everything twice.
     async fn next(&mut self) -> Answer {
         let core = self.core.clone();
         let (message, payload) = tokio::select! {
             biased;
-            message = self.reader.head::<v1::PushRequest>() => match message? {
+            message = self.head() => match message? {
                 Some(message) => message,
                 None => {
                     self.ended("the stream ended");
@@ -189,7 +211,8 @@ impl Push {
             return Err(draining());
         }
         let app = self.core.registry.write(&caller).await?;
-        let stream = self.core.registry.stream(&app)?;
+        let stream = self.core.stream(&app, self.peer)?;
+        Pace::admitted(&mut self.reader);
         let (shuffle, attempt) = (wire::shuffle(open.shuffle), AttemptId(open.attempt));
         let key = AttemptKey {
             app: app.id.clone(),
@@ -228,27 +251,35 @@ impl Push {
                 writer,
                 next_seq: 0,
                 batches: 0,
+                parts: Parts::default(),
             })),
-            Opened::Committed(_) => State::Committed(Box::new(Committed {
+            Opened::Committed(receipt) => State::Committed(Box::new(Committed {
                 attempt,
                 here: false,
                 batches: 0,
+                bytes: receipt.bytes,
+                parts: Parts::default(),
             })),
         };
         Ok(Some(push_response::Step::Opened(answer)))
     }
 
     async fn batch(&mut self, batch: &v1::Batch, payload: usize) -> Answer {
+        let begun = match &self.state {
+            State::New => false,
+            State::Writing(writing) => writing.parts.begun,
+            State::Committed(committed) => committed.here || committed.parts.begun,
+        };
+        if begun {
+            return Err(Invalid::new(
+                "step",
+                "batch after commit",
+                "send all batches before commit",
+            )
+            .into());
+        }
         let batches = match &mut self.state {
             State::New => return Err(Invalid::new("step", "batch", "send open first").into()),
-            State::Committed(committed) if committed.here => {
-                return Err(Invalid::new(
-                    "step",
-                    "batch after commit",
-                    "send all batches before commit",
-                )
-                .into());
-            }
             // The reader skips the payload.
             State::Committed(committed) => {
                 self.core.registry.alive(&committed.attempt.app)?;
@@ -280,7 +311,9 @@ impl Push {
                 let cost = batch_cost(payload, count);
                 let permit = wait_for_memory(&self.core, &writing.attempt.volume, cost).await?;
                 let mut staged = StagedBuilder::with_capacity(permit, payload);
-                receive(&mut self.reader, &mut staged, payload, self.core.stall).await?;
+                self.core
+                    .payload(&mut self.reader, |piece| staged.extend(piece))
+                    .await?;
                 writing.writer.append(blocks, staged.freeze())?;
                 writing.next_seq = u32::try_from(count)
                     .ok()
@@ -298,13 +331,28 @@ impl Push {
     }
 
     async fn commit(&mut self, commit: &v1::Commit) -> Answer {
-        let totals = commit.totals.as_ref().ok_or_else(|| {
-            Invalid::new(
-                "commit.totals",
-                "absent",
-                "send the totals of each partition; an empty message if there is none",
-            )
-        })?;
+        let batches = match &mut self.state {
+            State::New => return Err(Invalid::new("step", "commit", "send open first").into()),
+            State::Writing(writing) => {
+                self.core.registry.alive(&writing.attempt.app)?;
+                let most = u64::from(writing.next_seq);
+                let parts = &mut writing.parts;
+                let blocks = |total: &PartitionTotal| u64::from(total.blocks);
+                parts.add(commit, writing.attempt.num_partitions, blocks, most)?;
+                writing.batches
+            }
+            State::Committed(known) => {
+                self.core.registry.alive(&known.attempt.app)?;
+                let most = known.bytes;
+                let parts = &mut known.parts;
+                let bytes = |total: &PartitionTotal| total.bytes;
+                parts.add(commit, known.attempt.num_partitions, bytes, most)?;
+                known.batches
+            }
+        };
+        if commit.more {
+            return Ok(Some(push_response::Step::Ack(v1::Ack { batches })));
+        }
         match std::mem::replace(&mut self.state, State::New) {
             State::New => Err(Invalid::new("step", "commit", "send open first").into()),
             State::Writing(writing) => {
@@ -312,10 +360,9 @@ impl Push {
                     attempt,
                     writer,
                     batches,
+                    parts: Parts { totals, .. },
                     ..
                 } = *writing;
-                self.core.registry.alive(&attempt.app)?;
-                let totals = wire::totals(totals, attempt.num_partitions)?;
                 let start = Instant::now();
                 let receipt = writer.commit(totals, attempt.level.staged()).await?;
                 attempt.app.committed();
@@ -329,19 +376,16 @@ impl Push {
                     attempt,
                     here: true,
                     batches,
+                    bytes: receipt.bytes,
+                    parts: Parts::default(),
                 }));
                 Ok(Some(answer))
             }
-            State::Committed(known) => {
-                self.core.registry.alive(&known.attempt.app)?;
+            State::Committed(mut known) => {
                 let Attempt {
-                    key,
-                    num_partitions,
-                    level,
-                    volume,
-                    ..
+                    key, level, volume, ..
                 } = &known.attempt;
-                let totals = wire::totals(totals, *num_partitions)?;
+                let Parts { totals, .. } = std::mem::take(&mut known.parts);
                 let receipt = volume.confirm(key, &totals, level.staged()).await?;
                 let answer = self.acknowledge(&known.attempt, &receipt).await?;
                 self.state = State::Committed(known);
@@ -458,25 +502,35 @@ async fn wait_for_memory(core: &Core, volume: &Volume, cost: usize) -> Result<Pe
     Ok(permit)
 }
 
-/// Reads a payload. Memory that was granted is withheld from all others, so a sender that stands still loses it.
-async fn receive(
-    reader: &mut MessageReader<Incoming>,
-    staged: &mut StagedBuilder,
-    payload: usize,
-    stall: Duration,
-) -> Result<(), Refusal> {
-    loop {
-        let before = staged.len();
-        match tokio::time::timeout(stall, reader.payload(|piece| staged.extend(&piece))).await {
-            Ok(received) => return Ok(received?),
-            Err(_) if staged.len() > before => {}
-            Err(_) => {
-                let message = format!(
-                    "payload stands still for {stall:?} after {before} of {payload} bytes, and holds memory: push again"
-                );
-                return Err(Refusal::new(Kind::Unavailable, message));
-            }
+// === impl Parts ===
+
+impl Parts {
+    /// Adds a part. What comes in several is bounded by what the attempt is known to have; that it is just this, the volume sees.
+    fn add(
+        &mut self,
+        part: &v1::Commit,
+        num_partitions: u32,
+        count: impl Fn(&PartitionTotal) -> u64,
+        most: u64,
+    ) -> Result<(), Invalid> {
+        let totals = part.totals.as_ref().ok_or_else(|| {
+            Invalid::new(
+                "commit.totals",
+                "absent",
+                "send the totals of each partition; an empty message if there is none",
+            )
+        })?;
+        let (before, several) = (self.totals.len(), part.more || self.begun);
+        self.begun = true;
+        wire::more_totals(&mut self.totals, totals, num_partitions)?;
+        let new = self.totals[before..].iter().map(count);
+        self.counted = new.fold(self.counted, u64::saturating_add);
+        if several && self.counted > most {
+            let value = format!("of {} blocks or bytes", self.counted);
+            let remedy = format!("the attempt has {most}: send the totals of what was pushed");
+            return Err(Invalid::new("commit.totals", value, remedy));
         }
+        Ok(())
     }
 }
 

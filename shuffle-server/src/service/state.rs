@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Core, volumes::disk};
+use super::{
+    Core,
+    volumes::{disk, why},
+};
 use crate::staging::{Health, StatsSnapshot, Usage};
 
 /// See the module.
@@ -128,7 +131,7 @@ impl Core {
                     id: volume.id().to_string(),
                     disk: disk(volume),
                     state: health.state(),
-                    reason: health.reason().map(str::to_owned),
+                    reason: why(volume, &health),
                     bytes_used: volume.bytes_used(),
                     bytes_free: volume.bytes_free(),
                     attempts: volume
@@ -166,7 +169,7 @@ impl Core {
             let health = volume.health();
             broken += usize::from(health.is_broken());
             // A full one is nothing unusual: it is what reclaiming and deleting are for.
-            if let Some(reason) = health.reason()
+            if let Some(reason) = why(volume, &health)
                 && !matches!(health, Health::Full(_))
             {
                 reasons.push(format!(

@@ -55,6 +55,7 @@ impl Volumes {
 
     /// The volume with this id, or why not.
     pub(super) fn find(&self, id: VolumeId) -> Result<&Volume, Refusal> {
+        // invariant: id-not-address
         self.iter().find(|volume| volume.id() == id).ok_or_else(|| {
             let served: Vec<_> = self.iter().map(|volume| volume.id().to_string()).collect();
             let message = format!(
@@ -233,6 +234,45 @@ pub(crate) fn disk(volume: &Volume) -> String {
     PathBuf::from(volume.dir()).display().to_string()
 }
 
+/// Why a volume is not ok, for those who have no token: without paths, which name the server's directories and its apps. The log has them.
+pub(crate) fn why(volume: &Volume, health: &Health) -> Option<String> {
+    let dir = volume.dir().display().to_string();
+    health.reason().map(|reason| without_paths(reason, &dir))
+}
+
+fn without_paths(reason: &str, dir: &str) -> String {
+    let end = |text: &str| {
+        let mut ends = text.char_indices();
+        let end = ends.find(|(_, c)| c.is_whitespace() || ":;,)\"".contains(*c));
+        end.map_or(text.len(), |(at, _)| at)
+    };
+    let (mut shown, mut rest) = (String::new(), reason);
+    while !rest.is_empty() {
+        let begins = shown
+            .chars()
+            .last()
+            .is_none_or(|c| c.is_whitespace() || "(\"".contains(c));
+        let path = match rest.strip_prefix(dir) {
+            Some(below) if begins => Some(dir.len() + end(below)),
+            _ if begins && rest.starts_with('/') => Some(end(rest)),
+            _ => None,
+        };
+        if let Some(length) = path {
+            shown.push_str(if length == dir.len() && rest.starts_with(dir) {
+                "its directory"
+            } else {
+                "a file of it"
+            });
+            rest = &rest[length..];
+            continue;
+        }
+        let next = rest.chars().next().map_or(0, char::len_utf8);
+        shown.push_str(&rest[..next]);
+        rest = &rest[next..];
+    }
+    shown
+}
+
 /// Weighted rendezvous hashing: the volume with the highest score takes the attempt, and each takes a share like its free space.
 /// A retry mostly meets the volume of the first try, and nothing has to be remembered.
 fn score(key: &AttemptKey, volume: &Volume) -> f64 {
@@ -254,6 +294,32 @@ fn join(errors: &[Error]) -> String {
 mod tests {
     use super::*;
     use crate::staging::tests::{Bench, app, key};
+
+    #[test]
+    fn a_reason_names_no_path() {
+        let dir = "/mnt/disk 1/forebay";
+        for (reason, shown) in [
+            (
+                "write /mnt/disk 1/forebay/apps/app-7/3/1.seg: Input/output error (os error 5); see",
+                "write a file of it: Input/output error (os error 5); see",
+            ),
+            (
+                "/mnt/disk 1/forebay is another directory now",
+                "its directory is another directory now",
+            ),
+            (
+                "sync (/dev/sdb): \"/x\"",
+                "sync (a file of it): \"a file of it\"",
+            ),
+            (
+                "has taken 3.0 s, volume-slow-after is 2s",
+                "has taken 3.0 s, volume-slow-after is 2s",
+            ),
+            ("", ""),
+        ] {
+            assert_eq!(without_paths(reason, dir), shown);
+        }
+    }
 
     #[test]
     fn a_volume_that_does_not_know_the_app_yet_gets_none_of_its_attempts() {

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     AttemptKey, Durability, Error, Receipt,
     batch::Batch,
+    forget,
     shared::Shared,
     shuffle::{Committed, Held, OpenAttempt, Phase},
     stats::Stats,
@@ -237,6 +238,7 @@ impl Drop for AttemptWriter {
         if !self.attempt.shuffle.dead.lock().is_empty() {
             self.shared.wake();
         }
+        forget::forget(&self.shared, &self.attempt);
     }
 }
 

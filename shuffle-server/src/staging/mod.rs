@@ -28,6 +28,7 @@ mod directory;
 mod disk;
 mod fetch;
 mod flush;
+mod forget;
 mod format;
 mod health;
 pub mod inspect;

@@ -34,7 +34,7 @@ use super::{
     AppRecord, AttemptKey, AttemptWriter, Cursor, Durability, Error, Fetch, Health, Opened,
     Receipt, StatsSnapshot,
     fetch::{Position, lost_reason},
-    remove,
+    forget, remove,
     shared::{Shared, Stop},
     shuffle::{OpenAttempt, Shuffle, State, fenced},
     writer::{Request, Task},
@@ -151,6 +151,11 @@ impl Volume {
             .collect()
     }
 
+    /// Whether it has a shuffle that is not deleted.
+    pub fn holds(&self, app: &AppId, shuffle: ShuffleId) -> bool {
+        self.0.shared.shuffle(app, shuffle).is_some()
+    }
+
     /// Deletes all that an app has. Idempotent; answers bytes freed, while their files go. Blocking.
     pub fn delete_app(&self, app: &AppId) -> Result<u64, Error> {
         remove::delete_app(&self.0.shared, app)
@@ -238,6 +243,7 @@ impl Volume {
                         State::default(),
                     ))
                 };
+                forget::sweep(&mut names);
                 names
                     .shuffles
                     .entry((no, key.shuffle))

@@ -144,7 +144,8 @@ enum Kind {
 
 #[derive(Args, Debug)]
 struct Servers {
-    /// Admin addresses of servers. Repeat it, or separate with commas, for several.
+    /// Admin addresses of servers. Repeat it, or separate with commas, for several. What changes something is taken on a server's own
+    /// machine only: 127.0.0.1:7401 there (`kubectl exec POD -- forebay …`).
     #[arg(
         long = "server",
         value_name = "HOST:PORT",

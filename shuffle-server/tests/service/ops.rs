@@ -9,6 +9,62 @@ use shuffle_proto::{
 
 use crate::stage::*;
 
+/// An address of this machine that is not loopback; a datagram socket that sends nothing knows it.
+fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("198.51.100.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_of_another_address_looks_and_changes_nothing() {
+    let mut stage = Stage::start(1, |config| config.admin_listen = "0.0.0.0:0".into()).await;
+    stage.put(0, 1, b"rows").await;
+    let Some(own) = own_address() else {
+        skipped("this machine has loopback only");
+        return;
+    };
+    let local = stage.admin_at(std::net::Ipv4Addr::LOCALHOST.into());
+    let distant = stage.admin_at(own);
+    for path in [
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/api/v1/status",
+        "/api/v1/drain",
+    ] {
+        assert_eq!(ask(distant, "GET", path).await.0, 200, "{path}");
+    }
+    for (method, path) in [
+        ("POST", "/api/v1/drain"),
+        ("DELETE", "/api/v1/apps/app-1"),
+        ("POST", "/api/v1/apps/app-1"),
+        ("DELETE", "/api/v1/apps/app-1/shuffles/1"),
+        ("PUT", "/api/v1/drain"),
+    ] {
+        let (status, body) = ask(distant, method, path).await;
+        assert_eq!(status, 403, "{method} {path}: {body}");
+        assert!(
+            body.contains("\"denied\"") && body.contains(&own.to_string()),
+            "{body}"
+        );
+    }
+    assert_eq!(stage.fetch(stage.all()).await.unwrap().0, b"rows");
+    assert_eq!(ask(local, "DELETE", "/api/v1/apps/app-1").await.0, 200);
+    assert!(stage.fetch(stage.all()).await.is_err());
+    assert_eq!(ask(local, "POST", "/api/v1/drain").await.0, 202);
+    stage.ended().await;
+}
+
+/// `::ffff:127.0.0.1` is how a socket of both families shows 127.0.0.1.
+#[tokio::test(flavor = "multi_thread")]
+async fn this_machine_is_known_on_a_socket_of_both_families_too() {
+    let stage = Stage::start(1, |config| config.admin_listen = "[::]:0".into()).await;
+    let local = stage.admin_at(std::net::Ipv4Addr::LOCALHOST.into());
+    assert_eq!(ask(local, "DELETE", "/api/v1/apps/app-9").await.0, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn control_calls_answer_and_repeat() {
     let stage = Stage::start(2, |_| ()).await;

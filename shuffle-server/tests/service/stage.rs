@@ -147,6 +147,11 @@ impl Stage {
         )
     }
 
+    /// The admin port at this address of the machine.
+    pub(crate) fn admin_at(&self, ip: std::net::IpAddr) -> std::net::SocketAddr {
+        (ip, self.admin.port()).into()
+    }
+
     pub(crate) fn stop(&mut self) {
         drop(self.end.take());
     }
@@ -157,6 +162,29 @@ impl Stage {
             .unwrap()
             .unwrap();
     }
+}
+
+/// A request to an admin port: status and body.
+pub(crate) async fn ask(to: std::net::SocketAddr, method: &str, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {to}\r\n");
+    let request = head + "content-length: 0\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+/// Says past the capture of test output that this machine lacks something.
+pub(crate) fn skipped(why: &str) {
+    let line = format!("SKIPPED {why}\n");
+    drop(std::io::Write::write_all(
+        &mut std::io::stderr(),
+        line.as_bytes(),
+    ));
 }
 
 pub(crate) struct Push {
@@ -262,6 +290,7 @@ pub(crate) fn commit(text: &[u8]) -> Step {
     };
     Step::Commit(v1::Commit {
         totals: Some(totals),
+        more: false,
     })
 }
 

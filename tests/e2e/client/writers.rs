@@ -1,6 +1,9 @@
 //! Writers while servers are killed, restart, freeze or drain.
 
-use shuffle_client::{Caller, Kind, Settings, WriteSpec};
+use shuffle_client::{
+    AttemptId, Caller, Kind, MapIndex, Output, PartitionId, ReadSpec, Settings, ShuffleId,
+    WriteSpec,
+};
 use shuffle_tests::{Server, attempt::Random, eventually, step};
 use std::time::{Duration, Instant};
 
@@ -284,4 +287,60 @@ async fn errors_name_the_cause_and_are_not_retried_for_ever() {
         "a refusal was retried for {:?}",
         start.elapsed()
     );
+}
+
+/// What the commit says of them is several times what one message holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_partitions_are_written_and_read() {
+    const MILLION: u32 = 1_000_000;
+    let mut server = Server::start().await;
+    let driver = Driver::with(Settings {
+        call_timeout: Duration::from_secs(30),
+        retry_deadline: Duration::from_secs(60),
+        ..settings(&[server.addr()])
+    })
+    .await;
+    let spec = |attempt| WriteSpec {
+        num_partitions: MILLION,
+        ..driver.spec(0, 1, 0, attempt)
+    };
+    let mut writer = driver.client.open_writer(spec(1));
+    for partition in 0..MILLION {
+        let row = partition.to_le_bytes();
+        writer
+            .add_block(PartitionId(partition), &[&row[..]], 1)
+            .unwrap();
+        if partition % 1000 == 0 {
+            step("the writer", writer.ready()).await.unwrap();
+        }
+    }
+    let commit = step("the commit", writer.commit()).await.unwrap();
+    assert_eq!(commit.partition_lengths.len(), MILLION as usize);
+    for restart in [false, true] {
+        if restart {
+            server.kill();
+            server.restart().await;
+        }
+        for partitions in [0..50, 499_990..500_010, MILLION - 50..MILLION] {
+            let output = Output {
+                volume: commit.volume,
+                address: commit.address.clone(),
+                mirror: None,
+                map_index: MapIndex(0),
+                attempt: AttemptId(1),
+                partitions: partitions.clone().collect(),
+            };
+            let reader = driver.client.open_reader(ReadSpec {
+                caller: driver.caller.clone(),
+                shuffle: ShuffleId(0),
+                partitions: partitions.clone(),
+                maps: 0..u32::MAX,
+                outputs: vec![output],
+                window: None,
+            });
+            let rows = read_all(reader).await.unwrap();
+            let expected = partitions.map(|it| ((0, it), (it.to_le_bytes().to_vec(), 1)));
+            assert!(rows.into_iter().eq(expected));
+        }
+    }
 }

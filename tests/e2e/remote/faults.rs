@@ -84,7 +84,6 @@ async fn a_local_copy_that_is_broken_is_replaced_by_the_store() {
 async fn a_disk_that_fills_up_gives_its_copies_up_and_goes_on() {
     let bucket = Bucket::new();
     let Some(disk) = Tmpfs::mount(bucket.path().with_file_name("disk"), 160 << 10) else {
-        eprintln!("skipped: cannot mount a file system");
         return;
     };
     let setup = bucket

@@ -91,9 +91,10 @@ final class DriverApp {
     }
 
     <K, V, C> ForebayShuffleHandle<K, V, C> register(int shuffle, ShuffleDependency<K, V, C> dependency) {
-        Caller caller = open();
         int maps = dependency.rdd().getNumPartitions();
         int partitions = dependency.partitioner().numPartitions();
+        ShuffleLimits.check(shuffle, maps, partitions);
+        Caller caller = open();
         // Spark makes shuffles of no maps (an empty relation) and of no partitions (sorting an empty RDD); no task will use them.
         String[] candidates = client.get().placeShuffle(caller.app(), shuffle, Math.max(1, maps), Math.max(1, partitions));
         LOG.debug("shuffle {}: {} maps, {} partitions on {} servers", shuffle, maps, partitions, candidates.length);
