@@ -20,9 +20,9 @@ check: ## formatting and lints
 	$(IN) cargo fmt --all --check
 	$(IN) cargo clippy --workspace --all-targets --release --quiet -- -D warnings
 
-rust: ## unit, property, conformance and gRPC tests, with real server processes
+rust: ## unit, property, conformance and gRPC tests, with real server processes; where root, disks and stores are there, none may be skipped
 	$(IN) cargo build --workspace --release
-	@./setup.sh --stores --disks -- cargo test --workspace --release
+	@./setup.sh --stores --disks -- tests/no-skip cargo test --workspace --release
 
 jvm: ## the Spark plugin: its jar, and its own tests
 	$(IN) cargo build --workspace --release

@@ -116,8 +116,14 @@ async fn compare(
         }
     };
     if attempts.is_empty() {
-        // Unknown after a restart, known and empty before.
-        assert!(fetched.is_err_and(|error| error.kind() == Kind::Lost) || attempts.is_empty());
+        // Unknown after a restart, known and empty before: never a block.
+        match fetched {
+            Ok(fetched) => {
+                assert!(fetched.blocks.is_empty());
+                assert!(fetched.summary.covered.is_empty() && fetched.summary.lost.is_empty());
+            }
+            Err(error) => assert_eq!(error.kind(), Kind::Lost),
+        }
         return;
     }
     let fetched = fetched.expect("fetch");
