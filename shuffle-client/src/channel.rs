@@ -367,7 +367,7 @@ impl Connections {
             Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_frame_size(http2::MAX_FRAME)
-                .initial_stream_window_size(http2::WINDOW)
+                .initial_stream_window_size(settings.stream_window)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_send_buf_size(http2::MAX_SEND_BUFFER)
                 .keep_alive_interval(settings.keep_alive)

@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 
 use crate::{
     app::AppHandle,
+    budget::Budget,
     channel::{Connections, Failure},
     crypt::Secret,
     error::{Error, Kind},
@@ -36,6 +37,7 @@ struct Inner {
     store: Option<SharedStore>,
     batches: Arc<BufferPool>,
     blocks: Arc<BufferPool>,
+    budget: Budget,
 }
 
 /// Unused payload buffers of writers that are kept, in bytes: what a handful of tasks have in flight.
@@ -152,7 +154,15 @@ impl Client {
         settings.check()?;
         let store = settings.remote.as_deref().map(SharedStore::new);
         let connections = Connections::new(settings.clone(), handle.clone());
-        let (batches, blocks) = (BufferPool::new(KEPT_BATCHES), BufferPool::new(KEPT_BLOCKS));
+        let kept = |most: usize, part: usize| {
+            BufferPool::new(
+                settings
+                    .memory
+                    .map_or(most, |memory| most.min(memory / part)),
+            )
+        };
+        let (batches, blocks) = (kept(KEPT_BATCHES, 16), kept(KEPT_BLOCKS, 32));
+        let budget = Budget::new(settings.memory, &settings.memory_apart);
         Ok(Self {
             inner: Arc::new(Inner {
                 settings,
@@ -162,6 +172,7 @@ impl Client {
                 store,
                 batches,
                 blocks,
+                budget,
             }),
         })
     }
@@ -275,6 +286,11 @@ impl Client {
 
     pub(crate) fn handle(&self) -> &Handle {
         &self.inner.handle
+    }
+
+    /// The account of what writers and readers hold.
+    pub fn budget(&self) -> &Budget {
+        &self.inner.budget
     }
 
     /// Buffers for the payloads that writers build.

@@ -11,6 +11,7 @@
 
 mod app;
 mod backoff;
+pub mod budget;
 mod channel;
 mod client;
 mod codec;

@@ -55,6 +55,11 @@ impl BufferPool {
 }
 
 impl Pooled {
+    /// Bytes of memory that it keeps.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Makes it seem longer or shorter.
     pub(crate) fn set_len(&mut self, len: usize) {
         if self.bytes.len() < len {

@@ -6,6 +6,7 @@ use shuffle_proto::{block::MAX_BATCH, http2};
 use shuffle_remote::shown_url;
 
 use crate::{
+    budget::Share,
     client::WriteBack,
     error::{Error, Kind},
 };
@@ -44,6 +45,13 @@ pub struct Settings {
     pub block_bytes: usize,
     /// Bytes of one message of a push. Default 1 MiB: one HTTP/2 frame.
     pub batch_bytes: usize,
+    /// Bytes that all writers and readers of the process may hold together: what it has left for them. Who gets less goes on with less:
+    /// see [`Budget`](crate::budget::Budget). Default: no bound but those of each.
+    pub memory: Option<usize>,
+    /// Shares of it that have a bound of their own, because somebody has set it: they are not counted.
+    pub memory_apart: Vec<Share>,
+    /// Bytes that a server may send of a fetch before they are asked for. Default 2 MiB.
+    pub stream_window: u32,
     /// What the person who tunes these calls them, where that is something else: field name → that name. Errors use it.
     pub names: BTreeMap<String, String>,
     /// URL of the object store that the servers have in common (their `--remote`): where no server is left that could serve what was
@@ -72,6 +80,9 @@ impl Default for Settings {
             replay_buffer: 64 << 20,
             block_bytes: 64 << 10,
             batch_bytes: http2::GROUP,
+            memory: None,
+            memory_apart: Vec::new(),
+            stream_window: http2::WINDOW,
             names: BTreeMap::new(),
             remote: None,
             write_back: None,
@@ -146,6 +157,13 @@ impl Settings {
             return refuse(
                 "fetch_window",
                 format!("{} bytes", self.fetch_window),
+                "give it at least 64 KiB",
+            );
+        }
+        if self.stream_window < 64 << 10 {
+            return refuse(
+                "stream_window",
+                format!("{} bytes", self.stream_window),
                 "give it at least 64 KiB",
             );
         }

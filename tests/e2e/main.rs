@@ -6,6 +6,7 @@
 mod architecture;
 mod callers;
 mod corruption;
+mod cpu;
 mod deleted;
 mod disks;
 mod durability;

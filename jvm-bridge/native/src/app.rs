@@ -22,7 +22,7 @@ use tokio::{
     task::{AbortHandle, JoinHandle},
 };
 
-use crate::{error::invalid, handle::exclusive, runtime};
+use crate::{arena::AMPLE, error::invalid, handle::exclusive, runtime};
 
 /// How long a server has to answer when all are asked at once because one of them lost something: Spark runs its maps again meanwhile.
 const LOOK: Duration = Duration::from_secs(1);
@@ -60,6 +60,9 @@ impl ClientEntry {
     /// A client of the library's runtime. Does no I/O.
     pub(crate) fn open(settings: Settings, secret: Option<Secret>) -> Result<Self, Error> {
         let handle = runtime::get()?.handle().clone();
+        if settings.memory.is_some_and(|memory| memory < AMPLE) {
+            runtime::spare_memory();
+        }
         let client = match secret {
             Some(secret) => Client::encrypted(settings, handle, secret)?,
             None => Client::with_handle(settings, handle)?,

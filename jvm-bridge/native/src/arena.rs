@@ -19,12 +19,17 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
-use shuffle_client::{Error, Kind};
+use shuffle_client::{
+    Error, Kind,
+    budget::{Budget, Permit, Share},
+};
 
 use crate::{error::invalid, runtime};
 
 /// Fewest and most bytes: offsets have 32 bits.
 const BYTES: (usize, usize) = (4 << 10, 4 << 30);
+/// An account so large that huge pages, of which a little used arena fills few, do not matter.
+pub(crate) const AMPLE: usize = 512 << 20;
 /// How long an arena that nobody uses is kept.
 const KEEP: Duration = Duration::from_secs(60);
 
@@ -32,6 +37,9 @@ const KEEP: Duration = Duration::from_secs(60);
 struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
+    /// For as much of it as was ever filled: its pages stay.
+    permits: Vec<Permit>,
+    granted: usize,
 }
 
 // SAFETY: the mapping belongs to this value alone, and no thread is special to it.
@@ -40,7 +48,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(bytes: usize) -> Result<Self, Error> {
+    fn new(bytes: usize, huge: bool) -> Result<Self, Error> {
         // SAFETY: a new private anonymous mapping overlaps nothing.
         let start = unsafe {
             mm::mmap_anonymous(
@@ -55,9 +63,20 @@ impl Mapping {
                 format!("no {bytes} bytes of memory for an arena: raise the executor's memoryOverhead or make it smaller");
             Error::new(Kind::Internal, message)
         })?;
+        // Where room is short, so that no more of it is taken than is filled.
+        let advice = if huge {
+            Advice::LinuxHugepage
+        } else {
+            Advice::LinuxNoHugepage
+        };
         // SAFETY: the range is the mapping just made. That the kernel may not have huge pages changes nothing but speed.
-        let _ = unsafe { mm::madvise(start.as_ptr().cast(), bytes, Advice::LinuxHugepage) };
-        Ok(Self { start, bytes })
+        let _ = unsafe { mm::madvise(start.as_ptr().cast(), bytes, advice) };
+        Ok(Self {
+            start,
+            bytes,
+            permits: Vec::new(),
+            granted: 0,
+        })
     }
 }
 
@@ -77,14 +96,41 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// An arena of exactly this size, recycled if there is one. What it contains is not defined.
-    pub(crate) fn take(bytes: u64) -> Result<Self, Error> {
+    pub(crate) fn take(bytes: u64, budget: &Budget) -> Result<Self, Error> {
         static POOL: LazyLock<Pool> = LazyLock::new(|| {
             Pool::new(std::thread::available_parallelism().map_or(2, usize::from))
         });
-        Self::take_from(&POOL, bytes)
+        let huge = budget.limit().is_none_or(|limit| limit >= AMPLE);
+        Self::take_from(&POOL, bytes, huge)
     }
 
-    fn take_from(pool: &'static Pool, bytes: u64) -> Result<Self, Error> {
+    /// Whether as much of it may be filled; `must`: whether there is room or not.
+    pub(crate) fn grow(&mut self, bytes: usize, must: bool, budget: &Budget) -> bool {
+        let pool = self.pool;
+        let Some(mapping) = &mut self.mapping else {
+            return false;
+        };
+        let more = bytes.min(mapping.bytes).saturating_sub(mapping.granted);
+        if more == 0 {
+            return true;
+        }
+        // With what it takes to sort it.
+        let cost = more + more / 4;
+        let permit = budget.try_take(Share::Arenas, cost).or_else(|| {
+            pool.idle.lock().clear();
+            budget.try_take(Share::Arenas, cost)
+        });
+        let permit = match permit {
+            Some(permit) => permit,
+            None if must => budget.take(Share::Arenas, cost),
+            None => return false,
+        };
+        mapping.granted += more;
+        mapping.permits.push(permit);
+        true
+    }
+
+    fn take_from(pool: &'static Pool, bytes: u64, huge: bool) -> Result<Self, Error> {
         let checked = usize::try_from(bytes)
             .ok()
             .filter(|n| (BYTES.0..=BYTES.1).contains(n) && n % 8 == 0)
@@ -96,7 +142,7 @@ impl Arena {
             })?;
         let mapping = pool
             .take(checked)
-            .map_or_else(|| Mapping::new(checked), Ok)?;
+            .map_or_else(|| Mapping::new(checked, huge), Ok)?;
         Ok(Self {
             mapping: Some(mapping),
             pool,
@@ -221,12 +267,12 @@ mod tests {
     #[test]
     fn an_arena_is_used_again_for_the_same_size_only() {
         let pool = pool(2);
-        let first = Arena::take_from(pool, 1 << 20).expect("memory");
+        let first = Arena::take_from(pool, 1 << 20, true).expect("memory");
         let address = first.address();
         drop(first);
-        let other = Arena::take_from(pool, 2 << 20).expect("memory");
+        let other = Arena::take_from(pool, 2 << 20, true).expect("memory");
         assert_ne!(other.address(), address);
-        let again = Arena::take_from(pool, 1 << 20).expect("memory");
+        let again = Arena::take_from(pool, 1 << 20, true).expect("memory");
         assert_eq!(again.address(), address);
     }
 
@@ -234,7 +280,7 @@ mod tests {
     fn no_more_are_kept_than_agreed() {
         let pool = pool(2);
         let arenas: Vec<_> = (0..5)
-            .map(|_| Arena::take_from(pool, 1 << 16).expect("memory"))
+            .map(|_| Arena::take_from(pool, 1 << 16, true).expect("memory"))
             .collect();
         drop(arenas);
         assert_eq!(pool.idle.lock().len(), 2);
@@ -243,7 +289,7 @@ mod tests {
     #[test]
     fn a_size_that_cannot_be_is_refused() {
         for bytes in [0, 8, 4097, (4 << 30) + 8, u64::MAX] {
-            let error = Arena::take_from(pool(1), bytes)
+            let error = Arena::take_from(pool(1), bytes, true)
                 .map(|_| ())
                 .expect_err("refused");
             assert_eq!(error.kind, Kind::Invalid);
@@ -253,7 +299,7 @@ mod tests {
 
     #[test]
     fn entries_are_the_last_longs() {
-        let arena = Arena::take_from(pool(1), 4096).expect("memory");
+        let arena = Arena::take_from(pool(1), 4096, true).expect("memory");
         assert_eq!(arena.entries(512).expect("fits"), [0; 512]);
         assert!(arena.entries(513).is_err());
         assert!(arena.entries(usize::MAX).is_err());

@@ -186,6 +186,10 @@ exports! {
         Ok(address(WRITERS.get(writer)?.arena_address())?)
     }
 
+    fn Java_io_forebay_core_Native_writerGrow(_env, writer: jlong, bytes: jlong, must: jboolean) -> jboolean {
+        Ok(WRITERS.get(writer)?.grow(size("bytes", bytes)?, must)?)
+    }
+
     fn Java_io_forebay_core_Native_writerFlush(
         _env, writer: jlong, records: jint, data_bytes: jlong, timeout_millis: jint,
     ) -> jboolean {

@@ -38,6 +38,26 @@ pub(crate) fn get() -> Result<&'static Runtime, Error> {
         })
 }
 
+/// Makes glibc give back what is freed, where the process has little: by itself it keeps a heap per thread, and stops giving back large
+/// buffers at once when it has seen some of them come and go. It is the whole process that is set so, as it is the process that is killed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) fn spare_memory() {
+    unsafe extern "C" {
+        safe fn mallopt(param: std::ffi::c_int, value: std::ffi::c_int) -> std::ffi::c_int;
+    }
+    /// Names of glibc's malloc.h.
+    const M_TRIM_THRESHOLD: std::ffi::c_int = -1;
+    const M_MMAP_THRESHOLD: std::ffi::c_int = -3;
+    const M_ARENA_MAX: std::ffi::c_int = -8;
+    // Each answers 0 if it is not known, which changes nothing but memory.
+    mallopt(M_MMAP_THRESHOLD, 256 << 10);
+    mallopt(M_TRIM_THRESHOLD, 256 << 10);
+    mallopt(M_ARENA_MAX, 4);
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) fn spare_memory() {}
+
 fn start() -> std::io::Result<Runtime> {
     let filter = EnvFilter::try_from_env(LOG).unwrap_or_else(|_| EnvFilter::new("warn"));
     // An embedder that has set a subscriber keeps it.

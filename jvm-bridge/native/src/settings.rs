@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
-use shuffle_client::{Error, Settings};
+use shuffle_client::{Error, Settings, budget::Share};
 
 use crate::error::invalid;
 
@@ -25,6 +25,11 @@ struct ClientSettings {
     replay_buffer_bytes: Option<usize>,
     block_bytes: Option<usize>,
     batch_bytes: Option<usize>,
+    memory_bytes: Option<usize>,
+    /// Shares of it that somebody has bounded by hand: `arenas`, `messages`, `reads`.
+    #[serde(default)]
+    memory_apart: String,
+    stream_window_bytes: Option<u32>,
     /// Field of [`Settings`] → the key by which people know it.
     #[serde(default)]
     names: BTreeMap<String, String>,
@@ -65,6 +70,23 @@ pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
             *setting = value;
         }
     }
+    settings.memory = given.memory_bytes;
+    settings.memory_apart = given
+        .memory_apart
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(|name| match name {
+            "arenas" => Ok(Share::Arenas),
+            "messages" => Ok(Share::Messages),
+            "reads" => Ok(Share::Reads),
+            _ => Err(invalid(format!(
+                "memory_apart has {name:?}: write arenas, messages or reads"
+            ))),
+        })
+        .collect::<Result<_, _>>()?;
+    if let Some(window) = given.stream_window_bytes {
+        settings.stream_window = window;
+    }
     settings.write_back = given.write_back.map(|policy| policy.parse()).transpose()?;
     settings.remote = given.remote;
     settings.check()?;
@@ -92,7 +114,7 @@ mod tests {
         let settings = parse(
             r#"{"servers":["a:1"],"connect_timeout_ms":1,"call_timeout_ms":2,"retry_deadline_ms":3,"backoff_base_ms":4,
                 "backoff_max_ms":5,"keep_alive_ms":6,"idle_connection_ms":10,"idle_stream_ms":11,"fetch_window_bytes":70000,"fetch_streams":8,"replay_buffer_bytes":9,
-                "block_bytes":2000,"batch_bytes":3000,"write_back":"eager","remote":"s3://bucket/prefix","names":{"keep_alive":"my.keepAlive"}}"#,
+                "block_bytes":2000,"batch_bytes":3000,"memory_bytes":100,"memory_apart":"reads,arenas","stream_window_bytes":65536,"write_back":"eager","remote":"s3://bucket/prefix","names":{"keep_alive":"my.keepAlive"}}"#,
         )
         .expect("valid");
         let expected = Settings {
@@ -110,6 +132,9 @@ mod tests {
             replay_buffer: 9,
             block_bytes: 2000,
             batch_bytes: 3000,
+            memory: Some(100),
+            memory_apart: vec![Share::Reads, Share::Arenas],
+            stream_window: 65536,
             names: BTreeMap::from([("keep_alive".into(), "my.keepAlive".into())]),
             write_back: Some(shuffle_client::WriteBack::Eager),
             remote: Some("s3://bucket/prefix".into()),

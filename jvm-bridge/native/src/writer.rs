@@ -10,6 +10,7 @@ use std::{
 
 use shuffle_client::{
     Client, Commit, Error, Kind, MapWriter, PartitionId, Tally, WriteSpec, WriterStats,
+    budget::Budget,
 };
 
 use crate::{
@@ -33,6 +34,7 @@ pub(crate) struct Writer {
 struct State {
     writer: Option<MapWriter>,
     arena: Arena,
+    budget: Budget,
     sorted: Sorted,
     flush: Option<Flush>,
     commit: Option<Commit>,
@@ -58,7 +60,8 @@ struct Flush {
 impl Writer {
     /// Starts the output; connects in the background.
     pub(crate) fn open(client: &Client, spec: WriteSpec, arena_bytes: u64) -> Result<Self, Error> {
-        let arena = Arena::take(arena_bytes)?;
+        let budget = client.budget().clone();
+        let arena = Arena::take(arena_bytes, &budget)?;
         let num_partitions = spec.num_partitions;
         let settings = client.settings();
         let (block_bytes, batch_bytes) = (settings.block_bytes, settings.batch_bytes);
@@ -68,6 +71,7 @@ impl Writer {
         let state = State {
             writer: Some(writer),
             arena,
+            budget,
             sorted: Sorted::default(),
             flush: None,
             commit: None,
@@ -83,6 +87,13 @@ impl Writer {
             tally,
             state: Mutex::new(state),
         })
+    }
+
+    /// Whether Java may fill so much of the arena, records and entries together; `must`: it will.
+    pub(crate) fn grow(&self, bytes: usize, must: bool) -> Result<bool, Error> {
+        let mut state = exclusive(&self.state, NAME)?;
+        let state = &mut *state;
+        Ok(state.arena.grow(bytes, must, &state.budget))
     }
 
     /// Where Java writes.

@@ -22,7 +22,10 @@ mod verify;
 use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,11 +35,12 @@ use shuffle_proto::{
     block::{BlockHeader, Codec},
     ids::{AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::losses::Losses;
 use crate::{
+    budget::{Budget, Permit, Share},
     client::{Caller, Client, Location},
     codec::Decoder,
     crypt::Decryptor,
@@ -136,7 +140,7 @@ pub struct Reader {
     failed: Option<Error>,
     /// Of the message that is being released.
     blocks: VecDeque<(BlockHeader, Bytes)>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<Room>,
     /// Records that are not whole yet: at most one per attempt and partition.
     open: HashMap<(AttemptId, PartitionId), Record>,
     pool: Arc<BufferPool>,
@@ -155,6 +159,10 @@ struct Shared {
     window_bytes: usize,
     /// Streams that may run at a time.
     streams: Semaphore,
+    /// Those that run: one may always, others as the process' account has room for what servers send unasked.
+    running: Arc<Held>,
+    /// Messages that are here: one may always.
+    messages: Arc<Held>,
     /// The first failure: seen by the caller before blocks that wait.
     failed: Mutex<Option<Error>>,
     losses: Losses,
@@ -165,11 +173,30 @@ struct Shared {
 /// What a stream tells the reader.
 enum Event {
     /// Verified blocks of expected outputs, none of them released before.
-    Blocks(VecDeque<(BlockHeader, Bytes)>, OwnedSemaphorePermit),
+    Blocks(VecDeque<(BlockHeader, Bytes)>, Room),
     /// One server's part is complete and compared.
     Done,
     /// Look at `Shared::failed`.
     Failed,
+}
+
+/// How many of something a reader has.
+#[derive(Default)]
+struct Held {
+    count: AtomicUsize,
+    fewer: Notify,
+}
+
+/// One of them, with its part of the process' account.
+struct Hold {
+    held: Arc<Held>,
+    _permit: Permit,
+}
+
+/// Room for a message, in the reader's window and in the process' account.
+struct Room {
+    _window: OwnedSemaphorePermit,
+    _hold: Hold,
 }
 
 /// A record that is being put together.
@@ -197,6 +224,8 @@ impl Reader {
             window: Arc::new(Semaphore::new(window_bytes)),
             window_bytes,
             streams: Semaphore::new(settings.fetch_streams),
+            running: Arc::default(),
+            messages: Arc::default(),
             failed: Mutex::default(),
             losses: Losses::default(),
             resumes: Default::default(),
@@ -491,6 +520,41 @@ impl Shared {
     /// The first failure counts.
     fn fail(&self, error: Error) {
         self.failed.lock().get_or_insert(error);
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Waits for room in the account, unless there is none of these yet.
+    async fn one(self: &Arc<Self>, budget: &Budget, bytes: usize) -> Hold {
+        // One at a time is let in whatever the account says, so what it counts is the first.
+        let first = || {
+            self.count
+                .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        };
+        let mut counted = false;
+        let permit = budget
+            .wait(Share::Reads, bytes, &self.fewer, || {
+                counted = first();
+                counted
+            })
+            .await;
+        if !counted {
+            self.count.fetch_add(1, Ordering::AcqRel);
+        }
+        Hold {
+            held: self.clone(),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.held.count.fetch_sub(1, Ordering::AcqRel);
+        self.held.fewer.notify_waiters();
     }
 }
 

@@ -37,13 +37,10 @@ use shuffle_proto::{
     ids::{AttemptId, VolumeId},
     v1, wire,
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Event, Shared,
+    Event, Room, Shared,
     losses::{self, Doubt},
     plan::Group,
     verify::{self, Fault, Progress},
@@ -158,6 +155,10 @@ impl<'a, 'd> Fetch<'a, 'd> {
             }
             let (trouble, silent) = {
                 let _stream = self.shared.streams.acquire().await;
+                let client = &self.shared.client;
+                // What the server may send before it is asked for.
+                let unasked = client.settings().stream_window as usize;
+                let _window = self.shared.running.one(client.budget(), unasked).await;
                 let fetched = match self.group.direct {
                     true => Box::pin(self.direct()).await,
                     false => self.stream().await,
@@ -368,20 +369,25 @@ impl<'a, 'd> Fetch<'a, 'd> {
     }
 
     /// Takes room in the window: for all of a message, or for as much as there is.
-    pub(super) async fn permit(&self, length: usize) -> OwnedSemaphorePermit {
+    pub(super) async fn permit(&self, length: usize) -> Room {
         let size = u32::try_from(length.min(self.shared.window_bytes))
             .expect("the window is clamped to u32");
         let Ok(permit) = self.shared.window.clone().acquire_many_owned(size).await else {
             unreachable!("the window is never closed");
         };
-        permit
+        let budget = self.shared.client.budget();
+        Room {
+            _window: permit,
+            // What is received keeps the buffers that it came in: up to as much again.
+            _hold: self.shared.messages.one(budget, 2 * length).await,
+        }
     }
 
     /// Counts blocks whose checksums are good, and gives those on that were not given before.
     pub(super) async fn deliver(
         &mut self,
         blocks: Vec<(BlockHeader, Bytes)>,
-        permit: OwnedSemaphorePermit,
+        permit: Room,
     ) -> Result<(), Fault> {
         let blocks = verify::admit(&mut self.group.expected, blocks)?;
         if blocks.is_empty() {

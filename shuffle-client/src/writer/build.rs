@@ -14,6 +14,7 @@ use shuffle_proto::{
 };
 
 use crate::{
+    budget::{Budget, Permit, Share},
     codec::Encoder,
     crypt::Encryptor,
     pool::{BufferPool, Pooled},
@@ -27,6 +28,8 @@ const ENTRY: usize = 28;
 pub(crate) struct Message {
     head: Bytes,
     payload: Bytes,
+    /// Bytes of memory that the payload keeps.
+    held: usize,
 }
 
 /// Builds the messages of one attempt.
@@ -36,12 +39,15 @@ pub(crate) struct Builder {
     batch_bytes: usize,
     block_bytes: usize,
     pool: Arc<BufferPool>,
+    budget: Budget,
     encoder: Encoder,
     encryptor: Option<Encryptor>,
     /// Where pieces come together before they are compressed.
     gathered: Vec<u8>,
     table: v1::BlockTable,
     payload: Option<Pooled>,
+    /// The account's permit for `payload`.
+    permit: Option<Permit>,
     /// Bytes of `payload` that hold blocks.
     filled: usize,
     seq: u32,
@@ -66,7 +72,7 @@ impl Builder {
         num_partitions: u32,
         (encoder, encryptor): (Encoder, Option<Encryptor>),
         (block_bytes, batch_bytes): (usize, usize),
-        pool: Arc<BufferPool>,
+        (pool, budget): (Arc<BufferPool>, Budget),
     ) -> Self {
         let partitions = num_partitions as usize;
         Self {
@@ -75,11 +81,13 @@ impl Builder {
             batch_bytes,
             block_bytes,
             pool,
+            budget,
             encoder,
             encryptor,
             gathered: Vec::new(),
             table: v1::BlockTable::default(),
             payload: None,
+            permit: None,
             filled: 0,
             seq: 0,
             totals: Totals {
@@ -124,6 +132,14 @@ impl Builder {
         if payload.as_ref().len() < self.filled + worst {
             payload.set_len(self.filled + worst);
         }
+        let capacity = payload.capacity();
+        if self
+            .permit
+            .as_ref()
+            .is_none_or(|permit| permit.bytes() != capacity)
+        {
+            self.permit = Some(self.budget.take(Share::Messages, capacity));
+        }
         let space = &mut payload.as_mut()[self.filled..];
         let (codec, encoded) =
             self.encoder
@@ -160,16 +176,16 @@ impl Builder {
 
     /// Finishes the message that is being built, if there is one.
     pub(crate) fn finish(&mut self) -> Option<Message> {
-        let mut payload = self.payload.take()?;
-        payload.set_len(self.filled);
-        self.filled = 0;
+        if self.filled == 0 {
+            return None;
+        }
+        let (payload, held) = self.payload()?;
         let message = v1::PushRequest {
             step: Some(v1::push_request::Step::Batch(v1::Batch {
                 table: Some(std::mem::take(&mut self.table)),
             })),
             payload: Bytes::new(),
         };
-        let payload = Bytes::from_owner(payload);
         let mut rope = Rope::default();
         frame::encode(&message, [payload.clone()], &mut rope);
         let head = rope.copy_to_bytes(rope.len() - payload.len());
@@ -180,7 +196,26 @@ impl Builder {
             clear(&mut table);
             self.table = table;
         }
-        Some(Message { head, payload })
+        Some(Message {
+            head,
+            payload,
+            held,
+        })
+    }
+
+    /// The bytes of the message that is being built. A short one is copied, or it would hold the memory of a long one until the commit.
+    fn payload(&mut self) -> Option<(Bytes, usize)> {
+        let filled = std::mem::take(&mut self.filled);
+        let buffer = self.payload.as_mut()?;
+        if filled < buffer.capacity() / 2 {
+            let bytes = buffer.as_ref()[..filled].to_vec();
+            let permit = self.budget.take(Share::Messages, filled);
+            return Some((Bytes::from_owner(Counted(bytes, permit)), filled));
+        }
+        let (mut buffer, permit) = (self.payload.take()?, self.permit.take()?);
+        buffer.set_len(filled);
+        let held = buffer.capacity();
+        Some((Bytes::from_owner(Counted(buffer, permit)), held))
     }
 
     pub(crate) fn encrypts(&self) -> bool {
@@ -194,6 +229,18 @@ impl Builder {
 
     pub(crate) fn totals(&self) -> &Totals {
         &self.totals
+    }
+}
+
+/// Bytes with their part of the account.
+struct Counted<T>(
+    T,
+    #[allow(dead_code, reason = "given back when it is dropped")] Permit,
+);
+
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Counted<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_ref()
     }
 }
 
@@ -214,6 +261,11 @@ impl Message {
     /// Bytes of the message, framed.
     pub(crate) fn len(&self) -> usize {
         self.head.len() + self.payload.len()
+    }
+
+    /// Bytes of memory that it keeps.
+    pub(crate) fn held(&self) -> usize {
+        self.head.len() + self.held
     }
 
     /// Bytes of its blocks.

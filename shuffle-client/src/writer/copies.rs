@@ -11,7 +11,7 @@ use super::{
     build::Message,
     state::{Receipt, Shared},
 };
-use crate::{client::Durability, error::Error, tally::Tally};
+use crate::{budget::Budget, client::Durability, error::Error, tally::Tally};
 
 pub(super) struct Copies {
     copies: Vec<Arc<Shared>>,
@@ -28,14 +28,15 @@ pub(super) struct Claim {
 // === impl Copies ===
 
 impl Copies {
-    pub(super) fn new(durability: Durability, replay_buffer: usize) -> Self {
+    pub(super) fn new(durability: Durability, replay_buffer: usize, budget: &Budget) -> Self {
         let count = if durability == Durability::Mirror {
             2
         } else {
             1
         };
         let tally = Tally::default();
-        let copies = (0..count).map(|_| Arc::new(Shared::new(replay_buffer, tally.clone())));
+        let copies =
+            (0..count).map(|_| Arc::new(Shared::new(replay_buffer, budget.clone(), tally.clone())));
         Self {
             copies: copies.collect(),
             tally,
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn two_copies_are_never_at_one_server() {
-        let copies = Copies::new(Durability::Mirror, 1);
+        let copies = Copies::new(Durability::Mirror, 1, &Budget::new(None, &[]));
         let claims: Vec<Claim> = copies.tasks().map(|(_, claim)| claim).collect();
         assert!(claims[0].take("a:1") && claims[0].take("a:1"));
         assert!(!claims[1].take("a:1"));
@@ -145,7 +146,9 @@ mod tests {
     #[test]
     fn other_levels_have_one_copy() {
         for level in Durability::ALL {
-            let count = Copies::new(level, 1).tasks().count();
+            let count = Copies::new(level, 1, &Budget::new(None, &[]))
+                .tasks()
+                .count();
             assert_eq!(count, 1 + usize::from(level == Durability::Mirror));
         }
     }

@@ -28,6 +28,7 @@ use self::{
     state::Receipt,
 };
 use crate::{
+    budget::{Budget, Share},
     client::{Caller, Client, Durability, Location},
     codec::{Compression, Encoder},
     crypt::Encryptor,
@@ -102,6 +103,7 @@ pub struct MapWriter {
     copies: Copies,
     builder: Builder,
     ahead_bytes: usize,
+    budget: Budget,
     waited: Duration,
     committing: bool,
     committed: Option<Commit>,
@@ -110,7 +112,7 @@ pub struct MapWriter {
 impl MapWriter {
     pub(crate) fn open(client: Client, spec: WriteSpec) -> Self {
         let settings = client.settings();
-        let copies = Copies::new(spec.durability, settings.replay_buffer);
+        let copies = Copies::new(spec.durability, settings.replay_buffer, client.budget());
         let checked = check(&spec).and_then(|()| Encoder::new(spec.compression));
         // A spec that is refused builds nothing, so how it would is of no account.
         let (num_partitions, encoder, checked) = match checked {
@@ -125,9 +127,10 @@ impl MapWriter {
             num_partitions,
             (encoder, encryptor),
             (settings.block_bytes, settings.batch_bytes),
-            client.batch_pool().clone(),
+            (client.batch_pool().clone(), client.budget().clone()),
         );
         let ahead_bytes = AHEAD * settings.batch_bytes;
+        let budget = client.budget().clone();
         let spec = Arc::new(spec);
         match checked {
             Ok(()) => {
@@ -143,6 +146,7 @@ impl MapWriter {
             copies,
             builder,
             ahead_bytes,
+            budget,
             waited: Duration::ZERO,
             committing: false,
             committed: None,
@@ -210,14 +214,19 @@ impl MapWriter {
         if self.committed.is_some() {
             return Ok(());
         }
-        if self.copies.check()? <= self.ahead_bytes {
+        let ahead = if self.budget.is_short(Share::Messages) {
+            self.ahead_bytes / AHEAD
+        } else {
+            self.ahead_bytes
+        };
+        if self.copies.check()? <= ahead {
             return Ok(());
         }
         let _timer = Timer {
             started: Instant::now(),
             sum: &mut self.waited,
         };
-        self.copies.drained_to(self.ahead_bytes).await
+        self.copies.drained_to(ahead).await
     }
 
     /// Sends what is left and commits. May be dropped while it waits and called again; nothing may be added after the first call.

@@ -499,9 +499,16 @@ impl Push {
     fn outgrown(&self, address: &str, failure: &Failure) -> Error {
         let settings = self.client.settings();
         let replay_buffer = settings.name("replay_buffer");
+        // What all writers of the process share may have been less.
+        let shared = settings.memory.map_or_else(String::new, |bytes| {
+            format!(
+                " or its part of {} ({bytes} bytes)",
+                settings.name("memory")
+            )
+        });
         let message = format!(
             "{address} failed while it took the {}: {}. The output cannot be sent to another server: its {} bytes have outgrown \
-             {replay_buffer} ({} bytes). Run the task again, or raise {replay_buffer}",
+             {replay_buffer} ({} bytes){shared}. Run the task again, or raise {replay_buffer}",
             name(&self.spec),
             failure.message,
             self.shared.built_bytes(),

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::build::Message;
 use crate::{
+    budget::{Budget, Share},
     client::Durability,
     error::{Error, Kind},
     tally::Tally,
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     news: Notify,
     aborted: CancellationToken,
     replay_buffer: usize,
+    budget: Budget,
     tally: Tally,
 }
 
@@ -81,7 +83,7 @@ pub(super) enum Step {
 }
 
 impl Shared {
-    pub(super) fn new(replay_buffer: usize, tally: Tally) -> Self {
+    pub(super) fn new(replay_buffer: usize, budget: Budget, tally: Tally) -> Self {
         Self {
             state: Mutex::new(State {
                 messages: VecDeque::new(),
@@ -101,6 +103,7 @@ impl Shared {
             news: Notify::new(),
             aborted: CancellationToken::new(),
             replay_buffer,
+            budget,
             tally,
         }
     }
@@ -124,11 +127,12 @@ impl Shared {
         if state.unsent_bytes == 0 {
             state.stream.progress = Instant::now();
         }
-        state.kept_bytes += message.len();
+        state.kept_bytes += message.held();
         state.unsent_bytes += message.len();
         state.built_bytes += message.len();
         state.messages.push_back(message);
-        state.outgrown |= state.kept_bytes > self.replay_buffer;
+        state.outgrown |=
+            state.kept_bytes > self.replay_buffer || self.budget.is_short(Share::Messages);
         state.let_go();
         drop(state);
         self.work.notify_one();
@@ -324,7 +328,7 @@ impl State {
     fn let_go(&mut self) {
         if self.outgrown && self.stream.opened {
             for message in self.messages.drain(..self.handed) {
-                self.kept_bytes -= message.len();
+                self.kept_bytes -= message.held();
                 self.gone += 1;
             }
             self.handed = 0;

@@ -52,6 +52,7 @@ class Application:
         servers: list[Server] | None = None,
         conf: dict | None = None,
         executor_memory_mib: int = 1024,
+        executor_jvm: str = "",
         java: Path | None = None,  # a JDK that is not the one of the environment
     ):
         self.run = run
@@ -66,6 +67,7 @@ class Application:
         self.calls: dict[int, Call] = {}
         self.next_id = 0
         settings = self._settings(line, events, executor_memory_mib)
+        settings["spark.executor.extraJavaOptions"] += f" {executor_jvm}"
         if servers is not None:
             settings["spark.shuffle.manager"] = "io.forebay.spark.ForebayShuffleManager"
             settings["spark.forebay.servers"] = ",".join(server.address for server in servers)

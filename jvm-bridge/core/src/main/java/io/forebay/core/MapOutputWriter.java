@@ -36,6 +36,15 @@ public final class MapOutputWriter implements AutoCloseable {
     }
 
     /**
+     * Whether as much of the arena may be filled, records and entries together. If not, {@link #flush} earlier.
+     *
+     * @param must it will be filled all the same: a record has to go somewhere
+     */
+    public boolean grow(long bytes, boolean must) {
+        return Native.writerGrow(id, bytes, must);
+    }
+
+    /**
      * Sorts the arena's records by partition and hands them to the connection; waits while the servers hold back. When this returns,
      * the arena may be used again from its start. If it throws, the arena must not be used any more.
      *

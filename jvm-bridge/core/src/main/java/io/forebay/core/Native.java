@@ -158,6 +158,14 @@ final class Native {
     /** Where the committed output is: {@code volume@host:port}, at level mirror two of them with a {@code +} in between. */
     static native String writerLocation(long writer);
 
+    /**
+     * Whether so much of the arena may be filled from now on, records and entries together: what the process has left for arenas is
+     * shared by its writers.
+     *
+     * @param must it will be filled, whether there is room or not
+     */
+    static native boolean writerGrow(long writer, long bytes, boolean must);
+
     /** Counters of this writer: stored bytes, records, nanoseconds spent waiting for the servers, re-sent outputs. */
     static native long[] writerStats(long writer);
 

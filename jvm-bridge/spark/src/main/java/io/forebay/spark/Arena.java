@@ -7,8 +7,8 @@ import org.apache.spark.unsafe.Platform;
  * MapOutputWriter}'s). When they would meet, everything is pushed and it starts again. Its size never changes, whatever the number of
  * partitions.
  *
- * <p>How far it is filled is what Spark's memory manager agrees to, a step at a time: where memory is short it is pushed earlier. It is
- * native memory all the same, so a task can always go on, with one step.
+ * <p>How far it is filled is what Spark's memory manager agrees to, and what the process has left for native memory, a step at a time:
+ * where memory is short it is pushed earlier. A task can always go on, with one step.
  *
  * <p>Consistent between any two calls: Spark may ask for an early push whenever the task computes its next record.
  */
@@ -19,16 +19,22 @@ final class Arena {
     private static final int ENTRY = 8;
     private static final int STEPS = 8;
 
+    /** Longest step: what a task takes however little there is. */
+    private static final long STEP = 2 << 20;
+
     /** Where records go. */
     interface Output {
         /** Pushes the records in the arena, which may be used again afterwards. */
         void flush(int records, long dataBytes);
 
+        /** Whether the process has room for so many bytes of the arena; {@code must}: they are used all the same. */
+        boolean grow(long bytes, boolean must);
+
         /** Pushes one byte string, whole. */
         void block(int partition, byte[] bytes, int offset, int length, int records);
     }
 
-    /** Who is asked for memory. */
+    /** Who is asked for memory that Spark accounts for. */
     interface Memory {
         /** Whether all of it was given; nothing is taken if not. */
         boolean claim(long bytes);
@@ -57,7 +63,7 @@ final class Arena {
     Arena(long base, long bytes, Output output, Memory memory) {
         this.base = base;
         this.bytes = bytes;
-        this.step = bytes / STEPS;
+        this.step = Math.min(STEP, bytes / STEPS);
         this.output = output;
         this.memory = memory;
         restart();
@@ -126,7 +132,8 @@ final class Arena {
         }
         while (need > room) {
             long more = Math.min(step, bytes - limit);
-            if (more > 0 && (memory.claim(more) || records == 0)) {
+            boolean must = records == 0;
+            if (more > 0 && output.grow(limit + more, must) && (memory.claim(more) || must)) {
                 limit += more;
                 room += more;
             } else {

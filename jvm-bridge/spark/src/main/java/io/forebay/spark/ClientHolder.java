@@ -40,6 +40,9 @@ final class ClientHolder {
             System.setProperty(NativeLibrary.DIRECTORY, conf.nativeDir().get());
         }
         NativeLibrary.spareDirectories(localDirectories());
+        SparkEnv env = SparkEnv.get();
+        // None yet: Spark's driver is being made.
+        conf.boundMemory(settings, env == null || env.executorId().equals("driver"));
         if (conf.encrypts()) {
             settings.encrypt(encryptionKey());
         }

@@ -11,6 +11,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.OptionalLong;
 import java.util.regex.Pattern;
 import org.apache.spark.SparkConf;
 import org.slf4j.Logger;
@@ -41,6 +42,9 @@ public final class ForebayConf {
     private static final long LARGEST_ARENA = 1L << 30;
 
     private static final long SMALLEST_ARENA = 1L << 20;
+
+    /** Memory with which what each stream may hold does not matter. */
+    private static final long AMPLE = 512 << 20;
     private static final Pattern SERVER = Pattern.compile("(dns://)?(\\[[0-9a-fA-F:.]+]|[^\\s,/@:\\[\\]]+):[0-9]{1,5}");
     private static final Pattern TOKEN = Pattern.compile("[\\x21-\\x7e]{16,512}");
 
@@ -65,17 +69,24 @@ public final class ForebayConf {
                 "File on the driver with the secret that opens this application's data on the servers. Executors get it with "
                         + "their tasks. Set it if something else is to read or delete the data; what the servers call the application is in the tab and in the "
                         + "driver's log. It may be the same for several applications, and for one that is started again."),
+        EXECUTOR_MEMORY(
+                "executorMemory",
+                "what `memoryOverhead` leaves",
+                "Native memory that the tasks of an executor share for what they write and read; with less than they could use they are "
+                        + "slower. By default a sixth of `spark.executor.memoryOverhead`, or half of what it has over 256 MiB, if that is more; "
+                        + "of what the container leaves, if that is less. Set it if the overhead is for something else, too."),
         WRITE_ARENA(
                 "writeArena",
                 "32m",
                 "Native memory into which a map task copies its rows before they are sorted and pushed, `1m` to `1g`. Raise it for "
-                        + "shuffles with many thousands of partitions: blocks get longer."),
+                        + "shuffles with many thousands of partitions: blocks get longer. Tasks that share too little push earlier; one that is set "
+                        + "is filled whatever they share."),
         REPLAY_BUFFER(
                 "replayBuffer",
                 "64m",
                 "Native memory in which a map task keeps what it has pushed, so that it can push it again to another server. A larger "
-                        + "output fails with its server, and the task is run again. Raise it if map outputs are larger and tasks dear; lower it where "
-                        + "memory is short."),
+                        + "output fails with its server, and the task is run again. Raise it if map outputs are larger and tasks dear. Tasks that "
+                        + "share too little keep less; one that is set is kept whatever they share."),
         FETCH_STREAMS(
                 "fetchStreams", "8", "Servers that a reduce task reads from at a time. Raise it if reduce tasks wait and no server is busy."),
         RETRY_DEADLINE(
@@ -133,6 +144,7 @@ public final class ForebayConf {
     private final long leaseMillis;
     private final long arenaBytes;
     private final long replayBytes;
+    private final long executorMemory;
     private final long windowBytes;
     private final long streams;
     private final long retryMillis;
@@ -177,6 +189,7 @@ public final class ForebayConf {
         // A whole number of entries and of pages.
         arenaBytes = arena + 4095 & ~4095L;
         replayBytes = size(Key.REPLAY_BUFFER, 0);
+        executorMemory = text(Key.EXECUTOR_MEMORY).isPresent() ? size(Key.EXECUTOR_MEMORY, 1 << 20) : 0;
         windowBytes = readWindow();
         streams = readStreams();
         retryMillis = duration(Key.RETRY_DEADLINE, 1);
@@ -220,6 +233,44 @@ public final class ForebayConf {
     /** Whether blocks are encrypted. */
     boolean encrypts() {
         return encrypts;
+    }
+
+    /**
+     * Bounds what the tasks of this JVM hold together. What somebody has set for each of them is not touched by it.
+     *
+     * @param driver tasks run there in local mode only
+     */
+    void boundMemory(ClientSettings settings, boolean driver) {
+        boolean local = ExecutorMemory.isLocal(conf);
+        if (driver && !local) {
+            return;
+        }
+        OptionalLong limit =
+                text(Key.EXECUTOR_MEMORY).isPresent()
+                        ? OptionalLong.of(executorMemory)
+                        : ExecutorMemory.ofThisJvm(conf, local);
+        if (!limit.isPresent()) {
+            return;
+        }
+        long bytes = limit.getAsLong();
+        List<String> apart = new ArrayList<>();
+        if (text(Key.WRITE_ARENA).isPresent()) {
+            apart.add("arenas");
+        }
+        if (text(Key.REPLAY_BUFFER).isPresent()) {
+            apart.add("messages");
+        }
+        if (conf.contains(WINDOW)) {
+            apart.add("reads");
+        }
+        settings.name("memory", Key.EXECUTOR_MEMORY.key).set("memory_bytes", bytes).set("memory_apart", String.join(",", apart));
+        if (bytes < AMPLE) {
+            settings.set("stream_window_bytes", 512 << 10);
+        }
+        long core = bytes / Math.max(Runtime.getRuntime().availableProcessors(), conf.getInt("spark.executor.cores", 1));
+        if (core < 8 << 20) {
+            settings.set("batch_bytes", core < 4 << 20 ? 128 << 10 : 256 << 10);
+        }
     }
 
     Optional<String> nativeDir() {
@@ -370,7 +421,7 @@ public final class ForebayConf {
         try {
             bytes = conf.getSizeAsBytes(key.key, key.standard);
         } catch (NumberFormatException e) {
-            throw bad(key, "write a size such as " + key.standard);
+            throw bad(key, "write a size such as " + (key == Key.EXECUTOR_MEMORY ? "256m" : key.standard));
         }
         if (bytes < least) {
             throw bad(key, "choose at least " + least + " bytes");

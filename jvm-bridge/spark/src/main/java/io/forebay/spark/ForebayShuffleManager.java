@@ -38,6 +38,7 @@ public final class ForebayShuffleManager extends SortShuffleManager {
         client = new ClientHolder(settings.orNull());
         if (isDriver) {
             ExecutorClassPath.check(sparkConf);
+            ExecutorMemory.warn(sparkConf);
             app = new DriverApp(sparkConf, settings.get(), client, DriverSettings.prepare(sparkConf));
         } else {
             app = null;

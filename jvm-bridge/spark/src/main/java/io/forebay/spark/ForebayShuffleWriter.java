@@ -193,6 +193,11 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
         }
 
         @Override
+        public boolean grow(long bytes, boolean must) {
+            return output.grow(bytes, must);
+        }
+
+        @Override
         public void block(int partition, byte[] bytes, int offset, int length, int records) {
             long start = System.nanoTime();
             output.block(partition, bytes, offset, length, records);

@@ -22,6 +22,7 @@ class ArenaTest {
     private final List<Integer> flushes = new ArrayList<>();
     private long claimed;
     private long most = Long.MAX_VALUE;
+    private long room = Long.MAX_VALUE;
 
     private final Arena.Output output =
             new Arena.Output() {
@@ -36,6 +37,11 @@ class ArenaTest {
                         Platform.copyMemory(null, base + start, record, Platform.BYTE_ARRAY_OFFSET, record.length);
                         pushed.add((entry(i) >>> 32) + ":" + Arrays.toString(record));
                     }
+                }
+
+                @Override
+                public boolean grow(long bytes, boolean must) {
+                    return must || bytes <= room;
                 }
 
                 @Override
@@ -74,6 +80,20 @@ class ArenaTest {
 
     private static String record(int partition, byte[] bytes) {
         return partition + ":" + Arrays.toString(bytes);
+    }
+
+    @Test
+    void arenaIsPushedEarlierWhereTheProcessHasNoRoom() {
+        room = 2048;
+        Arena arena = arena();
+        for (int i = 0; i < 100; i++) {
+            arena.record(1, new byte[92], 92);
+        }
+        arena.record(2, new byte[5000], 5000);
+        arena.flush();
+        assertEquals(101, pushed.size());
+        // Steps of an eighth, 1024 bytes: two of them hold 20 records; one that is longer than all has to go somewhere.
+        assertEquals(Arrays.asList(20, 20, 20, 20, 20, 1), flushes);
     }
 
     @Test

@@ -1,0 +1,138 @@
+package io.forebay.spark;
+
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.Paths;
+import java.util.List;
+import java.util.OptionalLong;
+import org.apache.spark.SparkConf;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * What the tasks of a JVM may take of native memory together: a part of what the executor has beside its heap, {@code
+ * spark.executor.memoryOverhead}, or of what its container leaves if that is less. The rest is the JVM's own: classes, compiled code,
+ * threads, the collector's tables, Netty.
+ *
+ * <p>The native side divides it among the tasks that run; it is not divided by the number of cores here, which not every cluster manager
+ * tells.
+ */
+final class ExecutorMemory {
+    private static final Logger LOG = LoggerFactory.getLogger(ExecutorMemory.class);
+
+    private static final String OVERHEAD = "spark.executor.memoryOverhead";
+    private static final long MIB = 1 << 20;
+
+    /** What a JVM that runs Spark's tasks takes beside its heap, before it shuffles anything: 200 MiB and 50 of mapped files were measured. */
+    private static final long JVM = 256 * MIB;
+
+    /** Least that is of any use. */
+    private static final long LEAST = 32 * MIB;
+
+    /** What a core should have, or its tasks are slowed down. */
+    private static final long PER_CORE = 16 * MIB;
+
+    private ExecutorMemory() {}
+
+    /**
+     * Of this JVM.
+     *
+     * @param local whether it is a driver that runs tasks itself
+     * @return nothing if there is no bound
+     */
+    static OptionalLong ofThisJvm(SparkConf conf, boolean local) {
+        OptionalLong container = container(Paths.get("/proc/self/cgroup"), Paths.get("/sys/fs/cgroup"));
+        return limit(conf, local, container, Runtime.getRuntime().maxMemory());
+    }
+
+    static OptionalLong limit(SparkConf conf, boolean local, OptionalLong container, long heap) {
+        if (local && !container.isPresent()) {
+            return OptionalLong.empty();
+        }
+        long overhead = local ? Long.MAX_VALUE : overhead(conf);
+        if (container.isPresent()) {
+            overhead = Math.min(overhead, container.getAsLong() - heap - others(conf));
+        }
+        return OptionalLong.of(share(overhead));
+    }
+
+    /** Ours of so much: a sixth where there is little, up to a half where the JVM leaves so much. Each task may take a piece beyond it. */
+    static long share(long overhead) {
+        return Math.max(LEAST, Math.max(overhead / 6, (overhead - JVM) / 2));
+    }
+
+    /** What executors have beside their heap, as Spark counts it. */
+    static long overhead(SparkConf conf) {
+        if (conf.contains(OVERHEAD)) {
+            return conf.getSizeAsMb(OVERHEAD) * MIB;
+        }
+        String factor = conf.get("spark.executor.memoryOverheadFactor", conf.get("spark.kubernetes.memoryOverheadFactor", "0.1"));
+        long least = conf.getSizeAsMb("spark.executor.minMemoryOverhead", "384m");
+        return Math.max(least, (long) (Double.parseDouble(factor) * conf.getSizeAsMb("spark.executor.memory", "1g"))) * MIB;
+    }
+
+    /** What else the container's memory is for. */
+    private static long others(SparkConf conf) {
+        boolean offHeap = conf.getBoolean("spark.memory.offHeap.enabled", false);
+        return (offHeap ? conf.getSizeAsBytes("spark.memory.offHeap.size", "0") : 0)
+                + conf.getSizeAsMb("spark.executor.pyspark.memory", "0") * MIB;
+    }
+
+    /** On the driver: says so where executors have so little that their tasks are slowed down. */
+    static void warn(SparkConf conf) {
+        int cores = conf.getInt("spark.executor.cores", 1);
+        long share = share(overhead(conf));
+        if (!isLocal(conf) && !conf.contains(ForebayConf.Key.EXECUTOR_MEMORY.key) && share / cores < PER_CORE) {
+            long enough = Math.min(6 * PER_CORE * cores, 2 * PER_CORE * cores + JVM) / MIB;
+            LOG.warn(
+                    "executors have {} MiB beside their heap, of which the tasks on {} cores share {} MiB for what they shuffle through Forebay. They"
+                            + " go on with that, but slower: set {}={}m",
+                    overhead(conf) / MIB,
+                    cores,
+                    share / MIB,
+                    OVERHEAD,
+                    enough);
+        }
+    }
+
+    static boolean isLocal(SparkConf conf) {
+        String master = conf.get("spark.master", "");
+        return master.equals("local") || master.startsWith("local[");
+    }
+
+    /** The lowest memory limit of the control groups that a process is in, version 1 or 2; nothing if there is none. */
+    static OptionalLong container(Path groups, Path mounted) {
+        long lowest = Long.MAX_VALUE;
+        try {
+            for (String line : Files.readAllLines(groups, StandardCharsets.UTF_8)) {
+                String[] fields = line.split(":", 3);
+                if (fields.length == 3 && fields[1].isEmpty()) {
+                    lowest = Math.min(lowest, lowest(mounted, fields[2], "memory.max"));
+                } else if (fields.length == 3 && java.util.Arrays.asList(fields[1].split(",")).contains("memory")) {
+                    lowest = Math.min(lowest, lowest(mounted.resolve("memory"), fields[2], "memory.limit_in_bytes"));
+                }
+            }
+        } catch (IOException | RuntimeException e) {
+            LOG.debug("no control group is read: {}", e.toString());
+        }
+        // Version 1 says "none" by a number that no machine has.
+        return lowest < 1L << 60 ? OptionalLong.of(lowest) : OptionalLong.empty();
+    }
+
+    /** Of a group and all groups that it is in. In a container its own is what is mounted, and the path is that of the host. */
+    private static long lowest(Path mounted, String group, String file) {
+        long lowest = Long.MAX_VALUE;
+        Path path = mounted.resolve(group.replaceFirst("^/+", "")).normalize();
+        for (; path != null && path.startsWith(mounted); path = path.getParent()) {
+            try {
+                List<String> lines = Files.readAllLines(path.resolve(file), StandardCharsets.UTF_8);
+                lowest = Math.min(lowest, Long.parseLong(lines.get(0).trim()));
+            } catch (IOException | RuntimeException e) {
+                // Not there, or "max".
+            }
+        }
+        return lowest;
+    }
+}
