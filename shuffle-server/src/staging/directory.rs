@@ -202,7 +202,9 @@ fn resolved(dir: &Path) -> PathBuf {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
     for there in absolute.ancestors() {
         if let Ok(real) = fs::canonicalize(there) {
-            let rest = absolute.strip_prefix(there).unwrap_or(Path::new(""));
+            let rest = absolute
+                .strip_prefix(there)
+                .unwrap_or_else(|_| Path::new(""));
             return match rest == Path::new("") {
                 true => real,
                 false => real.join(rest),

@@ -188,10 +188,10 @@ fn open_index(
         Ok((index, found)) => return Ok((index, found, Health::Ok)),
         Err(error) => error,
     };
-    let is_of_the_disk = match &error {
-        Error::Index(index::Error::Store { .. }) | Error::Io { .. } => true,
-        _ => false,
-    };
+    let is_of_the_disk = matches!(
+        &error,
+        Error::Index(index::Error::Store { .. }) | Error::Io { .. }
+    );
     if new || !is_of_the_disk {
         return Err(error);
     }
