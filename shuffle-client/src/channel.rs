@@ -20,7 +20,10 @@
 use std::{
     collections::{BTreeSet, HashMap},
     pin::Pin,
-    sync::{Arc, Once, Weak},
+    sync::{
+        Arc, Once, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -115,6 +118,9 @@ const REFUSED: Duration = Duration::from_secs(5);
 /// What is known of a server that nobody had to do with for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
 
+/// How often, every 5 ms, it is looked whether a connection that broke has ended.
+const LAST_WORD: u32 = 20;
+
 /// Locked while one caller connects, so that a hundred tasks make one connection.
 type SharedSlot = Arc<tokio::sync::Mutex<Slot>>;
 
@@ -134,7 +140,9 @@ struct Connection {
 
 /// Drives a connection.
 struct Line {
-    _driver: AbortOnDropHandle<()>,
+    driver: AbortOnDropHandle<()>,
+    /// The server closed it because it has as many as it may.
+    refused: Arc<AtomicBool>,
     /// When the last stream began or ended.
     used: Mutex<Instant>,
 }
@@ -377,25 +385,29 @@ impl Connections {
                 .await
                 .map_err(|error| describe(&error))
         };
-        let refused = |why: String| {
+        let failed = |why: String| {
             Failure::new(
                 Kind::Unavailable,
                 format!("cannot connect to {address}: {why}"),
             )
         };
         let connected = tokio::time::timeout(settings.connect_timeout, connect).await;
-        let late = || refused(format!("no answer within {:?}", settings.connect_timeout));
-        let (sender, driver) = connected.map_err(|_| late())?.map_err(refused)?;
+        let late = || failed(format!("no answer within {:?}", settings.connect_timeout));
+        let (sender, driver) = connected.map_err(|_| late())?.map_err(failed)?;
         let name = address.to_string();
+        let refused = Arc::new(AtomicBool::new(false));
+        let told = refused.clone();
         let driver = self.handle.spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(server = name, error = describe(&error), "connection ended");
+                told.store(is_refusal(error), Ordering::Release);
             }
         });
         Ok(Connection {
             sender,
             line: Arc::new(Line {
-                _driver: AbortOnDropHandle::new(driver),
+                driver: AbortOnDropHandle::new(driver),
+                refused,
                 used: Mutex::new(Instant::now()),
             }),
         })
@@ -470,9 +482,13 @@ impl Lane {
                         format!("server address is {:?}: write host:port", self.address),
                     )
                 })?;
-        let broke = |error: hyper::Error| broken(&self.address, error);
-        self.sender.ready().await.map_err(broke)?;
-        let response = self.sender.send_request(request).await.map_err(broke)?;
+        if let Err(error) = self.sender.ready().await {
+            return Err(broken(&self.address, &self.line, error).await);
+        }
+        let response = match self.sender.send_request(request).await {
+            Ok(response) => response,
+            Err(error) => return Err(broken(&self.address, &self.line, error).await),
+        };
         if let Some(status) = Status::from_header_map(response.headers())
             && status.code() != tonic::Code::Ok
         {
@@ -496,24 +512,35 @@ impl Drop for Lane {
     }
 }
 
-/// Why no call can be made on a connection. A server that has as many connections as it may says so with the reason
-/// `ENHANCE_YOUR_CALM`, which gRPC's table makes `Busy`.
-fn broken(address: &str, error: hyper::Error) -> Failure {
+/// Whether a server ended a connection because it has as many as it may. It says so with the reason `ENHANCE_YOUR_CALM`, which gRPC's
+/// table makes `Busy`.
+fn is_refusal(error: hyper::Error) -> bool {
+    Kind::of(&Status::from_error(Box::new(error))) == Kind::Busy
+}
+
+/// Why no call can be made on a connection.
+async fn broken(address: &str, line: &Line, error: hyper::Error) -> Failure {
     let what = describe(&error);
-    let kind = match Kind::of(&Status::from_error(Box::new(error))) {
-        Kind::Busy => Kind::Busy,
-        _ => Kind::Unavailable,
-    };
-    let limit = match kind {
-        Kind::Busy => "; it has as many connections as it may (--max-connections)",
-        _ => "",
-    };
+    let mut refused = is_refusal(error);
+    // The last word of a server reaches the task that drives the connection, which ends about now; a call that it cuts off says
+    // nothing of it.
+    for _ in 0..LAST_WORD {
+        if refused || line.driver.is_finished() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    refused |= line.refused.load(Ordering::Acquire);
+    if !refused {
+        let message = format!("connection to {address} broke: {what}");
+        return Failure::new(Kind::Unavailable, message);
+    }
+    let message = format!(
+        "{address} has as many connections as it may (--max-connections, or those of one peer): {what}"
+    );
     Failure {
-        answered: kind == Kind::Busy,
-        ..Failure::new(
-            kind,
-            format!("connection to {address} broke: {what}{limit}"),
-        )
+        answered: true,
+        ..Failure::new(Kind::Busy, message)
     }
 }
 

@@ -120,8 +120,8 @@ pub async fn full_of_connections() -> String {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-                let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb];
+                let settings: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+                let goaway: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb];
                 let _ = stream
                     .write_all(&[&settings[..], &goaway[..]].concat())
                     .await;
