@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Longest reason that travels.
 const REASON: usize = 400;
 
-impl Fetch<'_> {
+impl Fetch<'_, '_> {
     /// Reports the attempt that a fault names, once. True if that was done and may have changed something, so that asking again is
     /// worth it.
     pub(super) async fn report(&mut self, fault: &Fault) -> bool {
