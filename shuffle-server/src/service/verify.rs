@@ -56,7 +56,7 @@ pub(super) async fn verify(
     request: &v1::VerifyRequest,
 ) -> Result<v1::VerifyResponse, Refusal> {
     let caller = caller::check(request.caller.as_ref())?;
-    let app = core.registry.read(&caller)?;
+    let app = core.registry.read(&caller).await?;
     let id = wire::volume("volume", &request.volume)?;
     let key = AttemptKey {
         app: app.id.clone(),
