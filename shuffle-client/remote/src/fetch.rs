@@ -367,6 +367,8 @@ impl Fetch {
                 if self.maps.contains(&header.map_index.0)
                     && self.only.as_ref().is_none_or(|only| only.contains(&owner))
                     && self.chain.counts(owner, generation)
+                    // invariant: in-order-or-not-at-all
+                    && !self.lost.contains_key(&owner)
                 {
                     let after = Cursor {
                         section: *index,

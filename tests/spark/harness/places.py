@@ -31,7 +31,7 @@ class SparkLine:
         self.home = homes[0]
 
     def jobs_jar(self) -> Path:
-        """The Java jobs of `jvm/`, compiled once per line and again when a source is newer."""
+        """The Java jobs of `jvm/`, compiled once per line, for the oldest Java that it is tried on, and again when a source is newer."""
         sources = sorted((HERE / "jvm").rglob("*.java"))
         jar = TARGET / "spark-jobs" / f"jobs-{self.version}.jar"
         if jar.exists() and jar.stat().st_mtime > max(s.stat().st_mtime for s in sources):
@@ -39,7 +39,7 @@ class SparkLine:
         classes = jar.with_suffix(".classes")
         classes.mkdir(parents=True, exist_ok=True)
         subprocess.run(
-            ["javac", "-nowarn", "-proc:none", "-cp", f"{self.home}/jars/*", "-d", classes, *sources],
+            ["javac", "--release", "11" if self.version < "4" else "17", "-nowarn", "-proc:none", "-cp", f"{self.home}/jars/*", "-d", classes, *sources],
             check=True,
             stderr=subprocess.PIPE,
         )

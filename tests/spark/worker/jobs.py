@@ -289,6 +289,11 @@ def active_tasks(spark):
     return sum(executor.numRunningTasks() for executor in tracker.getExecutorInfos())
 
 
+def java_version(spark):
+    """Of the driver's JVM; executors run the same."""
+    return spark.sparkContext._jvm.System.getProperty("java.version")
+
+
 def executors(spark):
     """How many executors are registered (the driver is one of the block managers)."""
     return spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1
