@@ -90,6 +90,13 @@ impl Flags {
         }
     }
 
+    /// Whether a block with these flags can have so many bytes stored and decoded.
+    pub fn fit(self, length: u32, raw_length: u32) -> bool {
+        let extra = if self.is_encrypted() { ENCRYPTION } else { 0 };
+        let plain = length.checked_sub(extra).filter(|&plain| plain > 0);
+        plain.is_some() && (self.codec() != Codec::None || plain == Some(raw_length))
+    }
+
     /// Encrypted after it was encoded.
     pub fn is_encrypted(self) -> bool {
         self.0 & Self::ENCRYPTED != 0

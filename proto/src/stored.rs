@@ -41,7 +41,11 @@ pub fn row(bytes: &[u8]) -> Option<BlockHeader> {
         flags: Flags::try_from_bits(u32_at(32))?,
         checksum: u32_at(36),
     };
-    (1..=MAX_BLOCK).contains(&block.length).then_some(block)
+    let sizes = 1..=MAX_BLOCK;
+    let possible = sizes.contains(&block.length)
+        && sizes.contains(&block.raw_length)
+        && block.flags.fit(block.length, block.raw_length);
+    possible.then_some(block)
 }
 
 /// Appends a LEB128 number.

@@ -91,7 +91,7 @@ pub fn messages(summaries: impl IntoIterator<Item = Summary>, most: usize) -> Ve
                 told.clear();
             }
             told.entry(lost.reason)
-                .or_insert_with(|| format!("as map {} attempt {}", lost.map_index, lost.attempt));
+                .or_insert_with(|| as_of(lost.map_index.0, lost.attempt.0));
             messages.current.lost.push(v1::LostAttempt {
                 map_index: lost.map_index.0,
                 attempt: lost.attempt.0,
@@ -101,6 +101,20 @@ pub fn messages(summaries: impl IntoIterator<Item = Summary>, most: usize) -> Ve
     }
     messages.done.push(messages.current);
     messages.done
+}
+
+/// A reason that an attempt which came before has too.
+fn as_of(map_index: u32, attempt: u64) -> String {
+    format!("as map {map_index} attempt {attempt}")
+}
+
+/// Why an attempt is lost, in words: where its reason is another's, the other's.
+pub fn reason<'a>(lost: &'a [v1::LostAttempt], of: &'a v1::LostAttempt) -> &'a str {
+    let same = of.reason.starts_with("as map ").then(|| {
+        lost.iter()
+            .find(|other| as_of(other.map_index, other.attempt) == of.reason)
+    });
+    same.flatten().map_or(&of.reason, |other| &other.reason)
 }
 
 impl Messages {
@@ -188,6 +202,9 @@ mod tests {
         assert!(came[0].reason.len() < 2 * REASON && came[0].reason.ends_with("x.seg ends at 0"));
         assert_eq!(came[1].reason, "other");
         assert!(came[2].reason.starts_with("as map "), "{}", came[2].reason);
+        let first: Vec<_> = all[0].lost.clone();
+        assert_eq!(reason(&first, &first[2]), first[0].reason);
+        assert_eq!(reason(&first, &first[1]), "other");
         assert!(came.iter().all(|lost| !lost.reason.is_empty()));
     }
 }

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     block::{
-        BlockHeader, Codec, ENCRYPTION, Flags, MAX_BATCH, MAX_BATCH_BLOCKS, MAX_BLOCK,
-        PartitionTotal,
+        BlockHeader, ENCRYPTION, Flags, MAX_BATCH, MAX_BATCH_BLOCKS, MAX_BLOCK, PartitionTotal,
     },
     ids::{AppId, AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
     v1,
@@ -218,9 +217,7 @@ fn blocks(
                 "use codecs and bits of version 1",
             )
         })?;
-        let extra = if flags.is_encrypted() { ENCRYPTION } else { 0 };
-        let plain = length.checked_sub(extra).filter(|&plain| plain > 0);
-        if plain.is_none() || flags.codec() == Codec::None && plain != Some(raw_length) {
+        if !flags.fit(length, raw_length) {
             let value = format!("{length} stored, {raw_length} raw, flags {flags:?}");
             return Err(Invalid::new(
                 field,

@@ -271,7 +271,7 @@ async fn settings_that_cannot_be_are_refused_by_name() {
 async fn settings_come_from_file_environment_and_flags_in_this_order() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("forebay.toml");
-    fs::write(&path, "memory = \"100MiB\"\nlease = \"11min\"\n").unwrap();
+    fs::write(&path, "memory = \"100MiB\"\nlease = \"9min\"\n").unwrap();
     let by_file = Server::with(Setup::new().flag("--config", path.display())).await;
     assert_eq!(
         by_file.peer().await.describe().await.memory_limit,
@@ -279,7 +279,7 @@ async fn settings_come_from_file_environment_and_flags_in_this_order() {
     );
     assert_eq!(
         by_file.peer().await.renew(&App::new("a")).await.unwrap(),
-        11 * 60_000
+        9 * 60_000
     );
     let by_env = Server::with(
         Setup::new()
@@ -296,7 +296,7 @@ async fn settings_come_from_file_environment_and_flags_in_this_order() {
     assert_eq!(by_flag.peer().await.describe().await.memory_limit, 25 << 20);
     assert_eq!(
         by_flag.peer().await.renew(&App::new("a")).await.unwrap(),
-        11 * 60_000
+        9 * 60_000
     );
 }
 

@@ -53,7 +53,10 @@ impl Bucket {
 
     /// What an app, or a shuffle of it, has here.
     pub fn below(&self, dir: impl AsRef<Path>) -> Vec<PathBuf> {
-        disk::walk(&self.path().join(ROOT).join(dir))
+        let mut files = disk::walk(&self.path().join(ROOT).join(dir));
+        // What a `file://` store is just writing, before it has its name.
+        files.retain(|path| !path.to_string_lossy().contains('#'));
+        files
     }
 
     /// What is in it beside the marker, which stays.

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::block::Codec;
 
 fn header(partition: u32, seq: u32, length: u32) -> BlockHeader {
     BlockHeader {

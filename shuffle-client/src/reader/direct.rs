@@ -11,6 +11,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use bytes::Bytes;
 use shuffle_proto::summary;
 use shuffle_remote::{Cursor, Owner, Place, Remote};
 
@@ -70,6 +71,8 @@ impl Fetch<'_, '_> {
         Err(match stop {
             // Its bytes are there and broken: asking once more does not mend them.
             Stop::Wrong { fault, .. } if fault.missing => {
+                // What is known to be broken is known of a whole answer only.
+                self.cursor = Bytes::new();
                 let attempt = fault.attempt;
                 let output = attempt.and_then(|attempt| {
                     let progress = self.group.expected.get(&attempt)?;

@@ -337,17 +337,19 @@ impl<'a, 'd> Fetch<'a, 'd> {
                 tokio::time::timeout(patience, payload)
                     .await
                     .map_err(|_| late("a whole message"))??;
-                let headers = wire::fetched_blocks(&message.table.unwrap_or_default(), length)
-                    .map_err(|invalid| {
-                        Failure::new(
-                            Kind::Internal,
-                            format!("{address} answers wrongly: {invalid}"),
-                        )
-                    })?;
                 let wrong = |fault| Trouble::Wrong {
                     fault,
                     from_start: false,
                 };
+                // A spoilt table, and another copy may be good.
+                let headers = wire::fetched_blocks(&message.table.unwrap_or_default(), length)
+                    .map_err(|invalid| {
+                        wrong(Fault {
+                            attempt: None,
+                            missing: false,
+                            message: invalid.to_string(),
+                        })
+                    })?;
                 let blocks = verify::cut(&self.group.expected, headers, pieces).map_err(wrong)?;
                 self.deliver(blocks, permit).await.map_err(wrong)?;
             }

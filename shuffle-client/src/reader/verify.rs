@@ -197,7 +197,7 @@ pub(super) fn compare(
         let Some(&row) = rows.get(&attempt.0) else {
             let why = lost.get(&attempt.0).map_or_else(
                 || "the server does not know it".to_string(),
-                |lost| lost.reason.clone(),
+                |of| shuffle_proto::summary::reason(&summary.lost, of).to_owned(),
             );
             let message = format!(
                 "attempt {attempt} of map {} is missing: {why}",

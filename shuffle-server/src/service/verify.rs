@@ -51,6 +51,7 @@ impl Drop for Look {
     }
 }
 
+/// Reads an attempt again, and has it lost as a whole if it is bad (invariant: one-bit-one-map).
 pub(super) async fn verify(
     core: &Arc<Core>,
     request: &v1::VerifyRequest,

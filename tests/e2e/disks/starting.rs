@@ -61,8 +61,9 @@ impl Several {
                 line.is_some_and(|line| line.contains(&volume.state)),
                 "{metrics}"
             );
+            let reason = volume.reason.replace('"', "\\\""); // as JSON has it
             assert!(
-                status.contains(&volume.reason) && status.contains(&dir),
+                status.contains(&reason) && status.contains(&dir),
                 "{status}"
             );
         }
@@ -165,12 +166,13 @@ async fn two_of_three_that_cannot_be_opened_do_not_keep_the_third_from_being_ser
     let second = scratch.path().join("second");
     fs::create_dir(&second).unwrap();
     let mut several = Several::start(&[first.path(), &second]).await;
-    // A disk that is not mounted leaves an empty directory; the other lost what its index begins with.
+    // A disk that is not mounted leaves an empty directory; the other has no index that could be mended.
     let away = scratch.path().join("away");
     fs::create_dir(&away).unwrap();
     shuffle_tests::disk::move_mount(first.path(), &away);
-    let current = fs::read(second.join("index/CURRENT")).unwrap();
-    fs::write(second.join("index/CURRENT"), "nonsense").unwrap();
+    let (index, elsewhere) = (second.join("index"), scratch.path().join("index"));
+    fs::rename(&index, &elsewhere).unwrap();
+    fs::write(&index, "a file").unwrap();
     for round in 1..3 {
         let reasons = several.states(&["removed", "failed", "ok"], &[2]).await;
         assert!(reasons[0].contains("not mounted"), "{reasons:?}");
@@ -186,7 +188,8 @@ async fn two_of_three_that_cannot_be_opened_do_not_keep_the_third_from_being_ser
         );
     }
     shuffle_tests::disk::move_mount(&away, first.path());
-    fs::write(second.join("index/CURRENT"), current).unwrap();
+    fs::remove_file(&index).unwrap();
+    fs::rename(&elsewhere, &index).unwrap();
     several.states(&["ok", "ok", "ok"], &[0, 1, 2]).await;
     several.all_is_there().await;
     several.server.stop().await;

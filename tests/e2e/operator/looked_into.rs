@@ -184,7 +184,7 @@ async fn objects_manifests_and_leases_are_printed_and_every_flipped_bit_is_found
         .good();
     assert!(report.contains("is not beside it"), "{report}");
     // Under another's name.
-    let other = object.with_file_name("00000009-00000009.obj");
+    let other = object.with_file_name("data-00000009-00000009-0000000000000009.obj");
     fs::copy(object, &other).unwrap();
     forebay(["inspect", "object", other.to_str().unwrap()])
         .await

@@ -161,7 +161,7 @@ async fn a_directory_that_cannot_be_opened_is_a_volume_out_of_service() {
     };
     let path = |name: &str| bench.dir.path().join(name);
     let read_whole = |name: &str| fs::read(path(name)).expect("read");
-    let (id, current) = (read_whole("volume"), read_whole("index/CURRENT"));
+    let id = read_whole("volume");
     let check = |id_is_known: bool, state: &str, word: &str| {
         let volume = one_of_several(&bench);
         assert!(!volume.is_open());
@@ -177,9 +177,12 @@ async fn a_directory_that_cannot_be_opened_is_a_volume_out_of_service() {
     fs::write(path("volume"), "nonsense").expect("write");
     drop(check(false, "failed", "bring back the file"));
     fs::write(path("volume"), &id).expect("write");
-    fs::write(path("index/CURRENT"), "nonsense\n").expect("write");
+    // An index of which something is left is mended.
+    fs::rename(path("index"), path("index.away")).expect("rename");
+    fs::write(path("index"), "a file").expect("write");
     drop(check(true, "failed", "index"));
-    fs::write(path("index/CURRENT"), &current).expect("write");
+    fs::remove_file(path("index")).expect("remove");
+    fs::rename(path("index.away"), path("index")).expect("rename");
     let user = bench.try_open().expect("open");
     drop(check(true, "failed", "in use by another process"));
     drop(user);
