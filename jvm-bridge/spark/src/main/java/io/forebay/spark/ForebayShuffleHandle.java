@@ -2,7 +2,10 @@ package io.forebay.spark;
 
 import io.forebay.core.Caller;
 import io.forebay.spark.ui.TaskReports;
+import java.io.IOException;
+import java.io.ObjectOutputStream;
 import org.apache.spark.ShuffleDependency;
+import org.apache.spark.rdd.RDD;
 import org.apache.spark.shuffle.BaseShuffleHandle;
 
 /**
@@ -22,6 +25,9 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
     final int numPartitions;
     /** As {@link BlockCodec} has it. */
     final String compression;
+
+    /** False where it is not known, as in a handle that {@link ForeignHandle} has taken over: then more maps run again than must. */
+    private boolean mapsRunAlone;
 
     /** What tasks tell the driver goes here; null if it cannot be told. */
     final TaskReports reports;
@@ -76,6 +82,23 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
         this.numPartitions = numPartitions;
         this.compression = compression;
         this.reports = reports;
+    }
+
+    /**
+     * Whether it is enough that a map whose output is lost runs again: its rows cannot be others then, and it does not run all or none with
+     * the rest. As the driver knew it when it sent this.
+     */
+    boolean mapsRunAlone() {
+        return mapsRunAlone;
+    }
+
+    /** Not before: what it depends on may be checkpointed between registration and the first task, and Spark looks once. */
+    private void writeObject(ObjectOutputStream out) throws IOException {
+        RDD<?> maps = dependency().rdd();
+        if (maps != null) {
+            mapsRunAlone = !TrackedOutputs.rowsMayDiffer(maps) && !maps.isBarrier();
+        }
+        out.defaultWriteObject();
     }
 
     /** Under which number the servers know the shuffle. */

@@ -80,6 +80,7 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
                 new MapOutputs(
                         shuffle,
                         range,
+                        SingleLoss.mayBeTold(handle.mapsRunAlone(), context.stageAttemptNumber(), attempts()),
                         SparkEnv.get()
                                 .mapOutputTracker()
                                 .getMapSizesByExecutorId(shuffle, range.mapStart, range.mapEnd, range.partitionStart, range.partitionEnd));
@@ -100,6 +101,10 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
             return rows;
         }
         return new RecordIterator<>(source, serializer.newInstance(), serializer.supportsRelocationOfSerializedObjects(), readers::ended);
+    }
+
+    private static int attempts() {
+        return SparkEnv.get().conf().getInt("spark.stage.maxConsecutiveAttempts", 4);
     }
 
     private BlockSource.Input input(BlockReader reader, Traffic.Sum sum) {

@@ -33,6 +33,10 @@ import org.slf4j.LoggerFactory;
  * <p>Where there is an object store, outputs of a volume that is gone may be there, each or not, and only tasks find out. So what is
  * forgotten for the first failure is what its task has found lost; a stage that fails again for the same shuffle is not let to the end of
  * its four attempts.
+ *
+ * <p>Where one map output alone is lost (a bit has flipped in it), the failure's location is one under which nothing is registered, and
+ * Spark is made to forget that output here. If a stage fails so a second time for a shuffle, whatever it is spoils more than one: what lies
+ * beside the outputs that were lost then goes too, before the stage's attempts are used up.
  */
 final class Losses extends SparkListener {
     private static final Logger LOG = LoggerFactory.getLogger(Losses.class);
@@ -55,6 +59,9 @@ final class Losses extends SparkListener {
 
         /** Has Spark forget those for which that holds of their shuffle and place; returns how many. */
         int forget(BiPredicate<Integer, BlockManagerId> gone);
+
+        /** Has Spark forget one, if it is still of that attempt; returns where it was registered, or null. */
+        BlockManagerId forget(int shuffle, int mapIndex, long attempt);
     }
 
     private final Outputs outputs;
@@ -76,6 +83,21 @@ final class Losses extends SparkListener {
 
     /** With a store: the last attempt of a stage that failed to fetch from a shuffle, by shuffle. */
     private final Map<Integer, int[]> failedBefore = new HashMap<>();
+
+    /** What single outputs were lost, by shuffle. */
+    private final Map<Integer, Single> singles = new HashMap<>();
+
+    /** Single outputs that attempts of a stage have found lost. */
+    private static final class Single {
+        final int stage;
+        final int attempt;
+        final Set<BlockManagerId> places = new HashSet<>();
+
+        Single(int stage, int attempt) {
+            this.stage = stage;
+            this.attempt = attempt;
+        }
+    }
 
     /** @param store whether readers look into an object store themselves */
     Losses(Outputs outputs, Pool pool, boolean store, long retryMillis) {
@@ -99,6 +121,9 @@ final class Losses extends SparkListener {
         if (end.reason() instanceof FetchFailed) {
             FetchFailed failure = (FetchFailed) end.reason();
             if (VolumeLocation.parse(failure.bmAddress(), failure.shuffleId()) != null) {
+                if (VolumeLocation.isOfOne(failure.bmAddress())) {
+                    lost(failure, end.stageId(), end.stageAttemptId());
+                }
                 failed(failure, end.stageId(), end.stageAttemptId());
             }
         }
@@ -117,6 +142,29 @@ final class Losses extends SparkListener {
             silence.answering(addresses(known), System.nanoTime());
         } catch (RuntimeException e) {
             LOG.debug("the servers are not known: {}", e.toString());
+        }
+    }
+
+    /** One output alone. Nothing if Spark has forgotten it since: many tasks may tell of it, and a stage that came too soon. */
+    private void lost(FetchFailed failure, int stage, int attempt) {
+        int shuffle = failure.shuffleId();
+        try {
+            BlockManagerId place = outputs.forget(shuffle, failure.mapIndex(), failure.mapId());
+            if (place == null) {
+                return;
+            }
+            LOG.warn("output {} of shuffle {} is lost and will be computed again; the others at {} are not", failure.mapIndex(), shuffle, place);
+            Single before = singles.get(shuffle);
+            if (before == null || before.stage != stage) {
+                before = new Single(stage, attempt);
+                singles.put(shuffle, before);
+            }
+            before.places.add(place);
+            if (before.attempt < attempt) {
+                forget(before.places, shuffle);
+            }
+        } catch (RuntimeException e) {
+            LOG.warn("output {} of shuffle {} is lost, and Spark has not been told: {}", failure.mapIndex(), shuffle, e.toString());
         }
     }
 

@@ -21,6 +21,10 @@ final class MapOutputs {
     private final int shuffle;
     private final ReadRange range;
     private final ReadPlan plan;
+
+    /** Whether the driver can be told that one of them is lost and not those beside it. */
+    private final boolean one;
+
     private final List<Output> outputs = new ArrayList<>();
     private long blocks;
 
@@ -39,11 +43,13 @@ final class MapOutputs {
     /**
      * Takes the answer of {@code getMapSizesByExecutorId}.
      *
+     * @param one as {@link SingleLoss#mayBeTold} has it
      * @throws FetchFailedException if an output is registered under a location that is not ours: its map is run again
      */
-    MapOutputs(int shuffle, ReadRange range, Iterator<?> sizesByLocation) {
+    MapOutputs(int shuffle, ReadRange range, boolean one, Iterator<?> sizesByLocation) {
         this.shuffle = shuffle;
         this.range = range;
+        this.one = one;
         this.plan = new ReadPlan(range.partitionStart, range.partitionEnd, range.mapStart, range.mapEnd);
         while (sizesByLocation.hasNext()) {
             Tuple2<?, ?> entry = (Tuple2<?, ?>) sizesByLocation.next();
@@ -61,7 +67,7 @@ final class MapOutputs {
             if (last == null || last.attempt != id.mapId()) {
                 last = new Output(location, ((Number) block._3()).intValue(), id.mapId());
                 if (place == null) {
-                    throw failed(last, "its location " + location + " is not a Forebay volume", null);
+                    throw failed(last, location, "its location " + location + " is not a Forebay volume", null);
                 }
                 outputs.add(last);
                 plan.output(place, last.mapIndex, last.attempt);
@@ -95,16 +101,19 @@ final class MapOutputs {
         }
         for (Output output : outputs) {
             if (output.attempt == e.attempt()) {
-                return failed(output, e.getMessage() + GoneNote.of(e, VolumeLocation.parse(output.location, shuffle)), e);
+                String place = VolumeLocation.parse(output.location, shuffle);
+                boolean alone = one && SingleLoss.is(e, output.mapIndex, place);
+                BlockManagerId location = alone ? VolumeLocation.ofOne(output.location, output.mapIndex) : output.location;
+                return failed(output, location, e.getMessage() + GoneNote.of(e, place), e);
             }
         }
         return e;
     }
 
-    private RuntimeException failed(Output output, String why, Throwable cause) {
+    private RuntimeException failed(Output output, BlockManagerId location, String why, Throwable cause) {
         String message =
                 "map output " + output.mapIndex + " of shuffle " + shuffle + " (attempt " + output.attempt + ") cannot be read from Forebay: " + why;
         return Sneaky.rethrow(
-                new FetchFailedException(output.location, shuffle, output.attempt, output.mapIndex, range.partitionStart, message, cause));
+                new FetchFailedException(location, shuffle, output.attempt, output.mapIndex, range.partitionStart, message, cause));
     }
 }

@@ -90,6 +90,19 @@ final class TrackedOutputs implements Losses.Outputs {
         return forgotten;
     }
 
+    @Override
+    public BlockManagerId forget(int shuffle, int mapIndex, long attempt) {
+        ShuffleStatus status = status(shuffle);
+        if (status == null || !canBeForgotten(shuffle) || mapIndex < 0 || mapIndex >= status.mapStatuses().length) {
+            return null;
+        }
+        MapStatus map = status.mapStatuses()[mapIndex];
+        if (map == null || map.mapId() != attempt || VolumeLocation.parse(map.location(), shuffle) == null) {
+            return null; // it has been forgotten already, or another attempt is there in its place
+        }
+        return forgotten(() -> ((MapOutputTrackerMaster) tracker).unregisterMapOutput(shuffle, mapIndex, map.location())) ? map.location() : null;
+    }
+
     /** Has Spark forget all outputs of a shuffle, if that is enough. */
     void forgetAll(int shuffle) {
         if (status(shuffle) != null && canBeForgotten(shuffle)) {
@@ -98,18 +111,22 @@ final class TrackedOutputs implements Losses.Outputs {
     }
 
     private int forgetEach(int shuffle) {
+        return forgotten(() -> ((MapOutputTrackerMaster) tracker).unregisterAllMapAndMergeOutput(shuffle)) ? 1 : 0;
+    }
+
+    /** False if Spark has forgotten the whole shuffle meanwhile. */
+    private static boolean forgotten(Runnable forget) {
         try {
-            ((MapOutputTrackerMaster) tracker).unregisterAllMapAndMergeOutput(shuffle);
+            forget.run();
+            return true;
         } catch (RuntimeException e) {
-            // Spark has forgotten the whole shuffle meanwhile.
-            return 0;
+            return false;
         } catch (Exception e) {
             if (e instanceof SparkException) {
-                return 0; // as above; Scala declares nothing
+                return false; // Scala declares nothing
             }
             throw Sneaky.rethrow(e);
         }
-        return 1;
     }
 
     private ShuffleStatus status(int shuffle) {
@@ -119,7 +136,12 @@ final class TrackedOutputs implements Losses.Outputs {
 
     private boolean canBeForgotten(int shuffle) {
         RDD<?> maps = maps(shuffle);
-        return maps != null && !maps.outputDeterministicLevel().equals(DeterministicLevel.INDETERMINATE());
+        return maps != null && !rowsMayDiffer(maps);
+    }
+
+    /** Whether a map that runs again may make other rows than before. */
+    static boolean rowsMayDiffer(RDD<?> maps) {
+        return maps.outputDeterministicLevel().equals(DeterministicLevel.INDETERMINATE());
     }
 
     private boolean isBarrier(int shuffle) {

@@ -10,6 +10,9 @@ import scala.Option;
  * of every shuffle; so the id names what is lost together: one volume's part of one shuffle, or at level mirror what two volumes have
  * in common.
  *
+ * <p>A failure that is about one map output alone has a location under which nothing is registered ({@link #ofOne}): Spark then forgets
+ * nothing by itself, and the driver has it forget that output.
+ *
  * <p>invariant: location-is-failure-domain. Never the id of an executor (it would be evicted), one for all (everything would be run
  * again), or null (the map would never be run again).
  *
@@ -23,6 +26,8 @@ final class VolumeLocation {
     private static final int PORT = 1;
 
     private static final String AND = "\\+";
+    private static final String MAP = "-map-";
+    private static final Pattern ONE = Pattern.compile(MAP + "[0-9]{1,10}$");
     private static final Pattern ID = Pattern.compile(PREFIX + "([0-9]{1,10})-.*");
 
     private VolumeLocation() {}
@@ -39,18 +44,27 @@ final class VolumeLocation {
         return BlockManagerId.apply(PREFIX + shuffle + "-" + volumes, volumes + ".forebay", PORT, Option.apply(addresses.toString()));
     }
 
+    /** The location of a failure that is about this map's output alone, of those that are registered at a place. */
+    static BlockManagerId ofOne(BlockManagerId place, int mapIndex) {
+        return BlockManagerId.apply(place.executorId() + MAP + mapIndex, place.host(), place.port(), place.topologyInfo());
+    }
+
+    static boolean isOfOne(BlockManagerId location) {
+        return location != null && location.executorId().startsWith(PREFIX) && ONE.matcher(location.executorId()).find();
+    }
+
     /** Of the outputs of a shuffle without partitions: nothing was stored, so nothing can be lost or read. */
     static BlockManagerId nowhere(int shuffle) {
         return BlockManagerId.apply(PREFIX + shuffle + "-nowhere", "nowhere.forebay", PORT, Option.empty());
     }
 
-    /** What {@link #of} was given, or null if the location is not one of ours. */
+    /** What {@link #of} was given, also where {@link #ofOne} made another of it; null if the location is not one of ours. */
     static String parse(BlockManagerId location, int shuffle) {
         String prefix = PREFIX + shuffle + "-";
         if (location == null || !location.executorId().startsWith(prefix) || location.topologyInfo().isEmpty()) {
             return null;
         }
-        String[] volumes = location.executorId().substring(prefix.length()).split(AND);
+        String[] volumes = ONE.matcher(location.executorId().substring(prefix.length())).replaceFirst("").split(AND);
         String[] addresses = location.topologyInfo().get().split(AND);
         if (volumes.length != addresses.length) {
             return null;

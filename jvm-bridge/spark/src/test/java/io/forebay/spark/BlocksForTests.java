@@ -20,7 +20,7 @@ final class BlocksForTests implements Blocks, BlockSource.Owner, AutoCloseable {
     Runnable asked = () -> {};
 
     private final MapOutputs outputs =
-            new MapOutputs(0, new ReadRange(0, 1, 0, 1), (scala.collection.Iterator<?>) Iterator$.MODULE$.empty());
+            new MapOutputs(0, new ReadRange(0, 1, 0, 1), false, (scala.collection.Iterator<?>) Iterator$.MODULE$.empty());
     final BlockSource source = new BlockSource(new Native(), outputs, () -> {}, metrics, this);
 
     /** Adds a block of rows, each with one long in it. */

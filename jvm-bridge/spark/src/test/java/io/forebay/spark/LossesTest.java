@@ -26,6 +26,11 @@ class LossesTest {
     /** What Spark's tracker has. */
     private final Set<BlockManagerId> registered = Collections.synchronizedSet(new HashSet<>());
 
+    /** Outputs that Spark has been made to forget one by one, as {@code shuffle/map/attempt}; all are on {@link #one}. */
+    private final List<String> single = Collections.synchronizedList(new ArrayList<>());
+
+    private BlockManagerId one;
+
     private final List<ServerView> known = Collections.synchronizedList(new ArrayList<>());
     private final List<ServerView> now = Collections.synchronizedList(new ArrayList<>());
     private volatile int looks;
@@ -52,6 +57,16 @@ class LossesTest {
             lost.removeIf(place -> !gone.test(Integer.valueOf(place.executorId().split("-")[1]), place));
             registered.removeAll(lost);
             return lost.size();
+        }
+
+        @Override
+        public BlockManagerId forget(int shuffle, int mapIndex, long attempt) {
+            String output = shuffle + "/" + mapIndex + "/" + attempt;
+            if (single.contains(output)) {
+                return null;
+            }
+            single.add(output);
+            return one;
         }
     }
 
@@ -190,6 +205,43 @@ class LossesTest {
             eventually(() -> assertEquals(new HashSet<>(Arrays.asList(at(4, 1, A), at(3, 3, B))), registered));
             losses.stop();
         }
+    }
+
+    private void lost(int map, long attempt, int stageAttempt) {
+        FetchFailed reason = new FetchFailed(VolumeLocation.ofOne(one, map), 3, attempt, map, 0, "why");
+        losses.onTaskEnd(new SparkListenerTaskEnd(9, stageAttempt, "ResultTask", reason, null, null, null));
+    }
+
+    @Test
+    void oneOutputThatIsLostIsForgottenAndNothingBesideIt() throws InterruptedException {
+        start(false, 60_000);
+        one = at(3, 1, A);
+        Set<BlockManagerId> all = new HashSet<>(Arrays.asList(one, at(3, 2, A), at(4, 1, A)));
+        registered.addAll(all);
+        known.add(server(A, false, 1, 2));
+        now.add(server(A, false, 1, 2));
+        for (int task = 0; task < 3; task++) {
+            lost(7, 70, 0);
+        }
+        lost(8, 80, 0); // another task of the same attempt of the stage has found another
+        lost(7, 70, 1); // the stage was tried again before Spark had forgotten it
+        eventually(() -> assertTrue(looks > 0));
+        assertEquals(Arrays.asList("3/7/70", "3/8/80"), single);
+        assertEquals(all, registered);
+    }
+
+    @Test
+    void stageThatFailsForOneOutputAfterTheOtherCostsAllThatLieBesideThem() {
+        start(false, 60_000);
+        registered.addAll(Arrays.asList(at(3, 1, A), at(3, 2, A), at(3, 3, A), at(4, 1, A), at(4, 2, A)));
+        known.add(server(A, false, 1, 2, 3));
+        now.add(server(A, false, 1, 2, 3));
+        one = at(3, 1, A);
+        lost(7, 70, 0);
+        assertTrue(registered.contains(one));
+        one = at(3, 2, A);
+        lost(8, 80, 1);
+        assertEquals(new HashSet<>(Arrays.asList(at(3, 3, A), at(4, 1, A), at(4, 2, A))), registered);
     }
 
     @Test

@@ -72,7 +72,7 @@ class TaskReadersTest {
     }
 
     private BlockSource source(TaskContext of) {
-        MapOutputs outputs = new MapOutputs(0, new ReadRange(0, 1, 0, 1), (scala.collection.Iterator<?>) Iterator$.MODULE$.empty());
+        MapOutputs outputs = new MapOutputs(0, new ReadRange(0, 1, 0, 1), false, (scala.collection.Iterator<?>) Iterator$.MODULE$.empty());
         BlockSource source = new BlockSource(new OneBlock(), outputs, () -> {}, new TempShuffleReadMetrics(), TaskReaders.of(of));
         TaskReaders.of(of).add(source);
         return source;

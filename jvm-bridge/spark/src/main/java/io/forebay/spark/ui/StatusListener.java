@@ -77,7 +77,8 @@ public final class StatusListener extends SparkListener {
     static String volume(FetchFailed failure) {
         String location = failure.bmAddress() == null ? "" : failure.bmAddress().executorId();
         String prefix = LOCATION + failure.shuffleId() + "-";
-        return location.startsWith(prefix) ? location.substring(prefix.length()) : null;
+        // A failure that is about one map output alone names that too.
+        return location.startsWith(prefix) ? location.substring(prefix.length()).split("-map-", 2)[0] : null;
     }
 
     private void registered(ShuffleRegistered event) {
