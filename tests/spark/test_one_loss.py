@@ -3,10 +3,15 @@
 Executors of two cores each, so that two tasks share a JVM and its connections, and five servers.
 """
 
+import os
+import re
+import subprocess
+
 import pytest
 
 from harness.application import Application
 from harness.job import plain
+from harness.places import CLI
 from harness.run import wait_until
 from harness.server import Server
 
@@ -17,9 +22,9 @@ MAPS = 72  # some for each of the twelve disks
 class Loss:
     """A job between whose halves something is lost."""
 
-    def __init__(self, app: Application, own_answer, name: str, reduces: int, maps: int = MAPS):
+    def __init__(self, app: Application, own_answer, name: str, reduces: int, maps: int = MAPS, records: int = 200_000):
         self.app, self.name = app, name
-        job = {"kind": "count", "maps": maps, "reduces": reduces, "records": 200_000}
+        job = {"kind": "count", "maps": maps, "reduces": reduces, "records": records}
         own_answer("run_maps", name=name, **job)
         self.expected = own_answer("run_reduces", name=name)
         self.shuffles = app.call("run_maps", name=name, **job)
@@ -133,6 +138,87 @@ def test_server_of_twelve_disks_that_is_gone_for_good(app, big, own_answer):
     loss.finish(lost)
     app.call("settle")
     assert app.events.task_failures()[loss.failed :] == ["FetchFailed"]
+
+
+LARGE = {"maps": 12, "records": 600_000}  # small outputs are in the commit log first
+
+
+def flip(server, count: int = 1):
+    """Flips bits of blocks on the server's disk, far from each other; in what describes blocks they would cost nothing."""
+    server.kill()  # what was written last is in memory too
+    path = max((path for path in server.shuffle_files() if path.suffix == ".seg"), key=lambda path: path.stat().st_size)
+    size = path.stat().st_size
+    with open(path, "r+b", buffering=0) as file:
+        for number in range(count):
+            assert any(is_broken_at(file, offset) for offset in range(size * (2 * number + 1) // (2 * count), size, 9973))
+    server.start()
+
+
+def is_broken_at(file, offset: int) -> bool:
+    """Flips a bit there, if that breaks a block."""
+    byte = os.pread(file.fileno(), 1, offset)[0]
+    before = broken_blocks(file)
+    os.pwrite(file.fileno(), bytes([byte ^ 8]), offset)
+    if broken_blocks(file) > before:
+        return True
+    os.pwrite(file.fileno(), bytes([byte]), offset)
+    return False
+
+
+def broken_blocks(file) -> int:
+    said = subprocess.run([CLI, "inspect", "segment", file.name], capture_output=True, text=True, check=False)
+    return len(re.findall(r"\bblock\b.* fails its checksum", said.stderr))
+
+
+@pytest.mark.every_line
+def test_flipped_bit_costs_one_map(run, line, own_answer):
+    """And not what lies beside it on the same volume."""
+    server = Server(run, f"{line.version}-flipped").start()
+    app = Application(run, line, f"flipped-{line.version}", [server], CONF)
+    for reduces in (1, 6):
+        loss = Loss(app, own_answer, f"flipped {reduces}", reduces=reduces, **LARGE)
+        assert len(loss.on([server])) == LARGE["maps"]
+        flip(server)
+        assert app.call("run_reduces", name=loss.name) == loss.expected
+        again = app.maps_rerun() - loss.before
+        assert list(again.values()) == [1], f"ran again: {again}"
+        assert stages(app) - loss.stages in (1, 2)  # Spark may try again before the driver has told it what is lost
+        assert set(app.events.task_failures()[loss.failed :]) == {"FetchFailed"}
+        for shuffle in loss.shuffles:
+            app.call("remove_shuffle", shuffle=shuffle)
+    app.stop()
+    assert len(server.errors()) >= 2  # a person must look at a disk that does this
+    assert server.stop() == 0
+
+
+@pytest.mark.long
+def test_many_flipped_bits_do_not_end_the_job(run, line, own_answer):
+    """The one reducer finds them one by one, and a stage has four attempts."""
+    server = Server(run, f"{line.version}-flipped-often").start()
+    app = Application(run, line, f"flipped-often-{line.version}", [server], CONF)
+    loss = Loss(app, own_answer, "flipped often", reduces=1, **LARGE)
+    flip(server, count=6)
+    assert app.call("run_reduces", name=loss.name) == loss.expected
+    assert stages(app) - loss.stages <= 3
+    app.stop()
+    assert server.stop() == 0
+
+
+def test_flipped_bit_costs_nothing_where_the_store_has_a_good_copy(run, line, own_answer):
+    store = run.folder("store", f"{line.version}-flipped")
+    server = Server(run, f"{line.version}-flipped-stored", flags=("--remote", store.as_uri())).start()
+    app = Application(run, line, f"flipped-stored-{line.version}", [server], CONF | {"spark.forebay.writeback.policy": "eager"})
+    loss = Loss(app, own_answer, "flipped stored", reduces=6, **LARGE)
+    pushed = server.metric("shuffle_server_pushed_bytes_total")
+    assert pushed > 0
+    wait_until(lambda: server.metric("shuffle_server_written_back_bytes_total") >= pushed, 60, "not all is written back")
+    flip(server)
+    assert app.call("run_reduces", name=loss.name) == loss.expected
+    assert app.maps_rerun() == loss.before
+    assert app.events.task_failures()[loss.failed :] == []
+    app.stop()
+    assert server.errors()  # it has been seen
+    assert server.stop() == 0
 
 
 @pytest.mark.long

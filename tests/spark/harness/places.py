@@ -12,6 +12,7 @@ CACHE = Path(
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forebay"
 )
 SERVER = TARGET / "release" / "forebay-server"
+CLI = TARGET / "release" / "forebay"
 JAR = ROOT / "jvm-bridge" / "target" / "forebay-spark.jar"
 
 
