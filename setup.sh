@@ -5,7 +5,8 @@
 #   ./setup.sh --spark 4.3.0 --spark 3.5.9      and these Spark lines, each in its own Python environment
 #   ./setup.sh --dist                           and the cross compiler that `make dist` uses
 #   ./setup.sh --stores                         and object stores that tests start (300 MB; those whose language is not here are skipped)
-#   ./setup.sh --disks                          and what makes disks fail on command in tests (as root; they are skipped elsewhere)
+#   ./setup.sh --disks                          and what makes disks fail on command in tests (as root; they are skipped elsewhere),
+#                                               and an emulator for processors that lack what the programs need
 #   ./setup.sh --java 11                        and that Java runtime, beside the one that builds (60 MB)
 #   ./setup.sh [needs…] -- COMMAND…             the same, then COMMAND with the environment set
 #   ./setup.sh --env                            installs nothing; prints the environment as shell exports
@@ -45,7 +46,7 @@ while [ $# -gt 0 ]; do
     --disks) disks=true ;;
     --env) env_only=true ;;
     --) shift; command=("$@"); break ;;
-    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup.sh: unknown argument '$1' (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -152,14 +153,14 @@ install_stores() {
 
 # Not needed: one line where it cannot be had, and tests that want a disk that fails say so again and are skipped.
 install_disks() {
-  command -v nbdkit >/dev/null && command -v nbdfuse >/dev/null && command -v mkfs.ext4 >/dev/null && return
+  command -v nbdkit >/dev/null && command -v nbdfuse >/dev/null && command -v mkfs.ext4 >/dev/null && command -v qemu-x86_64 >/dev/null && return
   if [ "$(id -u)" != 0 ]; then
     say "no disks that fail on command: only root can mount them"
   elif ! command -v apt-get >/dev/null; then
     say "no disks that fail on command: nbdkit, nbdfuse (of libnbd) and mkfs.ext4 are not here, nor is apt-get"
   else
-    say "installing with apt-get: nbdkit libnbd-bin e2fsprogs"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nbdkit libnbd-bin e2fsprogs; } \
+    say "installing with apt-get: nbdkit libnbd-bin e2fsprogs qemu-user"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nbdkit libnbd-bin e2fsprogs qemu-user; } \
       >&2 8>&- || say "no disks that fail on command: apt-get failed"
   fi
 }

@@ -202,7 +202,10 @@ mod tests {
         assert!(came[0].reason.len() < 2 * REASON && came[0].reason.ends_with("x.seg ends at 0"));
         assert_eq!(came[1].reason, "other");
         assert!(came[2].reason.starts_with("as map "), "{}", came[2].reason);
-        let first: Vec<_> = all[0].lost.clone();
+        let first: Vec<_> = all
+            .iter()
+            .flat_map(|message| message.lost.clone())
+            .collect();
         assert_eq!(reason(&first, &first[2]), first[0].reason);
         assert_eq!(reason(&first, &first[1]), "other");
         assert!(came.iter().all(|lost| !lost.reason.is_empty()));

@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use shuffle_tests::server::binary;
+use shuffle_tests::{server::binary, skipped};
 
 /// Needs qemu-x86_64 (Debian's qemu-user), which runs a program on any processor.
 #[test]
@@ -20,8 +20,7 @@ fn a_processor_that_lacks_instructions_is_told_by_what_it_lacks() {
         let answer = match run {
             Ok(answer) => answer,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                println!("skipped: no qemu-x86_64 here; apt-get install qemu-user");
-                return;
+                return skipped("no qemu-x86_64 here: apt-get install qemu-user");
             }
             Err(error) => panic!("qemu-x86_64: {error}"),
         };
