@@ -368,7 +368,8 @@ async fn write_back(core: &Core, deadline: Instant) -> u64 {
 /// All at the same time, so that none waits for the disk of another; answers the bytes that only memory had and that are gone.
 async fn close_volumes(volumes: &Volumes) -> u64 {
     let mut closing = JoinSet::new();
-    for volume in volumes.iter().cloned() {
+    for volume in volumes.iter() {
+        let volume = volume.clone();
         closing.spawn(async move {
             if tokio::time::timeout(CLOSE, volume.close()).await.is_err() {
                 tracing::error!(volume = %volume.id(), disk = %volume.dir().display(), "the disk does not take in {CLOSE:?} what only memory has");

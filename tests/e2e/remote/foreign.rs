@@ -75,7 +75,7 @@ async fn what_others_keep_in_the_store_stays_and_what_is_forebays_goes() {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     all_there(&foreign);
-    all_there(&[within.clone()]);
+    all_there(std::slice::from_ref(&within));
     assert!(!disk::walk(&dir).is_empty(), "the disks below the store");
     assert!(counter(&two, "remote_foreign_things_total").await >= 4);
     for name in ["warehouse", "logs", "old"] {
