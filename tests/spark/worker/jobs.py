@@ -154,8 +154,8 @@ def preferring(spark, records):
     cached.count()
     found = [cached.union(numbers.repartition(5, "v"))._jdf.rdd().count() for _ in range(3)]
     with _settings(spark, {"spark.sql.adaptive.advisoryPartitionSizeInBytes": "1k", "spark.sql.adaptive.coalescePartitions.minPartitionSize": "1b"}):
-        one = numbers.selectExpr("0 AS k", "v")
-        one = one.hint("rebalance", one["k"])
+        numbers.createOrReplaceTempView("numbers")
+        one = spark.sql("SELECT /*+ REBALANCE(k) */ * FROM (SELECT 0 AS k, v FROM numbers)")
         found.append(_counted(spark, cached.union(one), "skewed"))
     small = spark.range(0, 100, 1, 2).selectExpr("id AS k", "id AS w").where("w < 0 OR k >= 0")
     with _settings(spark, {"spark.sql.adaptive.autoBroadcastJoinThreshold": "10m", "spark.sql.autoBroadcastJoinThreshold": "-1"}):
