@@ -384,6 +384,7 @@ async fn a_reduce_read_costs_a_few_requests_per_server_that_wrote() {
     gateway.forget();
     let before = counter(&reader, "remote_requests_total{verb=\"get\"").await;
     let mut costs = Vec::new();
+    let began = Instant::now();
     for partition in 0..PARTITIONS {
         let seen = gateway.seen(Verb::Get);
         let partitions = partition..partition + 1;
@@ -414,8 +415,10 @@ async fn a_reduce_read_costs_a_few_requests_per_server_that_wrote() {
         0,
         "nothing is measured before it is read"
     );
+    // Each place is looked at once, and again when that was two seconds ago.
+    let looks = 1 + began.elapsed().as_secs().div_ceil(2);
     assert!(
-        gateway.seen(Verb::List) <= 3,
+        gateway.seen(Verb::List) <= SERVERS * looks,
         "nothing is listed to be read"
     );
 }
