@@ -2,7 +2,7 @@
 # All build the whole workspace: for some of its packages only, cargo would choose other features and compile everything once more.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check rust jvm spark spark-long conformance build bench bench-spark dist
+.PHONY: help demo test check rust jvm spark spark-long conformance build bench bench-spark deploy dist
 
 IN := ./setup.sh --
 MVN := mvn --batch-mode --no-transfer-progress --quiet -f jvm-bridge/pom.xml
@@ -13,8 +13,8 @@ help: ## this list
 demo: build ## the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between
 	@./setup.sh --spark 4.3.0 -- python tests/spark/demo.py
 
-test: check rust jvm spark ## exactly what CI runs; spark-long and conformance have more
-	@echo "make test: formatting, lints, Rust, JVM and Spark tests all passed"
+test: check rust jvm deploy spark ## exactly what CI runs; spark-long and conformance have more
+	@echo "make test: formatting, lints, Rust, JVM, deployment and Spark tests all passed"
 
 check: ## formatting and lints
 	$(IN) cargo fmt --all --check
@@ -27,6 +27,9 @@ rust: ## unit, property, conformance and gRPC tests, with real server processes;
 jvm: ## the Spark plugin: its jar, and its own tests
 	$(IN) cargo build --workspace --release
 	$(IN) $(MVN) package
+
+deploy: build ## the chart rendered by Helm, read by the schemas of three Kubernetes versions; the manifests and examples
+	@./setup.sh --charts -- pytest tests/deploy
 
 spark: build ## real Spark 3.5.9 and 4.3.0 on real servers, and Spark's own ShuffleSuite
 	@./setup.sh --spark 3.5.9 --spark 4.3.0 --java 11 -- pytest tests/spark tests/conformance

