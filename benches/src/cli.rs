@@ -1,6 +1,6 @@
 //! Flags, and what they mean to a person.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::OnceLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
@@ -8,10 +8,22 @@ use crate::{pages, size::ByteSize};
 
 /// Loads running Forebay servers, or one that it starts itself, and tells what they cost beside raw TCP.
 #[derive(Debug, Parser)]
-#[command(name = "forebay-bench", version, max_term_width = 110)]
+#[command(name = "forebay-bench", version = version(), max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The version, and which commit `setup.sh` told the compiler that it builds.
+fn version() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        let version = env!("CARGO_PKG_VERSION");
+        match (option_env!("BUILD_COMMIT"), option_env!("BUILD_DATE")) {
+            (Some(commit), Some(date)) => format!("{version} (commit {commit}, {date})"),
+            _ => format!("{version} (commit unknown)"),
+        }
+    })
 }
 
 #[derive(Debug, Subcommand)]

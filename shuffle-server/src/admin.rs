@@ -6,7 +6,7 @@
 //! | `/livez` | 200 as long as the process answers |
 //! | `/readyz` | 200, or 503 with the reasons why nothing new should be sent here |
 //! | `/metrics` | Prometheus' text |
-//! | `/version` | JSON: name, version, protocol |
+//! | `/version` | JSON: name, version, commit and its date, protocol |
 //! | `/api/v1/status` | JSON: volumes, apps, memory, draining |
 //! | `GET /api/v1/apps` | JSON: the apps that hold something here, their shuffles, attempts, and bytes by the level they have reached |
 //! | `GET /api/v1/drain` | JSON: step, pushes that run, bytes left to write back, bytes sent, time that these need and time left; with `?wait` once a drain that runs is over |
@@ -38,7 +38,7 @@ use shuffle_proto::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::Refusal, metrics::scrape, service::Core};
+use crate::{error::Refusal, metrics::scrape, release, service::Core};
 
 /// What Prometheus asks for and understands.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -86,7 +86,9 @@ async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
 async fn version() -> impl IntoResponse {
     Json(json!({
         "name": "forebay-server",
-        "version": env!("CARGO_PKG_VERSION"),
+        "version": release::VERSION,
+        "commit": release::commit(),
+        "date": release::date(),
         "protocol-min": crate::service::PROTOCOL_MIN,
         "protocol-max": shuffle_proto::PROTOCOL,
     }))

@@ -29,7 +29,7 @@ const MIN_SLOW: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Parser)]
 #[command(
     name = "forebay-server",
-    version,
+    version = crate::release::text(),
     about = "Forebay's server: takes the shuffle output of Spark executors, stages it on local disks, serves reducers.",
     after_help = "Every key can also be set in the file of --config (`drain-timeout = \"30s\"`) and in the environment \
                   (FOREBAY_DRAIN_TIMEOUT=30s).\nFlags win over the environment, which wins over the file. When it serves, the server \

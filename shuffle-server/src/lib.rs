@@ -13,6 +13,7 @@ pub mod error;
 pub mod index;
 pub mod metrics;
 pub mod registry;
+pub mod release;
 pub mod report;
 pub mod server;
 mod service;

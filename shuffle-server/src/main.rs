@@ -6,6 +6,7 @@ use anyhow::Context;
 use shuffle_server::{
     config::{self, Config},
     error::Error,
+    release,
     server::Server,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +25,7 @@ const UNSAVED: u8 = 3;
 const LAST_THREADS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    release::of(option_env!("BUILD_COMMIT"), option_env!("BUILD_DATE"));
     let loaded = match Config::load(std::env::args_os(), std::env::vars_os()) {
         Ok(loaded) => loaded,
         Err(config::Error::Usage(error)) => error.exit(),

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    shuffle_server::release::of(option_env!("BUILD_COMMIT"), option_env!("BUILD_DATE"));
     shuffle_server::tool::run(std::env::args_os())
 }

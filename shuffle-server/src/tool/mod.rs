@@ -27,7 +27,7 @@ const ROWS: usize = 50;
 #[derive(Debug, Parser)]
 #[command(
     name = "forebay",
-    version,
+    version = crate::release::text(),
     about = "The operator's tool of Forebay: looks into files, tries an object store, drains servers and frees what they hold.",
     after_help = "Exit codes: 0 it is good or done; 1 it is broken or failed, and stderr says what; 2 it was called wrongly, or a file \
                   could not be opened.",
