@@ -123,6 +123,46 @@ async fn servers_that_come_back_empty_are_one_failure_and_no_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_that_ran_out_are_one_failure() {
+    for durability in [Durability::Disk, Durability::Mirror] {
+        let servers = [
+            Fake::start_with(6).await,
+            Fake::start_with(4).await,
+            Fake::start_with(1).await,
+        ];
+        let all: Vec<&Fake> = servers.iter().collect();
+        let client = client(&all);
+        let mut outputs = Vec::new();
+        for map in 0..24 {
+            let mut spec = write_spec(
+                &[all[map as usize % 3], all[(map as usize + 1) % 3]],
+                0,
+                map.into(),
+            );
+            (spec.map_index, spec.num_maps) = (shuffle_client::MapIndex(map), 1000);
+            spec.durability = durability;
+            let mut writer = client.open_writer(spec);
+            fill(&mut writer, map, 1, 500).unwrap();
+            outputs.push(output(&writer.commit().await.unwrap(), map, map.into()));
+        }
+        let copies = outputs.iter().flat_map(|output| {
+            let mirror = output.mirror.as_ref().map(|mirror| mirror.volume);
+            std::iter::once(output.volume).chain(mirror)
+        });
+        let mut gone = sorted(copies);
+        gone.dedup();
+        assert!(gone.len() > 4);
+        for server in &servers {
+            server.forget_apps();
+        }
+        let (error, took) = fails(&client, &outputs).await;
+        assert_eq!(error.kind, Kind::Lost);
+        assert!(took < 2 * DEADLINE, "{took:?}");
+        assert_eq!(error.gone, gone, "at level {durability:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_hang_are_one_failure_and_are_not_waited_for_again() {
     let servers = [Fake::start_with(4).await, Fake::start_with(4).await];
     let client = Client::new(Settings {

@@ -75,7 +75,10 @@ impl Fetch<'_, '_> {
                 self.shared.name(),
                 failure.message
             );
-            return Err(self.name_one(Error::new(Kind::Lost, message), None));
+            // All that the volume had of this shuffle: the app's lease ran out there, say. The engine need not find that out
+            // volume by volume.
+            let error = self.name_one(Error::new(Kind::Lost, message), None);
+            return Err(error.with_gone(self.group.volumes.iter().copied()));
         }
         Ok(more)
     }
@@ -133,6 +136,23 @@ impl Fetch<'_, '_> {
             }
         }
         more
+    }
+
+    /// Its own server has nothing of a volume's part, or not the volume, and the other copies may have it; false if there are none.
+    pub(super) fn leave_to_mirrors(&mut self, more: &mut Vec<Group>) -> bool {
+        if self.group.home.is_some() || !self.group.is_mirrored() {
+            return false;
+        }
+        if let [volume] = self.group.volumes[..] {
+            // What no copy has is told with all places that have lost it: the engine forgets a pair of volumes when both are named.
+            self.shared.losses.found(volume);
+            return self.turn_to_mirrors(true, None, more);
+        }
+        // Which of them it is shows when each is asked for by itself.
+        for volume in self.group.volumes.clone() {
+            more.push(self.group.split_off(volume, self.group.address.clone()));
+        }
+        true
     }
 
     /// Leaves to the other copies' servers what has one, or the output of this attempt; false if nothing has. The rest is asked for

@@ -98,6 +98,11 @@ impl Losses {
         self.given_up.lock().contains(address)
     }
 
+    /// A volume that is gone, or has nothing of the shuffle any more.
+    pub(super) fn found(&self, volume: VolumeId) {
+        self.gone.lock().insert(volume);
+    }
+
     /// Makes of a stream's failure the reader's, once the others have had their moment; `None` if another stream does that.
     pub(super) async fn settle(&self, error: Error, settings: &Settings) -> Option<Error> {
         if !is_loss(&error) {

@@ -250,9 +250,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
                             self.turn_to_mirrors(false, None, &mut more);
                         }
                     }
-                    Kind::Lost
-                        if self.group.home.is_none()
-                            && self.turn_to_mirrors(true, None, &mut more) => {}
+                    Kind::Lost if self.leave_to_mirrors(&mut more) => {}
                     Kind::Lost => more.extend(self.lost(failure).await?),
                     Kind::Corrupt if !std::mem::replace(&mut self.asked_again, true) => {}
                     Kind::Corrupt if self.turn_to_mirrors(true, None, &mut more) => {}
