@@ -14,11 +14,13 @@ try:
 except ImportError as missing:
     pytest.skip(f"{missing.name} is not here: ./setup.sh --charts installs it", allow_module_level=True)
 
+import resources
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "helm" / "forebay"
 KUBERNETES = ("1.30", "1.34", "1.37")
 NAME, NAMESPACE = "forebay", "shuffle"
-# API groups that Kubernetes itself does not have; their objects are read by tests/deploy/resources.py.
+# API groups that Kubernetes itself does not have.
 FOREIGN = ("monitoring.coreos.com/", "cert-manager.io/", "keda.sh/", "sparkoperator.k8s.io/", "spark.apache.org/")
 
 
@@ -76,7 +78,9 @@ def settings(values: dict) -> dict:
 
 def check(document: dict, version: str):
     """Raises what Kubernetes of that version would say of it, unknown fields included."""
-    if not document["apiVersion"].startswith(FOREIGN):
+    if document["apiVersion"].startswith(FOREIGN):
+        resources.check(document, version)
+    else:
         kubernetes_validate.validate(document, version, strict=True)
 
 
