@@ -153,7 +153,19 @@ def test_probes_ask_the_admin_port_and_wait_longer_than_a_second():
         assert container[probe]["timeoutSeconds"] >= 3
     assert {"name": "admin", "containerPort": 7401} in container["ports"]
     assert settings({})["admin-listen"] == "[::]:7401", "of every address, in either family"
-    assert container["env"][0] == {"name": "FOREBAY_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+
+
+def test_a_server_is_told_its_node_and_zone_and_the_user_has_the_last_word():
+    def told(values):
+        names = [variable["name"] for variable in server(values)["env"]]
+        assert len(names) == len(set(names)), "a name twice is no list to an API server"
+        return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in server(values)["env"]}
+
+    field = {"fieldRef": {"fieldPath": "spec.nodeName"}}
+    zone = {"fieldRef": {"fieldPath": "metadata.labels['topology.kubernetes.io/zone']"}}
+    assert told({}) == {"FOREBAY_NODE": field, "FOREBAY_ZONE": zone}
+    assert told({"config": {"zone": "a"}}) == {"FOREBAY_NODE": field}
+    assert told({"extraEnv": [{"name": "FOREBAY_ZONE", "value": "a"}, {"name": "FOREBAY_NODE", "value": "b"}]}) == {"FOREBAY_NODE": "b", "FOREBAY_ZONE": "a"}
 
 
 def test_a_disruption_takes_one_server_and_a_broken_one_at_any_time():

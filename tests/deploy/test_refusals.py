@@ -105,6 +105,7 @@ def test_a_value_out_of_range_is_refused(values, said):
         ({"config": {"memory": "1GiB"}}, "config.memory is set: set memory"),
         ({"config": {"remote": "s3://b"}}, "config.remote is set: set remote"),
         ({"config": {"drain-timeout": "1min"}}, "config.drain-timeout is set: set drain.timeout"),
+        ({"config": {"node": "a"}}, "config.node is set: set nothing"),
         ({"config": {"data-dir": ["/a"]}}, "config.data-dir is set: set storage"),
         ({"auth": "kubernetes"}, "auth is kubernetes: the server of this version asks nobody who they are"),
         ({"auth": "secret"}, "auth is secret"),

@@ -64,8 +64,16 @@ spec:
         - {name: data, containerPort: 7400}
         - {name: admin, containerPort: 7401}
       env:
+        {{- $own := list }}
+        {{- range .Values.extraEnv }}{{ $own = append $own .name }}{{ end }}
+        {{- if not (has "FOREBAY_NODE" $own) }}
         - name: FOREBAY_NODE # executors on the same node use this server first
           valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+        {{- end }}
+        {{- if not (or (has "FOREBAY_ZONE" $own) (hasKey .Values.config "zone")) }}
+        - name: FOREBAY_ZONE # and those in the same zone; empty before Kubernetes 1.35, which gives pods this label
+          valueFrom: {fieldRef: {fieldPath: "metadata.labels['topology.kubernetes.io/zone']"}}
+        {{- end }}
         {{- with .Values.extraEnv }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

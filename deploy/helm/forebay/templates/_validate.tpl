@@ -34,7 +34,7 @@ believes in it.
 {{- fail (printf "resources.%s.memory is set: set memory, from which requests, limits and the server's buffers follow" $place) -}}
 {{- end -}}
 {{- end -}}
-{{- $own := dict "memory" "memory" "remote" "remote" "drain-timeout" "drain.timeout" "data-dir" "storage" -}}
+{{- $own := dict "memory" "memory" "remote" "remote" "drain-timeout" "drain.timeout" "data-dir" "storage" "node" "nothing: the pod's node is told by FOREBAY_NODE" -}}
 {{- range $key, $value := $own -}}
 {{- if hasKey $.Values.config $key -}}
 {{- fail (printf "config.%s is set: set %s, from which the pod's own fields follow too" $key $value) -}}

@@ -1,0 +1,88 @@
+"""What the chart and the documents say of the server is asked of the server: settings, the commands of `helm test`."""
+
+import json
+import re
+import subprocess
+import tomllib
+
+import pytest
+from chart import ROOT, objects, one, settings
+from sets import SETS
+
+BIN = ROOT / "target" / "release"
+DOCUMENTS = [*sorted((ROOT / "deploy").glob("*.md")), ROOT / "deploy" / "examples" / "README.md"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server with the settings of the chart, on ports of its own; answers (data, admin)."""
+    if not (BIN / "forebay-server").exists():
+        pytest.fail("target/release/forebay-server is not built: run make build", pytrace=False)
+    place = tmp_path_factory.mktemp("server")
+    config = place / "forebay.toml"
+    values = {"memory": "640Mi", "remote": f"file://{place}/store", "config": {"lease": "1min"}}
+    wanted = settings(values) | {"data-dir": [f"{place}/data"], "listen": "127.0.0.1:0", "admin-listen": "127.0.0.1:0"}
+    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in wanted.items()))
+    log = (place / "log").open("w")
+    # As in a pod: the node's name is in the environment.
+    process = subprocess.Popen(
+        [BIN / "forebay-server", "--config", config], stdout=subprocess.PIPE, stderr=log, text=True, env={"FOREBAY_NODE": "node-1"}
+    )
+    try:
+        ready = process.stdout.readline()
+        assert ready.startswith("ready "), (place / "log").read_text()
+        yield re.findall(r"(?:data|admin)=(\S+)", ready)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("values", SETS.values(), ids=SETS)
+def test_the_server_takes_the_settings_that_the_chart_writes(values, tmp_path):
+    """--print-config reads them all, without opening anything."""
+    config = tmp_path / "forebay.toml"
+    config.write_text(one_config(values))
+    told = subprocess.run([BIN / "forebay-server", "--config", config, "--print-config"], env={}, capture_output=True, text=True)
+    if values.get("tls", {}).get("enabled"):
+        assert told.returncode != 0, "plain text is not served where TLS was asked for"
+        assert "tls-cert is no setting" in told.stderr
+        return
+    assert told.returncode == 0, told.stderr
+    effective = tomllib.loads(told.stdout)
+    for key, value in settings(values).items():
+        found = effective[key]
+        assert found == value or seconds(found) == seconds(value), key
+
+
+def one_config(values: dict) -> str:
+    (config,) = [o for o in objects(values) if o["kind"] == "ConfigMap" and "forebay.toml" in o["data"]]
+    return config["data"]["forebay.toml"]
+
+
+def seconds(value):
+    """The server prints 15min for 900s."""
+    units = {"s": 1, "min": 60, "h": 3600}
+    number, unit = re.fullmatch(r"(\d+)(\D*)", str(value)).groups() if re.fullmatch(r"\d+\D*", str(value)) else (value, "")
+    return int(number) * units[unit] if unit in units else value
+
+
+def test_helm_test_runs_against_a_server(server):
+    data, admin = server
+    for container in one({"replicas": 1}, "Pod")["spec"]["containers"]:
+        command = [part.replace("forebay-0.forebay:7401", admin).replace("forebay-0.forebay:7400", data) for part in container["command"]]
+        command[0] = command[0].replace("/usr/local/bin", str(BIN))
+        told = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert told.returncode == 0, told.stderr
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]*(?:#[^)]*)?)\)", path.read_text()):
+        file, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads], target
