@@ -2,7 +2,7 @@
 # All build the whole workspace: for some of its packages only, cargo would choose other features and compile everything once more.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check rust jvm package spark spark-long conformance build bench bench-spark deploy dist version
+.PHONY: help demo test check rust jvm package spark cluster cluster-test spark-long conformance build bench bench-spark deploy dist version
 
 IN := ./setup.sh --
 MVN := mvn --batch-mode --no-transfer-progress --quiet -f jvm-bridge/pom.xml
@@ -13,8 +13,8 @@ help: ## this list
 demo: build ## the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between
 	@./setup.sh --spark 4.3.0 -- python tests/spark/demo.py
 
-test: check rust jvm package deploy spark ## exactly what CI runs; spark-long and conformance have more
-	@echo "make test: formatting, lints, Rust, JVM, package, deployment and Spark tests all passed"
+test: check rust jvm package deploy spark cluster ## exactly what CI runs; spark-long and conformance have more
+	@echo "make test: formatting, lints, Rust, JVM, package, deployment, Spark and cluster tests all passed"
 
 check: ## formatting, lints, and licences of what we depend on
 	$(IN) cargo fmt --all --check
@@ -38,6 +38,12 @@ package: ## what is given away, as far as this machine's own build shows it: lic
 spark: build ## real Spark 3.5.9 and 4.3.0 on real servers, and Spark's own ShuffleSuite
 	@./setup.sh --spark 3.5.9 --spark 4.3.0 --java 11 -- pytest tests/spark tests/conformance
 	@$(IN) python tests/conformance/spark_suites.py --lines 3.5.9 --suites ForebayShuffleSuite
+
+cluster: build ## a short choice of cluster-test, where it was run before: without the programs in the cache it says SKIPPED
+	@./setup.sh --spark 4.3.0 -- pytest tests/cluster
+
+cluster-test: build ## a real Kubernetes of two nodes on this machine, the chart, and Spark's jobs while pods, nodes and versions go (as root; the first time builds it)
+	@./setup.sh --spark 4.3.0 --disks --cluster -- env FOREBAY_TEST_NO_SKIP=1 pytest tests/cluster -m "long or not long"
 
 conformance: build ## hours: all of TPC-H and TPC-DS on every Spark line, and Spark's own test suites (ARGS=--record keeps the results)
 	@./setup.sh $(addprefix --spark ,3.5.9 4.0.5 4.1.4 4.2.1 4.3.0) -- python tests/conformance/tpc.py $(ARGS)

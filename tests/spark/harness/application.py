@@ -43,6 +43,8 @@ class Application:
 
     jvm = ""  # more options for the driver and the executors of all applications
     archives: dict[str, Path] = {}  # of `harness.classes`, by Spark's version
+    address = "127.0.0.1"  # of the driver
+    prefix: list = []  # what the driver's command begins with
 
     def __init__(
         self,
@@ -96,8 +98,8 @@ class Application:
         return {
             "spark.app.name": self.name,
             "spark.master": f"local-cluster[2,1,{executor_memory_mib}]",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": self.address,
+            "spark.driver.host": self.address,
             "spark.driver.memory": "1g",
             "spark.driver.extraClassPath": class_path,
             "spark.driver.extraJavaOptions": options,
@@ -117,14 +119,14 @@ class Application:
 
     def _start(self, line, settings):
         env = {key: value for key, value in os.environ.items() if not key.startswith(("SPARK_", "PYSPARK_", "JAVA_TOOL"))}
-        env |= {"SPARK_HOME": str(self.home), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": str(line.python)}
+        env |= {"SPARK_HOME": str(self.home), "SPARK_LOCAL_IP": self.address, "PYSPARK_PYTHON": str(line.python)}
         if self.java:
             env["JAVA_HOME"] = str(self.java)
         reading, writing = os.pipe()
         with open(self.log, "ab") as log:
             self.process = self.run.spawn(
                 self.role,
-                [line.python, HERE / "worker" / "main.py", json.dumps(settings), writing],
+                [*self.prefix, line.python, HERE / "worker" / "main.py", json.dumps(settings), writing],
                 env=env,
                 cwd=self.folder,
                 stdin=subprocess.PIPE,

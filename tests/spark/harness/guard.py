@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 
 def marked(mark: str) -> dict[int, str]:
@@ -49,13 +50,29 @@ def end_all(mark: str, patience: float = 10.0) -> int:
 
 
 def remove(folder: str):
-    """With the file systems that are mounted in it."""
+    """With the file systems that are mounted in it, and the control groups whose names begin with the folder's."""
+    groups = Path("/sys/fs/cgroup")
+    found = [group for level in ("", "*/") for group in groups.glob(f"{level}{os.path.basename(folder)}*")]
+    for _ in range(100):  # what was in them is not gone at once
+        found = [group for group in found if not _removed(group)]
+        if not found:
+            break
+        time.sleep(0.1)
     with open("/proc/mounts", encoding="utf-8") as mounts:
         mounted = [line.split()[1] for line in mounts]
     for path in mounted:
         if path.startswith(f"{folder}/"):
             subprocess.run(["umount", "-l", path], check=False)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _removed(group: Path) -> bool:
+    for path, _, _ in os.walk(group, topdown=False):
+        try:
+            os.rmdir(path)
+        except OSError:
+            pass
+    return not group.exists()
 
 
 if __name__ == "__main__":

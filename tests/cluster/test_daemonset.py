@@ -1,0 +1,52 @@
+"""A server on each node, on the node's own disks: executors write to and read from the one beside them."""
+
+import pytest
+
+from kube.cluster import DIRECTORIES
+from kube.forebay import Forebay
+from kube.spark import Outside
+from kube.underway import Underway
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def daemons(cluster):
+    """Two disks, by a pattern."""
+    paths = [f"{cluster.dir}/disks/[{''.join(map(str, DIRECTORIES))}]"]
+    forebay = Forebay(cluster, "daemons", kind="DaemonSet", storage={"type": "hostPath", "paths": paths}).install()
+    yield forebay
+    assert forebay.errors() == []
+    forebay.uninstall()
+
+
+def test_each_node_has_one_with_the_disks_that_it_has(cluster, daemons):
+    assert sorted(pod["spec"]["nodeName"] for pod in daemons.pods()) == cluster.nodes
+    for name in daemons.names():
+        said = cluster.kubectl("logs", name).stdout
+        ready = next(line for line in said.splitlines() if line.startswith("ready "))
+        assert len(ready.split("volumes=")[1].split(",")) == 2, ready
+
+
+def test_executors_write_to_and_read_from_their_own_nodes_server(cluster, daemons, line):
+    """With all executors on one node, the other's server is left alone."""
+    only = "n2"
+    app = Outside(cluster, line, "beside", daemons.servers, {"spark.kubernetes.executor.node.selector.kubernetes.io/hostname": only})
+    assert set(app.executors_on().values()) == {only}
+    found = app.call("reshuffled", rows=400_000, maps=24)
+    assert found["shuffled"] == found["own"]
+    near, far = daemons.pod_on(only), daemons.pod_on("n1")
+    for what in ("pushed_bytes_total", "fetched_bytes_total"):
+        assert daemons.metric(near, what) > 0
+        assert daemons.metric(far, what) == 0, what
+    app.stop()
+
+
+def test_rolling_upgrade_of_daemons(cluster, daemons, line, own_answer):
+    app = Outside(cluster, line, "rolled", daemons.servers)
+    job = Underway(app)
+    daemons.upgrade(image=daemons.values["image"] | {"tag": "2"})
+    daemons.ready()
+    assert job.finish(own_answer) == {}
+    assert job.failures() == []
+    app.stop()
