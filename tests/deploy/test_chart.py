@@ -185,6 +185,13 @@ def test_servers_prefer_different_nodes_and_zones():
     assert "affinity" not in pod({"antiAffinity": {"enabled": False}})
 
 
+def test_two_servers_never_want_the_same_directories_of_a_node():
+    for more in ({}, {"antiAffinity": {"enabled": False}}):
+        values = {"storage": {"paths": ["/mnt/*/forebay"]}} | more
+        (term,) = pod(values)["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert term == {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": workload(values)["spec"]["selector"]["matchLabels"]}}
+
+
 def test_a_rolling_update_takes_as_many_as_it_is_told():
     assert workload({})["spec"]["updateStrategy"] == {"type": "RollingUpdate"}
     for values in ({"updateStrategy": {"maxUnavailable": 3}}, {"kind": "DaemonSet", "updateStrategy": {"maxUnavailable": 3}}):

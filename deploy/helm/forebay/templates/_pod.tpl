@@ -35,6 +35,15 @@ spec:
   {{- if .Values.affinity }}
   affinity:
     {{- toYaml .Values.affinity | nindent 4 }}
+  {{- else if and (eq .Values.kind "StatefulSet") (eq $type "hostPath") }}
+  affinity:
+    podAntiAffinity:
+      # Two servers on one node would want the same directories, and one of them would not start.
+      requiredDuringSchedulingIgnoredDuringExecution:
+        - topologyKey: kubernetes.io/hostname
+          labelSelector:
+            matchLabels:
+              {{- include "forebay.selectorLabels" . | nindent 14 }}
   {{- else if and .Values.antiAffinity.enabled (eq .Values.kind "StatefulSet") }}
   affinity:
     podAntiAffinity:
