@@ -58,6 +58,17 @@ def test_sql_with_20000_partitions(same):
     same("digest", part="digest", view="groups", conf={"spark.sql.shuffle.partitions": "20000"})
 
 
+@pytest.mark.long
+def test_a_million_partitions(run, line, servers, own_answer):
+    """Of each of which a task's output may have a row or not; Spark puts what lies side by side together for a few tasks."""
+    job = {"number": 1_000_000, "rows": 1_500_000, "maps": 2}
+    app = Application(run, line, f"million-{line.version}", servers, {"spark.master": "local-cluster[1,2,2048]"}, 2048)
+    assert app.call("partitions", **job) == own_answer("partitions", **(job | {"number": 10}))
+    app.call("settle")
+    assert 1_000_000 in [event.get("partitions") for event in app.events.events()]  # of our own event of a shuffle
+    app.stop()
+
+
 def test_rows_of_no_columns_are_counted(same):
     assert sum(same("rows_without_columns", rows=1000)) == 1000
 

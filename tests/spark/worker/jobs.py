@@ -134,6 +134,14 @@ def reshuffled(spark, rows, maps, reduces=8, join=False):
         return {"own": list(own.selectExpr(*sums).collect()[0]), "shuffled": list(first.selectExpr(*sums).collect()[0])}
 
 
+def partitions(spark, number, rows, maps):
+    """Rows to so many partitions, and what comes out: Spark puts small partitions together, so that few tasks read them."""
+    conf = {"spark.sql.shuffle.partitions": number, "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false"}
+    with _settings(spark, conf):
+        frame = spark.range(0, rows, 1, maps).selectExpr("id", "xxhash64(id) AS h").repartition("id")
+        return list(frame.selectExpr("count(*)", "sum(id)", "bit_xor(h)", "bit_xor(xxhash64(id))").collect()[0])
+
+
 def forget(spark, shuffle):
     _rows(spark).forget(spark.sparkContext._jsc.sc(), shuffle)
 
