@@ -4,14 +4,16 @@ a debugger, a JVM that swaps. Nobody's rows may be others for that, and no job m
 
 import os
 import signal
+import time
 from contextlib import contextmanager
 
 import pytest
 
-from harness.application import Application
+from harness.application import Application, CallFailed
 from harness.run import command_of, descendants, wait_until
 from harness.server import Server
 from test_one_loss import Loss
+from test_speculation import SPECULATION, cluster  # the latter is a fixture
 
 LEASE = 5
 CONF = {
@@ -56,3 +58,50 @@ def test_driver_that_stands_still_for_longer_than_its_lease_between_two_stages(r
     assert app.call("run_reduces", name="lapsed") == loss.expected
     assert {number for _, number in app.maps_rerun() - loss.before} == set(range(72))
     app.stop()
+
+
+WRITING = "ForebayShuffleWriter.write"
+
+
+@pytest.mark.long
+def test_executor_that_stands_still_in_a_write_until_another_attempt_has_won(run, line, servers, cluster, own_answer):
+    """It goes on when the stage is over, and may commit its output beside the one that Spark has chosen."""
+    conf = {**SPECULATION, "spark.master": cluster.url}
+    app = Application(run, line, f"still-{line.version}", servers, conf)
+    job = {"kind": "marked", "maps": 4, "reduces": 6, "records": 4_000_000}
+    own_answer("run_maps", name="still", **job)
+    expected = own_answer("run_reduces", name="still")
+    wait_until(lambda: app.call("executors") == 2, 60, "there are not two executors")
+    maps = app.start_call("run_maps", name="still", **job)
+    executor, task = app.call("find", method=WRITING)
+    with standing_still(executor_pid(run, executor)):
+        maps.result()
+        first = app.call("run_reduces", name="still")
+    time.sleep(3)
+    assert first == app.call("run_reduces", name="still") == expected
+    app.call("settle")
+    won = [end for end in app.events.task_ends() if end["Task Info"]["Speculative"] and end["Task End Reason"]["Reason"] == "Success"]
+    assert won, "no speculative attempt won"
+    app.stop()
+
+
+def executor_pid(run, number: str) -> int:
+    (pid,) = [
+        pid
+        for pid in run.processes("cluster")
+        for command in [command_of(pid)]
+        if "--executor-id" in command and command[command.index("--executor-id") + 1] == number
+    ]
+    return pid
+
+
+@pytest.mark.long
+def test_application_that_is_stopped_in_the_middle_of_a_stage_leaves_nothing(run, line, many_disks):
+    app = Application(run, line, f"ended-{line.version}", [many_disks], CONF)
+    job = app.start_call("slow_maps", records=20_000_000)
+    wait_until(lambda: many_disks.bytes_in() > 5 << 20, 60, "nothing is written")
+    assert app.call("stop_context") < 20_000
+    with pytest.raises(CallFailed, match="shut down|stopped"):
+        job.result()
+    app.stop()
+    wait_until(lambda: many_disks.metric("shuffle_server_apps") == 0 and not many_disks.shuffle_files(), 60, "something was left")
