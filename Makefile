@@ -50,7 +50,7 @@ conformance: build ## hours: all of TPC-H and TPC-DS on every Spark line, and Sp
 	@$(IN) python tests/conformance/spark_suites.py $(ARGS)
 
 spark-long: build ## what takes minutes: giant records, 20 000 tasks, many kills, and on 3.5.9 what the newest line had in make test
-	@./setup.sh --spark 3.5.9 --spark 4.3.0 --java 11 -- pytest tests/spark -m long
+	@./setup.sh --spark 3.5.9 --spark 4.3.0 --java 11 --java 21 -- pytest tests/spark -m long
 
 build: ## the server, its tool, the load tool, the native library and the jar with it
 	@test -e target/release/forebay-server || echo "first build: about 6 minutes on 2 cores, once RocksDB is there"
