@@ -296,6 +296,10 @@ async fn deletions_on_a_disk_that_is_full_to_the_last_byte_make_room_for_what_co
         oracle.push(&peer, &large(&app, map % 4, map)).await;
     }
     server.settled().await;
+    // Of what was damaged once, and nobody reads.
+    let kept = disk.path().join("data/lost/apps/7.app-9/0/1.kept");
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    fs::write(&kept, vec![1; 1 << 20]).unwrap();
     // Somebody else takes all that is left, and again what the index was given for its start.
     let junk = disk.path().join("somebody-elses");
     let mut file = fs::File::create(&junk).unwrap();
@@ -320,6 +324,13 @@ async fn deletions_on_a_disk_that_is_full_to_the_last_byte_make_room_for_what_co
     }
     take_all();
     assert_eq!(peer.describe().await.volumes[0].state, "full");
+    eventually(Duration::from_secs(30), || async {
+        match kept.exists() {
+            true => Err("it takes space that others need".to_owned()),
+            false => Ok(()),
+        }
+    })
+    .await;
     for shuffle in 0..4 {
         // Not done is not answered as done; that it is done is waited for.
         eventually(Duration::from_secs(30), || async {

@@ -94,7 +94,7 @@ def forebay(run, line, servers):
     assert sum(server.shuffle_bytes() for server in servers) > 0, "the tests left nothing that could be deleted"
     app.stop()
     try:
-        wait_until(lambda: not any(server.shuffle_files() for server in servers), 120, "an application that ended left its files")
+        wait_until(lambda: not any(server.shuffle_files() for server in servers), 30, "an application that ended left its files")
     except TimeoutError as error:
         left = [path for server in servers for path in server.shuffle_files()]
         raise TimeoutError(f"{error}: {left}; {app.id}\n" + "\n".join(server.tail() for server in servers)) from None

@@ -141,17 +141,43 @@ def test_server_of_twelve_disks_that_is_gone_for_good(app, big, own_answer):
 
 
 LARGE = {"maps": 12, "records": 600_000}  # small outputs are in the commit log first
+AROUND = 24  # bytes before and behind one, by which a place is found again elsewhere
 
 
-def flip(server, count: int = 1):
-    """Flips bits of blocks on the server's disk, far from each other; in what describes blocks they would cost nothing."""
+def flip(server, count: int = 1) -> list[bytes]:
+    """Flips bits of blocks on the server's disk, far from each other; in what describes blocks they would cost nothing.
+
+    Returns what was there, with the byte in the middle that has changed.
+    """
+    were = []
     server.kill()  # what was written last is in memory too
     path = max((path for path in server.shuffle_files() if path.suffix == ".seg"), key=lambda path: path.stat().st_size)
     size = path.stat().st_size
     with open(path, "r+b", buffering=0) as file:
         for number in range(count):
-            assert any(is_broken_at(file, offset) for offset in range(size * (2 * number + 1) // (2 * count), size, 9973))
+            were.append(break_a_block(file, range(size * (2 * number + 1) // (2 * count), size, 9973)))
     server.start()
+    return were
+
+
+def break_a_block(file, offsets) -> bytes:
+    for offset in offsets:
+        were = os.pread(file.fileno(), 2 * AROUND + 1, offset - AROUND)
+        if is_broken_at(file, offset):
+            return were
+    raise AssertionError("no block is there")
+
+
+def flip_there_too(folder, were: bytes):
+    """Flips the same bit of the same block where it lies in a file of a folder."""
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        data = bytearray(path.read_bytes())
+        at = data.find(were)
+        if at >= 0:
+            data[at + AROUND] ^= 8
+            path.write_bytes(data)
+            return
+    raise AssertionError(f"the block is in no file of {folder}")
 
 
 def is_broken_at(file, offset: int) -> bool:
@@ -216,6 +242,24 @@ def test_flipped_bit_costs_nothing_where_the_store_has_a_good_copy(run, line, ow
     assert app.call("run_reduces", name=loss.name) == loss.expected
     assert app.maps_rerun() == loss.before
     assert app.events.task_failures()[loss.failed :] == []
+    app.stop()
+    assert server.errors()  # it has been seen
+    assert server.stop() == 0
+
+
+def test_bit_that_is_bad_on_the_disk_and_in_the_store_costs_one_map(run, line, own_answer):
+    store = run.folder("store", f"{line.version}-flipped-both")
+    server = Server(run, f"{line.version}-flipped-both", flags=("--remote", store.as_uri())).start()
+    app = Application(run, line, f"flipped-both-{line.version}", [server], CONF | {"spark.forebay.writeback.policy": "eager"})
+    loss = Loss(app, own_answer, "flipped both", reduces=6, **LARGE)
+    pushed = server.metric("shuffle_server_pushed_bytes_total")
+    wait_until(lambda: server.metric("shuffle_server_written_back_bytes_total") >= pushed > 0, 60, "not all is written back")
+    [were] = flip(server)
+    flip_there_too(store, were)
+    assert app.call("run_reduces", name=loss.name) == loss.expected
+    again = app.maps_rerun() - loss.before
+    assert list(again.values()) == [1], f"ran again: {again}"
+    assert set(app.events.task_failures()[loss.failed :]) == {"FetchFailed"}
     app.stop()
     assert server.errors()  # it has been seen
     assert server.stop() == 0

@@ -2,80 +2,79 @@
 //!
 //! RocksDB finds a flipped bit in its log, and drops *everything that was written after it*: thousands of commits, for a bit. So its
 //! files are looked at first. A byte that has changed in a record of a log (the write-ahead log, or MANIFEST, which is one) is put
-//! right by the record's checksum, see `shuffle_proto::stored::mend`. A record of the write-ahead log that has changed more is left
-//! out alone, and the log is written anew without it; what the log was is kept in `lost/`. A torn end is left as it is: RocksDB
-//! knows what that is. Tables: [`super::parity`].
+//! right by the record's checksum, see `shuffle_proto::stored::mend`; in the write-ahead log only if the record is then what was
+//! written by a second checksum too ([`seal`]). A record of the write-ahead log that has changed more is left out alone, and the log
+//! is written anew without it; what the log was is kept in `lost/`. A torn end of the newest log is left as it is: RocksDB knows what
+//! that is. Tables: [`super::parity`].
 //!
-//! | bytes of a log | field |
-//! |---|---|
-//! | | blocks of 32768 bytes, each with pieces one after the other; less than 7 bytes at the end of a block are zero |
-//! | 0..4 of a piece | CRC-32C of its kind and payload, masked |
-//! | 4..6 | length of the payload u16 |
-//! | 6 | kind: 1 a whole record, 2 its first piece, 3 one in the middle, 4 its last; others only RocksDB knows |
+//! Looking changes nothing; what is found to be done is a list of [`Change`]s, each of which is made whole or not at all, in any
+//! order and as often as one likes. So a crash in the midst of them costs nothing, a byte is put right on a disk that is full, and
+//! one that is read-only is read with the changes that it cannot be given.
+
+mod log;
+pub(super) mod seal;
 
 use std::{
     fs, io,
     ops::Range,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use shuffle_proto::stored::mend::{CASTAGNOLI, nearly};
+use log::{Log, Verdict};
+use rustix::io::Errno;
 
-const BLOCK: usize = 32 << 10;
-const HEADER: usize = 7;
-const FULL: u8 = 1;
-const FIRST: u8 = 2;
-const MIDDLE: u8 = 3;
-const LAST: u8 = 4;
-/// Kinds that RocksDB writes with the settings of [`super::RocksIndex`] or may come to write: none with a longer header.
-const KNOWN: [u8; 7] = [FULL, FIRST, MIDDLE, LAST, 9, 10, 130];
 /// Suffix of a file that takes the place of another.
 const NEW: &str = "mending";
+/// Bytes that a disk reads or does not read together.
+const SECTOR: usize = 4 << 10;
 
-/// What was found in a log.
-#[derive(Debug, Default)]
-struct Walk {
-    /// Whether bytes were put right.
-    mended: usize,
-    pieces: Vec<Piece>,
+/// What is to be done to a file.
+pub(super) struct Change {
+    pub(super) path: PathBuf,
+    how: How,
 }
 
-#[derive(Debug)]
-enum Piece {
-    Good { kind: u8, payload: Range<usize> },
-    Bad(Range<usize>),
+enum How {
+    /// These bytes are to be these.
+    Bytes(Vec<(usize, u8)>),
+    /// It is to be this.
+    Whole(Vec<u8>),
+    /// It is to be this, without the records that were in these places.
+    Without(Vec<u8>, Vec<Range<usize>>),
 }
 
-/// Looks through an index; answers what could not be put right, for a person.
-pub(super) fn mend(index: &Path) -> io::Result<Vec<String>> {
-    let mut gone = Vec::new();
-    let mut manifests = Vec::new();
+/// Looks through the logs of an index, and at the file that says which MANIFEST counts.
+pub(super) fn look(index: &Path) -> io::Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    let (mut manifests, mut logs) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(index)? {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if name.ends_with(NEW) {
-            fs::remove_file(&path)?;
-        } else if name.starts_with("MANIFEST-") {
-            mend_log(&path, false)?;
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("MANIFEST-") && !name.ends_with(NEW) {
             manifests.push(name);
         } else if name.ends_with(".log") {
-            gone.extend(mend_log(&path, true)?);
+            logs.push(name);
         }
     }
-    mend_current(index, manifests)?;
-    Ok(gone)
+    // By number: they have leading zeros.
+    manifests.sort();
+    logs.sort();
+    for name in &manifests {
+        changes.extend(look_at_log(&index.join(name), false, true)?);
+    }
+    for (at, name) in logs.iter().enumerate() {
+        let newest = at + 1 == logs.len();
+        changes.extend(look_at_log(&index.join(name), true, newest)?);
+    }
+    changes.extend(look_at_current(index, &manifests)?);
+    Ok(changes)
 }
 
 /// The file that says which MANIFEST counts.
-fn mend_current(index: &Path, mut manifests: Vec<String>) -> io::Result<()> {
+fn look_at_current(index: &Path, manifests: &[String]) -> io::Result<Option<Change>> {
     let path = index.join("CURRENT");
-    manifests.sort(); // by number: they have leading zeros
     let Some(newest) = manifests.last() else {
-        return Ok(());
+        return Ok(None);
     };
     let text = match fs::read(&path) {
         // Without it RocksDB would begin a new, empty index.
@@ -83,207 +82,148 @@ fn mend_current(index: &Path, mut manifests: Vec<String>) -> io::Result<()> {
         read => read?,
     };
     let named = |name: &String| text == format!("{name}\n").into_bytes();
-    if !manifests.iter().any(named) {
-        tracing::error!(path = %path.display(), newest, "the index's file CURRENT has changed: it is written anew");
-        replace(&path, format!("{newest}\n").as_bytes())?;
-    }
-    Ok(())
+    let how = How::Whole(format!("{newest}\n").into_bytes());
+    Ok((!manifests.iter().any(named)).then_some(Change { path, how }))
 }
 
-fn mend_log(path: &Path, droppable: bool) -> io::Result<Option<String>> {
-    let mut bytes = fs::read(path)?;
-    let walk = walk(&mut bytes);
-    // What is behind the last good piece is a torn end.
-    let good = |piece: &Piece| matches!(piece, Piece::Good { .. });
-    let last = walk.pieces.iter().rposition(good);
-    let pieces = &walk.pieces[..last.map_or(0, |last| last + 1)];
-    let bad: Vec<_> = pieces
-        .iter()
-        .filter_map(|piece| match piece {
-            Piece::Bad(range) => Some(range.clone()),
-            Piece::Good { .. } => None,
-        })
-        .collect();
-    if walk.mended > 0 {
-        tracing::error!(path = %path.display(), bytes = walk.mended, "bytes of the index's log have changed on the disk: they are put right");
+fn look_at_log(path: &Path, droppable: bool, newest: bool) -> io::Result<Option<Change>> {
+    let mut log = Log::read(read_around(path)?);
+    if droppable {
+        log.check_seals();
     }
-    if bad.is_empty() || !droppable {
-        if walk.mended > 0 {
-            replace(path, &bytes)?;
-        }
-        return Ok(None);
-    }
-    let lost = keep_lost(path)?;
-    let message = format!(
-        "{} is damaged at {bad:?}: what these records say is lost; the log as it was is {}",
-        path.display(),
-        lost.display()
-    );
-    tracing::error!("{message}");
-    replace(path, &rewritten(&bytes, pieces))?;
-    Ok(Some(message))
+    let how = match log.verdict(droppable, newest) {
+        Verdict::Whole => return Ok(None),
+        Verdict::Mended(bytes) => How::Bytes(bytes),
+        Verdict::Shortened(log, bad) => How::Without(log, bad),
+    };
+    let path = path.to_owned();
+    Ok(Some(Change { path, how }))
 }
 
-/// Walks over the pieces of a log and puts right what can be.
-fn walk(bytes: &mut [u8]) -> Walk {
-    let (mut walk, mut at) = (Walk::default(), 0);
-    while at < bytes.len() {
-        let end = (at / BLOCK * BLOCK + BLOCK).min(bytes.len());
-        if end - at < HEADER || bytes[at..at + HEADER] == [0; HEADER] {
-            at = end;
-            continue;
-        }
-        if let Some((kind, payload)) = piece(bytes, at, end) {
-            at = payload.end;
-            walk.pieces.push(Piece::Good { kind, payload });
-        } else if mend_piece(bytes, at, end) {
-            walk.mended += 1;
-        } else {
-            // Where the length cannot be believed, the next piece is looked for.
-            let next = (at + 1..end).find(|at| piece(bytes, *at, end).is_some());
-            let next = next.unwrap_or(end);
-            walk.pieces.push(Piece::Bad(at..next));
-            at = next;
-        }
-    }
-    walk
-}
+// === impl Change ===
 
-/// The piece at this place, if its checksum is right.
-fn piece(bytes: &[u8], at: usize, end: usize) -> Option<(u8, Range<usize>)> {
-    let header = bytes[at..end].first_chunk::<HEADER>()?;
-    let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-    let length = usize::from(u16::from_le_bytes([header[4], header[5]]));
-    let kind = header[6];
-    let payload = at + HEADER..at + HEADER + length;
-    if payload.end > end || !KNOWN.contains(&kind) {
-        return None;
+impl Change {
+    /// That a file is to be this.
+    pub(super) fn whole(path: PathBuf, bytes: Vec<u8>) -> Self {
+        let how = How::Whole(bytes);
+        Self { path, how }
     }
-    let computed = CASTAGNOLI.of([&bytes[at + 6..payload.end]]);
-    (masked(computed) == stored).then_some((kind, payload))
-}
 
-/// Puts one byte of a piece right; false if that does not make it a good one.
-fn mend_piece(bytes: &mut [u8], at: usize, end: usize) -> bool {
-    if end - at < HEADER {
-        return false;
+    /// Whether something of the index is lost by it.
+    pub(super) fn loses(&self) -> bool {
+        matches!(self.how, How::Without(..))
     }
-    let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-    let stored = u32::from_le_bytes(word);
-    let length = usize::from(u16::from_le_bytes([bytes[at + 4], bytes[at + 5]]));
-    let last = at + HEADER + length;
-    if last <= end {
-        let covered = at + 6..last;
-        let computed = CASTAGNOLI.of([&bytes[covered.clone()]]);
-        let wrong = computed ^ unmasked(stored);
-        if nearly(masked(computed), stored) && KNOWN.contains(&bytes[at + 6]) {
-            bytes[at..at + 4].copy_from_slice(&masked(computed).to_le_bytes());
-            return true;
-        }
-        if let Some((place, bits)) = CASTAGNOLI.find(covered.len(), wrong) {
-            bytes[at + 6 + place] ^= bits;
-            if piece(bytes, at, end).is_some() {
-                return true;
+
+    /// Makes it.
+    pub(super) fn make(&self) -> io::Result<()> {
+        let path = self.path.display();
+        match &self.how {
+            How::Bytes(bytes) => {
+                tracing::error!(%path, bytes = bytes.len(), "bytes of the index's log have changed on the disk: they are put right");
+                let file = fs::File::options().write(true).open(&self.path)?;
+                for (at, byte) in bytes {
+                    file.write_all_at(&[*byte], *at as u64)?;
+                }
+                file.sync_all()
             }
-            bytes[at + 6 + place] ^= bits;
-        }
-    }
-    // The length itself.
-    for place in [at + 4, at + 5] {
-        let was = bytes[place];
-        for byte in 0..=u8::MAX {
-            bytes[place] = byte;
-            if byte != was && piece(bytes, at, end).is_some() {
-                return true;
+            How::Whole(bytes) => {
+                tracing::error!(%path, "a file of the index has changed on the disk: it is written as it was");
+                replace(&self.path, bytes)
+            }
+            How::Without(bytes, bad) => {
+                let lost = keep_lost(&self.path)?;
+                tracing::error!(%path, ?bad, lost = %lost.display(), "the index's log is damaged: what its records in these places say is lost; the log as it was is kept");
+                replace(&self.path, bytes)
             }
         }
-        bytes[place] = was;
     }
-    false
-}
 
-/// A log of the records that are whole.
-fn rewritten(bytes: &[u8], pieces: &[Piece]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut begun: Option<Vec<u8>> = None;
-    for piece in pieces {
-        let Piece::Good { kind, payload } = piece else {
-            begun = None;
-            continue;
-        };
-        let payload = &bytes[payload.clone()];
-        match (*kind, &mut begun) {
-            (FIRST, _) => begun = Some(payload.to_vec()),
-            (MIDDLE, Some(record)) => record.extend(payload),
-            (LAST, Some(record)) => {
-                record.extend(payload);
-                put(&mut out, FULL, record);
-                begun = None;
+    /// What the file is with it.
+    pub(super) fn content(&self) -> io::Result<Vec<u8>> {
+        match &self.how {
+            How::Bytes(changed) => {
+                let mut bytes = fs::read(&self.path)?;
+                for (at, byte) in changed {
+                    if let Some(here) = bytes.get_mut(*at) {
+                        *here = *byte;
+                    }
+                }
+                Ok(bytes)
             }
-            (MIDDLE | LAST, None) => {}
-            (kind, _) => put(&mut out, kind, payload),
-        }
-    }
-    out
-}
-
-/// Appends a record, in as many pieces as its blocks need.
-fn put(out: &mut Vec<u8>, kind: u8, record: &[u8]) {
-    let mut rest = record;
-    let mut first = true;
-    loop {
-        let mut room = BLOCK - out.len() % BLOCK;
-        if room < HEADER {
-            out.resize(out.len() + room, 0);
-            room = BLOCK;
-        }
-        let (now, later) = rest.split_at(rest.len().min(room - HEADER));
-        let kind = match (kind, first, later.is_empty()) {
-            (kind, true, true) => kind,
-            (_, true, false) => FIRST,
-            (_, false, false) => MIDDLE,
-            (_, false, true) => LAST,
-        };
-        let checksum = masked(CASTAGNOLI.of([&[kind][..], now]));
-        out.extend(checksum.to_le_bytes());
-        out.extend((now.len() as u16).to_le_bytes());
-        out.push(kind);
-        out.extend(now);
-        (rest, first) = (later, false);
-        if rest.is_empty() {
-            return;
+            How::Whole(bytes) | How::Without(bytes, _) => Ok(bytes.clone()),
         }
     }
 }
 
-fn masked(checksum: u32) -> u32 {
-    checksum.rotate_right(15).wrapping_add(0xa282_ead8)
+/// A file, with zeros where the disk does not read it any more.
+pub(super) fn read_around(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+            let file = fs::File::open(path)?;
+            let length = file.metadata()?.len();
+            tracing::error!(path = %path.display(), %error, "a file of the index cannot be read whole");
+            pieces(length, |piece, at| file.read_exact_at(piece, at))
+        }
+        read => read,
+    }
 }
 
-fn unmasked(stored: u32) -> u32 {
-    stored.wrapping_sub(0xa282_ead8).rotate_left(15)
+fn pieces(length: u64, read: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length as usize];
+    for (at, piece) in (0..).step_by(SECTOR).zip(bytes.chunks_mut(SECTOR)) {
+        match read(piece, at) {
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => piece.fill(0),
+            read => read?,
+        }
+    }
+    Ok(bytes)
 }
 
-/// Copies a file of the index to where a person finds it, under a name that is not taken.
-pub(super) fn keep_lost(path: &Path) -> io::Result<PathBuf> {
-    let volume = path.parent().and_then(Path::parent).unwrap_or(path);
-    let lost = volume.join("lost");
+/// A name in `lost/` of the index's volume that is not taken.
+pub(super) fn lost_name(index: &Path, name: &str) -> io::Result<PathBuf> {
+    let lost = index.parent().unwrap_or(index).join("lost");
     fs::create_dir_all(&lost)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let free = (0..).map(|number| lost.join(format!("index-{name}.{number}")));
+    let free = (0..).map(|number| lost.join(format!("{name}.{number}")));
     let mut free = free.skip_while(|path| path.exists());
-    let to = free.next().unwrap_or_else(|| lost.join("index"));
-    fs::copy(path, &to)?;
+    Ok(free.next().unwrap_or_else(|| lost.join(name)))
+}
+
+/// Keeps a file of the index where a person finds it, when another is about to take its place. No copy, which a full disk has no room
+/// for, where the file system has links.
+fn keep_lost(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let index = path.parent().unwrap_or(path);
+    let to = lost_name(index, &format!("index-{name}"))?;
+    fs::hard_link(path, &to).or_else(|_| fs::copy(path, &to).map(drop))?;
     Ok(to)
 }
 
 /// Replaces a file, whole or not at all.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = path.with_file_name(format!("{name}.{NEW}"));
-    fs::write(&new, bytes)?;
-    fs::File::open(&new)?.sync_all()?;
-    fs::rename(&new, path)?;
+    let written = fs::write(&new, bytes).and_then(|()| {
+        fs::File::open(&new)?.sync_all()?;
+        fs::rename(&new, path)
+    });
+    if let Err(error) = written {
+        let _ = fs::remove_file(&new);
+        return Err(error);
+    }
+    sync_parent(path)
+}
+
+/// Removes what a crash has left of a file that was to take the place of another.
+pub(super) fn remove_half(index: &Path) {
+    for entry in fs::read_dir(index).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().ends_with(NEW) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Puts the names of a directory on the device.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(dir) => fs::File::open(dir)?.sync_all(),
         None => Ok(()),

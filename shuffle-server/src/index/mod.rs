@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod damage;
 pub mod keys;
 mod memory;
 mod mend;
@@ -19,6 +20,8 @@ use std::fmt;
 
 pub use memory::MemoryIndex;
 pub use rocks::RocksIndex;
+#[cfg(test)]
+use rocks::record_of;
 
 use keys::Key;
 use shuffle_proto::ids::ShuffleId;
@@ -72,6 +75,10 @@ pub trait SegmentIndex: Send + Sync {
     fn is_damaged(&self) -> bool {
         false
     }
+    /// What follows from that is written: from now on it is as good as new.
+    fn settle_damage(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Changes that belong together, in order.
@@ -97,6 +104,14 @@ pub enum Error {
         path: String,
         /// What was tried.
         operation: &'static str,
+        /// The store's words.
+        message: String,
+    },
+    /// Some of it is not what was written, and nobody knows which records that was.
+    #[error("index {path}: cannot be read whole: {message}")]
+    Unreadable {
+        /// Its directory.
+        path: String,
         /// The store's words.
         message: String,
     },

@@ -21,7 +21,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::mend::replace;
+use super::mend::{Change, read_around};
 
 const CHUNK: usize = 4 << 10;
 const STRIPES: usize = 16;
@@ -40,32 +40,30 @@ fn dir_of(index: &Path) -> PathBuf {
     index.join("parity")
 }
 
-/// Compares all tables with what is known of them, and puts together again what has changed; answers how many tables that were.
-pub(super) fn check(index: &Path) -> io::Result<usize> {
-    let mut mended = 0;
+/// Compares all tables with what is known of them; answers how those that have changed are put together again.
+pub(super) fn look(index: &Path) -> io::Result<Vec<Change>> {
+    let mut changes = Vec::new();
     for entry in fs::read_dir(dir_of(index)).into_iter().flatten() {
         let entry = entry?;
         let path = index.join(entry.file_name());
-        let Some(parity) = Parity::decode(&fs::read(entry.path())?) else {
-            fs::remove_file(entry.path())?;
+        let stored = fs::read(entry.path()).ok();
+        let Some(parity) = stored.and_then(|stored| Parity::decode(&stored)) else {
+            // It is made again.
+            let _ = fs::remove_file(entry.path());
             continue;
         };
-        let Ok(mut bytes) = fs::read(&path) else {
+        let Ok(mut bytes) = read_around(&path) else {
             continue;
         };
         match parity.mend(&mut bytes) {
             Some(0) => {}
-            Some(chunks) => {
-                tracing::error!(path = %path.display(), chunks, "a table of the index has changed on the disk: it is put together again");
-                replace(&path, &bytes)?;
-                mended += 1;
-            }
+            Some(_) => changes.push(Change::whole(path, bytes)),
             None => {
                 tracing::error!(path = %path.display(), "a table of the index has changed on the disk, more than can be put right");
             }
         }
     }
-    Ok(mended)
+    Ok(changes)
 }
 
 /// Makes what is missing for these tables, and removes what is of others.

@@ -6,11 +6,10 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -22,7 +21,12 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
-use super::{Batch, Error, SegmentIndex, Step, mend, parity};
+use super::{
+    Batch, Error, SegmentIndex, Step,
+    damage::{self, Overlay},
+    mend::seal,
+    parity,
+};
 
 /// Bytes of batches after which is looked whether there are new tables.
 const NEW_TABLES: u64 = 8 << 20;
@@ -32,7 +36,9 @@ pub struct RocksIndex {
     db: Arc<DB>,
     path: String,
     /// Something of it was lost before it was opened.
-    damaged: bool,
+    damaged: AtomicBool,
+    /// Where it is read from, if its own files cannot be put right.
+    overlay: Option<Overlay>,
     /// Bytes of batches since new tables were looked for.
     written: AtomicU64,
     /// Who looks for them.
@@ -47,11 +53,14 @@ impl RocksIndex {
         let mut options = options();
         options.create_if_missing(true);
         let name = path.display().to_string();
-        let mut damaged = put_right(path);
+        damage::put_right(path).map_err(|error| store(&name, "put right", &error))?;
         let db = match DB::open(&options, path) {
             Err(error) if error.kind() == ErrorKind::Corruption => {
-                damaged = true;
-                repair(&options, path, &error).map_err(|error| store(&name, "repair", &error))?;
+                tracing::error!(path = name, %error, "the index cannot be opened: it is made anew from what can be read of it");
+                let repaired = damage::repair(path, |copy| {
+                    DB::repair(&options, copy).map_err(|error| error.to_string())
+                });
+                repaired.map_err(|error| store(&name, "repair", &error))?;
                 DB::open(&options, path)
             }
             opened => opened,
@@ -61,24 +70,56 @@ impl RocksIndex {
         Ok(Self {
             db: Arc::new(db),
             path: name,
-            damaged,
+            damaged: AtomicBool::new(damage::is_noted(path)),
+            overlay: None,
             written: AtomicU64::new(0),
             protecting: Mutex::default(),
         })
     }
 
-    /// Opens what is there for reading, and changes nothing of it; writes are refused.
+    /// Makes an index anew of the rows that can be read of one that opens, and has tables that cannot be read whole.
+    pub fn salvage(path: &Path) -> Result<(), Error> {
+        let name = path.display().to_string();
+        let mut options = options();
+        options.create_if_missing(true);
+        let salvaged = damage::repair(path, |copy| {
+            let text = |error: rocksdb::Error| error.to_string();
+            let from = DB::open_for_read_only(&options, path, false).map_err(text)?;
+            std::fs::remove_dir_all(copy).map_err(|error| error.to_string())?;
+            let to = DB::open(&options, copy).map_err(text)?;
+            let rows = copy_readable(&from, &to).map_err(text)?;
+            tracing::error!(
+                path = name,
+                rows,
+                "tables of the index cannot be read whole: it is made anew from the rest"
+            );
+            Ok(())
+        });
+        salvaged.map_err(|error| store(&name, "salvage", &error))
+    }
+
+    /// Opens what is there for reading, and changes nothing of it; writes are refused. What has changed is read as it was all the same.
     pub fn open_read_only(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
-        let db = DB::open_for_read_only(&options(), path, false);
+        let overlay = Overlay::of(path).map_err(|error| store(&name, "look through", &error))?;
+        let (overlay, loses) = overlay.map_or((None, false), |(one, loses)| (Some(one), loses));
+        let from = overlay.as_ref().map_or(path, Overlay::path);
+        let db = DB::open_for_read_only(&options(), from, false);
         let db = db.map_err(|error| store(&name, "open for reading", &error))?;
         Ok(Self {
             db: Arc::new(db),
             path: name,
-            damaged: false,
+            damaged: AtomicBool::new(loses || damage::is_noted(path)),
+            overlay,
             written: AtomicU64::new(0),
             protecting: Mutex::default(),
         })
+    }
+
+    /// Where it is read from, if that is not where it is.
+    #[cfg(test)]
+    pub(super) fn overlay(&self) -> Option<&Path> {
+        self.overlay.as_ref().map(Overlay::path)
     }
 
     /// Sees to it that new tables are protected, on a thread of its own.
@@ -102,37 +143,9 @@ impl Drop for RocksIndex {
         if let Some(thread) = self.protecting.lock().take() {
             let _ = thread.join();
         }
+        // What RocksDB has open stays readable.
+        drop(self.overlay.take());
     }
-}
-
-/// Before it is opened; true if something of it could not be put right.
-fn put_right(path: &Path) -> bool {
-    if !path.exists() {
-        return false;
-    }
-    let mended = parity::check(path).and_then(|_| mend::mend(path));
-    match mended {
-        Ok(gone) => !gone.is_empty(),
-        // What is the matter with the disk, the index will say.
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "the index's files could not be looked through");
-            false
-        }
-    }
-}
-
-/// Takes what can be read of an index that RocksDB does not open. Records that are gone lose their attempts; one that comes back because
-/// what deleted it is gone names files that are gone.
-fn repair(options: &Options, path: &Path, why: &rocksdb::Error) -> Result<(), rocksdb::Error> {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.path().is_file()
-            && let Err(error) = mend::keep_lost(&entry.path())
-        {
-            tracing::warn!(path = %entry.path().display(), %error, "a file of a damaged index cannot be kept");
-        }
-    }
-    tracing::error!(path = %path.display(), %why, "the index is damaged: what can be read of it is kept; its files as they were are in `lost`");
-    DB::repair(options, path)
 }
 
 /// Makes what puts damaged tables together again.
@@ -145,6 +158,52 @@ fn protect(db: &DB, path: &Path) {
     if let Err(error) = parity::protect(path, &tables) {
         tracing::warn!(path = %path.display(), %error, "tables of the index have no second chance");
     }
+}
+
+/// A batch as RocksDB takes it, with its second checksum.
+fn sealed(batch: &Batch) -> WriteBatch {
+    let mut steps = WriteBatch::default();
+    for step in &batch.steps {
+        match step {
+            Step::Put(key, value) => steps.put(key, value),
+            Step::Delete(key) => steps.delete(key),
+            Step::DeleteRange(from, to) => steps.delete_range(from, to),
+        }
+    }
+    steps.put_log_data(seal::seal(steps.data()));
+    steps
+}
+
+/// The record of the log that a batch becomes, but for its sequence number.
+#[cfg(test)]
+pub(super) fn record_of(batch: &Batch) -> Vec<u8> {
+    sealed(batch).data().to_vec()
+}
+
+/// Copies all rows that can be read of an index that is open for reading: from the first to where it breaks, and from the last back to
+/// there. Within that it is not known what there was.
+fn copy_readable(from: &DB, to: &DB) -> Result<u64, rocksdb::Error> {
+    let mut unsynced = WriteOptions::default();
+    unsynced.disable_wal(true);
+    let mut copied = 0;
+    for mode in [IteratorMode::Start, IteratorMode::End] {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let mut whole = true;
+        for row in from.iterator_opt(mode, options) {
+            let Ok((key, value)) = row else {
+                whole = false;
+                break;
+            };
+            to.put_opt(key, value, &unsynced)?;
+            copied += 1;
+        }
+        if whole {
+            break;
+        }
+    }
+    to.flush()?;
+    Ok(copied)
 }
 
 /// How it is kept, however it is opened.
@@ -169,15 +228,8 @@ fn options() -> Options {
 
 impl SegmentIndex for RocksIndex {
     fn write(&self, batch: &Batch, sync: bool) -> Result<(), Error> {
-        let mut steps = WriteBatch::default();
+        let steps = sealed(batch);
         let bytes = batch.steps.iter().map(Step::bytes).sum::<usize>() as u64;
-        for step in &batch.steps {
-            match step {
-                Step::Put(key, value) => steps.put(key, value),
-                Step::Delete(key) => steps.delete(key),
-                Step::DeleteRange(from, to) => steps.delete_range(from, to),
-            }
-        }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
         self.db
@@ -190,7 +242,20 @@ impl SegmentIndex for RocksIndex {
     }
 
     fn is_damaged(&self) -> bool {
-        self.damaged
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    fn settle_damage(&self) -> Result<(), Error> {
+        if !self.is_damaged() {
+            return Ok(());
+        }
+        // Before the note goes the index itself has to have what followed from it.
+        let flushed = self.db.flush_wal(true);
+        flushed.map_err(|error| store(&self.path, "sync", &error))?;
+        damage::forget(Path::new(&self.path))
+            .map_err(|error| store(&self.path, "put right", &error))?;
+        self.damaged.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
@@ -210,14 +275,20 @@ impl SegmentIndex for RocksIndex {
         options.set_iterate_upper_bound(to);
         options.fill_cache(false);
         for row in self.db.iterator_opt(IteratorMode::Start, options) {
-            let (key, value) = row.map_err(|error| store(&self.path, "scan", &error))?;
+            let (key, value) = row.map_err(|error| match error.kind() {
+                ErrorKind::Corruption => Error::Unreadable {
+                    path: self.path.clone(),
+                    message: error.to_string(),
+                },
+                _ => store(&self.path, "scan", &error),
+            })?;
             visit(&key, &value);
         }
         Ok(())
     }
 }
 
-fn store(path: &str, operation: &'static str, error: &rocksdb::Error) -> Error {
+fn store(path: &str, operation: &'static str, error: &impl ToString) -> Error {
     Error::Store {
         path: path.into(),
         operation,

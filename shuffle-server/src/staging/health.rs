@@ -263,10 +263,14 @@ impl Shared {
     /// Draws conclusions from an error of the writer's.
     pub(super) fn note(&self, error: &Error) {
         if let Some(health) = self.conclude(error) {
-            if matches!(health, Health::Full(_)) {
+            let full = matches!(health, Health::Full(_));
+            if full {
                 self.make_room_for_index();
             }
             self.worsen(health);
+            if full {
+                self.trash.space_is_short();
+            }
         }
     }
 

@@ -33,6 +33,7 @@ mod format;
 mod health;
 pub mod inspect;
 mod log;
+mod lost;
 mod opening;
 mod options;
 mod part;

@@ -35,7 +35,7 @@ use super::{
     watched::WatchedIndex,
     writer,
 };
-use crate::index::{self, MemoryIndex};
+use crate::index::{self, MemoryIndex, RocksIndex};
 
 /// The least that a call may take at the start: the index is opened in one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -179,12 +179,22 @@ fn open_index(
     new: bool,
 ) -> Result<(WatchedIndex, Recovered, Health), Error> {
     let path = dir.join("index");
-    let writable = || {
+    let writable = || -> Result<_, Error> {
         let index = WatchedIndex::open(disk, &path)?;
         let found = recover::recover(dir, &index, disk, new, true)?;
         Ok((index, found))
     };
-    let error: Error = match writable() {
+    let salvaged = || -> Result<_, Error> {
+        let _running = disk.watch.begin(Operation::Index, &path);
+        RocksIndex::salvage(&path)?;
+        writable()
+    };
+    let opened = match writable() {
+        // invariant: one-bit-one-map. What cannot be read of it costs what it says, and not the volume.
+        Err(Error::Index(index::Error::Unreadable { .. })) => salvaged(),
+        opened => opened,
+    };
+    let error: Error = match opened {
         Ok((index, found)) => return Ok((index, found, Health::Ok)),
         Err(error) => error,
     };

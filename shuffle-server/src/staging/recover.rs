@@ -23,6 +23,7 @@ use super::{
     disk::Disk,
     format::align,
     log::{LogFile, log_path},
+    lost::lost_dir,
     remove::shuffle_dir,
     segment::{Run, Segment, segment_path},
     shared::{App, ID_BITS, Names},
@@ -32,7 +33,7 @@ use super::{
 use crate::index::{
     AppNo, Batch as Changes, LogId, RunId, SegmentId, SegmentIndex,
     keys::{self, Key},
-    read, read_all,
+    read,
     values::{self, FORMAT, LogPlace, Meta, Record},
 };
 
@@ -76,8 +77,10 @@ pub(super) fn recover(
     }
     let mut names = Names::default();
     let mut apps = HashMap::new();
-    read_apps(index, &mut names, &mut apps, &mut changes)?;
-    let mut found = read_shuffles(index)?;
+    let mut damaged = index.is_damaged();
+    damaged |= !read_apps(index, &mut names, &mut apps, &mut changes)?;
+    let (mut found, whole) = read_shuffles(index, &mut changes)?;
+    damaged |= !whole;
     let waste = carry_through(
         dir,
         &mut names,
@@ -123,7 +126,8 @@ pub(super) fn recover(
         if !changes.is_empty() {
             index.write(&std::mem::take(&mut changes), false)?;
         }
-        removed = remove_unknown(dir, disk, &recovery.kept, index.is_damaged());
+        removed = remove_unknown(dir, disk, &recovery.kept, damaged);
+        index.settle_damage()?;
     }
     tracing::info!(
         path = %dir.display(), apps = names.apps.len(), shuffles = names.shuffles.len(), attempts = recovery.attempts,
@@ -176,19 +180,24 @@ fn carry_through(
 
 /// Checks the index's version and counts this opening; answers the count, and how it is written down.
 fn open_index(dir: &Path, index: &dyn SegmentIndex, new: bool) -> Result<(u64, Changes), Error> {
-    let opened = match read(index, Key::Meta)? {
-        Some(Record::Meta(meta)) if meta.format == FORMAT => meta.opened + 1,
-        Some(Record::Meta(meta)) => {
+    let opened = match read(index, Key::Meta) {
+        Ok(Some(Record::Meta(meta))) if meta.format == FORMAT => meta.opened + 1,
+        Ok(Some(Record::Meta(meta))) => {
             return Err(crate::index::Error::Version {
                 found: meta.format,
                 known: FORMAT,
             }
             .into());
         }
+        Err(error @ crate::index::Error::Corrupt { .. }) => {
+            tracing::error!(%error, "the index's record of itself is broken");
+            1
+        }
+        Err(error) => return Err(error.into()),
         // Ids go on above all that there are.
-        None if index.is_damaged() => 1,
+        Ok(None) if index.is_damaged() => 1,
         // Without the check an index that was lost would look like an order to remove everything.
-        None if !new && has_entries(&dir.join("apps")) => {
+        Ok(None) if !new && has_entries(&dir.join("apps")) => {
             let reason = "there are segments but no index: bring back the directory index, or empty the data directory".into();
             return Err(Error::Directory {
                 path: dir.into(),
@@ -197,11 +206,8 @@ fn open_index(dir: &Path, index: &dyn SegmentIndex, new: bool) -> Result<(u64, C
         }
         _ => 1,
     };
-    let opened = match index.is_damaged() {
-        // The last count may be what was lost.
-        true => opened.max(1 + last_opening(dir)),
-        false => opened,
-    };
+    // The last count may be what was lost of a damaged index, and an id that is used twice is refused by the file that has it.
+    let opened = opened.max(1 + last_opening(dir));
     let mut changes = Changes::default();
     changes.put(
         Key::Meta,
@@ -231,46 +237,57 @@ fn has_entries(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
+/// Answers whether all records can be read. An app without one is gone, with all that it has: nobody knows whose it was.
 fn read_apps(
     index: &dyn SegmentIndex,
     names: &mut Names,
     apps: &mut HashMap<AppNo, AppId>,
     changes: &mut Changes,
-) -> Result<(), Error> {
-    let mut failed = None;
-    read_all(index, keys::APP, |row| match row {
-        Ok((Key::App(no), Record::App(app))) => {
-            let record = AppRecord {
-                app: app.id.clone(),
-                token_hash: app.token_hash,
-                lease: app.lease,
-            };
-            names.next_app = names.next_app.max(no.0.saturating_add(1));
-            apps.insert(no, app.id.clone());
-            let app = names.apps.insert(
-                app.id,
-                App {
+) -> Result<bool, Error> {
+    let mut whole = true;
+    index.scan(&[keys::APP], &[keys::APP + 1], &mut |key, value| {
+        let Some(Key::App(no)) = Key::decode(key) else {
+            whole = false;
+            return;
+        };
+        names.next_app = names.next_app.max(no.0.saturating_add(1));
+        match Record::decode(key, value) {
+            Ok((_, Record::App(app))) => {
+                let record = AppRecord {
+                    app: app.id.clone(),
+                    token_hash: app.token_hash,
+                    lease: app.lease,
+                };
+                apps.insert(no, app.id.clone());
+                let app = App {
                     no,
                     record,
                     deleted: Deleted::default(),
-                },
-            );
-            // Numbers rise: the one before was deleted when this one came.
-            if let Some(before) = app {
-                apps.remove(&before.no);
-                changes.delete_app(before.no);
+                };
+                // Numbers rise: the one before was deleted when this one came.
+                if let Some(before) = names.apps.insert(app.record.app.clone(), app) {
+                    apps.remove(&before.no);
+                    changes.delete_app(before.no);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, app = no.0, "record of an app is broken: what it has is lost");
+                changes.delete_app(no);
+                whole = false;
             }
         }
-        Ok(_) => {}
-        Err(error) => failed = Some(error),
     })?;
-    // Without its app nothing of it could be kept.
-    failed.map_or(Ok(()), |error| Err(error.into()))
+    Ok(whole)
 }
 
-fn read_shuffles(index: &dyn SegmentIndex) -> Result<BTreeMap<Place, Found>, Error> {
+/// And whether the records of all shuffles can be read.
+fn read_shuffles(
+    index: &dyn SegmentIndex,
+    changes: &mut Changes,
+) -> Result<(BTreeMap<Place, Found>, bool), Error> {
     let mut found: BTreeMap<Place, Found> = BTreeMap::new();
-    let mut failed = None;
+    let mut whole = true;
     for kind in [
         keys::SHUFFLE,
         keys::SEGMENT,
@@ -325,15 +342,21 @@ fn read_shuffles(index: &dyn SegmentIndex) -> Result<BTreeMap<Place, Found>, Err
                 (Some(Key::Written(..)), Err(error)) => {
                     tracing::error!(%error, "record of a write-back is broken")
                 }
-                (_, Err(error)) => failed = Some(error),
+                // Its attempts are lost with it, and none of another shuffle.
+                (Some(Key::Shuffle(app, shuffle)), Err(error)) => {
+                    tracing::error!(%error, app = app.0, %shuffle, "record of a shuffle is broken: what it has is lost");
+                    changes.delete(Key::Shuffle(app, shuffle));
+                    whole = false;
+                }
+                (_, Err(error)) => {
+                    tracing::error!(%error, "a record of the index cannot be read");
+                    whole = false;
+                }
                 (_, Ok(_)) => {}
             }
         })?;
     }
-    match failed {
-        Some(error) => Err(error.into()),
-        None => Ok(found),
-    }
+    Ok((found, whole))
 }
 
 struct Recovery<'a> {
@@ -598,9 +621,7 @@ fn remove_unknown(dir: &Path, disk: &Disk, kept: &HashSet<PathBuf>, damaged: boo
 
 /// Moves a file of the volume to the same place below `lost/`.
 fn set_aside(dir: &Path, path: &Path) -> std::io::Result<()> {
-    let to = dir
-        .join("lost")
-        .join(path.strip_prefix(dir).unwrap_or(path));
+    let to = lost_dir(dir).join(path.strip_prefix(dir).unwrap_or(path));
     tracing::warn!(from = %path.display(), to = %to.display(), "the damaged index does not name a file: it is set aside");
     fs::create_dir_all(to.parent().unwrap_or(dir))?;
     fs::rename(path, &to)

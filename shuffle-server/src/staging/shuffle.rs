@@ -21,6 +21,7 @@ use shuffle_proto::{
 use super::{
     AttemptKey, Durability, Error, Receipt,
     batch::{Batch, Owner},
+    flush::find_run,
     log::LogFile,
     run::Output,
     segment::Run,
@@ -287,8 +288,20 @@ impl State {
         held: Option<Held>,
     ) {
         self.version += 1;
+        // One that was lost and is taken again, see `Volume::open_attempt`: nothing of the old one is sent or counted any more.
+        if let Some(before) = self.commits.get(&owner).cloned() {
+            let counted = before.lost.is_none() && !self.written.contains(&owner);
+            if counted && !self.unwritable.contains(&owner) {
+                self.unwritten = self.unwritten.saturating_sub(1);
+                self.unwritten_bytes = self.unwritten_bytes.saturating_sub(before.bytes);
+            }
+            let old = before
+                .runs
+                .iter()
+                .filter_map(|id| find_run(&self.runs, *id));
+            old.for_each(|run| run.unsettle());
+        }
         runs.iter().for_each(|run| run.settle(self.version));
-        // One that was lost and is taken again, see `Volume::open_attempt`.
         if self.held.contains_key(&owner) {
             self.release(shuffle, owner);
         }

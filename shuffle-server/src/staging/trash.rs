@@ -1,7 +1,8 @@
 //! What is deleted and not gone yet. Each volume has a thread that removes it, file by file.
 //!
 //! A deletion gives the directory another name, below `trash/`, and answers; the files go later, without a lock and at half of what
-//! the disk could do, because the end of an app is told to all servers at once. A name below `trash/` says what was deleted, so a start
+//! the disk could do, because the end of an app is told to all servers at once; and as fast as it can, the largest first, when nothing
+//! can be written or more is to be removed than is free. A name below `trash/` says what was deleted, so a start
 //! after a crash carries the deletion through: into the index, if that does not know of it, and then to the last file. Until the index
 //! knows of a deletion its directory stays, empty; and whoever asks for the deletion again is told that it is not done.
 //!
@@ -14,6 +15,7 @@
 //! it that take long say nothing of the disk, see [`super::watch`]; ones that fail are made again.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
@@ -27,13 +29,16 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use shuffle_proto::ids::{AppId, ShuffleId};
 
-use super::{Error, Health, shared::Shared};
+use super::{Error, Health, lost, shared::Shared};
 use crate::index::{AppNo, Batch as Changes, keys::Key, values};
 
 /// Time that removals take before as much of it is left to others.
 const SLICE: Duration = Duration::from_millis(10);
-/// The longest pause between two removals.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two removals. One that takes longer is not short of the disk for others, it is the disk that is slow:
+/// to wait as long again would be to fall behind what is deleted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often is looked for what is too old in `lost/`.
+const LOOK: Duration = Duration::from_secs(600);
 
 /// What the index keeps of a deleted shuffle.
 pub(super) const TOMBSTONE: values::Record = values::Record::Shuffle(values::Shuffle {
@@ -400,14 +405,30 @@ impl Trash {
         self.queue.lock().stop
     }
 
+    /// Space is short: has the remover look at once.
+    pub(super) fn space_is_short(&self) {
+        self.queue.lock().fresh = true;
+        self.changed.notify_all();
+    }
+
+    /// Bytes that are deleted and not gone.
+    fn pending(&self) -> u64 {
+        let queue = self.queue.lock();
+        let used = |waste: &Arc<Waste>| waste.used.load(Ordering::Acquire);
+        queue.waste.values().map(used).sum()
+    }
+
+    /// Whether somebody waits for the space: nothing can be written, or more is to be removed than is free.
+    pub(super) fn hurries(&self, shared: &Shared) -> bool {
+        shared.is_full() || self.pending() > shared.free_lately()
+    }
+
     /// What there is to remove; waits while there is nothing, or nothing new for as long as `again`. `None`: it is told to stop.
     fn next(&self, again: Duration) -> Option<Vec<(u64, Arc<Waste>)>> {
         let mut queue = self.queue.lock();
-        while !queue.stop && queue.waste.is_empty() {
-            self.changed.wait(&mut queue);
-        }
         if !queue.stop && !queue.fresh {
-            let _ = self.changed.wait_for(&mut queue, again);
+            let long = if queue.waste.is_empty() { LOOK } else { again };
+            let _ = self.changed.wait_for(&mut queue, long);
         }
         queue.fresh = false;
         let waste = queue.waste.iter().map(|(no, waste)| (*no, waste.clone()));
@@ -422,7 +443,15 @@ impl Trash {
 /// The remover: runs until it is told to stop.
 pub(super) fn clear_away(shared: &Shared) {
     let mut pace = Pace::default();
-    while let Some(waste) = shared.trash.next(shared.options.probe) {
+    loop {
+        bound_lost(shared);
+        let Some(mut waste) = shared.trash.next(shared.options.probe) else {
+            return;
+        };
+        if shared.trash.hurries(shared) {
+            // What brings most first.
+            waste.sort_by_key(|(_, waste)| Reverse(waste.used.load(Ordering::Acquire)));
+        }
         for (no, waste) in waste {
             if shared.trash.stops() {
                 return;
@@ -434,6 +463,26 @@ pub(super) fn clear_away(shared: &Shared) {
     }
 }
 
+/// What is only kept to be looked at takes nobody's space.
+fn bound_lost(shared: &Shared) {
+    let health = shared.health();
+    if matches!(health, Health::ReadOnly(_) | Health::Removed(_)) {
+        return;
+    }
+    let Ok(space) = shared.disk.space(&shared.dir) else {
+        return;
+    };
+    let all = space.total.min(shared.options.limit.unwrap_or(u64::MAX));
+    let most = lost::most(all, space.free, matches!(health, Health::Full(_)));
+    let now = shared.clock.wall();
+    let now = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    if let Err(error) = lost::bound(&shared.disk, &shared.dir, most, now) {
+        tracing::debug!(%error, "what is lost cannot be removed now");
+    }
+}
+
 impl Pace {
     /// One removal, and now and then a pause as long as those before took. What is not there is removed.
     fn step(&mut self, shared: &Shared, remove: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
@@ -442,8 +491,7 @@ impl Pace {
         self.busy += shared.disk.watch.now() - begun;
         if self.busy >= SLICE {
             let pause = std::mem::take(&mut self.busy).min(PAUSE);
-            // Somebody waits for the space.
-            if !shared.is_full() {
+            if !shared.trash.hurries(shared) {
                 let mut queue = shared.trash.queue.lock();
                 let stop = |queue: &mut Queue| !queue.stop;
                 let _ = shared.trash.changed.wait_while_for(&mut queue, stop, pause);

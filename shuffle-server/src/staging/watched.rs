@@ -139,4 +139,8 @@ impl SegmentIndex for WatchedIndex {
     fn is_damaged(&self) -> bool {
         self.read(|index| Ok(index.is_damaged())).unwrap_or(false)
     }
+
+    fn settle_damage(&self) -> Result<(), index::Error> {
+        self.read(SegmentIndex::settle_damage)
+    }
 }

@@ -21,6 +21,21 @@ fn flip(files: impl IntoIterator<Item = PathBuf>, task: &Task, round: u32, parti
     panic!("the block is in no file");
 }
 
+/// The map that the scheduler is to run again, and whoever asks is told the same.
+async fn named(driver: &Driver, outputs: &[Output]) -> (MapIndex, AttemptId) {
+    let mut named = Vec::new();
+    for _ in 0..2 {
+        let error = read_all(driver.reader(0, outputs.to_vec()))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, Kind::Lost, "{error}");
+        let lost = error.output.expect("a map is named");
+        named.push((lost.map_index, lost.attempt));
+    }
+    assert_eq!(named[0], named[1]);
+    named[0]
+}
+
 /// The map whose blocks are stored as they are, see `Driver::spec`.
 const PLAIN: u32 = 1;
 
@@ -119,6 +134,81 @@ async fn a_bit_that_flips_in_one_of_two_copies_costs_nothing() {
     flip(servers[0].data_files(), &tasks[1], 1, 3);
     flip(servers[1].data_files(), &tasks[4], 1, 3);
     for _ in 0..2 {
+        check(
+            &read_all(driver.reader(0, outputs.clone())).await.unwrap(),
+            &tasks,
+        );
+    }
+}
+
+/// The same bit is bad in both copies that there are: one map, once, and all others are served.
+async fn costs_one_map_once(driver: &Driver, tasks: &mut [Task], outputs: &mut [Output]) {
+    let bad = 4;
+    let found = named(driver, outputs).await;
+    assert_eq!(found, (MapIndex(4), outputs[bad].attempt));
+    let others: Vec<_> = outputs
+        .iter()
+        .filter(|one| one.map_index.0 != 4)
+        .cloned()
+        .collect();
+    let rows = read_all(driver.reader(0, others)).await.unwrap();
+    assert_eq!(rows.len(), 5 * PARTITIONS as usize);
+    tasks[bad] = Task {
+        attempt: 100,
+        ..Task::new(4, 0)
+    };
+    let commit = tasks[bad].run(driver, 0, 6).await.unwrap();
+    outputs[bad] = tasks[bad].output(&commit);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_that_is_bad_in_both_of_two_copies_costs_its_map_once() {
+    let mut servers = [Server::start().await, Server::start().await];
+    servers
+        .iter_mut()
+        .for_each(|server| server.allow_errors(""));
+    let mut driver = Driver::new(&[&servers[0], &servers[1]]).await;
+    driver.durability = Durability::Mirror;
+    let mut tasks = tasks(6);
+    let mut outputs = write_all(&driver, 0, &tasks).await;
+    for server in &servers {
+        flip(server.data_files(), &tasks[4], 1, 3);
+    }
+    costs_one_map_once(&driver, &mut tasks, &mut outputs).await;
+    for again in [false, true] {
+        if again {
+            for server in &mut servers {
+                server.kill();
+                server.restart().await;
+            }
+        }
+        check(
+            &read_all(driver.reader(0, outputs.clone())).await.unwrap(),
+            &tasks,
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_that_is_bad_on_the_disk_and_in_the_store_costs_its_map_once() {
+    let mut pool = pool("eager").await;
+    for server in &mut pool.servers {
+        server.allow_errors("");
+    }
+    let driver = Driver::with(pool.settings()).await;
+    let mut tasks = tasks(6);
+    let mut outputs = write_all(&driver, 0, &tasks).await;
+    pool.written().await;
+    let files: Vec<_> = pool.servers.iter().flat_map(Server::data_files).collect();
+    flip(files, &tasks[4], 1, 3);
+    flip(pool.store.files(), &tasks[4], 1, 3);
+    costs_one_map_once(&driver, &mut tasks, &mut outputs).await;
+    pool.written().await;
+    // From the disks, and from the store alone.
+    for gone in [false, true] {
+        if gone {
+            pool.servers[..2].iter_mut().for_each(Server::destroy);
+        }
         check(
             &read_all(driver.reader(0, outputs.clone())).await.unwrap(),
             &tasks,

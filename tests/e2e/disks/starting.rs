@@ -116,6 +116,20 @@ async fn a_disk_that_is_read_only_and_one_that_is_full_are_served_beside_a_good_
     };
     let second = Tmpfs::mount(scratch.path().join("second"), 64 << 10).unwrap();
     let mut several = Several::start(&[first.path(), second.path()]).await;
+    // And a bit has flipped in the log of the index of each, before much else.
+    several
+        .server
+        .allow_errors("bytes of the index's log have changed");
+    for disk in [first.path(), second.path()] {
+        let logs = several.server.index_files().into_iter().filter(|path| {
+            path.starts_with(disk) && path.extension().is_some_and(|ending| ending == "log")
+        });
+        let log = logs.max_by_key(|path| fs::metadata(path).unwrap().len());
+        let log = log.expect("there is one");
+        let length = fs::metadata(&log).unwrap().len();
+        assert!(length > 500, "{} has {length} bytes", log.display());
+        shuffle_tests::disk::flip(&log, length / 3, 2);
+    }
     assert!(first.read_only(true));
     let junk = fill_up(second.path());
     // What is kept for the index is enough to open it; without that it is opened for reading.

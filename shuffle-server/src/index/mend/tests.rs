@@ -1,107 +1,67 @@
-//! Logs with all kinds of damage: what is put right, and what is left out.
+//! What is done to the files of an index, and that each of it is done whole or not at all.
 
-use super::*;
+use super::{
+    log::tests::{log, read, records},
+    *,
+};
 
-/// Records of many lengths, over several blocks.
-fn records() -> Vec<Vec<u8>> {
-    let record = |number: usize| {
-        let length = if number % 40 == 7 {
-            40_000
-        } else {
-            20 + number
-        };
-        (0..length).map(|at| (at * number + at / 3) as u8).collect()
-    };
-    (0..200).map(record).collect()
-}
-
-fn log(records: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    records
-        .iter()
-        .for_each(|record| put(&mut bytes, FULL, record));
-    bytes
-}
-
-/// The records of a log without damage.
-fn read(mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
-    let walk = walk(&mut bytes);
-    let mut records: Vec<Vec<u8>> = Vec::new();
-    for piece in &walk.pieces {
-        match piece {
-            Piece::Good {
-                kind: FULL | FIRST,
-                payload,
-            } => {
-                records.push(bytes[payload.clone()].to_vec());
-            }
-            Piece::Good { payload, .. } => {
-                let record = records.last_mut().expect("a first piece");
-                record.extend(&bytes[payload.clone()]);
-            }
-            Piece::Bad(range) => panic!("bad at {range:?}"),
-        }
-    }
-    records
-}
-
-#[test]
-fn a_log_is_read_as_it_was_written_and_masks_are_rocksdbs() {
-    assert_eq!(read(log(&records())), records());
-    assert_eq!(unmasked(masked(0x1234_5678)), 0x1234_5678);
-}
-
-#[test]
-fn a_flipped_bit_anywhere_is_put_right() {
-    let good = log(&records());
-    let padding = |at: usize| {
-        walk(&mut good.clone())
-            .pieces
-            .iter()
-            .all(|piece| match piece {
-                Piece::Good { payload, .. } => !(payload.start - HEADER..payload.end).contains(&at),
-                Piece::Bad(_) => true,
-            })
-    };
-    // Dense in the first two hundred bytes, which have all fields of some headers.
-    for at in (0..200).chain((200..good.len()).step_by(997)) {
-        let mut bytes = good.clone();
-        bytes[at] ^= 1 << (at % 8);
-        let walk = walk(&mut bytes);
-        assert!(bytes == good || padding(at), "{at}: {walk:?}");
-        assert!(walk.mended == 1 || padding(at), "{at}");
-    }
-}
-
-#[test]
-fn what_is_damaged_worse_is_left_out_alone_and_a_torn_end_stays() {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let index = dir.path().join("index");
+fn index(dir: &Path) -> PathBuf {
+    let index = dir.join("index");
     fs::create_dir(&index).expect("make");
-    let path = index.join("000007.log");
+    index
+}
+
+#[test]
+fn changes_are_made_and_then_there_are_none() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let index = index(dir.path());
+    let (older, newest) = (index.join("000007.log"), index.join("000009.log"));
     let good = log(&records());
-    for (at, length) in [(9, 6), (70, 700), (30_000, 5_000), (100_000, 512)] {
-        let mut bytes = good.clone();
-        bytes[at..at + length].fill(0xee);
-        fs::write(&path, &bytes).expect("write");
-        let gone = mend(&index).expect("readable");
-        assert_eq!(gone.len(), 1, "{at}");
-        let left = read(fs::read(&path).expect("read"));
-        let lost = records().len() - left.len();
-        // The shortest of them is 20 bytes and its header.
-        assert!(lost >= 1 && lost <= 2 + length / 27, "{at}: {lost} lost");
-        assert!(left.iter().all(|record| records().contains(record)));
-        assert_eq!(mend(&index).expect("readable"), [""; 0], "the second time");
+    let mut torn = good.clone();
+    torn.truncate(good.len() - 3);
+    let mut flipped = good.clone();
+    flipped[40_000] ^= 4;
+    let mut damaged = good.clone();
+    damaged[9..30].fill(0xee);
+    for (what, before, left, loses) in [
+        ("a flipped bit", &flipped, records(), false),
+        ("more", &damaged, records()[1..].to_vec(), true),
+        ("a torn end", &torn, records()[..199].to_vec(), true),
+    ] {
+        fs::write(&older, before).expect("write");
+        fs::write(&newest, &torn).expect("write");
+        let changes = look(&index).expect("readable");
+        assert_eq!(changes.len(), 1, "{what}: the newest log may end so");
+        assert_eq!(changes[0].loses(), loses, "{what}");
+        assert!(
+            fs::read(&older).expect("read") == *before,
+            "looking changes nothing"
+        );
+        let content = changes[0].content().expect("read");
+        changes[0].make().expect("made");
+        let after = fs::read(&older).expect("read");
+        assert!(after == content, "{what}");
+        assert_eq!(read(&after), left, "{what}");
+        assert!(look(&index).expect("readable").is_empty(), "{what}");
     }
-    assert_eq!(
-        fs::read_dir(dir.path().join("lost")).expect("list").count(),
-        4
-    );
-    for end in [good.len() - 1, good.len() - 30, 33_000, 3, 0] {
-        fs::write(&path, &good[..end]).expect("write");
-        assert_eq!(mend(&index).expect("readable"), [""; 0]);
-        assert_eq!(fs::read(&path).expect("read"), good[..end]);
-    }
+    let lost = fs::read_dir(dir.path().join("lost")).expect("list");
+    let lost: Vec<_> = lost
+        .map(|entry| fs::read(entry.expect("entry").path()).expect("read"))
+        .collect();
+    assert!(lost.len() == 2 && lost.contains(&damaged) && lost.contains(&torn));
+}
+
+#[test]
+fn what_a_crash_leaves_of_a_change_is_of_no_account() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let index = index(dir.path());
+    let path = index.join("000009.log");
+    fs::write(&path, log(&records())).expect("write");
+    fs::write(index.join("000009.log.mending"), b"half").expect("write");
+    fs::write(index.join("MANIFEST-000009.mending"), b"half").expect("write");
+    assert!(look(&index).expect("readable").is_empty());
+    remove_half(&index);
+    assert_eq!(fs::read_dir(&index).expect("list").count(), 1);
 }
 
 #[test]
@@ -118,7 +78,28 @@ fn the_name_of_the_manifest_is_found_again() {
         ("\0", "MANIFEST-000010\n"),
     ] {
         fs::write(&current, text).expect("write");
-        mend(dir.path()).expect("readable");
+        for change in look(dir.path()).expect("readable") {
+            change.make().expect("made");
+        }
         assert_eq!(fs::read_to_string(&current).expect("text"), right);
     }
+}
+
+#[test]
+fn what_the_disk_does_not_read_any_more_are_zeros_and_the_rest_is_there() {
+    let good: Vec<u8> = (0..20_000).map(|at| (at % 251) as u8 | 1).collect();
+    let read = |piece: &mut [u8], at: u64| {
+        if at == 8192 {
+            return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
+        }
+        let at = at as usize;
+        piece.copy_from_slice(&good[at..at + piece.len()]);
+        Ok(())
+    };
+    let found = pieces(good.len() as u64, read).expect("read");
+    let mut right = good.clone();
+    right[8192..12_288].fill(0);
+    assert!(found == right);
+    let denied = |_: &mut [u8], _| Err(io::ErrorKind::PermissionDenied.into());
+    assert!(pieces(5, denied).is_err());
 }

@@ -302,3 +302,35 @@ async fn a_volume_that_missed_an_app_is_told_of_it_when_it_is_well() {
     .await;
     assert!(!volume.knows(&gone), "it was deleted meanwhile");
 }
+
+#[tokio::test]
+async fn removals_make_haste_when_more_is_deleted_than_is_free() {
+    let (mut bench, told) = told();
+    bench.options.limit = Some(16 << 20);
+    let volume = bench.open();
+    for shuffle in 0..5 {
+        write(
+            &bench,
+            &volume,
+            key(shuffle, 0, 1),
+            &large(),
+            Durability::Disk,
+        )
+        .await;
+    }
+    let shared = &volume.0.shared;
+    told.hangs.store(true, Ordering::SeqCst);
+    assert!(!shared.trash.hurries(shared));
+    volume
+        .delete_shuffle(&app(), ShuffleId(0))
+        .expect("deleted");
+    assert!(!shared.trash.hurries(shared), "2 of 16 MB, 6 are free");
+    for shuffle in 1..5 {
+        let deleted = volume.delete_shuffle(&app(), ShuffleId(shuffle));
+        deleted.expect("deleted");
+    }
+    assert!(shared.trash.hurries(shared), "10 of 16 MB, 6 are free");
+    told.hangs.store(false, Ordering::SeqCst);
+    gone(&bench, &volume).await;
+    assert!(!shared.trash.hurries(shared));
+}

@@ -3,6 +3,11 @@
 use std::{collections::BTreeSet, os::unix::fs::FileExt, sync::atomic::Ordering};
 
 use super::{states::Disk, *};
+use crate::index::{
+    self, Batch, RocksIndex, SegmentIndex, Step,
+    keys::{self, Key},
+    values::Record,
+};
 
 type Wanted = Arc<BTreeSet<(MapIndex, AttemptId)>>;
 
@@ -122,6 +127,29 @@ async fn of_an_attempt_in_two_places_nothing_comes_when_the_first_is_broken() {
             (vec![(1, 1)], vec![(0, 1)])
         );
     }
+}
+
+#[tokio::test]
+async fn of_an_attempt_that_is_brought_again_nothing_comes_from_where_it_was() {
+    let mut bench = Bench::new();
+    bench.budget = Budget::new(16 << 20);
+    let volume = bench.open();
+    let shape = in_two_places(&bench, &volume, 0).await;
+    volume.close().await;
+    drop(volume);
+    let segments = bench.files(".seg");
+    let volume = bench.open();
+    // The first of its two runs; the second is good.
+    let file = std::fs::File::options().write(true).open(&segments[0]);
+    let written = file.expect("open").write_all_at(&[0xff; 2000], 64);
+    written.expect("overwrite");
+    let fetched = read(&volume, 1, 0..PARTITIONS, 0..MAPS).await;
+    assert_eq!(lost(&fetched.expect("served")), [(0, 1)]);
+    write(&bench, &volume, key(1, 0, 1), &shape, Durability::Disk).await;
+    assert_eq!(volume.unwritten()[0].attempts, 1, "it is counted once");
+    assert_holds(&volume, 1, &[(0, 1, shape.clone())]).await;
+    drop(volume);
+    assert_holds(&bench.open(), 1, &[(0, 1, shape)]).await;
 }
 
 #[tokio::test]
@@ -466,6 +494,78 @@ async fn a_bit_that_flips_in_any_other_file_of_the_index_costs_no_attempt() {
         std::fs::write(&path, bytes).expect("flip");
         assert_lost(&bench, &attempts, 0, &format!("MANIFEST {part}/5")).await;
     }
+}
+
+#[tokio::test]
+async fn a_table_of_the_index_that_cannot_be_read_whole_costs_what_it_had_there() {
+    let (bench, attempts) = filled().await;
+    drop(bench.open());
+    // Without what would put it together again, as of one that was just written; in the second block of records.
+    std::fs::remove_dir_all(bench.dir.path().join("index/parity")).expect("remove");
+    let table = index_file(&bench, ".sst");
+    let file = std::fs::File::options().write(true).open(table);
+    let damaged = file.expect("open").write_all_at(&[0xee; 100], 6000);
+    damaged.expect("damage");
+    assert_lost(&bench, &attempts, 60, "a table").await;
+    let lost = bench.dir.path().join("lost/index.0");
+    assert!(lost.exists(), "it is kept as it was");
+}
+
+#[tokio::test]
+async fn a_broken_record_of_a_shuffle_or_an_app_costs_what_it_is_of() {
+    let bench = Bench::new();
+    let volume = bench.open();
+    let shape = even(0..PARTITIONS, 40_000);
+    let other = AppId::try_new("app-2").expect("valid");
+    volume.put_app(&record(&other)).expect("put app");
+    let theirs = AttemptKey {
+        app: other.clone(),
+        ..key(0, 0, 1)
+    };
+    for key in [key(0, 0, 1), key(1, 0, 1), key(2, 0, 1), theirs.clone()] {
+        write(&bench, &volume, key, &shape, Durability::Disk).await;
+    }
+    drop(volume);
+    let index = RocksIndex::open(&bench.dir.path().join("index")).expect("open");
+    let mut apps = BTreeMap::new();
+    let all = index::read_all(&index, keys::APP, |row| {
+        if let Ok((Key::App(no), Record::App(app))) = row {
+            apps.insert(app.id, no);
+        }
+    });
+    all.expect("scan");
+    let broken = [
+        Key::Shuffle(apps[&app()], ShuffleId(1)),
+        Key::App(apps[&other]),
+    ];
+    let steps = broken
+        .map(|key| Step::Put(key.encode(), vec![1; 20]))
+        .to_vec();
+    index.write(&Batch { steps }, true).expect("write");
+    drop(index);
+    for _ in 0..2 {
+        let volume = bench.open();
+        for shuffle in [0, 2] {
+            assert_holds(&volume, shuffle, &[(0, 1, shape.clone())]).await;
+        }
+        let error = read(&volume, 1, 0..1, 0..1).await.expect_err("lost");
+        assert_eq!(error.kind(), Kind::Lost);
+        assert!(!volume.knows(&other));
+        let set_aside = bench.files(".seg");
+        let set_aside = set_aside
+            .iter()
+            .filter(|path| path.starts_with(bench.dir.path().join("lost")));
+        assert_eq!(set_aside.count(), 2, "a person may look at it");
+    }
+    // What was lost comes again, to nobody else's numbers.
+    let volume = bench.open();
+    volume.put_app(&record(&other)).expect("put app");
+    write(&bench, &volume, key(1, 0, 2), &shape, Durability::Disk).await;
+    write(&bench, &volume, theirs, &shape, Durability::Disk).await;
+    drop(volume);
+    let volume = bench.open();
+    assert_holds(&volume, 1, &[(0, 2, shape.clone())]).await;
+    assert!(volume.knows(&other));
 }
 
 fn copy(from: &Path, to: &Path) {
