@@ -32,8 +32,8 @@ jvm: ## the Spark plugin: its jar, and its own tests
 deploy: build ## the chart rendered by Helm, read by the schemas of three Kubernetes versions; the manifests and examples
 	@./setup.sh --charts -- pytest tests/deploy
 
-package: ## what is given away, as far as this machine's own build shows it: licences, versions
-	@./setup.sh --check -- pytest tests/release
+package: build ## what is given away, as far as this machine's own build shows it: licences, versions, the wheel in an empty environment
+	@./setup.sh --check --spark 4.3.0 -- pytest tests/release
 
 spark: build ## real Spark 3.5.9 and 4.3.0 on real servers, and Spark's own ShuffleSuite
 	@./setup.sh --spark 3.5.9 --spark 4.3.0 --java 11 -- pytest tests/spark tests/conformance

@@ -7,7 +7,7 @@
 #   ./setup.sh --dist                           and the cross compiler that `make dist` uses
 #   ./setup.sh --stores                         and object stores that tests start (300 MB; those whose language is not here are skipped)
 #   ./setup.sh --disks                          and what makes disks fail on command in tests (as root; they are skipped elsewhere),
-#                                               and an emulator for processors that lack what the programs need
+#   .                                           and an emulator for processors that lack what the programs need
 #   ./setup.sh --charts                         and Helm with the schemas of Kubernetes, for the tests of deploy/ (360 MB)
 #   ./setup.sh --java 11                        and that Java runtime, 11 or 21, beside the one that builds (60 MB)
 #   ./setup.sh --cluster                        and a Kubernetes for tests (as root; built from Go modules and Debian's containerd:

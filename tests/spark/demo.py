@@ -1,8 +1,8 @@
-"""`make demo`: the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between, and in the
+"""`make demo`, and `forebay demo` of the Python package: the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between, and in the
 end a server killed for good.
 
 Everything is real and on this machine: two `forebay-server` processes with disks of their own and a folder as their object store, a
-Spark cluster of two executor processes, TPC-H data. Ends with a table, target/demo/report.json, and exit code 0 only if every promise held.
+Spark cluster of two executor processes, TPC-H data. Ends with a table, demo/report.json in the target folder, and exit code 0 only if every promise held.
 """
 
 import argparse
@@ -135,12 +135,12 @@ class Traffic:
             self.before[kind] += server.metric(metric)
 
 
-def demo(options, progress: Progress, run: Run) -> dict:
-    line = SparkLine(options.spark)
-    progress.title(f"Preparing (Spark {line.version}, TPC-H at scale {options.scale})")
-    with progress.step("TPC-H tables, kept in target/tpch") as step:
-        data = benchmarks.tpch(options.scale)
-        step.said = human_bytes(sum(f.stat().st_size for f in data.rglob("*.parquet")))
+def demo(options, line: SparkLine, progress: Progress, run: Run) -> dict:
+    progress.title(f"Preparing (Spark {line.version}" + (f", TPC-H at scale {options.scale})" if options.scale else ")"))
+    if options.scale:
+        with progress.step(f"TPC-H tables, kept in {places.TARGET / 'tpch'}") as step:
+            data = benchmarks.tpch(options.scale)
+            step.said = human_bytes(sum(f.stat().st_size for f in data.rglob("*.parquet")))
     store = run.folder("store")
     with progress.step("two servers on loopback, each with a temporary disk, and a folder as object store") as step:
         flags = ("--remote", store.as_uri(), "--write-back-delay", "5s")
@@ -151,19 +151,21 @@ def demo(options, progress: Progress, run: Run) -> dict:
     def application(name, with_servers):
         with progress.step("a Spark cluster of two executors, one core each"):
             app = Application(run, line, name, with_servers, SHARED, executor_memory_mib=2048)
-            app.call("tables", data=str(data))
+            if options.scale:
+                app.call("tables", data=str(data))
         return app, Jobs(run, app, progress)
 
     progress.title("Spark's own shuffle")
     app, spark = application("spark", None)
-    for query in QUERIES:
+    queries = QUERIES if options.scale else ()
+    for query in queries:
         spark.query(query)
     spark.killed_executor()
     app.stop()
 
     progress.title("Forebay")
     app, forebay = application("forebay", servers)
-    for query in QUERIES:
+    for query in queries:
         forebay.query(query)
     forebay.killed_executor()
 
@@ -239,6 +241,10 @@ def demo(options, progress: Progress, run: Run) -> dict:
 
 
 def commit() -> str:
+    """Of the server that ran, or else of the checkout."""
+    version = subprocess.run([places.SERVER, "--version"], capture_output=True, text=True, check=False).stdout
+    if "unknown" not in version:
+        return version.strip()
     said = subprocess.run(["git", "-C", places.ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return said.stdout.strip()
 
@@ -288,11 +294,23 @@ def main() -> int:
     for built in (places.SERVER, places.JAR):
         if not built.exists():
             raise Missing(f"{built} is not built: run make build")
+    return shown(options, SparkLine(options.spark))
+
+
+def main_of_package(line: SparkLine) -> int:
+    """`forebay demo`: shorter, with the Spark that is installed beside it."""
+    parser = argparse.ArgumentParser(prog="forebay demo", description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--tpch", dest="scale", metavar="SCALE", help="TPC-H queries too, at this scale (1 is 1 GB of text)")
+    return shown(parser.parse_args(), line)
+
+
+def shown(options, line: SparkLine) -> int:
+    """The demo with its table, and the exit code."""
     raise_on_signals()
     progress = Progress()
     run = Run("demo")
     try:
-        report = demo(options, progress, run)
+        report = demo(options, line, progress, run)
     except BaseException:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not stop the clean-up
         if sys.exc_info()[0] is not KeyboardInterrupt:
@@ -310,16 +328,21 @@ def main() -> int:
     for text in broken:
         print(f"  BROKEN: {text}")
     if not broken:
-        print("  Every answer is Spark's own, and nothing was computed twice. Details: target/demo/report.json")
+        print(f"  Every answer is Spark's own, and nothing was computed twice. Details: {folder / 'report.json'}")
     return 1 if broken else 0
 
 
-if __name__ == "__main__":
+def ended(main) -> int:
+    """Its exit code; what went wrong is one message."""
     try:
-        sys.exit(main())
+        return main()
     except KeyboardInterrupt as stopped:
         print(f"\nstopped ({stopped or 'Ctrl-C'}); nothing is left running", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except (Missing, CallFailed, RuntimeError, TimeoutError) as failure:
         print(f"\ndemo failed: {failure}", file=sys.stderr)
-        sys.exit(1)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(ended(main))

@@ -2,6 +2,8 @@
 //!
 //! | file | does |
 //! |---|---|
+//! | [`dev`], [`demo`] | a server for trying things out; the demo of the Python package |
+//! | [`jar`] | where the plugin for Spark is |
 //! | [`inspect`] | prints what `staging::inspect` and `objects` find in a file |
 //! | [`objects`] | looks into files of an object store |
 //! | [`store`] | prints what `shuffle_remote::doctor` finds, and `shuffle_remote::lifecycle` makes |
@@ -9,7 +11,10 @@
 //!
 //! Owns words and exit codes; formats, checks and calls are elsewhere. Reports go to stdout, whole; what is wrong goes to stderr.
 
+mod demo;
+mod dev;
 mod inspect;
+mod jar;
 mod objects;
 mod server;
 mod store;
@@ -40,6 +45,24 @@ struct Tool {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Starts a server on this machine for trying things out, and prints the settings for Spark.
+    ///
+    /// It serves on 127.0.0.1 alone, with a temporary directory as its disk. Ctrl-C, SIGTERM, SIGHUP and the end of the terminal end it,
+    /// and nothing is left.
+    Dev(dev::Dev),
+    /// Runs the demo of the Python package (`pip install 'forebay[demo]'`): the same jobs on Spark's own shuffle and on Forebay, with an
+    /// executor and then a server killed in between.
+    #[command(disable_help_flag = true)] // the demo has its own
+    Demo {
+        /// As `forebay demo --help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
+    /// Prints where the plugin for Spark is, forebay-spark.jar, or copies it.
+    Jar {
+        /// A directory, which then has forebay-spark.jar, or a file that ends in .jar.
+        to: Option<PathBuf>,
+    },
     /// Prints what is in a file of a server or of an object store, and compares every checksum.
     ///
     /// FILE is one of a data directory (segments below apps/, commit logs below log/) or of a file:// store, or one that was
@@ -173,6 +196,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => error.exit(),
     };
     let end = match tool.command {
+        Command::Dev(dev) => dev::run(&dev),
+        Command::Demo { options } => demo::run(&options),
+        Command::Jar { to } => jar::run(to.as_deref()),
         Command::Inspect { kind, file, all } => {
             inspect::run(kind, &file, if all { usize::MAX } else { ROWS })
         }

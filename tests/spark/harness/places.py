@@ -31,6 +31,14 @@ class SparkLine:
             raise Missing(f"Spark {version} is not installed: run ./setup.sh --spark {version}")
         self.home = homes[0]
 
+    @classmethod
+    def of_package(cls, version: str, python: str, home: Path, jobs: Path) -> "SparkLine":
+        """What is installed beside the Python package of Forebay, whose wheel has the demo's Java compiled."""
+        line = cls.__new__(cls)
+        line.version, line.python, line.home = version, Path(python), home
+        line.jobs_jar = lambda: jobs
+        return line
+
     def jobs_jar(self) -> Path:
         """The Java jobs of `jvm/`, compiled once per line, for the oldest Java that it is tried on, and again when a source is newer."""
         sources = sorted((HERE / "jvm").rglob("*.java"))
