@@ -22,9 +22,9 @@ MAPS = 72  # some for each of the twelve disks
 class Loss:
     """A job between whose halves something is lost."""
 
-    def __init__(self, app: Application, own_answer, name: str, reduces: int, maps: int = MAPS, records: int = 200_000):
+    def __init__(self, app: Application, own_answer, name: str, reduces: int, maps: int = MAPS, records: int = 200_000, kind: str = "count"):
         self.app, self.name = app, name
-        job = {"kind": "count", "maps": maps, "reduces": reduces, "records": records}
+        job = {"kind": kind, "maps": maps, "reduces": reduces, "records": records}
         own_answer("run_maps", name=name, **job)
         self.expected = own_answer("run_reduces", name=name)
         self.shuffles = app.call("run_maps", name=name, **job)
@@ -263,6 +263,43 @@ def test_bit_that_is_bad_on_the_disk_and_in_the_store_costs_one_map(run, line, o
     app.stop()
     assert server.errors()  # it has been seen
     assert server.stop() == 0
+
+
+SKEW = CONF | {
+    "spark.sql.adaptive.advisoryPartitionSizeInBytes": "100k",
+    "spark.sql.adaptive.skewJoin.skewedPartitionFactor": "1.5",
+    "spark.sql.adaptive.skewJoin.skewedPartitionThresholdInBytes": "200k",
+}
+
+
+@pytest.mark.long
+def test_flipped_bit_in_a_partition_that_is_read_in_ranges_of_maps(run, line, own_answer):
+    """Only the task whose range it is in sees it."""
+    server = Server(run, f"{line.version}-skewed").start()
+    app = Application(run, line, f"skewed-{line.version}", [server], SKEW)
+    for _ in range(2):
+        loss = Loss(app, own_answer, "skewed", reduces=6, kind="skew", maps=8, records=400_000)
+        assert app.call("reduce_tasks", name="skewed") > 6, "no partition is read in ranges of maps"
+        flip(server)
+        assert app.call("run_reduces", name=loss.name) == loss.expected
+        again = app.maps_rerun() - loss.before
+        assert list(again.values()) == [1], f"ran again: {again}"
+        for shuffle in loss.shuffles:
+            app.call("remove_shuffle", shuffle=shuffle)
+    app.stop()
+    assert server.stop() == 0
+
+
+@pytest.mark.long
+def test_flipped_bit_costs_nothing_where_another_server_has_a_copy(run, line, own_answer):
+    servers = [Server(run, f"{line.version}-flipped-mirror-{number}").start() for number in range(2)]
+    app = Application(run, line, f"flipped-mirror-{line.version}", servers, CONF | {"spark.forebay.durability": "mirror"})
+    loss = Loss(app, own_answer, "one copy", reduces=6, **LARGE)
+    flip(servers[0])
+    assert app.call("run_reduces", name=loss.name) == loss.expected
+    assert app.maps_rerun() == loss.before
+    app.stop()
+    assert [server.stop() for server in servers] == [0, 0]
 
 
 @pytest.mark.long

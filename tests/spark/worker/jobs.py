@@ -76,6 +76,9 @@ def _two_stages(spark, maps, reduces, records, kind):
         return numbers.selectExpr("id * 7919 % 100003 AS k", "xxhash64(id) AS w").repartition(reduces, "k")
     if kind == "marked":
         return numbers.selectExpr("id % 1009 AS k", "concat('in-the-clear-', string(id)) AS text").repartition(reduces, "k")
+    if kind == "skew":  # with the application's settings, its last stage reads one partition in ranges of maps
+        left = numbers.selectExpr("CASE WHEN id % 10 = 0 THEN id % 1000 ELSE 1 END AS k", "id AS v", "repeat(sha1(string(id)), 3) AS pad")
+        return left.join(spark.range(0, 1000, 1, 4).selectExpr("id AS k", "sha1(string(id)) AS w"), "k")
     raise ValueError(f"no kind {kind}")
 
 
@@ -98,6 +101,11 @@ def run_reduces(spark, name):
     if kind == "count":
         return {"counts": list(_rows(spark).countPerPartition(rdd))}
     return {"digest": _rows(spark).digest(rdd)}
+
+
+def reduce_tasks(spark, name):
+    """How many tasks the other half has."""
+    return _held[name][2].getNumPartitions()
 
 
 def map_locations(spark, shuffles):
