@@ -4,6 +4,7 @@
 //! `FOREBAY_DRAIN_TIMEOUT=30s` in the environment and `--drain-timeout 30s` as a flag, with the same reader for its value. What is
 //! wrong is said with its place, the key and the value, before anything is opened.
 
+mod patterns;
 mod sources;
 pub mod units;
 
@@ -47,7 +48,8 @@ pub struct Config {
 
     /// Directory of one volume, best one per disk. Repeat it, or separate with commas, for several. Needed.
     ///
-    /// The directory is made if it is not there. It belongs to one server at a time, and its data move with it to another.
+    /// The directory is made if it is not there. It belongs to one server at a time, and its data move with it to another. A pattern, as
+    /// in /mnt/nvme*/forebay, stands for the directories that match when the server starts, and makes none.
     #[arg(long, value_name = "DIR", value_delimiter = ',', action = clap::ArgAction::Append)]
     pub data_dir: Vec<PathBuf>,
 
@@ -198,8 +200,12 @@ impl Config {
         args: impl IntoIterator<Item = OsString>,
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Loaded, Error> {
-        let loaded = sources::load(args, env)?;
+        let mut loaded = sources::load(args, env)?;
         if !loaded.config.print_config {
+            loaded.config.data_dir =
+                patterns::expand(&loaded.config.data_dir).map_err(|(pattern, why)| {
+                    Error::Setting(format!("data-dir is {}: {why}", pattern.display()))
+                })?;
             loaded.config.check()?;
         }
         Ok(loaded)

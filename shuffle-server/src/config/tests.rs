@@ -76,6 +76,38 @@ fn several_data_directories_can_be_named_in_every_source() {
 }
 
 #[test]
+fn a_data_directory_may_be_a_pattern_in_every_source() {
+    let root = tempfile::tempdir().expect("a directory");
+    for disk in ["nvme0", "nvme1"] {
+        fs::create_dir_all(root.path().join(disk).join("forebay")).expect("a directory");
+    }
+    let pattern = format!("{}/nvme*/forebay", root.path().display());
+    let (_dir, path) = file(&format!("data-dir = [\"{pattern}\"]\n"));
+    let both = ["nvme0/forebay", "nvme1/forebay"].map(|dir| root.path().join(dir));
+    for (flags, env) in [
+        (&["--data-dir", &pattern][..], &[][..]),
+        (&[], &[("FOREBAY_DATA_DIR", pattern.as_str())]),
+        (&["--config", &path], &[]),
+    ] {
+        let loaded = load(flags, env).expect("directories");
+        assert_eq!(loaded.config.data_dir, both);
+        assert!(
+            loaded.effective.contains(&pattern),
+            "what is printed holds on other machines too"
+        );
+    }
+    let twice = format!("{pattern},{}", both[1].display());
+    assert!(refused(&["--data-dir", &twice], &[]).contains("nvme1/forebay twice"));
+    let none = format!("{}/sd*", root.path().display());
+    assert_eq!(
+        refused(&["--data-dir", &none], &[]),
+        format!(
+            "data-dir is {none}: no directory matches: make one on each disk, writable for the server's user"
+        )
+    );
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_the_nearest_one() {
     let (_dir, path) = file("data-dir = [\"/a\"]\nmemroy = \"1GiB\"\n");
     let error = refused(&["--config", &path], &[]);
