@@ -345,8 +345,11 @@ pub fn totals_message<'a>(
     message
 }
 
-/// Most attempts that one fetch may name: as many as fit into a request of the largest size, whatever their ids.
-pub const MAX_WANTED: usize = 1 << 17;
+/// Bytes of the largest fetch request that a server reads: its caller is not known before.
+pub const MAX_FETCH: usize = 256 << 10;
+
+/// Most attempts that one fetch may name: as many as fit into [`MAX_FETCH`], whatever their ids, beside some hundred volumes.
+pub const MAX_WANTED: usize = 1 << 14;
 
 /// Attempts of one volume: columns of equal length, ascending.
 pub fn attempts(

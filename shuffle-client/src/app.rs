@@ -17,10 +17,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use rand::RngExt as _;
-use shuffle_proto::{
-    ids::{ShuffleId, VolumeId},
-    v1,
-};
+use shuffle_proto::{ids::ShuffleId, v1};
 use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
@@ -117,17 +114,6 @@ impl AppHandle {
         answered
             .filter_map(|server| server.description.clone())
             .collect()
-    }
-
-    /// Volumes that are gone if these are: they were last seen at the same servers, and no server that answers has them now. Asks no
-    /// server.
-    pub fn gone_with(&self, volumes: &[VolumeId]) -> Vec<VolumeId> {
-        self.members.pool.lock().gone_with(volumes)
-    }
-
-    /// What has happened to the app since this was last asked that a person should know: a server at which its lease has run out.
-    pub fn notices(&self) -> Vec<String> {
-        std::mem::take(&mut self.members.pool.lock().notices)
     }
 
     /// Deletes a shuffle on every server that answers within a few seconds; the lease takes care of the others. Fails only when no
@@ -273,7 +259,10 @@ impl Members {
                 tracing::debug!(app = %self.caller.app, server = address, error = failure.message, "server does not answer");
             }
             let well = visit.is_ok();
-            self.pool.lock().visited(&address, visit.err());
+            let refusal = self.pool.lock().visited(&address, visit.err());
+            if let Some(why) = refusal {
+                tracing::warn!(app = %self.caller.app, server = address, why, "a server does not take the application");
+            }
             let _ = self.news.send(());
             let rest = self.rest();
             let wait = if well {
@@ -316,11 +305,10 @@ impl Members {
             return Ok(());
         }
         let (lease, anew) = client.within(address, limit, self.renew(address)).await?;
-        let lapsed = anew && !restarted && before.leased.is_some();
-        if lapsed {
+        if anew && !restarted && before.leased.is_some() {
             tracing::warn!(app = %self.caller.app, server = address, "the lease of the app had run out: what the server had of it is lost; it is registered there again");
         }
-        self.pool.lock().leased(address, lease, lapsed);
+        self.pool.lock().leased(address, lease);
         Ok(())
     }
 

@@ -579,11 +579,13 @@ impl From<Status> for Failure {
         if message.is_empty() {
             message = format!("status {:?} without a message", status.code());
         }
+        let kind = Kind::of(&status);
         Self {
-            kind: Kind::of(&status),
+            kind,
             message,
             retry_after: Kind::retry_after(&status),
-            answered: status.metadata().contains_key(KIND_TRAILER),
+            // A connection that is closed because there are enough is an answer too.
+            answered: kind == Kind::Busy || status.metadata().contains_key(KIND_TRAILER),
         }
     }
 }

@@ -16,6 +16,10 @@ pub struct Error {
     /// Every volume that was found gone on the way to this failure, that of `output` among them: ascending. The engine forgets what
     /// all of them held at once, or it would lose one attempt of the stage per volume.
     pub gone: Vec<VolumeId>,
+    /// Every map output that was found lost by itself, whatever lies beside it on its volume, that of `output` among them if it is one
+    /// of these: ascending by map and attempt. The engine runs all of them again at once, or it would lose one attempt of the stage
+    /// per output.
+    pub lost: Vec<LostOutput>,
 }
 
 /// One concrete map output that a reader was told to read and cannot.
@@ -37,6 +41,7 @@ impl Error {
             message: message.into(),
             output: None,
             gone: Vec::new(),
+            lost: Vec::new(),
         }
     }
 
@@ -53,6 +58,16 @@ impl Error {
         self.gone.extend(volumes);
         self.gone.sort_unstable();
         self.gone.dedup();
+        self
+    }
+
+    /// Names outputs that are lost by themselves.
+    #[must_use]
+    pub fn with_lost(mut self, outputs: impl IntoIterator<Item = LostOutput>) -> Self {
+        self.lost.extend(outputs);
+        self.lost
+            .sort_unstable_by_key(|lost| (lost.map_index, lost.attempt, lost.volume));
+        self.lost.dedup();
         self
     }
 

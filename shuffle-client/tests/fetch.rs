@@ -172,7 +172,7 @@ async fn an_output_that_the_server_does_not_know_is_lost_and_never_empty() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_output_that_the_server_says_is_lost_is_lost_with_the_servers_reason() {
     let (first, _second, client, outputs) = two_servers().await;
-    first.faults().lost = Some(AttemptId(100));
+    first.faults().lost.insert(AttemptId(100));
     let error = read(&client, &outputs).await.unwrap_err();
     assert_eq!(
         (error.kind, error.output.unwrap().attempt),

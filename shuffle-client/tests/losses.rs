@@ -309,3 +309,61 @@ async fn a_reader_that_stands_still_gives_its_streams_back_and_goes_on_where_it_
             .all(|server| server.failures == 0)
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bits_that_have_flipped_in_many_outputs_on_several_servers_are_one_failure() {
+    let servers = [
+        Fake::start_with(3).await,
+        Fake::start_with(2).await,
+        Fake::start_with(2).await,
+    ];
+    let all: Vec<&Fake> = servers.iter().collect();
+    let client = client(&all);
+    let outputs = written(&client, &all).await;
+    // Small messages: more than one for what is good beside them.
+    servers
+        .iter()
+        .for_each(|server| server.set_message_bytes(2000));
+    // Of the first server two of one volume and one of another, of the second all, of the third none.
+    let bad: Vec<_> = [0, 1, 4, 6, 7, 8, 9].map(|at| outputs[at].clone()).into();
+    for output in &bad {
+        let at = servers
+            .iter()
+            .find(|server| server.volumes().contains(&output.volume));
+        at.unwrap().faults().bad.insert(output.attempt);
+    }
+    let lost: Vec<_> = bad
+        .iter()
+        .map(|output| (output.map_index, output.attempt, output.volume))
+        .collect();
+    // Told while it is found out, and when it is known: there is nothing to be reported any more.
+    for reports in [bad.len(), 0] {
+        let before: usize = all
+            .iter()
+            .map(|server| server.counters().reports.len())
+            .sum();
+        let (error, took) = fails(&client, &outputs).await;
+        let named: Vec<_> = error
+            .lost
+            .iter()
+            .map(|lost| (lost.map_index, lost.attempt, lost.volume))
+            .collect();
+        assert_eq!(named, lost, "{error}");
+        assert!(error.lost.contains(&error.output.unwrap()));
+        assert_eq!(error.gone, []);
+        assert!(took < DEADLINE, "{took:?}");
+        let after: usize = all
+            .iter()
+            .map(|server| server.counters().reports.len())
+            .sum();
+        assert_eq!(after - before, reports);
+    }
+    // What is good is read.
+    let good = outputs
+        .iter()
+        .filter(|output| !bad.contains(output))
+        .cloned();
+    let mut reader = client.open_reader(read_spec(good.collect()));
+    let maps: Vec<_> = [2, 3, 5, 10, 11, 12, 13].into();
+    assert_eq!(read_all(&mut reader).await.unwrap(), wrote(&maps, 1, 500));
+}

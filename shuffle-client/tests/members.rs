@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{relay::Relay, *};
+use common::{log::Log, relay::Relay, *};
 use shuffle_client::{Caller, Client, Durability, Kind, Settings, fake::Fake};
 
 /// A client that would wait for a server that hangs for a minute.
@@ -138,6 +138,7 @@ async fn an_address_behind_which_servers_answer_in_turn_is_refused_with_the_reme
 
 #[tokio::test]
 async fn a_control_connection_that_falls_silent_is_replaced_before_the_lease_ends() {
+    let log = Log::start();
     let server = Fake::start().await;
     let relay = Relay::to(vec![server.address()]).await;
     let lease = Duration::from_secs(4);
@@ -158,11 +159,16 @@ async fn a_control_connection_that_falls_silent_is_replaced_before_the_lease_end
         server.counters().renewals > before
     })
     .await;
-    assert!(app.notices().is_empty());
+    assert_eq!(
+        log.lines("the lease of the app had run out", &relay.address()),
+        0
+    );
+    drop(app);
 }
 
 #[tokio::test]
 async fn a_lease_that_ran_out_is_told_once_and_the_app_is_registered_again() {
+    let log = Log::start();
     let server = Fake::start().await;
     let lease = Duration::from_millis(600);
     let app = patient(&[server.address()])
@@ -170,47 +176,36 @@ async fn a_lease_that_ran_out_is_told_once_and_the_app_is_registered_again() {
         .await
         .unwrap();
     eventually("it is renewed", || server.counters().renewals >= 3).await;
-    assert!(app.notices().is_empty());
+    let told = || log.lines("the lease of the app had run out", &server.address());
+    assert_eq!(told(), 0);
     server.forget_apps();
-    let mut notices = Vec::new();
-    eventually("it is told", || {
-        notices.extend(app.notices());
-        !notices.is_empty()
-    })
-    .await;
-    assert!(notices[0].contains(&server.address()), "{notices:?}");
+    eventually("it is told", || told() > 0).await;
     let before = server.counters().renewals;
     eventually("it goes on", || server.counters().renewals >= before + 2).await;
-    assert!(app.notices().is_empty());
+    assert_eq!(told(), 1);
+    drop(app);
 }
 
 #[tokio::test]
-async fn the_volumes_of_a_server_that_is_gone_are_gone_together() {
-    let (mut many, empty) = (Fake::start_with(12).await, Fake::start_with(5).await);
-    let third = Fake::start_with(2).await;
-    let lease = Duration::from_millis(600);
-    let addresses = [many.address(), empty.address(), third.address()];
-    let app = patient(&addresses).open_app(leased(lease)).await.unwrap();
-    eventually("all have answered", || app.servers().len() == 3).await;
-    let (mut gone, mut emptied) = (many.volumes(), empty.volumes());
-    let one = third.volumes()[0];
-    // A single volume of a server that still says it has it: only that one.
-    assert_eq!(app.gone_with(&[one]), [one]);
-    many.stop().await;
-    empty.lose_disks(5);
-    eventually("the driver sees it", || {
-        app.servers().iter().all(|server| {
-            server
-                .volumes
-                .iter()
-                .all(|volume| !emptied.contains(&volume.id))
-        }) && app.servers().len() == 2
-    })
-    .await;
-    gone.sort_unstable();
-    emptied.sort_unstable();
-    assert_eq!(app.gone_with(&gone[3..4]), gone);
-    assert_eq!(app.gone_with(&emptied[..1]), emptied);
+async fn a_server_that_refuses_the_app_is_told_once() {
+    let log = Log::start();
+    let (good, other) = (Fake::start().await, Fake::start().await);
+    other.faults().denies = true;
+    let addresses = [good.address(), other.address()];
+    let app = patient(&addresses)
+        .open_app(leased(Duration::from_millis(600)))
+        .await
+        .unwrap();
+    let told = || log.lines("does not take the application", &other.address());
+    eventually("it is told", || told() > 0).await;
+    let before = good.counters().renewals;
+    eventually("it goes on", || good.counters().renewals >= before + 3).await;
+    assert_eq!(
+        (told(), app.place(SHUFFLE, 9, 9)),
+        (1, vec![good.address()])
+    );
+    other.faults().denies = false;
+    eventually("it takes it", || app.place(SHUFFLE, 9, 9).len() == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

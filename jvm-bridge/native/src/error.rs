@@ -116,9 +116,16 @@ fn try_throw(env: &mut Env<'_>, error: &Error) -> JniResult<()> {
     // One string for all of them: a frame has room for few references.
     let gone: Vec<_> = error.gone.iter().map(ToString::to_string).collect();
     let gone = JString::from_str(env, gone.join(","))?;
+    let lost = error
+        .lost
+        .iter()
+        .map(|lost| format!("{}/{}/{}", lost.map_index, lost.attempt, lost.volume));
+    let lost = JString::from_str(env, lost.collect::<Vec<_>>().join(","))?;
     let exception = env.new_object(
         class,
-        jni_sig!("(Ljava/lang/String;Ljava/lang/String;Ljava/lang/String;IJLjava/lang/String;)V"),
+        jni_sig!(
+            "(Ljava/lang/String;Ljava/lang/String;Ljava/lang/String;IJLjava/lang/String;Ljava/lang/String;)V"
+        ),
         &[
             (&kind).into(),
             (&message).into(),
@@ -126,6 +133,7 @@ fn try_throw(env: &mut Env<'_>, error: &Error) -> JniResult<()> {
             map_index.into(),
             attempt.into(),
             (&gone).into(),
+            (&lost).into(),
         ],
     )?;
     let exception = env.cast_local::<JThrowable>(exception)?;

@@ -279,3 +279,32 @@ fn wanted_attempts_out_of_order_or_in_columns_of_different_length_are_refused() 
         assert_eq!(attempts("only", &wrong).unwrap_err().field, "only");
     }
 }
+
+#[test]
+fn the_most_attempts_of_a_fetch_fit_its_request_whatever_they_are() {
+    let most = u32::try_from(MAX_WANTED).expect("few");
+    // As far from each other as they can be, on the last of many volumes.
+    let attempt = |number: u32| AttemptId(u64::from(number % 2) << 63);
+    let wanted = (0..most).map(|number| (MapIndex(number * (u32::MAX / most)), attempt(number)));
+    let mut only = vec![v1::Attempts::default(); 255];
+    only.push(attempts_message(wanted));
+    let request = v1::FetchRequest {
+        caller: Some(v1::Caller {
+            app: "a".repeat(128),
+            token: "t".repeat(256),
+            protocol: u32::MAX,
+            lease_ms: u64::MAX,
+            ..Default::default()
+        }),
+        shuffle: u32::MAX,
+        volumes: vec![vec![2; 16].into(); only.len()],
+        partition_start: u32::MAX - 1,
+        partition_end: u32::MAX,
+        map_start: 0,
+        map_end: u32::MAX,
+        cursor: vec![3; 64].into(),
+        only,
+    };
+    let bytes = prost::Message::encoded_len(&request);
+    assert!(bytes <= MAX_FETCH, "{bytes} bytes");
+}

@@ -1,11 +1,7 @@
 //! What is known of the servers: pure book-keeping, under the lock of its owner.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use shuffle_proto::ids::VolumeId;
 use tokio::time::Instant;
 
 use crate::{channel::Failure, client::Description};
@@ -14,10 +10,6 @@ use crate::{channel::Failure, client::Description};
 #[derive(Default)]
 pub(super) struct Pool {
     pub(super) servers: BTreeMap<String, Known>,
-    /// Where a volume was last seen.
-    places: HashMap<VolumeId, String>,
-    /// For a person, until somebody asks for them.
-    pub(super) notices: Vec<String>,
 }
 
 /// One server, or what was taken for one.
@@ -38,9 +30,6 @@ pub(super) struct Known {
     /// It is several servers.
     ambiguous: bool,
 }
-
-/// Notices that are kept; nobody may ask for them.
-const MOST_NOTICES: usize = 100;
 
 impl Pool {
     /// These are the servers now.
@@ -75,22 +64,13 @@ impl Pool {
                 .former
                 .extend(Some(before).filter(|id| !id.is_empty()));
         }
-        for volume in &description.volumes {
-            self.places.insert(volume.id, address.to_owned());
-        }
         server.description = Some(description);
         Ok(())
     }
 
-    pub(super) fn leased(&mut self, address: &str, lease: Duration, lapsed: bool) {
+    pub(super) fn leased(&mut self, address: &str, lease: Duration) {
         if let Some(server) = self.servers.get_mut(address) {
             server.leased = Some((Instant::now(), lease));
-        }
-        if lapsed && self.notices.len() < MOST_NOTICES {
-            self.notices.push(format!(
-                "the lease had run out at {address}: what it had of the application is lost and will be computed again; the \
-                 application is registered there again"
-            ));
         }
     }
 
@@ -101,16 +81,18 @@ impl Pool {
         }
     }
 
-    /// A visit is over.
-    pub(super) fn visited(&mut self, address: &str, failure: Option<Failure>) {
-        let Some(server) = self.servers.get_mut(address) else {
-            return;
-        };
+    /// A visit is over. Answers why the server refuses the app, if that is news.
+    pub(super) fn visited(&mut self, address: &str, failure: Option<Failure>) -> Option<String> {
+        let server = self.servers.get_mut(address)?;
         server.asked = true;
         if failure.as_ref().is_some_and(|failure| !failure.answered) {
             server.description = None;
         }
-        server.failure = failure;
+        let refuses = |failure: &Failure| failure.answered && !failure.kind.retryable();
+        let before = std::mem::replace(&mut server.failure, failure);
+        let refusal = server.failure.as_ref().filter(|failure| refuses(failure))?;
+        let told = before.is_some_and(|before| refuses(&before));
+        (!told).then(|| refusal.message.clone())
     }
 
     /// Servers that can take a new shuffle: they took the app, answered, do not drain, and have a disk that works; each once. If none
@@ -194,34 +176,6 @@ impl Pool {
         }
         let well = well.into_iter().map(|server| server.address.clone());
         (well.collect(), unwell)
-    }
-
-    /// See [`AppHandle::gone_with`](super::AppHandle::gone_with).
-    pub(super) fn gone_with(&self, volumes: &[VolumeId]) -> Vec<VolumeId> {
-        let answers = self
-            .servers
-            .values()
-            .filter_map(|server| server.description.as_ref());
-        let served: HashSet<VolumeId> = answers
-            .flat_map(|description| &description.volumes)
-            .map(|volume| volume.id)
-            .collect();
-        let homes: HashSet<&String> = volumes
-            .iter()
-            .filter(|volume| !served.contains(volume))
-            .filter_map(|volume| self.places.get(volume))
-            .collect();
-        let siblings = self
-            .places
-            .iter()
-            .filter(|(volume, home)| homes.contains(home) && !served.contains(volume));
-        let mut gone: Vec<_> = siblings
-            .map(|(volume, _)| *volume)
-            .chain(volumes.iter().copied())
-            .collect();
-        gone.sort_unstable();
-        gone.dedup();
-        gone
     }
 }
 

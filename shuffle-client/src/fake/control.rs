@@ -1,7 +1,7 @@
 //! The fake server's answers to control calls, through the generated service.
 
 use bytes::Bytes;
-use shuffle_proto::{ids::AttemptId, v1, wire};
+use shuffle_proto::{ids::AttemptId, kind::Kind, v1, wire};
 use tonic::Status;
 
 use super::{Inner, service::malformed};
@@ -13,7 +13,11 @@ impl v1::control_server::Control for Inner {
         _: tonic::Request<v1::DescribeRequest>,
     ) -> Result<tonic::Response<v1::DescribeResponse>, Status> {
         let volumes = self.store.lock().volumes();
-        let volumes = volumes.into_iter().map(|volume| v1::Volume {
+        let unserved = self.faults.lock().unserved;
+        let volumes = volumes
+            .into_iter()
+            .filter(|volume| unserved != Some(*volume));
+        let volumes = volumes.map(|volume| v1::Volume {
             id: Bytes::copy_from_slice(volume.0.as_bytes()),
             bytes_used: 0,
             bytes_free: 1 << 30,
@@ -39,6 +43,9 @@ impl v1::control_server::Control for Inner {
     ) -> Result<tonic::Response<v1::RenewLeaseResponse>, Status> {
         let caller = request.into_inner().caller.unwrap_or_default();
         let app = wire::app("caller.app", &caller.app).map_err(malformed)?;
+        if self.faults.lock().denies {
+            return Err(Kind::Denied.status("the fake is told to deny", None));
+        }
         self.counters.lock().renewals += 1;
         self.faults.lock().lease_over = false;
         let anew = self.apps.lock().insert(app);
@@ -87,8 +94,13 @@ impl v1::control_server::Control for Inner {
     ) -> Result<tonic::Response<v1::VerifyResponse>, Status> {
         let attempt = AttemptId(request.into_inner().attempt);
         self.counters.lock().reports.push(attempt);
+        let mut faults = self.faults.lock();
+        let bad = faults.bad.remove(&attempt);
+        if bad {
+            faults.lost.insert(attempt);
+        }
         Ok(tonic::Response::new(v1::VerifyResponse {
-            sound: true,
+            sound: !bad,
             reason: String::new(),
         }))
     }

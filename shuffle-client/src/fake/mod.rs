@@ -42,8 +42,10 @@ pub struct Faults {
     pub spoilt: Option<AttemptId>,
     /// Fetches and summaries leave this attempt out, as if it had never been committed.
     pub omit: Option<AttemptId>,
-    /// The summary says that this attempt is lost.
-    pub lost: Option<AttemptId>,
+    /// The summary says that these attempts are lost.
+    pub lost: HashSet<AttemptId>,
+    /// All blocks of these attempts have a flipped bit, until somebody reports one: from then on it is lost.
+    pub bad: HashSet<AttemptId>,
     /// So many commits are made and then not acknowledged: the connection is cut.
     pub drop_acks: u32,
     /// Calls are taken and never answered, while the connection stays alive.
@@ -56,8 +58,31 @@ pub struct Faults {
     pub drain_push_after: Option<u64>,
     /// The lease ran out: pushes are answered Fenced until the app is registered again.
     pub lease_over: bool,
+    /// Leases are refused: the app is known here with another token.
+    pub denies: bool,
     /// A cursor is ignored: every fetch starts over.
     pub forget_cursors: bool,
+    /// Streams never end, and bring this over and over.
+    pub endless: Option<Endless>,
+    /// Fetches of this volume, among others or not, are answered Unavailable: its disk hangs.
+    pub hung: Option<VolumeId>,
+    /// This volume is not served any more: its disk is gone.
+    pub unserved: Option<VolumeId>,
+}
+
+/// What a stream may be full of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endless {
+    /// A fetch of messages with nothing in them, one every so often.
+    Empty,
+    /// A fetch of all its blocks again and again.
+    Again,
+    /// A fetch of its summary again and again, always with more to come.
+    Summary,
+    /// A push of acknowledgements of what was not sent.
+    Acks,
+    /// A push that is opened twice.
+    Opened,
 }
 
 /// What was asked of the server since it was made.

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tower::ServiceExt as _;
 
-use super::{Inner, store::Key};
+use super::{Endless, Inner, store::Key};
 
 /// What a stream that is about to break needs to reach its reader, on a busy machine too.
 const ARRIVES: Duration = Duration::from_millis(200);
@@ -165,6 +165,22 @@ impl Inner {
             .send(Ok(send_step(v1::push_response::Step::Opened(opened))))
             .await;
 
+        let endless = self.faults.lock().endless;
+        if endless == Some(Endless::Opened) {
+            let again = v1::Opened {
+                volume: volume.clone(),
+                ..Default::default()
+            };
+            let again = send_step(v1::push_response::Step::Opened(again));
+            let _ = answers.send(Ok(again)).await;
+        }
+        while endless == Some(Endless::Acks) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let ack = send_step(v1::push_response::Step::Ack(v1::Ack { batches: 1 }));
+            if answers.send(Ok(ack)).await.is_err() {
+                return Ok(());
+            }
+        }
         let (mut batches, mut taken) = (0u64, 0u64);
         let mut totals = Vec::new();
         loop {
@@ -350,6 +366,7 @@ impl Inner {
             return Err(malformed("no request"));
         };
         self.counters.lock().fetches += 1;
+        let lost = self.faults.lock().lost.clone();
         let (blocks, summary) = self.plan(&request)?;
         let start = match <[u8; 8]>::try_from(&request.cursor[..]) {
             Ok(cursor) if !self.faults.lock().forget_cursors => {
@@ -359,6 +376,28 @@ impl Inner {
         };
         let limit = *self.message_bytes.lock();
         let mut sent = 0u64;
+        let endless = self.faults.lock().endless;
+        loop {
+            let message = match endless {
+                Some(Endless::Empty) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    v1::FetchResponse::default()
+                }
+                Some(Endless::Summary) => v1::FetchResponse {
+                    summary: Some(v1::Summary {
+                        more: true,
+                        ..summary.clone()
+                    }),
+                    ..Default::default()
+                },
+                _ => break,
+            };
+            let mut rope = Rope::default();
+            frame::encode(&message, [], &mut rope);
+            if answers.send(Ok(rope)).await.is_err() {
+                return Ok(());
+            }
+        }
         let mut position = start.min(blocks.len());
         while position < blocks.len() {
             let mut message = v1::FetchResponse::default();
@@ -367,10 +406,14 @@ impl Inner {
             while let Some((header, bytes)) = blocks.get(position)
                 && (payload.is_empty() || length + bytes.len() <= limit)
             {
+                position += 1;
+                // It has its place in cursors, and is not sent.
+                if lost.contains(&header.attempt) {
+                    continue;
+                }
                 wire::put_block(&mut table, header, true);
                 length += bytes.len();
                 payload.push(self.maybe_flipped(header.attempt, bytes));
-                position += 1;
             }
             message.table = Some(table);
             message.cursor = Bytes::copy_from_slice(&(position as u64).to_le_bytes());
@@ -393,6 +436,9 @@ impl Inner {
             }
             sent += length as u64;
             self.counters.lock().fetched_bytes += length as u64;
+            if endless == Some(Endless::Again) && position >= blocks.len() {
+                position = 0;
+            }
         }
         let mut rope = Rope::default();
         frame::encode(
@@ -425,31 +471,28 @@ impl Inner {
             .iter()
             .map(|id| wire::volume("volumes", id))
             .collect();
+        let volumes = volumes.map_err(malformed)?;
+        let hung = self.faults.lock().hung;
+        if hung.is_some_and(|hung| volumes.contains(&hung)) {
+            return Err(Kind::Unavailable.status("a disk does not answer", None));
+        }
+        let unserved = self.faults.lock().unserved;
+        if unserved.is_some_and(|unserved| volumes.contains(&unserved)) {
+            return Err(Kind::Lost.status("a volume is not served here", None));
+        }
         let store = self.store.lock();
-        let Some(committed) = store.committed(
-            &app,
-            wire::shuffle(request.shuffle),
-            &volumes.map_err(malformed)?,
-        ) else {
+        let Some(committed) = store.committed(&app, wire::shuffle(request.shuffle), &volumes)
+        else {
             return Err(Kind::Lost.status("a volume or the shuffle is not known here", None));
         };
         let (omit, lost) = {
             let faults = self.faults.lock();
-            (faults.omit, faults.lost)
+            (faults.omit, faults.lost.clone())
         };
         let mut blocks = Vec::new();
         let mut summary = v1::Summary::default();
         for (id, attempt) in committed {
             if omit == Some(id) || !maps.contains(&attempt.map_index.0) {
-                continue;
-            }
-            if lost == Some(id) {
-                let (map_index, reason) = (attempt.map_index.0, "the fake is told so".to_string());
-                summary.lost.push(v1::LostAttempt {
-                    map_index,
-                    attempt: id.0,
-                    reason,
-                });
                 continue;
             }
             let ours = attempt
@@ -459,6 +502,15 @@ impl Inner {
             let before = blocks.len();
             blocks.extend(ours.cloned());
             let new = &blocks[before..];
+            if lost.contains(&id) {
+                let (map_index, reason) = (attempt.map_index.0, "the fake is told so".to_string());
+                summary.lost.push(v1::LostAttempt {
+                    map_index,
+                    attempt: id.0,
+                    reason,
+                });
+                continue;
+            }
             summary.map_index.push(attempt.map_index.0);
             summary.attempt.push(id.0);
             summary
@@ -486,7 +538,7 @@ impl Inner {
 
     fn maybe_flipped(&self, attempt: AttemptId, bytes: &Bytes) -> Bytes {
         let mut faults = self.faults.lock();
-        if faults.spoilt != Some(attempt) {
+        if faults.spoilt != Some(attempt) && !faults.bad.contains(&attempt) {
             if faults.flip == 0 {
                 return bytes.clone();
             }

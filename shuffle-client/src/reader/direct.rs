@@ -12,7 +12,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
-use shuffle_proto::summary;
+use shuffle_proto::{ids::AttemptId, summary};
 use shuffle_remote::{Cursor, Owner, Place, Remote};
 
 use super::{
@@ -61,7 +61,7 @@ impl Fetch<'_, '_> {
         };
         let remote = match store.open().await {
             Ok(remote) => remote,
-            Err(failure) => return Err(self.no_help(failure, None)),
+            Err(failure) => return Err(self.no_help(failure, Vec::new())),
         };
         let Err(stop) = self.read_objects(remote, &place).await else {
             return Ok(());
@@ -73,15 +73,12 @@ impl Fetch<'_, '_> {
             Stop::Wrong { fault, .. } if fault.missing => {
                 // What is known to be broken is known of a whole answer only.
                 self.cursor = Bytes::new();
-                let attempt = fault.attempt;
-                let output = attempt.and_then(|attempt| {
-                    let progress = self.group.expected.get(&attempt)?;
-                    Some((progress.output.map_index, attempt))
-                });
-                self.no_help(Failure::new(Kind::Corrupt, fault.message), output)
+                self.no_help(Failure::new(Kind::Corrupt, fault.message), fault.lost)
             }
             Stop::Wrong { fault, from_start } => Trouble::Wrong { fault, from_start },
-            Stop::Store(error) => self.no_help(Failure::new(error.kind(), error.to_string()), None),
+            Stop::Store(error) => {
+                self.no_help(Failure::new(error.kind(), error.to_string()), Vec::new())
+            }
             Stop::Missing(missing) => {
                 let named = missing.iter().take(NAMED);
                 let named: Vec<_> = named
@@ -98,8 +95,8 @@ impl Fetch<'_, '_> {
                     place.volume,
                     named.join(", "),
                 );
-                let first = missing.first().copied();
-                self.no_help(Failure::new(Kind::Lost, message), first)
+                let missing = missing.into_iter().map(|(_, attempt)| attempt).collect();
+                self.no_help(Failure::new(Kind::Lost, message), missing)
             }
         })
     }
@@ -130,7 +127,7 @@ impl Fetch<'_, '_> {
             };
             let blocks = part.blocks.into_iter().zip(part.data);
             let blocks = verify::check(blocks).map_err(wrong(false))?;
-            self.deliver(blocks, permit).await.map_err(wrong(false))?;
+            let _new = self.deliver(blocks, permit).await.map_err(wrong(false))?;
             self.cursor = part.cursor.to_bytes();
         }
         let summary = summary::messages([fetch.summary().await?], usize::MAX).pop();
@@ -139,11 +136,11 @@ impl Fetch<'_, '_> {
     }
 
     /// Remembers why the store did not help, for the error that may come of it in the end.
-    fn no_help(&mut self, failure: Failure, missing: Option<Owner>) -> Trouble {
+    fn no_help(&mut self, failure: Failure, missing: Vec<AttemptId>) -> Trouble {
         self.group.looked = Some(Looked {
             kind: failure.kind,
             message: failure.message.clone(),
-            missing: missing.map(|(_, attempt)| attempt),
+            missing,
         });
         Trouble::Failed(failure)
     }

@@ -62,7 +62,7 @@ impl Fetch<'_, '_> {
                 let error = self.name_one(Error::new(Kind::Lost, message), Some(*volume));
                 let volumes = self.group.volumes.iter().copied();
                 let gone = volumes.filter(|volume| gone.contains(volume));
-                return Err(self.with_look(error).with_gone(gone));
+                return Err(self.with_losses(self.with_look(error), gone.collect()));
             }
         } else if self.group.volumes.len() > 1 {
             // Which of them it is shows when each is asked for by itself.

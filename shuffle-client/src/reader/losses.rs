@@ -3,6 +3,10 @@
 //! A reader's failure names one output, and the engine forgets what that output's volume held. Twelve disks that are gone together
 //! would so take twelve tries, and after four the job is dead. So the first stream that has lost something waits for those that are
 //! in doubt (they have had no answer yet, or trouble since), and the failure names every volume that is gone.
+//!
+//! The same holds for single outputs: bits that have flipped in six of them, on one server or on several, would take six tries. A
+//! server names them at the end of its part. So where the first loss is a single output, the streams that have not come to their end
+//! are waited for too, for the same moment.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -14,7 +18,7 @@ use shuffle_proto::ids::VolumeId;
 use tokio::sync::watch;
 
 use crate::{
-    error::{Error, Kind},
+    error::{Error, Kind, LostOutput},
     settings::Settings,
 };
 
@@ -24,15 +28,26 @@ const MOMENT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 /// What the streams of a reader know together.
 pub(super) struct Losses {
     gone: Mutex<BTreeSet<VolumeId>>,
-    /// Volumes of streams that have failed for most of the time that servers are waited for.
-    suspects: Mutex<Vec<(u64, Vec<VolumeId>)>>,
+    /// Outputs that are lost by themselves.
+    lost: Mutex<Vec<LostOutput>>,
+    /// What streams have in doubt that have failed for most of the time that servers are waited for.
+    suspects: Mutex<Vec<(u64, Suspect)>>,
     /// Servers that this reader has given up.
     given_up: Mutex<HashSet<String>>,
     /// Streams in doubt.
     doubts: watch::Sender<usize>,
+    /// Streams that have not come to their end.
+    running: watch::Sender<usize>,
     /// One stream has lost something, and waits.
     settling: Mutex<bool>,
     next: Mutex<u64>,
+}
+
+/// What is probably gone, should it be asked now.
+#[derive(Clone, Default)]
+pub(super) struct Suspect {
+    pub(super) volumes: Vec<VolumeId>,
+    pub(super) lost: Vec<LostOutput>,
 }
 
 /// A stream that may or may not find out that something is gone.
@@ -46,9 +61,11 @@ impl Default for Losses {
     fn default() -> Self {
         Self {
             gone: Mutex::default(),
+            lost: Mutex::default(),
             suspects: Mutex::default(),
             given_up: Mutex::default(),
             doubts: watch::Sender::new(0),
+            running: watch::Sender::new(0),
             settling: Mutex::new(false),
             next: Mutex::new(0),
         }
@@ -60,16 +77,11 @@ pub(super) fn moment(settings: &Settings) -> Duration {
     (settings.retry_deadline / 4).clamp(MOMENT.0, MOMENT.1)
 }
 
-/// Whether what held an output is gone. Where one attempt is bad no volume is; and where a server is busy, nothing.
+/// Whether something is lost, so that more may be. Where a server is busy, nothing is.
 pub(super) fn is_loss(error: &Error) -> bool {
     match error.kind {
-        Kind::Lost | Kind::Unavailable => error.output.is_some(),
-        Kind::Corrupt
-        | Kind::Invalid
-        | Kind::Fenced
-        | Kind::Busy
-        | Kind::Internal
-        | Kind::Denied => false,
+        Kind::Lost | Kind::Unavailable | Kind::Corrupt => error.output.is_some(),
+        Kind::Invalid | Kind::Fenced | Kind::Busy | Kind::Internal | Kind::Denied => false,
     }
 }
 
@@ -77,6 +89,12 @@ impl Losses {
     /// So many streams begin: all are in doubt until they have an answer, also those whose turn has not come.
     pub(super) fn begin(&self, streams: usize) {
         self.doubts.send_modify(|doubts| *doubts += streams);
+        self.running.send_modify(|running| *running += streams);
+    }
+
+    /// One of them has come to its end, or failed.
+    pub(super) fn ended(&self) {
+        self.running.send_modify(|running| *running -= 1);
     }
 
     /// The doubt of one of them.
@@ -109,27 +127,35 @@ impl Losses {
             return Some(error);
         }
         self.gone.lock().extend(error.gone.iter().copied());
+        self.lost.lock().extend(error.lost.iter().copied());
         if std::mem::replace(&mut *self.settling.lock(), true) {
             return None;
         }
-        let mut doubts = self.doubts.subscribe();
-        let settled = doubts.wait_for(|doubts| *doubts == 0);
+        let (mut doubts, mut running) = (self.doubts.subscribe(), self.running.subscribe());
+        let single = !error.lost.is_empty();
+        let settled = async {
+            let _ = doubts.wait_for(|doubts| *doubts == 0).await;
+            if single {
+                let _ = running.wait_for(|running| *running == 0).await;
+            }
+        };
         let _ = tokio::time::timeout(moment(settings), settled).await;
-        let suspects = self.suspects.lock().clone();
-        let suspects = suspects.into_iter().flat_map(|(_, volumes)| volumes);
-        let gone: Vec<_> = self.gone.lock().iter().copied().chain(suspects).collect();
-        let error = error.with_gone(gone);
-        Some(match error.gone.len() {
-            0 | 1 => error,
-            count => Error {
-                message: format!(
-                    "{} (with it {} other volumes are gone)",
-                    error.message,
-                    count - 1
-                ),
-                ..error
-            },
-        })
+        let gone = self.gone.lock().clone();
+        let lost = self.lost.lock().clone();
+        let mut error = error.with_gone(gone).with_lost(lost);
+        for (_, suspect) in self.suspects.lock().iter().cloned() {
+            error = error.with_gone(suspect.volumes).with_lost(suspect.lost);
+        }
+        if error.gone.len() > 1 {
+            error.message += &format!(" (with it {} other volumes are gone)", error.gone.len() - 1);
+        }
+        if error.lost.len() > 1 {
+            error.message += &format!(
+                " (with it {} other map outputs are lost)",
+                error.lost.len() - 1
+            );
+        }
+        Some(error)
     }
 }
 
@@ -144,18 +170,16 @@ impl Doubt<'_> {
     /// The stream has had an answer.
     pub(super) fn lift(&mut self) {
         if std::mem::replace(&mut self.raised, false) {
-            self.suspect(false, Vec::new());
+            self.suspect(None);
             self.losses.doubts.send_modify(|doubts| *doubts -= 1);
         }
     }
 
-    /// Whether these are probably gone, should it be asked now.
-    pub(super) fn suspect(&mut self, probably: bool, volumes: Vec<VolumeId>) {
+    /// What of it is probably gone.
+    pub(super) fn suspect(&mut self, suspect: Option<Suspect>) {
         let mut suspects = self.losses.suspects.lock();
         suspects.retain(|(number, _)| *number != self.number);
-        if probably {
-            suspects.push((self.number, volumes));
-        }
+        suspects.extend(suspect.map(|suspect| (self.number, suspect)));
     }
 }
 

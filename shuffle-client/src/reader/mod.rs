@@ -473,7 +473,7 @@ impl Reader {
             .iter()
             .find(|output| output.attempt == attempt)
         {
-            Some(output) => error.with_output(output.lost()),
+            Some(output) => error.with_output(output.lost()).with_lost([output.lost()]),
             None => error,
         }
     }

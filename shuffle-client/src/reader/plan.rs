@@ -40,8 +40,8 @@ pub(super) struct Group {
 pub(super) struct Looked {
     pub(super) kind: Kind,
     pub(super) message: String,
-    /// An attempt that is not there.
-    pub(super) missing: Option<AttemptId>,
+    /// The attempts that are not there, if that was seen.
+    pub(super) missing: Vec<AttemptId>,
 }
 
 /// Checks the spec and groups its outputs by server, in random order: a thousand reducers that start together do not all start with
@@ -157,6 +157,17 @@ impl Group {
             looked: None,
             backoff: None,
         }
+    }
+
+    /// The whole group of one volume, to be tried again after others.
+    pub(super) fn postpone(&mut self) -> Option<Group> {
+        let volume = self.volumes.first().copied()?;
+        let (looked, home) = (self.looked.take(), self.home.take());
+        Some(Group {
+            looked,
+            home,
+            ..self.split_off(volume, self.address.clone())
+        })
     }
 
     /// The same, to be fetched from a server that does not have the volume, but the object store.

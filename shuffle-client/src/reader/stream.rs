@@ -6,13 +6,14 @@
 //! | answer | then |
 //! |---|---|
 //! | broken stream, `Unavailable` | the same server from the last verified message, with pauses, until `retry_deadline` passed without a new block; meanwhile once, and again at the end, the volumes are looked for elsewhere. A server that somebody of this process has waited for in vain is not waited for again |
+//! | `Unavailable` that the server itself answers | if there are several volumes, each by itself after the second time: a disk that does not answer costs what is on it |
 //! | `Busy` | the same, for much longer: the server is there, and nothing is lost. What ends it is a failure of the task that names no output |
 //! | `Lost` | each volume by itself: if it is found elsewhere, there; if this server has it, once more; else it is lost |
 //! | a checksum fails | the server is told (`report.rs`), then once more from the last verified message: the bits may have flipped on the way, and if not, the server serves it from elsewhere now, or says that it is lost |
 //! | `Corrupt` | once more from the last verified message |
 //! | an attempt is missing, or counts differ | once more from the start |
 //! | anything else | at once |
-//! | the object store itself fails, or does not have all | the volume's own server, as it was asked before |
+//! | the object store itself fails, or does not have all | the volume's own server, as it was asked before, when what is to be had elsewhere has been had: what the store does not have is then all that is lost |
 //!
 //! What was written at level `mirror` has another copy, which is gone to first: for good from a server that has lost or spoilt its
 //! own, and to and fro, within the same `retry_deadline`, between servers that do not answer.
@@ -23,7 +24,7 @@
 //! What is meant by elsewhere: `elsewhere.rs`; what happens between the first loss and the failure of the reader: `losses.rs`.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     sync::atomic::Ordering,
     time::Duration,
@@ -41,14 +42,14 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Event, Room, Shared,
-    losses::{self, Doubt},
-    plan::Group,
+    losses::{self, Doubt, Suspect},
+    plan::{Group, Looked},
     verify::{self, Fault, Progress},
 };
 use crate::{
     backoff::{Backoff, OVERLOAD},
     channel::{Bulk, Failure, ended},
-    error::{Error, Kind},
+    error::{Error, Kind, LostOutput},
 };
 
 /// Failures in a row after which the volumes are looked for elsewhere.
@@ -73,7 +74,10 @@ pub(super) async fn run(shared: Arc<Shared>, group: Group, events: mpsc::Unbound
         };
         match (result, &mut lost) {
             (Ok(more), _) => groups.extend(more),
-            (Err(error), Some((first, _))) => first.gone.extend(error.gone),
+            (Err(error), Some((first, _))) => {
+                first.gone.extend(error.gone);
+                first.lost.extend(error.lost);
+            }
             (Err(error), none) => {
                 tracing::debug!(app = %shared.spec.caller.app, kind = %error.kind, "{error}");
                 let moment = losses::moment(shared.client.settings());
@@ -84,6 +88,7 @@ pub(super) async fn run(shared: Arc<Shared>, group: Group, events: mpsc::Unbound
             }
         }
     }
+    shared.losses.ended();
     let Some((error, _)) = lost else {
         let _ = events.send(Event::Done);
         return;
@@ -187,9 +192,17 @@ impl<'a, 'd> Fetch<'a, 'd> {
                     let told = self.report(&fault).await;
                     if std::mem::replace(&mut self.asked_again, true) && !told {
                         // What was committed last may not have been written back.
-                        if fault.missing && self.go_home().await
-                            || self.turn_to_mirrors(true, fault.attempt, &mut more)
-                        {
+                        if fault.missing && self.group.home.is_some() {
+                            self.group.looked = Some(Looked {
+                                kind: Kind::Lost,
+                                message: fault.message,
+                                missing: fault.lost,
+                            });
+                            self.go_home().await;
+                            more.extend(self.group.postpone());
+                            continue;
+                        }
+                        if self.turn_to_mirrors(true, fault.attempt, &mut more) {
                             continue;
                         }
                         return Err(self.wrong(&fault));
@@ -209,14 +222,21 @@ impl<'a, 'd> Fetch<'a, 'd> {
                     // What is written back later, and a store that answers again, are found when the server has not come back.
                     Kind::Busy | Kind::Unavailable | Kind::Lost if self.group.direct => {
                         self.go_home().await;
+                        more.extend(self.group.postpone());
                     }
                     Kind::Busy | Kind::Unavailable => {
                         let busy = failure.kind == Kind::Busy;
+                        if !busy && failure.answered && self.backoff.tries() > 0 {
+                            more.extend(self.by_volume());
+                        }
+                        if self.group.volumes.is_empty() {
+                            break;
+                        }
                         let mut pause = self.backoff.failed(busy, failure.retry_after);
                         let connections = self.shared.client.connections();
                         if !busy {
-                            let volumes = self.mirrored_volumes();
-                            self.doubt.suspect(self.backoff.is_nearly_over(), volumes);
+                            let suspect = self.backoff.is_nearly_over().then(|| self.suspect());
+                            self.doubt.suspect(suspect);
                             // One more try where it costs nothing: the connection may have been an old one.
                             let enough = silent || self.backoff.tries() > 1;
                             if enough && connections.was_waited_for(&address) {
@@ -235,8 +255,10 @@ impl<'a, 'd> Fetch<'a, 'd> {
                             if busy {
                                 return Err(self.overloaded(&failure));
                             }
-                            connections.gave_up(&address);
-                            self.shared.losses.give_up(&address);
+                            if !failure.answered {
+                                connections.gave_up(&address);
+                                self.shared.losses.give_up(&address);
+                            }
                             return Err(self.unavailable(&failure));
                         };
                         tracing::debug!(
@@ -319,6 +341,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
             .await
             .map_err(|_| late("an answer"))??;
         let mut summary = v1::Summary::default();
+        let mut harvest = Harvest::new(&self.group.expected);
         loop {
             let next = tokio::time::timeout(patience, answers.head::<v1::FetchResponse>()).await;
             let Some((message, length)) = next.map_err(|_| late("more"))?? else {
@@ -341,28 +364,25 @@ impl<'a, 'd> Fetch<'a, 'd> {
                 };
                 // A spoilt table, and another copy may be good.
                 let headers = wire::fetched_blocks(&message.table.unwrap_or_default(), length)
-                    .map_err(|invalid| {
-                        wrong(Fault {
-                            attempt: None,
-                            missing: false,
-                            message: invalid.to_string(),
-                        })
-                    })?;
+                    .map_err(|invalid| wrong(Fault::wrong(None, invalid.to_string())))?;
                 let blocks = verify::cut(&self.group.expected, headers, pieces).map_err(wrong)?;
-                self.deliver(blocks, permit).await.map_err(wrong)?;
+                let new = self.deliver(blocks, permit).await.map_err(wrong)?;
+                harvest.brought(new, length).map_err(wrong)?;
+            } else if is_empty(&message) && harvest.is_idle(settings.retry_deadline) {
+                return Err(late("anything but empty messages"));
             }
             if !message.cursor.is_empty() && message.cursor.len() <= MAX_CURSOR {
                 self.cursor = message.cursor;
             }
             if let Some(more) = message.summary {
-                verify::join(&mut summary, more);
-                if summary.more {
-                    continue;
-                }
                 let wrong = |fault| Trouble::Wrong {
                     fault,
                     from_start: true,
                 };
+                verify::join(&mut summary, more, self.group.expected.len()).map_err(wrong)?;
+                if summary.more {
+                    continue;
+                }
                 return verify::compare(&self.group.expected, &summary).map_err(wrong);
             }
         }
@@ -383,15 +403,26 @@ impl<'a, 'd> Fetch<'a, 'd> {
         }
     }
 
-    /// Counts blocks whose checksums are good, and gives those on that were not given before.
+    /// Each volume of the group by itself, if there are several.
+    fn by_volume(&mut self) -> Vec<Group> {
+        let address = self.group.address.clone();
+        let volumes = self.group.volumes.clone();
+        let several = volumes.len() > 1;
+        let volumes = volumes.into_iter().filter(|_| several);
+        volumes
+            .map(|volume| self.group.split_off(volume, address.clone()))
+            .collect()
+    }
+
+    /// Counts blocks whose checksums are good, and gives those on that were not given before; false if there are none.
     pub(super) async fn deliver(
         &mut self,
         blocks: Vec<(BlockHeader, Bytes)>,
         permit: Room,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         let blocks = verify::admit(&mut self.group.expected, blocks)?;
         if blocks.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let bytes = blocks
             .iter()
@@ -405,7 +436,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
         if self.events.send(Event::Blocks(blocks, permit)).is_err() {
             return std::future::pending().await; // the reader is being dropped
         }
-        Ok(())
+        Ok(true)
     }
 
     fn wrong(&self, fault: &Fault) -> Error {
@@ -421,11 +452,19 @@ impl<'a, 'd> Fetch<'a, 'd> {
             fault.message
         );
         let error = Error::new(kind, message);
-        match fault
-            .attempt
-            .and_then(|attempt| self.group.expected.get(&attempt))
-        {
-            Some(progress) => error.with_output(progress.output.lost()),
+        let outputs = |attempts: &[AttemptId]| -> Vec<_> {
+            let found = attempts
+                .iter()
+                .filter_map(|attempt| self.group.expected.get(attempt));
+            found.map(|progress| progress.output.lost()).collect()
+        };
+        // What one attempt shows is its own matter.
+        let named = outputs(fault.attempt.as_slice());
+        match named.first() {
+            Some(&output) => error
+                .with_output(output)
+                .with_lost(named)
+                .with_lost(outputs(&fault.lost)),
             None => self.name_one(error, None),
         }
     }
@@ -448,7 +487,33 @@ impl<'a, 'd> Fetch<'a, 'd> {
             settings.name("retry_deadline"),
         );
         let error = self.name_one(Error::new(Kind::Unavailable, message), None);
-        self.with_look(error).with_gone(self.mirrored_volumes())
+        self.with_losses(self.with_look(error), self.mirrored_volumes())
+    }
+
+    /// What is lost if the server stays away.
+    fn suspect(&self) -> Suspect {
+        let lost = self.missing();
+        let volumes = match lost.is_empty() {
+            true => self.mirrored_volumes(),
+            false => Vec::new(),
+        };
+        Suspect { volumes, lost }
+    }
+
+    /// These volumes are gone; but where it was seen what of them is in the object store, what is not is all that is lost.
+    pub(super) fn with_losses(&self, error: Error, gone: Vec<VolumeId>) -> Error {
+        let missing = self.missing();
+        match missing.is_empty() {
+            true => error.with_gone(gone),
+            false => error.with_lost(missing),
+        }
+    }
+
+    /// What the object store was seen not to have.
+    fn missing(&self) -> Vec<LostOutput> {
+        let looked = self.group.looked.iter().flat_map(|looked| &looked.missing);
+        let found = looked.filter_map(|attempt| self.group.expected.get(attempt));
+        found.map(|progress| progress.output.lost()).collect()
     }
 
     /// The volumes of the group, and those of the other copies of what is in it: these do not answer either.
@@ -481,8 +546,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
     /// seen.
     pub(super) fn name_one(&self, mut error: Error, volume: Option<VolumeId>) -> Error {
         let expected = &self.group.expected;
-        let looked = self.group.looked.as_ref();
-        let missing = looked.and_then(|looked| expected.get(&looked.missing?));
+        let mut looked = self.group.looked.iter().flat_map(|looked| &looked.missing);
+        let missing = looked.find_map(|attempt| expected.get(attempt));
         let mut others = expected
             .values()
             .filter(|progress| volume.is_none_or(|volume| volume == progress.output.volume));
@@ -494,6 +559,56 @@ impl<'a, 'd> Fetch<'a, 'd> {
             error.message, output.map_index, output.attempt
         );
         error.with_output(output.lost())
+    }
+}
+
+/// Nothing is in it, and it is not the last.
+fn is_empty(message: &v1::FetchResponse) -> bool {
+    let summary = message.summary.as_ref();
+    summary
+        .is_none_or(|summary| summary.more && summary.attempt.is_empty() && summary.lost.is_empty())
+}
+
+/// Whether a stream brings anything: one that goes on for ever and does not is ended.
+struct Harvest {
+    /// Bytes that the server may send once more: what is here already.
+    known: u64,
+    /// Bytes in which nothing was new, since something was.
+    again: u64,
+    /// Messages without blocks, likewise.
+    empty: u32,
+    since: Instant,
+}
+
+/// Bytes beside those that are known which may bring nothing new, and messages without any.
+const FRUITLESS: (u64, u32) = (256 << 20, 16);
+
+impl Harvest {
+    fn new(expected: &HashMap<AttemptId, Progress>) -> Self {
+        Self {
+            known: expected.values().map(Progress::bytes).sum(),
+            again: 0,
+            empty: 0,
+            since: Instant::now(),
+        }
+    }
+
+    fn brought(&mut self, new: bool, bytes: usize) -> Result<(), Fault> {
+        if new {
+            (self.again, self.empty, self.since) = (0, 0, Instant::now());
+            return Ok(());
+        }
+        self.again = self.again.saturating_add(bytes as u64);
+        if self.again <= self.known.saturating_add(FRUITLESS.0) {
+            return Ok(());
+        }
+        let message = format!("{} bytes in which nothing is new", self.again);
+        Err(Fault::wrong(None, message))
+    }
+
+    fn is_idle(&mut self, patience: Duration) -> bool {
+        self.empty += 1;
+        self.empty > FRUITLESS.1 && self.since.elapsed() >= patience
     }
 }
 

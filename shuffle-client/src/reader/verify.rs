@@ -28,10 +28,32 @@ pub(super) struct Fault {
     pub(super) attempt: Option<AttemptId>,
     /// The attempt is not there, as opposed to wrong.
     pub(super) missing: bool,
+    /// All attempts that are not there, if that was asked.
+    pub(super) lost: Vec<AttemptId>,
     pub(super) message: String,
 }
 
+impl Fault {
+    /// What came is wrong, and shows it by this attempt.
+    pub(super) fn wrong(attempt: Option<AttemptId>, message: impl Into<String>) -> Self {
+        Self {
+            attempt,
+            missing: false,
+            lost: Vec::new(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Attempts that a summary may name beside those that were asked for.
+const NAMED_BESIDE: usize = 1 << 17;
+
 impl Progress {
+    /// Bytes that were counted.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn new(output: Output) -> Self {
         Self {
             seen: vec![0; output.partitions.len()],
@@ -44,11 +66,7 @@ impl Progress {
 
     /// Where in `seen` a block counts, if it may.
     fn position(&self, block: &BlockHeader) -> Result<usize, Fault> {
-        let fault = |message| Fault {
-            attempt: Some(block.attempt),
-            missing: false,
-            message,
-        };
+        let fault = |message: String| Fault::wrong(Some(block.attempt), message);
         if block.map_index != self.output.map_index {
             let message = format!(
                 "attempt {} is of map {}, not of {}",
@@ -108,19 +126,34 @@ pub(super) fn check(
                 "block {} of attempt {} (map {}, partition {}, {} bytes) fails its checksum",
                 header.seq, header.attempt, header.map_index, header.partition, header.length
             );
-            return Err(Fault {
-                attempt: Some(header.attempt),
-                missing: false,
-                message,
-            });
+            return Err(Fault::wrong(Some(header.attempt), message));
         }
         blocks.push((header, bytes));
     }
     Ok(blocks)
 }
 
-/// Adds one of several messages that are a summary together.
-pub(super) fn join(summary: &mut v1::Summary, more: v1::Summary) {
+/// Adds one of several messages that are a summary together. It names what was `wanted`, and not without end.
+pub(super) fn join(
+    summary: &mut v1::Summary,
+    more: v1::Summary,
+    wanted: usize,
+) -> Result<(), Fault> {
+    let columns = [
+        summary.attempt.len() + more.attempt.len(),
+        summary.lost.len() + more.lost.len(),
+        summary.map_index.len() + more.map_index.len(),
+        summary.blocks.len() + more.blocks.len(),
+        summary.bytes.len() + more.bytes.len(),
+        summary.records.len() + more.records.len(),
+    ];
+    if let Some(count) = columns
+        .into_iter()
+        .find(|count| *count > 4 * wanted + NAMED_BESIDE)
+    {
+        let message = format!("summary names {count} attempts, {wanted} were asked for");
+        return Err(Fault::wrong(None, message));
+    }
     summary.map_index.extend(more.map_index);
     summary.attempt.extend(more.attempt);
     summary.blocks.extend(more.blocks);
@@ -128,6 +161,7 @@ pub(super) fn join(summary: &mut v1::Summary, more: v1::Summary) {
     summary.records.extend(more.records);
     summary.lost.extend(more.lost);
     summary.more = more.more;
+    Ok(())
 }
 
 /// Keeps the blocks of expected attempts that were not seen before, and counts them: all of a message, or none.
@@ -157,7 +191,8 @@ pub(super) fn admit(
     Ok(admitted)
 }
 
-/// Compares what was received with what the server says was committed and with what the engine says has data.
+/// Compares what was received with what the server says was committed and with what the engine says has data. What is wrong comes
+/// before what is missing: the server may look at it, and find out that it is missing too.
 pub(super) fn compare(
     expected: &HashMap<AttemptId, Progress>,
     summary: &v1::Summary,
@@ -170,12 +205,10 @@ pub(super) fn compare(
         summary.records.len(),
     ] != [count; 4]
     {
-        let message = "summary has columns of different length".to_string();
-        return Err(Fault {
-            attempt: None,
-            missing: false,
-            message,
-        });
+        return Err(Fault::wrong(
+            None,
+            "summary has columns of different length",
+        ));
     }
     let rows: HashMap<u64, usize> = summary
         .attempt
@@ -188,22 +221,14 @@ pub(super) fn compare(
         .iter()
         .map(|lost| (lost.attempt, lost))
         .collect();
+    let (mut wrong, mut missing) = (None, Vec::new());
     for (attempt, progress) in expected {
-        let fault = |missing, message| Fault {
-            attempt: Some(*attempt),
-            missing,
-            message,
+        let mut fault = |message| {
+            wrong.get_or_insert_with(|| Fault::wrong(Some(*attempt), message));
         };
         let Some(&row) = rows.get(&attempt.0) else {
-            let why = lost.get(&attempt.0).map_or_else(
-                || "the server does not know it".to_string(),
-                |of| shuffle_proto::summary::reason(&summary.lost, of).to_owned(),
-            );
-            let message = format!(
-                "attempt {attempt} of map {} is missing: {why}",
-                progress.output.map_index
-            );
-            return Err(fault(true, message));
+            missing.push((progress.output.map_index, *attempt));
+            continue;
         };
         let committed = (
             summary.map_index[row],
@@ -221,17 +246,38 @@ pub(super) fn compare(
             let message = format!(
                 "attempt {attempt} was committed with (map, blocks, bytes, records) {committed:?}, received were {received:?}"
             );
-            return Err(fault(false, message));
+            fault(message);
+            continue;
         }
         if let Some(position) = progress.seen.iter().position(|next| *next == 0) {
             let partition = progress.output.partitions[position];
             let message = format!(
                 "attempt {attempt} has no bytes for partition {partition}, where the engine knows of some"
             );
-            return Err(fault(false, message));
+            fault(message);
         }
     }
-    Ok(())
+    missing.sort_unstable();
+    let all = || missing.iter().map(|(_, attempt)| *attempt).collect();
+    match (wrong, missing.first()) {
+        (None, None) => Ok(()),
+        (Some(wrong), _) => Err(Fault {
+            lost: all(),
+            ..wrong
+        }),
+        (None, Some(&(map_index, attempt))) => {
+            let why = lost.get(&attempt.0).map_or_else(
+                || "the server does not know it".to_string(),
+                |of| shuffle_proto::summary::reason(&summary.lost, of).to_owned(),
+            );
+            Err(Fault {
+                attempt: Some(attempt),
+                missing: true,
+                lost: all(),
+                message: format!("attempt {attempt} of map {map_index} is missing: {why}"),
+            })
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! **Which server.** The candidate of the map index, unless it was found gone, or refused, a moment ago; then the stand-ins in order;
 //! then the servers of the settings that are no candidates (they joined later); then around again, with growing pauses (`route.rs`).
 //! Servers that do not answer are waited for until `retry_deadline`, so one that restarts is; servers that answer and take nothing
-//! (busy, full, draining) are waited for longer, and what ends that says so.
+//! (busy, full, draining) are waited for longer, and what ends that says so. So are those that took a stream and do not go on with it
+//! for `retry_deadline`: they are short of something, and whoever is not gets the output.
 //!
 //! **Lease.** A server at which the app's lease ran out has nothing of it any more, and takes what is written next once it is
 //! registered there again. A task has all that is needed for that, and need not wait for the driver.
@@ -57,6 +58,8 @@ enum End {
     Committed(Receipt),
     Aborted,
     Failed(Failure),
+    /// The server has taken the stream and does not go on with it.
+    Stalled(Failure),
 }
 
 /// `map 3 (attempt 17) of shuffle 2, app x`: the subject of every message about an output.
@@ -127,17 +130,21 @@ impl Push {
             }
             let opened = tokio::time::Instant::now();
             self.shared.restart(started);
-            let failure = match self.stream(&address, !started).await {
+            let (failure, stalled) = match self.stream(&address, !started).await {
                 End::Committed(receipt) => {
                     self.shared.delivered(&receipt.address);
                     return Ok(receipt);
                 }
                 End::Aborted => return Err(self.given_up()),
-                End::Failed(failure) => failure,
+                End::Failed(failure) => (failure, false),
+                End::Stalled(failure) => (failure, self.shared.stream().opened),
             };
             started = true;
             let stream = self.shared.stream();
-            if stream.opened && opened.elapsed() > self.client.settings().retry_deadline / 4 {
+            let deadline = self.client.settings().retry_deadline;
+            // One that has stalled has stood still for all of that time.
+            let long = if stalled { 2 * deadline } else { deadline / 4 };
+            if stream.opened && opened.elapsed() > long {
                 // It was up for long: this is a new trouble, not the old one.
                 self.backoff.succeeded();
                 route.afresh();
@@ -174,7 +181,11 @@ impl Push {
                 continue;
             }
             // A server that has the commit and is busy with it is asked again like one whose answer was lost.
-            let outcome = if refused && !(stream.commit_sent && failure.kind == Kind::Busy) {
+            let outcome = if stalled {
+                // It is there, and short of something: whoever is not gets the output.
+                self.client.connections().refused(&address);
+                Outcome::Refused(None)
+            } else if refused && !(stream.commit_sent && failure.kind == Kind::Busy) {
                 self.client.connections().refused(&address);
                 Outcome::Refused(failure.retry_after)
             } else if stream.opened || refused {
@@ -288,10 +299,13 @@ impl Push {
                         self.client.connections().found_hung(address);
                     }
                     self.client.connections().distrust(address, Bulk::Push).await;
-                    Err(failure)
+                    End::Stalled(failure)
                 }
-                failure = self.feed(sender, eager) => Err(failure),
-                receipt = self.listen(address, body) => receipt,
+                failure = self.feed(sender, eager) => End::Failed(failure),
+                receipt = self.listen(address, body) => match receipt {
+                    Ok(receipt) => End::Committed(receipt),
+                    Err(failure) => End::Failed(failure),
+                },
             }
         };
         tokio::pin!(run);
@@ -303,10 +317,7 @@ impl Push {
                 let _ = tokio::time::timeout(FAREWELL, &mut run).await;
                 End::Aborted
             }
-            result = &mut run => match result {
-                Ok(receipt) => End::Committed(receipt),
-                Err(failure) => End::Failed(failure),
-            }
+            end = &mut run => end,
         }
     }
 
@@ -368,13 +379,24 @@ impl Push {
     async fn listen(&self, address: &str, body: Outgoing) -> Result<Receipt, Failure> {
         let mut lane = self.client.connections().lane(address, Bulk::Push).await?;
         let mut answers = lane.call(body).await?;
+        let mut acks = 0;
         while let Some((answer, _)) = answers.head::<v1::PushResponse>().await? {
             match answer.step {
+                Some(v1::push_response::Step::Opened(_)) if self.shared.stream().opened => {
+                    let message = format!("{address} opens a stream twice: report it");
+                    return Err(Failure::new(Kind::Internal, message));
+                }
                 Some(v1::push_response::Step::Opened(opened)) => {
                     self.client.connections().answered(address);
                     self.opened(address, &opened)?;
                 }
-                Some(v1::push_response::Step::Ack(_)) => self.shared.progressed(),
+                // One that nothing was sent for is no progress.
+                Some(v1::push_response::Step::Ack(_)) => {
+                    acks += 1;
+                    if acks <= self.shared.most_acks(PART) {
+                        self.shared.progressed();
+                    }
+                }
                 Some(v1::push_response::Step::Committed(committed)) => {
                     let receipt = self.receipt(address, committed)?;
                     // Reads to the end in peace: a stream that is dropped before is reset.

@@ -271,6 +271,15 @@ impl Shared {
         self.state.lock().stream.progress = Instant::now();
     }
 
+    /// Most acknowledgements that a server can owe on the current stream: one for each message, and for each part of the commit, which
+    /// has so many partitions.
+    pub(super) fn most_acks(&self, part: usize) -> usize {
+        let state = self.state.lock();
+        let totals = state.totals.as_ref();
+        let parts = totals.map_or(0, |totals| totals.message.partition.len() / part + 1);
+        state.gone + state.handed + parts
+    }
+
     /// Largest payload among the messages that are here.
     pub(super) fn largest_payload(&self) -> usize {
         self.state

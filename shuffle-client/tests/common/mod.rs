@@ -1,6 +1,7 @@
 //! What the tests of this crate share: specs, records, and ways to write and read them.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)] // every test binary uses a part of it
 
+pub mod log;
 pub mod relay;
 
 use std::{collections::BTreeMap, time::Duration};

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use shuffle_proto::{
     frame::{Bulk, FrameError, HEAD, MAX_MESSAGE, MessageReader},
     kind::Kind,
+    wire::MAX_FETCH,
 };
 use tokio::sync::Semaphore;
 
@@ -27,8 +28,6 @@ use crate::{
 const RATE: u64 = 64 << 10;
 /// Bytes of the first message of a push: its caller is not known before.
 const FIRST_PUSH: usize = 64 << 10;
-/// Bytes of a fetch's only message: 18 a volume.
-const FIRST_FETCH: usize = 256 << 10;
 /// What a head may have without asking. A table of thousands of blocks is smaller.
 const HEAD_ROOM: usize = 64 << 10;
 /// Bytes of all larger heads at the same time.
@@ -69,7 +68,7 @@ impl Pace {
     /// The same of a fetch.
     pub(super) fn first_fetch(body: Incoming) -> MessageReader<Incoming> {
         let mut reader = MessageReader::new(body);
-        reader.limit(FIRST_FETCH, FIRST_FETCH);
+        reader.limit(MAX_FETCH, MAX_FETCH);
         reader
     }
 

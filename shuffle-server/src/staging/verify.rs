@@ -4,11 +4,17 @@
 //! every reader from then on and after a restart too: the index's record of it names no place any more. If the object store has the
 //! attempt, that is where it is read from now; if not, it is named as lost, and its map runs again.
 //!
+//! A disk that has changed one bit has changed others, and whoever reads other partitions finds them later, when the first map has run
+//! again: so all attempts that lie beside a bad one are looked at too, in the order in which they lie.
+//!
 //! Called by `service`, which sees to it that not too many of these run at a time.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use shuffle_proto::block;
+use shuffle_proto::{
+    block,
+    ids::{AppId, ShuffleId},
+};
 
 use super::{
     AttemptKey, Durability, Error, Fetch, FetchPart, Volume,
@@ -70,6 +76,53 @@ impl Volume {
         lost.map_err(|error| Error::Internal(format!("lose an attempt: {error}")))??;
         Ok(Some(found))
     }
+}
+
+impl Volume {
+    /// Reads all that is committed of a shuffle, and has what is bad lost; answers how many attempts that were. Ends early when `stop`
+    /// says so, or when the disk does not answer.
+    pub async fn verify_all(
+        &self,
+        app: &AppId,
+        shuffle: ShuffleId,
+        stop: impl Fn() -> bool,
+    ) -> Result<usize, Error> {
+        let shared = &self.0.shared;
+        let lost = || Error::Lost(format!("shuffle {shuffle} is not on volume {}", shared.id));
+        let known = shared.shuffle(app, shuffle).ok_or_else(lost)?;
+        let (partitions, start) = (0..known.num_partitions, Position::default());
+        let fetch = Fetch::new(shared.clone(), known, partitions, 0..u32::MAX, start)?;
+        let mut fetch = fetch.not_counted();
+        let mut bad = BTreeSet::new();
+        while let Some(part) = fetch.next().await? {
+            let checked = tokio::task::spawn_blocking(move || suspects(part)).await;
+            let found =
+                checked.map_err(|error| Error::Internal(format!("check blocks: {error}")))?;
+            for (map_index, attempt) in found {
+                let key = AttemptKey {
+                    app: app.clone(),
+                    shuffle,
+                    map_index,
+                    attempt,
+                };
+                if bad.insert((map_index, attempt)) && self.verify(&key).await?.is_none() {
+                    bad.remove(&(map_index, attempt));
+                }
+            }
+            if stop() {
+                break;
+            }
+        }
+        Ok(bad.len())
+    }
+}
+
+/// The attempts whose blocks are bad in a part.
+fn suspects(part: FetchPart) -> BTreeSet<Owner> {
+    let blocks = block::cut(part.blocks, part.data);
+    let bad = blocks.filter(|(header, bytes)| !header.verify([&bytes[..]]));
+    bad.map(|(header, _)| (header.map_index, header.attempt))
+        .collect()
 }
 
 /// What is wrong with an attempt.

@@ -154,6 +154,10 @@ async fn where_the_store_has_not_all_what_is_missing_is_lost_and_named() {
         assert_eq!(error.message.contains(&named), is_missing, "{error}");
     }
     assert!(error.message.contains(&pool.store.url()), "{error}");
+    // All that is missing is told, and no volume that has more than that.
+    let told: HashSet<_> = error.lost.iter().map(|lost| lost.attempt).collect();
+    assert_eq!(told, missing, "{error}");
+    assert_eq!(error.gone, [], "{error}");
     // What is there is read.
     let there = outputs[..6].to_vec();
     read_all(driver.reader(0, there)).await.unwrap();

@@ -4,7 +4,7 @@ use shuffle_tests::{
     App, Bucket,
     v1::{self, Durability},
 };
-use std::time::Instant;
+use std::{collections::HashSet, time::Instant};
 
 use super::*;
 
@@ -15,11 +15,17 @@ pub(super) struct Pool {
 }
 
 pub(super) async fn pool(policy: &str) -> Pool {
+    pool_of(policy, 1).await
+}
+
+/// The first of them has so many disks.
+async fn pool_of(policy: &str, disks: usize) -> Pool {
     let store = Bucket::new();
     let mut servers = Vec::new();
-    for _ in 0..3 {
+    for number in 0..3 {
+        let disks = if number == 0 { disks } else { 1 };
         let setup = store.setup(policy).flag("--write-back-delay", "1h");
-        servers.push(Server::with(setup).await);
+        servers.push(Server::with(setup.volumes(disks)).await);
     }
     Pool { servers, store }
 }
@@ -122,6 +128,48 @@ async fn what_was_not_written_back_is_lost_with_its_server_and_named() {
     );
     let took = start.elapsed();
     assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_server_of_many_disks_just_what_was_not_written_back_is_lost() {
+    let mut pool = pool_of("lazy", 4).await;
+    let mut driver = Driver::with(Settings {
+        retry_deadline: Duration::from_secs(4),
+        ..pool.settings()
+    })
+    .await;
+    let tasks = tasks(24);
+    let (mut outputs, mut missing) = (Vec::new(), HashSet::new());
+    for (parity, level) in [
+        (0, shuffle_client::Durability::Object),
+        (1, shuffle_client::Durability::Disk),
+    ] {
+        driver.durability = level;
+        for task in tasks.iter().filter(|task| task.map / 3 % 2 == parity) {
+            let commit = task.run(&driver, 0, 24).await.unwrap();
+            let output = task.output(&commit);
+            if parity == 1 && output.address == pool.servers[0].addr().to_string() {
+                missing.insert(output.attempt);
+            }
+            outputs.push(output);
+        }
+    }
+    assert!(missing.len() > 1);
+    pool.servers[0].destroy();
+    let error = read_all(driver.reader(0, outputs.clone()))
+        .await
+        .unwrap_err();
+    // One by one, or with its volume, where the store has nothing of that.
+    let lost: HashSet<_> = error.lost.iter().map(|lost| lost.attempt).collect();
+    let told = outputs.iter().map(|output| (output.attempt, output.volume));
+    let told =
+        told.filter(|(attempt, volume)| lost.contains(attempt) || error.gone.contains(volume));
+    let told: HashSet<_> = told.map(|(attempt, _)| attempt).collect();
+    assert_eq!(told, missing, "{error}");
+    assert!(missing.contains(&error.output.unwrap().attempt));
+    // Everything else is read, without the server.
+    outputs.retain(|output| !missing.contains(&output.attempt));
+    read_all(driver.reader(0, outputs)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

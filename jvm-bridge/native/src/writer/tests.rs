@@ -361,7 +361,7 @@ fn an_output_that_is_lost_is_named_and_never_empty() {
     let writer = rig.writer(6);
     flush(&writer, &many(10, 30));
     let lengths = commit(&writer);
-    rig.fake.faults().lost = Some(AttemptId(6));
+    rig.fake.faults().lost.insert(AttemptId(6));
     let error = read(&rig.reader(output(&writer, 6, &lengths))).expect_err("lost");
     assert_eq!(error.kind, Kind::Lost);
     let lost = error.output.expect("named");

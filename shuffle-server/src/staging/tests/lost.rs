@@ -591,3 +591,42 @@ fn restore(from: &Path, to: &Path) {
     }
     copy(from, to);
 }
+
+#[tokio::test]
+async fn all_that_is_bad_in_a_shuffle_is_found_at_once_and_nothing_else() {
+    let mut bench = Bench::new();
+    bench.budget = Budget::new(64 << 20);
+    let volume = bench.open();
+    let (length, one) = (40_000, key(1, 0, 1));
+    for map in 0..6 {
+        write(
+            &bench,
+            &volume,
+            key(1, map, 1),
+            &even(0..PARTITIONS, length),
+            Durability::Disk,
+        )
+        .await;
+    }
+    volume.close().await;
+    drop(volume);
+    let volume = bench.open();
+    let none = volume.verify_all(&one.app, one.shuffle, || false).await;
+    assert_eq!(none.expect("looked through"), 0);
+    for (bad, seq) in [(1, 17), (4, 3)] {
+        flip(&bench, ".seg", &body(seq, bad, 1, seq, length));
+    }
+    let found = volume.verify_all(&one.app, one.shuffle, || false).await;
+    assert_eq!(found.expect("looked through"), 2);
+    for map in 0..6 {
+        let found = volume.verify(&key(1, map, 1)).await.expect("looked at");
+        assert_eq!(
+            found.is_some(),
+            [1, 4].contains(&map),
+            "map {map}: {found:?}"
+        );
+    }
+    // What is lost is not read again.
+    let found = volume.verify_all(&one.app, one.shuffle, || false).await;
+    assert_eq!(found.expect("looked through"), 0);
+}

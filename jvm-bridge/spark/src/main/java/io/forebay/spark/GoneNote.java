@@ -4,27 +4,36 @@ import io.forebay.core.ForebayException;
 import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
+import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
+import java.util.Map;
 import java.util.Set;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 
 /**
- * What a reduce task has found out beside the one output that its fetch failure names: volumes that are gone, and servers that have not
- * answered for as long as it was told to wait. It goes to the driver at the end of the failure's message, which is the only part of a
+ * What a reduce task has found out beside the one output that its fetch failure names: volumes that are gone, servers that have not
+ * answered for as long as it was told to wait, and outputs that are lost by themselves. It goes to the driver at the end of the failure's message, which is the only part of a
  * fetch failure that Spark leaves to us; both ends of it are here.
  */
 final class GoneNote {
     /** More are not told: the driver sees for itself. */
     private static final int MOST = 256;
 
-    private static final Pattern NOTE = Pattern.compile("\\[gone: ([^;]*); silent: ([^;]*);]");
+    /** Outputs that are told one by one. */
+    static final int MOST_LOST = 1024;
+
+    private static final Pattern NOTE = Pattern.compile("\\[gone: ([^;]*); silent: ([^;]*); lost: ([0-9/ ]*);]");
 
     private final Set<String> volumes;
     private final Set<String> silent;
 
-    private GoneNote(Collection<String> volumes, Collection<String> silent) {
+    /** Attempts by map. */
+    private final Map<Integer, Long> lost;
+
+    private GoneNote(Collection<String> volumes, Collection<String> silent, Map<Integer, Long> lost) {
+        this.lost = Collections.unmodifiableMap(lost);
         this.volumes = Collections.unmodifiableSet(new LinkedHashSet<>(volumes));
         this.silent = Collections.unmodifiableSet(new LinkedHashSet<>(silent));
     }
@@ -36,13 +45,23 @@ final class GoneNote {
                 answered || place == null
                         ? Collections.emptyList()
                         : Arrays.stream(place.split("\\+")).map(copy -> copy.substring(copy.indexOf('@') + 1)).collect(Collectors.toList());
-        return new GoneNote(failure.goneVolumes(), silent);
+        Map<Integer, Long> lost = new LinkedHashMap<>();
+        failure.lost().forEach(output -> lost.put(output.mapIndex(), output.attempt()));
+        return new GoneNote(failure.goneVolumes(), silent, lost);
     }
 
     /** What was told with a message; nothing if there is no note in it. */
     static GoneNote in(String message) {
         Matcher note = NOTE.matcher(message == null ? "" : message);
-        return note.find() ? new GoneNote(words(note.group(1)), words(note.group(2))) : new GoneNote(Collections.emptyList(), Collections.emptyList());
+        if (!note.find()) {
+            return new GoneNote(Collections.emptyList(), Collections.emptyList(), Collections.emptyMap());
+        }
+        Map<Integer, Long> lost = new LinkedHashMap<>();
+        for (String output : words(note.group(3))) {
+            String[] numbers = output.split("/");
+            lost.put(Integer.parseUnsignedInt(numbers[0]), Long.parseUnsignedLong(numbers[1]));
+        }
+        return new GoneNote(words(note.group(1)), words(note.group(2)), lost);
     }
 
     private static Collection<String> words(String text) {
@@ -59,20 +78,31 @@ final class GoneNote {
         return silent;
     }
 
+    /** Outputs of the failure's shuffle that are lost by themselves: the attempt of each, by map. */
+    Map<Integer, Long> lost() {
+        return lost;
+    }
+
     GoneNote withoutVolumes() {
-        return new GoneNote(Collections.emptyList(), silent);
+        return new GoneNote(Collections.emptyList(), silent, lost);
     }
 
     GoneNote withoutSilent() {
-        return new GoneNote(volumes, Collections.emptyList());
+        return new GoneNote(volumes, Collections.emptyList(), lost);
     }
 
     /** What is to be added to a message. */
     @Override
     public String toString() {
-        if (volumes.isEmpty() && silent.isEmpty()) {
+        if (volumes.isEmpty() && silent.isEmpty() && lost.isEmpty()) {
             return "";
         }
-        return " [gone: " + volumes.stream().limit(MOST).collect(Collectors.joining(" ")) + "; silent: " + String.join(" ", silent) + ";]";
+        String outputs =
+                lost.entrySet().stream()
+                        .limit(MOST_LOST)
+                        .map(output -> Integer.toUnsignedString(output.getKey()) + "/" + Long.toUnsignedString(output.getValue()))
+                        .collect(Collectors.joining(" "));
+        return " [gone: " + volumes.stream().limit(MOST).collect(Collectors.joining(" ")) + "; silent: " + String.join(" ", silent) + "; lost: "
+                + outputs + ";]";
     }
 }

@@ -7,6 +7,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
@@ -34,9 +35,9 @@ import org.slf4j.LoggerFactory;
  * forgotten for the first failure is what its task has found lost; a stage that fails again for the same shuffle is not let to the end of
  * its four attempts.
  *
- * <p>Where one map output alone is lost (a bit has flipped in it), the failure's location is one under which nothing is registered, and
- * Spark is made to forget that output here. If a stage fails so a second time for a shuffle, whatever it is spoils more than one: what lies
- * beside the outputs that were lost then goes too, before the stage's attempts are used up.
+ * <p>Where single map outputs are lost (bits have flipped in them), the failure's location is one under which nothing is registered, and
+ * Spark is made to forget those outputs here, all that the task has found. If a stage fails so a second time for a shuffle, whatever it is
+ * spoils more than these: what lies beside the outputs that were lost then goes too, before the stage's attempts are used up.
  */
 final class Losses extends SparkListener {
     private static final Logger LOG = LoggerFactory.getLogger(Losses.class);
@@ -121,10 +122,15 @@ final class Losses extends SparkListener {
         if (end.reason() instanceof FetchFailed) {
             FetchFailed failure = (FetchFailed) end.reason();
             if (VolumeLocation.parse(failure.bmAddress(), failure.shuffleId()) != null) {
+                GoneNote note = GoneNote.in(failure.message());
+                Map<Integer, Long> lost = new TreeMap<>(note.lost());
                 if (VolumeLocation.isOfOne(failure.bmAddress())) {
-                    lost(failure, end.stageId(), end.stageAttemptId());
+                    lost.put(failure.mapIndex(), failure.mapId());
                 }
-                failed(failure, end.stageId(), end.stageAttemptId());
+                if (!lost.isEmpty()) {
+                    lost(failure.shuffleId(), lost, end.stageId(), end.stageAttemptId());
+                }
+                failed(failure, note, end.stageId(), end.stageAttemptId());
             }
         }
     }
@@ -145,31 +151,38 @@ final class Losses extends SparkListener {
         }
     }
 
-    /** One output alone. Nothing if Spark has forgotten it since: many tasks may tell of it, and a stage that came too soon. */
-    private void lost(FetchFailed failure, int stage, int attempt) {
-        int shuffle = failure.shuffleId();
+    /** Outputs by themselves. Nothing of those that Spark has forgotten since: many tasks may tell of them, and a stage that came too soon. */
+    private void lost(int shuffle, Map<Integer, Long> attempts, int stage, int attempt) {
+        Set<Integer> forgotten = new TreeSet<>();
+        Set<BlockManagerId> places = new HashSet<>();
         try {
-            BlockManagerId place = outputs.forget(shuffle, failure.mapIndex(), failure.mapId());
-            if (place == null) {
+            attempts.forEach(
+                    (map, of) -> {
+                        BlockManagerId place = outputs.forget(shuffle, map, of);
+                        if (place != null) {
+                            forgotten.add(map);
+                            places.add(place);
+                        }
+                    });
+            if (forgotten.isEmpty()) {
                 return;
             }
-            LOG.warn("output {} of shuffle {} is lost and will be computed again; the others at {} are not", failure.mapIndex(), shuffle, place);
+            LOG.warn("outputs {} of shuffle {} are lost and will be computed again; the others at {} are not", forgotten, shuffle, places);
             Single before = singles.get(shuffle);
             if (before == null || before.stage != stage) {
                 before = new Single(stage, attempt);
                 singles.put(shuffle, before);
             }
-            before.places.add(place);
+            before.places.addAll(places);
             if (before.attempt < attempt) {
                 forget(before.places, shuffle);
             }
         } catch (RuntimeException e) {
-            LOG.warn("output {} of shuffle {} is lost, and Spark has not been told: {}", failure.mapIndex(), shuffle, e.toString());
+            LOG.warn("outputs {} of shuffle {} are lost, and Spark has not been told of all: {}", attempts.keySet(), shuffle, e.toString());
         }
     }
 
-    private void failed(FetchFailed failure, int stage, int attempt) {
-        GoneNote note = GoneNote.in(failure.message());
+    private void failed(FetchFailed failure, GoneNote note, int stage, int attempt) {
         int shuffle = failure.shuffleId();
         try {
             silence.waitedFor(note.silent());

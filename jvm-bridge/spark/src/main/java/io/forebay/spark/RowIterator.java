@@ -37,7 +37,10 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
     /** The current block on the heap, once it is there. */
     private byte[] heap;
 
-    /** In the current block: rows that are left, where the next begins, and where the last ends. Addresses, or offsets of {@code heap}. */
+    /**
+     * In the current block: rows that are left, where the next begins, and where the last ends. Addresses, or, as Unsafe counts them, offsets
+     * of {@code heap}.
+     */
     private int left;
 
     private long position;
@@ -107,11 +110,9 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
     public Product2<K, C> next() {
         // Looking at the thread costs two loads. What counts rows and looks at the kill flag is done once per block instead.
         if (left == 0 || Thread.currentThread() != task) {
-            if (settle()) {
-                return onHeap();
-            }
+            settle();
         }
-        int length = position + Arena.LENGTH <= end ? Platform.getInt(null, position) : -1;
+        int length = position + Arena.LENGTH <= end ? Platform.getInt(heap, position) : -1;
         long start = position + Arena.LENGTH;
         if (length < 0 || start + length > end) {
             throw malformed();
@@ -121,28 +122,12 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
         if (left == 0 && position != end) {
             throw malformed();
         }
-        row.pointTo(null, start, length);
+        row.pointTo(heap, start, length);
         return pair;
     }
 
-    /** The same for a block on the heap. */
-    private Product2<K, C> onHeap() {
-        int length = position + Arena.LENGTH <= end ? Platform.getInt(heap, Platform.BYTE_ARRAY_OFFSET + position) : -1;
-        long start = position + Arena.LENGTH;
-        if (length < 0 || start + length > end) {
-            throw malformed();
-        }
-        position = start + length;
-        left--;
-        if (left == 0 && position != end) {
-            throw malformed();
-        }
-        row.pointTo(heap, Platform.BYTE_ARRAY_OFFSET + start, length);
-        return pair;
-    }
-
-    /** Gets a row to be handed to the calling thread; whether it is on the heap. */
-    private boolean settle() {
+    /** Gets a row to be handed to the calling thread. */
+    private void settle() {
         if (Thread.currentThread() != task) {
             task = null;
         }
@@ -154,10 +139,9 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
         }
         if (task == null && heap == null) {
             heap = source.take(current, position);
-            position = 0;
-            end = heap.length;
+            position = Platform.BYTE_ARRAY_OFFSET;
+            end = position + heap.length;
         }
-        return heap != null;
     }
 
     private void advance() {

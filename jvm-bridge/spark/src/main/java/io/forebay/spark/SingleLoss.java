@@ -1,20 +1,12 @@
 package io.forebay.spark;
 
 import io.forebay.core.ForebayException;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
 
 /**
- * Which failures are about one map output and not about those beside it: a bit has flipped in it. All others cost what is registered under
- * the output's location.
+ * Which failures are about single map outputs and not about those beside them: bits have flipped in them. All others cost what is
+ * registered under the output's location.
  */
 final class SingleLoss {
-    /**
-     * How the client says that a server has looked at everything it was asked for and has all but this; where it names an output to stand
-     * for a volume it says something else. Should its words change, the volume's other outputs are computed again too.
-     */
-    private static final Pattern MISSING = Pattern.compile("asked twice: attempt ([0-9]{1,20}) of map ([0-9]{1,10}) is missing: ");
-
     /** Attempts of a stage that are left to Spark, which forgets the outputs of a volume before it tries again. */
     private static final int LEFT = 2;
 
@@ -22,7 +14,7 @@ final class SingleLoss {
 
     /** @param place where the output is, as {@code writerLocation} has it */
     static boolean is(ForebayException failure, int mapIndex, String place) {
-        if (!failure.kind().equals("lost") || place == null) {
+        if (place == null) {
             return false;
         }
         for (String copy : place.split("\\+")) {
@@ -30,14 +22,18 @@ final class SingleLoss {
                 return false;
             }
         }
-        Matcher missing = MISSING.matcher(String.valueOf(failure.getMessage()));
-        return missing.find()
-                && missing.group(1).equals(Long.toUnsignedString(failure.attempt()))
-                && missing.group(2).equals(Integer.toString(mapIndex));
+        int count = 0;
+        boolean named = false;
+        for (ForebayException.Lost lost : failure.lost()) {
+            count++;
+            named |= lost.mapIndex() == mapIndex && lost.attempt() == failure.attempt();
+        }
+        // More than can be told one by one are told as their place.
+        return named && count <= GoneNote.MOST_LOST;
     }
 
     /**
-     * Whether a task may tell so. The driver has Spark forget the output, and may be later than the next attempt of the stage, which then
+     * Whether a task may tell so. The driver has Spark forget the outputs, and may be later than the next attempt of the stage, which then
      * fails for the same: enough attempts must be left for that.
      *
      * @param mapsRunAlone whether it is enough that the map runs again

@@ -93,7 +93,7 @@ final class TrackedOutputs implements Losses.Outputs {
     @Override
     public BlockManagerId forget(int shuffle, int mapIndex, long attempt) {
         ShuffleStatus status = status(shuffle);
-        if (status == null || !canBeForgotten(shuffle) || mapIndex < 0 || mapIndex >= status.mapStatuses().length) {
+        if (status == null || !canBeForgotten(shuffle) || isBarrier(shuffle) || mapIndex < 0 || mapIndex >= status.mapStatuses().length) {
             return null;
         }
         MapStatus map = status.mapStatuses()[mapIndex];

@@ -19,13 +19,13 @@ class GoneNoteTest {
 
     @Test
     void noteIsReadFromWhatSparkMakesOfTheMessage() {
-        String text = "org.apache.spark.shuffle.FetchFailedException: map output 1 cannot be read: no [gone: v1 v2; silent: h:1 [::1]:2;]\n\tat io.forebay";
+        String text = "org.apache.spark.shuffle.FetchFailedException: map output 1 cannot be read: no [gone: v1 v2; silent: h:1 [::1]:2; lost: ;]\n\tat io.forebay";
         GoneNote note = GoneNote.in(text);
         assertEquals(new HashSet<>(Arrays.asList("v1", "v2")), note.volumes());
         assertEquals(new HashSet<>(Arrays.asList("h:1", "[::1]:2")), note.silent());
-        GoneNote again = GoneNote.in("x" + GoneNote.in("[gone: v1 v2; silent: h:1 i:2;]"));
+        GoneNote again = GoneNote.in("x" + GoneNote.in("[gone: v1 v2; silent: h:1 i:2; lost: ;]"));
         assertEquals(note.volumes(), again.volumes());
         assertEquals(new HashSet<>(Arrays.asList("h:1", "i:2")), again.silent());
-        assertEquals(Collections.emptySet(), GoneNote.in("[gone: v; silent: ;]").silent());
+        assertEquals(Collections.emptySet(), GoneNote.in("[gone: v; silent: ; lost: ;]").silent());
     }
 }

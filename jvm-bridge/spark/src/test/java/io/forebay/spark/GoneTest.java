@@ -44,7 +44,7 @@ class GoneTest {
     }
 
     private static GoneNote note(Collection<String> volumes, String... silent) {
-        String text = "why" + new StringBuilder(" [gone: ").append(String.join(" ", volumes)).append("; silent: ").append(String.join(" ", silent)).append(";]");
+        String text = "why" + new StringBuilder(" [gone: ").append(String.join(" ", volumes)).append("; silent: ").append(String.join(" ", silent)).append("; lost: ;]");
         return GoneNote.in(text);
     }
 

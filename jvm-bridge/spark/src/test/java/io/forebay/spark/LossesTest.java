@@ -132,7 +132,7 @@ class LossesTest {
         registered.add(at(3, 20, B));
         known.add(server(B, false, 20));
         now.addAll(Arrays.asList(silent(A), server(B, false, 20)));
-        failed(at(3, 0, A), 3, 0, " [gone: ; silent: " + A + ";]");
+        failed(at(3, 0, A), 3, 0, " [gone: ; silent: " + A + "; lost: ;]");
         assertEquals(Collections.singleton(at(3, 20, B)), registered);
     }
 
@@ -146,7 +146,7 @@ class LossesTest {
             known.add(server(address, false, number));
             now.add(server(address, false, number == 7 ? 7 : number + 100));
         }
-        failed(at(3, 0, "s0:7400"), 3, 0, " [gone: " + volume(0) + "; silent: ;]");
+        failed(at(3, 0, "s0:7400"), 3, 0, " [gone: " + volume(0) + "; silent: ; lost: ;]");
         eventually(() -> assertEquals(Collections.singleton(at(3, 7, "s7:7400")), registered));
     }
 
@@ -156,7 +156,7 @@ class LossesTest {
         registered.addAll(Arrays.asList(at(3, 1, A), at(3, 2, A), at(4, 1, A)));
         known.add(server(A, false, 1, 2));
         now.add(server(A, false, 1, 2));
-        failed(at(3, 1, A), 3, 0, " [gone: " + volume(1) + " " + volume(2) + "; silent: " + A + ";]");
+        failed(at(3, 1, A), 3, 0, " [gone: " + volume(1) + " " + volume(2) + "; silent: " + A + "; lost: ;]");
         eventually(() -> assertTrue(looks > 0));
         assertEquals(Collections.singleton(at(4, 1, A)), registered);
     }
@@ -167,7 +167,7 @@ class LossesTest {
         registered.addAll(Arrays.asList(at(3, 1, A), at(3, 2, B)));
         now.addAll(Arrays.asList(silent(A), silent(B)));
         long start = System.nanoTime();
-        failed(at(3, 1, A), 3, 0, " [gone: ; silent: " + A + ";]");
+        failed(at(3, 1, A), 3, 0, " [gone: ; silent: " + A + "; lost: ;]");
         assertEquals(Collections.singleton(at(3, 2, B)), registered);
         eventually(() -> assertTrue(registered.isEmpty()));
         assertTrue(System.nanoTime() - start >= TimeUnit.SECONDS.toNanos(3));
@@ -178,7 +178,7 @@ class LossesTest {
         start(false, 3_000);
         registered.addAll(Arrays.asList(at(3, 1, A), at(3, 2, B)));
         now.addAll(Arrays.asList(silent(A), silent(B)));
-        failed(at(3, 1, A), 3, 0, " [gone: ; silent: " + A + ";]");
+        failed(at(3, 1, A), 3, 0, " [gone: ; silent: " + A + "; lost: ;]");
         eventually(() -> assertTrue(looks > 0));
         now.set(1, server(B, false, 2));
         eventually(() -> assertTrue(looks > 1));
@@ -198,10 +198,10 @@ class LossesTest {
             Set<BlockManagerId> rest = new HashSet<>(registered);
             rest.remove(at(3, 1, A));
             for (int task = 0; task < 3; task++) {
-                failed(at(3, 1, A), 3, 0, " [gone: " + volume(1) + "; silent: " + A + ";]");
+                failed(at(3, 1, A), 3, 0, " [gone: " + volume(1) + "; silent: " + A + "; lost: ;]");
             }
             assertEquals(rest, registered);
-            failed(at(3, 2, A), 3, 1, " [gone: ; silent: " + A + ";]");
+            failed(at(3, 2, A), 3, 1, " [gone: ; silent: " + A + "; lost: ;]");
             eventually(() -> assertEquals(new HashSet<>(Arrays.asList(at(4, 1, A), at(3, 3, B))), registered));
             losses.stop();
         }
@@ -228,6 +228,23 @@ class LossesTest {
         eventually(() -> assertTrue(looks > 0));
         assertEquals(Arrays.asList("3/7/70", "3/8/80"), single);
         assertEquals(all, registered);
+    }
+
+    @Test
+    void allOutputsThatATaskHasFoundLostAreForgottenForOneFailure() {
+        start(false, 60_000);
+        one = at(3, 1, A);
+        registered.addAll(Arrays.asList(one, at(3, 2, A)));
+        Set<BlockManagerId> all = new HashSet<>(registered);
+        String note = " [gone: ; silent: ; lost: 2/20 7/70 11/110;]";
+        FetchFailed reason = new FetchFailed(VolumeLocation.ofOne(one, 7), 3, 70L, 7, 0, "why" + note);
+        losses.onTaskEnd(new SparkListenerTaskEnd(9, 0, "ResultTask", reason, null, null, null));
+        assertEquals(Arrays.asList("3/2/20", "3/7/70", "3/11/110"), single);
+        assertEquals(all, registered);
+        // With a failure that stands for a whole volume too.
+        failed(at(3, 2, A), 3, 0, " [gone: " + volume(2) + "; silent: ; lost: 5/50;]");
+        assertTrue(single.contains("3/5/50"));
+        assertEquals(Collections.singleton(one), registered);
     }
 
     @Test

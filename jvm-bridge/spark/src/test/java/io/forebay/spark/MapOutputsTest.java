@@ -7,6 +7,10 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.forebay.core.Failures;
 import io.forebay.core.ForebayException;
+import java.util.HashMap;
+import java.util.Map;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import org.apache.spark.FetchFailed;
 import org.apache.spark.shuffle.FetchFailedException;
 import org.apache.spark.storage.BlockId;
@@ -85,36 +89,55 @@ class MapOutputsTest {
         return reason.bmAddress();
     }
 
-    private static ForebayException failure(String kind, String message, String... gone) {
-        return Failures.of(kind, message, "00000000-0000-0000-0000-00000000000a", 4, 10, gone);
+    private static final String VOLUME = "00000000-0000-0000-0000-00000000000a";
+
+    private static ForebayException failure(String kind, String lost, String... gone) {
+        return Failures.ofSingle(kind, lost, VOLUME, 4, 10, gone);
     }
 
     @Test
     void oneOutputThatIsLostIsToldUnderALocationOfItsOwn() {
-        String words = "h:1 has lost a part of shuffle 7, asked twice: attempt 10 of map 4 is missing: a block fails its checksum";
+        String lost = "4/10/" + VOLUME;
+        String more = "3/9/" + VOLUME + "," + lost;
         BlockManagerId volume = VolumeLocation.of(7, A);
-        BlockManagerId alone = told(true, A, failure("lost", words));
+        BlockManagerId alone = told(true, A, failure("lost", lost));
         assertEquals("forebay-7-00000000-0000-0000-0000-00000000000a-map-4", alone.executorId());
         assertEquals(A, VolumeLocation.parse(alone, 7));
         assertTrue(VolumeLocation.isOfOne(alone));
         assertFalse(VolumeLocation.isOfOne(volume));
+        assertEquals(alone, told(true, A, failure("corrupt", lost)));
+        assertEquals(alone, told(true, A, failure("lost", more)));
         String pair = A + "+00000000-0000-0000-0000-00000000000b@i:2";
-        assertEquals(pair, VolumeLocation.parse(told(true, pair, failure("lost", words)), 7));
+        assertEquals(pair, VolumeLocation.parse(told(true, pair, failure("lost", lost)), 7));
         // Another volume is gone with it: that has a note of its own.
-        assertEquals(alone, told(true, A, failure("lost", words, "00000000-0000-0000-0000-00000000000b")));
-        for (ForebayException more :
+        assertEquals(alone, told(true, A, failure("lost", lost, "00000000-0000-0000-0000-00000000000b")));
+        String many = IntStream.rangeClosed(0, GoneNote.MOST_LOST).mapToObj(map -> map + "/" + (map + 6) + "/" + VOLUME).collect(Collectors.joining(","));
+        for (ForebayException whole :
                 new ForebayException[] {
-                    failure("lost", words, "00000000-0000-0000-0000-00000000000a"),
-                    failure("unavailable", words),
-                    failure("corrupt", words),
+                    failure("lost", lost, VOLUME),
                     // It stands for all that the volume had.
-                    failure("lost", "h:1 has lost its part of shuffle 7: unknown (map 4, attempt 10)"),
-                    failure("lost", words.replace("10", "11")),
-                    failure("lost", words.replace("map 4", "map 40")),
+                    failure("lost", ""),
+                    failure("unavailable", ""),
+                    failure("lost", "3/9/" + VOLUME),
+                    failure("lost", "4/11/" + VOLUME),
+                    failure("lost", "40/10/" + VOLUME),
+                    // More than can be named.
+                    failure("lost", many),
                 }) {
-            assertEquals(volume, told(true, A, more), more.getMessage());
+            assertEquals(volume, told(true, A, whole));
         }
-        assertEquals(volume, told(false, A, failure("lost", words)));
+        assertEquals(volume, told(false, A, failure("lost", lost)));
+    }
+
+    @Test
+    void allOutputsThatAreLostAreToldWithOne() {
+        ForebayException failure = failure("lost", "3/9/" + VOLUME + ",4/10/" + VOLUME + ",4294967295/18446744073709551615/" + VOLUME);
+        Map<Integer, Long> lost = GoneNote.in("a" + GoneNote.of(failure, A) + " b").lost();
+        Map<Integer, Long> expected = new HashMap<>();
+        expected.put(3, 9L);
+        expected.put(4, 10L);
+        expected.put(-1, -1L);
+        assertEquals(expected, lost);
     }
 
     @Test
