@@ -1,40 +1,15 @@
 """What the chart and the documents say of the server is asked of the server: settings, the commands of `helm test`."""
 
-import json
 import re
 import subprocess
 import tomllib
 
 import pytest
 from chart import ROOT, objects, one, settings
+from running import BIN, Running
 from sets import SETS
 
-BIN = ROOT / "target" / "release"
 DOCUMENTS = [*sorted((ROOT / "deploy").glob("*.md")), ROOT / "deploy" / "examples" / "README.md"]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A server with the settings of the chart, on ports of its own; answers (data, admin)."""
-    if not (BIN / "forebay-server").exists():
-        pytest.fail("target/release/forebay-server is not built: run make build", pytrace=False)
-    place = tmp_path_factory.mktemp("server")
-    config = place / "forebay.toml"
-    values = {"memory": "640Mi", "remote": f"file://{place}/store", "config": {"lease": "1min"}}
-    wanted = settings(values) | {"data-dir": [f"{place}/data"], "listen": "127.0.0.1:0", "admin-listen": "127.0.0.1:0"}
-    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in wanted.items()))
-    log = (place / "log").open("w")
-    # As in a pod: the node's name is in the environment.
-    process = subprocess.Popen(
-        [BIN / "forebay-server", "--config", config], stdout=subprocess.PIPE, stderr=log, text=True, env={"FOREBAY_NODE": "node-1"}
-    )
-    try:
-        ready = process.stdout.readline()
-        assert ready.startswith("ready "), (place / "log").read_text()
-        yield re.findall(r"(?:data|admin)=(\S+)", ready)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
@@ -66,13 +41,13 @@ def seconds(value):
     return int(number) * units[unit] if unit in units else value
 
 
-def test_helm_test_runs_against_a_server(server):
-    data, admin = server
-    for container in one({"replicas": 1}, "Pod")["spec"]["containers"]:
-        command = [part.replace("forebay-0.forebay:7401", admin).replace("forebay-0.forebay:7400", data) for part in container["command"]]
-        command[0] = command[0].replace("/usr/local/bin", str(BIN))
-        told = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert told.returncode == 0, told.stderr
+def test_helm_test_runs_against_a_server(tmp_path):
+    with Running(tmp_path) as server:
+        for container in one({"replicas": 1}, "Pod")["spec"]["containers"]:
+            command = [part.replace("forebay-0.forebay:7401", server.admin).replace("forebay-0.forebay:7400", server.data) for part in container["command"]]
+            command[0] = command[0].replace("/usr/local/bin", str(BIN))
+            told = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            assert told.returncode == 0, told.stderr
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
