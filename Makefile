@@ -2,7 +2,7 @@
 # All build the whole workspace: for some of its packages only, cargo would choose other features and compile everything once more.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check rust jvm package spark cluster cluster-test spark-long conformance build bench bench-spark deploy dist version
+.PHONY: help demo test check rust jvm package spark cluster cluster-test spark-long conformance build bench bench-spark deploy dist release release-test version
 
 IN := ./setup.sh --
 MVN := mvn --batch-mode --no-transfer-progress --quiet -f jvm-bridge/pom.xml
@@ -62,6 +62,12 @@ bench: build ## forebay-bench: push and fetch, beside the same bytes over raw TC
 
 bench-spark: build ## rows over Spark's own shuffle and over Forebay, round by round: time and CPU (ARGS="--rows 30000000")
 	@./setup.sh --spark 4.3.0 -- python benches/spark/compare.py $(ARGS)
+
+release: ## dist/: everything that is given away, for x86_64 and aarch64: archives, images, a Maven repository, wheels, the chart, sums
+	@./setup.sh --release --check --charts --spark 3.5.9 -- deploy/release/release.sh
+
+release-test: ## tries what `make release` made: images in podman, aarch64 in an emulator, --packages, the wheel's demo in an empty environment
+	@./setup.sh --release --check --spark 4.3.0 -- pytest tests/release -m dist $(ARGS)
 
 version: ## writes a version (V=0.2.0) into Cargo.toml and the files that must repeat it
 	@python3 deploy/release/version.py --set $(V)

@@ -3,6 +3,9 @@
 #
 #   dist/bin/forebay-server, forebay, forebay-bench   for this machine's kind, with link-time optimisation
 #   dist/forebay-spark.jar                            the plugin with native libraries for x86_64 and aarch64
+#   dist/THIRD-PARTY.txt                              the licences of what of others is in them
+#
+# `make release` makes more: the programs for both kinds of processors, images, wheels and so on (deploy/release/release.sh).
 #
 # The libraries are linked against glibc 2.17 by zig, so that they load on every distribution that Spark runs on; one built with
 # the system's own linker asks for the glibc of this machine. Without zig (not a Linux that PyPI has it for) the jar holds this
@@ -37,17 +40,9 @@ else
 fi
 
 echo "dist: the jar"
-native=$(realpath "$resources/io/forebay/native/linux-$host")
-mvn --batch-mode --no-transfer-progress --quiet -f jvm-bridge/pom.xml package -DskipTests "-Dnative.dir=$native"
-install -m 644 jvm-bridge/target/forebay-spark.jar dist/forebay-spark.jar
-jar --update --file dist/forebay-spark.jar -C "$resources" io
-for library in "$resources"/io/forebay/native/*/*.so; do
-  needs=$(python3 - "$library" <<'PY'
-import re, sys
-versions = {tuple(map(int, v.split(b"."))) for v in re.findall(rb"GLIBC_(\d+\.\d+)", open(sys.argv[1], "rb").read())}
-print(".".join(map(str, max(versions))))
-PY
-  )
-  echo "dist: $(basename "$(dirname "$library")") needs glibc $needs"
-done
+deploy/release/components.py notices dist/THIRD-PARTY.txt
+deploy/release/jar.sh "$resources" dist/THIRD-PARTY.txt dist/forebay-spark.jar
+if [ -x "$tools/cargo-zigbuild" ]; then
+  deploy/release/glibc.sh "$glibc" "$resources"/io/forebay/native/*/*.so
+fi
 ls -l dist/bin/* dist/forebay-spark.jar

@@ -5,9 +5,10 @@
 #   ./setup.sh --spark 4.3.0 --spark 3.5.9      and these Spark lines, each in its own Python environment
 #   ./setup.sh --check                          and what looks at licences and makes wheels and lists of components (25 MB)
 #   ./setup.sh --dist                           and the cross compiler that `make dist` uses
+#   ./setup.sh --release                        and what `make release` makes images with (Debian's buildah, podman and mmdebstrap; as root)
 #   ./setup.sh --stores                         and object stores that tests start (300 MB; those whose language is not here are skipped)
 #   ./setup.sh --disks                          and what makes disks fail on command in tests (as root; they are skipped elsewhere),
-#   .                                           and an emulator for processors that lack what the programs need
+#                                               and an emulator for processors that lack what the programs need
 #   ./setup.sh --charts                         and Helm with the schemas of Kubernetes, for the tests of deploy/ (360 MB)
 #   ./setup.sh --java 11                        and that Java runtime, 11 or 21, beside the one that builds (60 MB)
 #   ./setup.sh --cluster                        and a Kubernetes for tests (as root; built from Go modules and Debian's containerd:
@@ -41,6 +42,7 @@ lines=()
 runtimes=()
 check=false
 dist=false
+release=false
 stores=false
 disks=false
 charts=false
@@ -54,13 +56,14 @@ while [ $# -gt 0 ]; do
       runtimes+=("$2"); shift ;;
     --check) check=true ;;
     --dist) dist=true ;;
+    --release) dist=true; release=true ;;
     --stores) stores=true ;;
     --disks) disks=true ;;
     --charts) charts=true ;;
     --cluster) cluster=true ;;
     --env) env_only=true ;;
     --) shift; command=("$@"); break ;;
-    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,/^set /{s/^#$//p;s/^# //p}' "$0"; exit 0 ;;
     *) echo "setup.sh: unknown argument '$1' (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -179,6 +182,18 @@ install_disks() {
   fi
 }
 
+# Images are made of files and Debian's packages; nothing of them is run, but by tests.
+install_release() {
+  local packages=(buildah podman runc mmdebstrap binutils qemu-user) program
+  for program in buildah podman runc mmdebstrap strip qemu-aarch64; do
+    command -v "$program" >/dev/null && continue
+    say "installing with apt-get: ${packages[*]}"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >&2 8>&- && return
+    say "no images: apt-get failed; as root on Debian or Ubuntu: apt-get install ${packages[*]}"
+    return
+  done
+}
+
 # Beside the programs in the cache, what runs them; the tests say what is missing, and are skipped.
 install_cluster() {
   if [ "$(id -u)" != 0 ]; then
@@ -220,6 +235,7 @@ prepare() {
     [ -x "$cache/dist-tools/bin/cargo-zigbuild" ] || say "cross compiler: ${dist_tools[*]} (100 MB)"
     venv "$cache/dist-tools" "${dist_tools[@]}"
   fi
+  if $release; then install_release; fi
   if $stores; then install_stores; fi
   if $disks; then install_disks; fi
   if $charts; then

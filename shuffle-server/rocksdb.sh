@@ -6,16 +6,40 @@
 # The archive's name carries the crate's version and the compiler's, so a new one of either builds its own.
 # Without this cache a plain `cargo build` still works; it only takes longer.
 #
-# Usage: rocksdb.sh [--if-built] CACHE_DIR     then: ROCKSDB_LIB_DIR=<printed dir> ROCKSDB_STATIC=1 cargo build
-#   --if-built   builds nothing; prints nothing when the archive is not there
+# Usage: rocksdb.sh [--if-built] [--release MACHINE] CACHE_DIR     then: ROCKSDB_LIB_DIR=<printed dir> ROCKSDB_STATIC=1 cargo build
+#   --if-built          builds nothing; prints nothing when the archive is not there
+#   --release MACHINE   what is given to others (`make release`): for x86_64 or aarch64, compiled by zig against glibc 2.17 and its own
+#                       C++ library; python-zig, of `setup.sh --dist`, must be on the PATH
 set -euo pipefail
 
+usage='usage: rocksdb.sh [--if-built] [--release MACHINE] CACHE_DIR'
 if_built=false
-if [ "${1:-}" = --if-built ]; then
-  if_built=true
+machine=$(uname -m)
+compiler=(g++)
+archiver=(ar)
+version=$(g++ -dumpfullversion)
+speed="" # instructions for checksums; what lacks them is told so at the start (cpu.c), or RocksDB looks itself (aarch64)
+case $machine in x86_64) speed="-msse4.2 -mpclmul" ;; esac
+while [[ ${1:-} == --* ]]; do
+  case $1 in
+    --if-built) if_built=true ;;
+    --release)
+      machine=${2:?$usage}
+      shift
+      compiler=(python-zig c++ -target "$machine-linux-gnu.2.17")
+      archiver=(python-zig ar)
+      version="zig $(python-zig version)"
+      case $machine in
+        x86_64) speed="-g0 -mcpu=x86_64_v2+pclmul" ;; # zig would add debug information by itself
+        aarch64) speed="-g0 -mcpu=generic+crc+crypto" ;;
+        *) echo "rocksdb.sh: no release for '$machine': x86_64 or aarch64" >&2; exit 2 ;;
+      esac
+      ;;
+    *) echo "$usage" >&2; exit 2 ;;
+  esac
   shift
-fi
-cache=${1:?usage: rocksdb.sh [--if-built] CACHE_DIR}
+done
+cache=${1:?$usage}
 root=$(cd "$(dirname "$0")/.." && pwd)
 manifest=$(cargo metadata --manifest-path "$root/Cargo.toml" --format-version 1 --locked |
   python3 -c 'import json, sys
@@ -24,8 +48,8 @@ source_dir=$(dirname "$manifest")
 flags="-DNDEBUG=1 -DHAVE_ALIGNED_NEW -DHAVE_UINT128_EXTENSION -DOS_LINUX -DROCKSDB_PLATFORM_POSIX -DROCKSDB_LIB_IO_POSIX
  -DROCKSDB_SCHED_GETCPU_PRESENT -DROCKSDB_AUXV_GETAUXVAL_PRESENT -DROCKSDB_FALLOCATE_PRESENT -DROCKSDB_RANGESYNC_PRESENT
  -std=c++20 -include cstdint -w -ffunction-sections -fdata-sections -fPIC -O2"
-case $(uname -m) in x86_64) flags="$flags -msse4.2 -mpclmul" ;; esac
-id=$(printf '%s\n%s\n%s\n' "$flags" "$(g++ -dumpfullversion)" "$(uname -m)" | sha256sum | cut -c1-12)
+[ -z "$speed" ] || flags="$flags $speed"
+id=$(printf '%s\n%s\n%s\n' "$flags" "$version" "$machine" | sha256sum | cut -c1-12)
 out="$cache/$(basename "$source_dir")-$id"
 
 if [ -s "$out/librocksdb.a" ]; then
@@ -57,7 +81,7 @@ for _, folder in itertools.groupby(files, key=os.path.dirname):
 PY
   cp "$source_dir/build_version.cc" "$units/version.cc"
   total=$(ls "$units"/*.cc | wc -l)
-  echo "building RocksDB once for this machine: $total units on $(nproc) cores, about 5 minutes on 2 (kept in $out)" >&2
+  echo "building RocksDB once for $machine ($version): $total units on $(nproc) cores, about 5 minutes on 2 (kept in $out)" >&2
   (
     while sleep 20; do echo "  RocksDB: $(ls "$units"/*.o 2>/dev/null | wc -l) of $total units" >&2; done
   ) 9>&- &
@@ -65,9 +89,9 @@ PY
   # "No such process" must not be what this script ends with.
   trap 'kill $ticker 2>/dev/null || true; rm -rf "$units"' EXIT
   # shellcheck disable=SC2086 # the flags are words
-  ls -S "$units"/*.cc | xargs -P "$(nproc)" -I{} g++ -I"$source_dir/rocksdb/include" -I"$source_dir/rocksdb" -I"$source_dir" $(echo $flags) -c {} -o {}.o
+  ls -S "$units"/*.cc | xargs -P "$(nproc)" -I{} "${compiler[@]}" -I"$source_dir/rocksdb/include" -I"$source_dir/rocksdb" -I"$source_dir" $(echo $flags) -c {} -o {}.o
   kill $ticker 2>/dev/null || true
-  ar rcs "$units/librocksdb.a" "$units"/*.o
+  "${archiver[@]}" rcs "$units/librocksdb.a" "$units"/*.o
   mkdir -p "$out"
   mv "$units/librocksdb.a" "$out/librocksdb.a"
 fi

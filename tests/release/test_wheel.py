@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,16 @@ def processes(folder: Path) -> list[str]:
         if any(word.startswith(os.fsencode(f"{folder}/")) for word in command):
             found.append(b" ".join(command).decode())
     return found
+
+
+@contextmanager
+def typed(command: list, **options):
+    """A program as a person starts it; a test that fails does not wait for it for ever."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, **options) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def until_gone(folder: Path):
@@ -151,7 +162,7 @@ def test_a_state_file_that_others_may_write_is_not_believed(venv, own, tmp_path)
 def test_a_dev_server_leaves_nothing(venv, own, tmp_path, end):
     """Also of what was typed when that is killed and can do nothing more."""
     command = [venv / "bin/forebay", "dev", "--port", "0"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=own) as dev:
+    with typed(command, text=True, env=own) as dev:
         text = ""
         while "forebay.conf()" not in text:
             line = dev.stdout.readline()
@@ -169,7 +180,7 @@ def test_a_dev_server_leaves_nothing(venv, own, tmp_path, end):
 
 @pytest.mark.parametrize("which", ["keep", "server"])
 def test_a_dev_server_of_which_a_part_is_killed_ends_and_leaves_nothing(venv, own, tmp_path, which):
-    with subprocess.Popen([venv / "bin/forebay", "dev", "--json", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=own) as dev:
+    with typed([venv / "bin/forebay", "dev", "--json", "--port", "0"], stderr=subprocess.PIPE, env=own) as dev:
         assert dev.stdout.readline().startswith(b"{")
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
@@ -186,7 +197,7 @@ def test_a_dev_server_of_which_a_part_is_killed_ends_and_leaves_nothing(venv, ow
 
 def test_a_dev_server_under_nohup_outlives_its_terminal(venv, own, tmp_path):
     command = ["nohup", venv / "bin/forebay", "dev", "--json", "--port", "0"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=own) as dev:
+    with typed(command, stderr=subprocess.DEVNULL, env=own) as dev:
         assert dev.stdout.readline().startswith(b"{")
         dev.send_signal(signal.SIGHUP)
         # It answers after the signal, so it has outlived it.
@@ -208,16 +219,18 @@ def test_spark_answers_over_the_dev_server(venv, own, tmp_path):
     """The way of README: the settings of `forebay.conf()` in a builder, and rows that went through the server."""
     site = next((CACHE / f"pyspark-{SPARK}").glob("lib/python3*/site-packages"))
     code = """
-import forebay, urllib.request
+import forebay, json, os, re, urllib.request
 from pyspark.sql import SparkSession
 with forebay.dev() as conf:
     builder = SparkSession.builder.master("local[2]").config(map=conf).config("spark.ui.enabled", "false").config("spark.driver.host", "127.0.0.1")
     spark = builder.config("spark.sql.shuffle.partitions", "4").getOrCreate()
-    assert spark.sparkContext._jvm.org.apache.spark.SparkEnv.get().shuffleManager().getClass().getName() == conf["spark.shuffle.manager"]
     print(spark.range(100000).selectExpr("id % 7 AS k").groupBy("k").count().selectExpr("sum(count)", "count(*)").collect()[0])
+    state = json.load(open(os.path.join(os.environ["XDG_RUNTIME_DIR"], f"forebay-dev-{os.getuid()}.json")))
+    metrics = urllib.request.urlopen(f"http://{state['admin']}/metrics").read().decode()
+    print("pushed", sum(float(value) for value in re.findall(r"^\\w+_pushed_bytes_total(?:{.*})? (.+)$", metrics, re.M)) > 0)
     spark.stop()
 """
     said = python(venv, code, {**own, "PYTHONPATH": str(site), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_DIRS": str(tmp_path)})
-    assert said.strip() == "Row(sum(count)=100000, count(1)=7)"
+    assert said.splitlines() == ["Row(sum(count)=100000, count(1)=7)", "pushed True"]
     assert [path for path in tmp_path.iterdir() if path.name.startswith("forebay-")] == []
     shutil.rmtree(tmp_path)

@@ -9,7 +9,7 @@
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Write},
     net::TcpListener,
     os::unix::{
         fs::{DirBuilderExt, OpenOptionsExt},
@@ -101,6 +101,7 @@ fn serve(dev: &Dev) -> Result<(), String> {
         let listen = |kind| signal(kind).map_err(|error| format!("listen for signals: {error}"));
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut child = listen(SignalKind::child())?;
         // Under nohup it is to outlive its terminal.
         let mut hang_up = match ignores(Signal::HUP) {
             false => Some(listen(SignalKind::hangup())?),
@@ -114,6 +115,8 @@ fn serve(dev: &Dev) -> Result<(), String> {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
+                // Its pipe does not tell: the server has that too.
+                _ = child.recv() => if keeper.has_ended() { break Err(log_of(&folder.0)) },
                 _ = async { match &mut hang_up { Some(hang_up) => hang_up.recv().await, None => std::future::pending().await } } => break Ok(()),
                 event = happened.recv() => match event {
                     Some(Event::Ready(line)) => {
@@ -169,6 +172,10 @@ impl Keeper {
             });
         }
         Ok(Self(child))
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
     }
 
     /// The keeper ends the server when its stdin ends. If the keeper is what was killed, the server is still in its group.
@@ -328,7 +335,7 @@ fn keep(dev: &Dev, folder: &Path) -> Result<(), String> {
     let pid = server.id();
     thread::spawn(move || {
         // Whatever is read: only the end matters.
-        let _ = io::copy(&mut io::stdin().take(u64::MAX), &mut io::sink());
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
         let _ = tell.send(None);
     });
     thread::spawn(move || {
