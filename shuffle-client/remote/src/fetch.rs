@@ -4,7 +4,8 @@
 //! [`READ`] bytes. The summary is summed over the footers of all objects that overlap the partitions, also of those before a cursor.
 //!
 //! What is broken costs the attempts that it is of, which the summary says are lost: the one whose block does not pass its checksum,
-//! those that a section has whose table does not, those of a whole generation if an object's footer cannot be read.
+//! those that a section has whose table does not, those of a whole generation if an object's footer cannot be read, or if the object
+//! is gone or cut short: a lifecycle rule, or a person, has removed it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -321,16 +322,19 @@ impl Fetch {
             range,
         } = planned;
         let store = &self.remote.store;
-        let read = store.get_range(key, range.clone()).await;
-        if let Err(Error::NotFound { .. }) = &read {
-            // What named it was deleted since, and may be there anew.
-            let place = &self.chain.place;
-            self.remote.forget(&place.app, Some(place.shuffle));
-        }
-        let mut bytes = read?;
+        let generation = self.position.generation;
+        let mut bytes = match store.get_range(key, range.clone()).await {
+            Ok(bytes) => bytes,
+            Err(error @ (Error::NotFound { .. } | Error::Corrupt { .. })) => {
+                self.lose(generation, &error);
+                self.section = u32::MAX;
+                self.planned = None;
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
         let mut again = true;
         let mut ready = VecDeque::new();
-        let generation = self.position.generation;
         for (index, section) in sections {
             let start = (section.offset - range.start) as usize;
             // Known to end, or it would not have been planned.
@@ -450,15 +454,27 @@ impl Fetch {
                 self.objects[at].2 = Some(footer.clone());
                 Ok(Some(footer))
             }
-            Err(error @ Error::Corrupt { .. }) => {
-                tracing::warn!(%error, "the index of an object is broken: the attempts of its generation are lost");
-                let part = self.chain.part(generation).into_iter();
-                for attempt in part.flat_map(|part| &part.attempts) {
-                    self.lost.insert(attempt.owner, error.to_string());
-                }
+            Err(error @ (Error::NotFound { .. } | Error::Corrupt { .. })) => {
+                self.lose(generation, &error);
                 Ok(None)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// An object of a generation is not there, or not whole: what is read from it is lost.
+    fn lose(&mut self, generation: u32, error: &Error) {
+        if let Error::NotFound { .. } = error {
+            // What named it was deleted since, and may be there anew.
+            let place = &self.chain.place;
+            self.remote.forget(&place.app, Some(place.shuffle));
+        }
+        tracing::warn!(%error, "an object is gone or broken: the attempts of its generation are lost");
+        let part = self.chain.part(generation).into_iter();
+        for attempt in part.flat_map(|part| &part.attempts) {
+            if self.chain.counts(attempt.owner, generation) {
+                self.lost.insert(attempt.owner, error.to_string());
+            }
         }
     }
 

@@ -48,6 +48,8 @@ const LANE: usize = 32;
 pub(super) const PART: usize = 8 << 20;
 /// Parts of one upload that are under way at the same time, each in memory.
 const PARTS: usize = 4;
+/// How long a range that could not be read waits to hear how long its object is.
+const LENGTH: Duration = Duration::from_secs(5);
 
 /// An object store, below a prefix.
 pub struct Store {
@@ -298,15 +300,29 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Some of an object, all of which must be there.
+    /// Some of an object, all of which must be there: one that is shorter is [`Error::Corrupt`], and not a store that fails.
     pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes, Error> {
-        let _permit = self.permit().await;
+        let permit = self.permit().await;
         let path = self.path(key);
         // In a directory this takes a thread that may block once; `get_range` takes one to open the file and one to read.
         let ranges = std::slice::from_ref(&range);
         let got = self.inner.get_ranges(&path, ranges).await;
         let got = got.map(|mut ranges| ranges.pop().unwrap_or_default());
-        let bytes = self.done("get", key, got)?;
+        let bytes = match self.done("get", key, got) {
+            Ok(bytes) => bytes,
+            Err(error @ Error::Store { .. }) => {
+                drop(permit);
+                // Stores have many words for a range that is not there.
+                return match tokio::time::timeout(LENGTH, self.size(key)).await {
+                    Ok(Ok(length)) if length < range.end => Err(Error::Corrupt {
+                        key: path.to_string(),
+                        reason: format!("it has {length} bytes, and bytes {range:?} are asked for"),
+                    }),
+                    _ => Err(error),
+                };
+            }
+            Err(error) => return Err(error),
+        };
         self.meter.received(bytes.len() as u64);
         if bytes.len() as u64 != range.end - range.start {
             return Err(Error::Corrupt {

@@ -307,6 +307,49 @@ async fn a_flipped_bit_in_an_object_costs_the_attempts_that_it_is_of() {
     }
 }
 
+#[tokio::test]
+async fn an_object_that_is_gone_or_cut_short_costs_the_attempts_that_it_is_of() {
+    let write = async || {
+        let mut writer = Writer::new();
+        let entry = writer.write([1, 2, 3], &[]).await;
+        writer.write([4], &[]).await;
+        (writer, entry)
+    };
+    let (_, entry) = write().await;
+    let (footer, length) = (entry.footer as usize, entry.length as usize);
+    for known in [false, true] {
+        for cut in [
+            None,
+            Some(0),
+            Some(HEADER + 1),
+            Some(footer),
+            Some(length - 1),
+        ] {
+            let (writer, entry) = write().await;
+            let key = keys::object(&place(), 1, 0, entry.nonce);
+            let (remote, ..) = writer.stranger();
+            if known {
+                // Its index too.
+                assert_eq!(served(&remote).await.0, [1, 2, 3, 4]);
+            }
+            let bytes = remote.store.get(&key).await.expect("there");
+            match cut {
+                None => remote.store.delete(&key).await.expect("deleted"),
+                Some(length) => {
+                    let put = remote.store.put(&key, bytes.slice(..length), false);
+                    put.await.expect("cut short");
+                }
+            }
+            let (whole, lost) = served(&remote).await;
+            match (known, cut) {
+                // All that is read of it is before that.
+                (true, Some(length)) if length >= footer => assert_eq!(whole, [1, 2, 3, 4]),
+                _ => assert_eq!((whole, lost), (vec![4], vec![1, 2, 3]), "{known} {cut:?}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn what_lacks_something_of_what_it_replaces_is_not_made() {
     let part = |generation, attempts: &[u64]| manifest::Part {
