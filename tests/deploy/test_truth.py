@@ -46,7 +46,9 @@ def test_helm_test_runs_against_a_server(tmp_path):
         for container in one({"replicas": 1}, "Pod")["spec"]["containers"]:
             command = [part.replace("forebay-0.forebay:7401", server.admin).replace("forebay-0.forebay:7400", server.data) for part in container["command"]]
             command[0] = command[0].replace("/usr/local/bin", str(BIN))
-            told = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            # The image may have no certificates, and these are no questions for them.
+            bare = {"SSL_CERT_FILE": "/dev/null", "SSL_CERT_DIR": "/nowhere"}
+            told = subprocess.run(command, env=bare, capture_output=True, text=True, timeout=120)
             assert told.returncode == 0, told.stderr
 
 

@@ -40,9 +40,11 @@ impl<'a> Admin<'a> {
     fn of(server: &'a str) -> Result<Self, String> {
         // The client wants one, also for what is not encrypted.
         shuffle_remote::provide_tls();
-        // Servers are near; what a proxy of the environment makes of them is not asked for.
+        // Servers are near; what a proxy of the environment makes of them is not asked for. Nor is a certificate, and an image may
+        // have none: a client that looks for the machine's own cannot be made there.
         let client = Client::builder()
             .no_proxy()
+            .tls_certs_only(std::iter::empty())
             .connect_timeout(PATIENCE)
             .build();
         let client = client.map_err(|error| format!("make an HTTP client: {error}"))?;
