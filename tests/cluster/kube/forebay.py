@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from harness.places import CLI, JAR, ROOT, SERVER
+from harness.places import BENCH, CLI, JAR, ROOT, SERVER
 from harness.run import wait_until
 from kube import oci
 from kube.cluster import Cluster
@@ -22,7 +22,7 @@ def image(archive: Path, tag: str):
         oci.named(archive, Path(released), f"{REPOSITORY}:{tag}")
         return
     programs = {"/usr/share/forebay/forebay-spark.jar": JAR}
-    for program in (SERVER, CLI):  # without what only debuggers read, most of their size
+    for program in (SERVER, CLI, BENCH):  # without what only debuggers read, most of their size
         stripped = archive.with_suffix(f".{program.name}")
         subprocess.run(["strip", "-o", stripped, program], check=True)
         programs[f"/usr/local/bin/{program.name}"] = stripped

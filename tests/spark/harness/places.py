@@ -13,6 +13,7 @@ CACHE = Path(
 )
 SERVER = TARGET / "release" / "forebay-server"
 CLI = TARGET / "release" / "forebay"
+BENCH = TARGET / "release" / "forebay-bench"
 JAR = ROOT / "jvm-bridge" / "target" / "forebay-spark.jar"
 
 
