@@ -58,7 +58,7 @@ gcc -static -Os -s -o "$dir/bin/pause" "$here/programs/pause.c"
   cd "$dir/building"
   for package in "${packages[@]}"; do
     # A package list older than the archive names files that are gone.
-    apt-get download -qq "$package" >&2 || { apt-get update -qq >&2 && apt-get download -qq "$package" >&2; }
+    apt-get -o APT::Sandbox::User=root download -qq "$package" >&2 || { apt-get update -qq >&2 && apt-get -o APT::Sandbox::User=root download -qq "$package" >&2; }
     dpkg-deb -x "$package"_*.deb debian
   done
 )

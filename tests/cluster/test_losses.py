@@ -10,7 +10,9 @@ from kube.spark import Outside
 from kube.underway import Underway
 
 pytestmark = pytest.mark.long
-CONF = {"spark.sql.adaptive.enabled": "true", "spark.kubernetes.allocation.executor.timeout": "60s"}
+CONF = {"spark.kubernetes.allocation.executor.timeout": "60s"}
+# A driver believes the API server, which says of a lost node's pods for minutes that they run; unless no heartbeat comes.
+LOST = CONF | {"spark.network.timeout": "60s", "spark.forebay.retryDeadline": "60s"}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_rollout_restart_between_the_stages(cluster, stored, app, own_answer):
 
 
 def test_node_dies_and_what_it_acknowledged_is_in_the_store(cluster, stored, line, own_answer):
-    app = Outside(cluster, line, "objects", stored.servers, CONF | {"spark.forebay.durability": "object", "spark.forebay.retryDeadline": "60s"})
+    app = Outside(cluster, line, "objects", stored.servers, LOST | {"spark.forebay.durability": "object"})
     node_dies(cluster, app, own_answer, "n2")
     app.stop()
     stored.ready()
@@ -109,7 +111,7 @@ def test_node_dies_and_what_it_acknowledged_is_in_the_store(cluster, stored, lin
 
 def test_node_dies_and_its_mirror_is_on_the_other(cluster, line, own_answer):
     mirrored = Forebay(cluster, "mirrored", replicas=3).install()
-    app = Outside(cluster, line, "mirrors", mirrored.servers, CONF | {"spark.forebay.durability": "mirror", "spark.forebay.retryDeadline": "60s"})
+    app = Outside(cluster, line, "mirrors", mirrored.servers, LOST | {"spark.forebay.durability": "mirror"})
     nodes = [pod["spec"]["nodeName"] for pod in mirrored.pods()]
     node_dies(cluster, app, own_answer, min(cluster.nodes, key=nodes.count))  # two are left, as mirrors need
     app.stop()

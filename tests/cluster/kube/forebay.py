@@ -12,7 +12,7 @@ from kube.cluster import Cluster
 
 CHART = ROOT / "deploy" / "helm" / "forebay"
 REPOSITORY = "localhost/forebay"
-METRICS = "shuffle_server_"  # what all names of the server's own begin with
+METRICS = "forebay_"  # what all names of the server's own begin with
 
 
 def image(archive: Path, tag: str):
@@ -37,6 +37,7 @@ class Forebay:
     def __init__(self, cluster: Cluster, name: str = "forebay", namespace: str = "default", **values):
         self.cluster, self.name, self.namespace = cluster, name, namespace
         self.values = {
+            "fullnameOverride": name,
             "image": {"repository": REPOSITORY, "tag": "1", "pullPolicy": "Never"},
             "memory": "1Gi",
             "drain": {"timeout": "60s"},

@@ -43,7 +43,7 @@ spec:
       env:
         - {name: FOREBAY_NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
   topologySpreadConstraints:
-    - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {spark-role: executor}}}
+    - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {spark-role: executor, spark-app-name: @APP@}}}
 """
 
 ACCOUNT = """
@@ -88,7 +88,7 @@ def mounts(run: Run, line: SparkLine) -> list[Path]:
     return sorted({path for path in wanted if not any(other in path.parents for other in wanted)})
 
 
-def conf(run: Run, line: SparkLine) -> dict[str, str]:
+def conf(run: Run, line: SparkLine, name: str) -> dict[str, str]:
     """What both kinds of application here have in common: where they run, and in pods of what."""
     settings = {
         "spark.master": f"k8s://{API}",
@@ -103,7 +103,7 @@ def conf(run: Run, line: SparkLine) -> dict[str, str]:
         "spark.kubernetes.container.image.pullPolicy": "Never",
         "spark.kubernetes.driver.request.cores": "50m",
         "spark.kubernetes.executor.request.cores": "50m",
-        "spark.kubernetes.executor.podTemplateFile": str(_template(run)),
+        "spark.kubernetes.executor.podTemplateFile": str(_template(run, name)),
         "spark.network.timeout": "240s",  # this machine has two cores for all of it
     }
     for number, path in enumerate(mounts(run, line)):
@@ -114,9 +114,9 @@ def conf(run: Run, line: SparkLine) -> dict[str, str]:
     return settings
 
 
-def _template(run: Run) -> Path:
-    file = run.dir / "executor.yaml"
-    file.write_text(EXECUTOR_POD)
+def _template(run: Run, name: str) -> Path:
+    file = run.dir / f"executor-{name}.yaml"
+    file.write_text(EXECUTOR_POD.replace("@APP@", name))
     return file
 
 
@@ -128,7 +128,7 @@ class Outside(Application):
     def __init__(self, cluster: Cluster, line: SparkLine, name: str, servers: str | None, extra: dict | None = None):
         self.prefix = [cluster.enter]
         self.cluster = cluster
-        settings = conf(cluster.run, line) | {"spark.kubernetes.executor.podNamePrefix": name}
+        settings = conf(cluster.run, line, name) | {"spark.kubernetes.executor.podNamePrefix": name}
         if servers:
             settings["spark.shuffle.manager"] = "io.forebay.spark.ForebayShuffleManager"
             settings["spark.forebay.servers"] = servers
@@ -145,7 +145,7 @@ class Outside(Application):
 def submit(cluster: Cluster, line: SparkLine, name: str, servers: str, arguments: list, extra: dict | None = None):
     """Cluster mode, as a person says it: driver and executors in pods. Starts it; `finished` waits for it."""
     class_path = f"{JAR}:{line.jobs_jar()}"
-    settings = conf(cluster.run, line) | {
+    settings = conf(cluster.run, line, name) | {
         "spark.driver.extraClassPath": class_path,
         "spark.executor.extraClassPath": class_path,
         "spark.driver.memory": "700m",

@@ -26,7 +26,9 @@ class Underway:
         return sum(where != "-" for where in self.app.call("map_locations", shuffles=new).values())
 
     def maps_done(self):
-        self.maps.result(900)
+        if self.maps:
+            self.maps.result(900)
+        self.maps = None
 
     def finish(self, own_answer) -> Counter:
         """The rest of it, with Spark's own answer; returns the maps that ran more than once, of which there should be none."""
