@@ -1,12 +1,17 @@
-"""Alerts and the dashboard: promtool reads them, and each alert comes when it should and not before."""
+"""Alerts and the dashboard: promtool reads them, each alert comes when it should and not before, and every metric is one that the
+server has.
+"""
 
 import json
 import os
+import re
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
-from chart import CHART, NAME, NAMESPACE, one, yaml
+from chart import CHART, NAME, NAMESPACE, ROOT, one, yaml
+from running import Running
 
 CACHE = Path(os.environ.get("FOREBAY_CACHE") or Path.home() / ".cache" / "forebay")
 PROMTOOL = CACHE / "prometheus" / "usr" / "bin" / "promtool"
@@ -84,3 +89,23 @@ def test_every_alert_comes_when_it_should_and_not_before(tmp_path):
 
 def _case(series: dict, cases: list) -> dict:
     return {"interval": "1m", "input_series": [{"series": name, "values": values} for name, values in series.items()], "promql_expr_test": cases}
+
+
+def named(text: str) -> str:
+    """With the prefix that all names have from 0.1.0 on; which one a server gives is for its own tests to hold."""
+    return text.replace("shuffle_server_", "forebay_")
+
+
+def test_every_metric_is_one_that_the_server_has(tmp_path):
+    with Running(tmp_path) as server, urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=10) as answer:
+        text = named(answer.read().decode())
+    names = set(re.findall(r"^([a-z_]+)(?:\{| )", text, re.MULTILINE)) | set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
+    states = set(re.findall(r'forebay_volume_state\{.*state="([a-z-]+)"', text))
+    documents = "".join(path.read_text() for path in (ROOT / "deploy").glob("*.md"))
+    for asking in (str(RULES), " ".join(expressions()), named(documents)):
+        asked = set(re.findall(r"\bforebay_[a-z_]+[a-z]\b", asking))
+        assert asked
+        for name in asked:
+            assert {name, name.removesuffix("_total"), re.sub("_(sum|count|bucket)$", "", name)} & names, name
+        for wanted in re.findall(r'state=~"([a-z|-]+)"', asking):
+            assert set(wanted.split("|")) <= states
