@@ -2,10 +2,14 @@
 
 import functools
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings the same
+    import tomli as tomllib
 
 try:
     import helm_python

@@ -2,10 +2,9 @@
 
 import re
 import subprocess
-import tomllib
 
 import pytest
-from chart import ROOT, objects, one, settings
+from chart import ROOT, objects, one, settings, tomllib
 from running import BIN, Running
 from sets import SETS
 
