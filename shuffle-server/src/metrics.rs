@@ -1,11 +1,13 @@
 //! What the server counts. One struct of handles, made once and passed to whoever counts; names are
-//! `shuffle_server_<thing>_<unit>[_total]`.
+//! `forebay_<thing>_<unit>[_total]`; of the process, `process_…` as everywhere.
 //!
 //! Labels are closed sets: a kind of failure, a data directory, a state. Never an id from the network. What is a state elsewhere
 //! (memory, volumes, apps) is not copied here but read when Prometheus asks: [`scrape`].
 
+mod process;
 mod remote;
 pub(crate) mod scrape;
+pub(crate) mod text;
 
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ pub use remote::RemoteMetrics;
 
 use crate::staging::Observer;
 
-const PREFIX: &str = "shuffle_server";
+const PREFIX: &str = "forebay";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct KindLabel {

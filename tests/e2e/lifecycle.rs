@@ -109,7 +109,8 @@ async fn probes_and_metrics_answer() {
         let (name, value) = line
             .rsplit_once(' ')
             .unwrap_or_else(|| panic!("not a metric: {line}"));
-        assert!(name.starts_with("shuffle_server_"), "{line}");
+        let known = ["forebay_", "process_"];
+        assert!(known.iter().any(|prefix| name.starts_with(prefix)), "{line}");
         assert!(value.parse::<f64>().is_ok(), "{line}");
         assert!(!line.contains("app-1"), "an id in a label: {line}");
         names += 1;

@@ -77,7 +77,7 @@ async fn far_more_pushers_than_memory_all_succeed() {
         let (status, metrics) = raw::get(server.admin(), "/metrics").await;
         assert_eq!(status, 200);
         assert!(
-            metrics.contains("shuffle_server_memory"),
+            metrics.contains("forebay_memory"),
             "no metric of the memory: {metrics}"
         );
     }

@@ -19,6 +19,7 @@ mod admin;
 mod ended;
 mod freed;
 mod looked_into;
+mod metrics;
 mod stores;
 
 const SHAPE: Shape = Shape {

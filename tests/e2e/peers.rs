@@ -46,7 +46,7 @@ fn large(app: &App, map: u32) -> (Bytes, Bytes) {
 
 async fn met(server: &Server, limit: &str) -> f64 {
     let (_, metrics) = raw::get(server.admin(), "/metrics").await;
-    let name = format!("shuffle_server_limits_total{{limit=\"{limit}\"}} ");
+    let name = format!("forebay_limits_total{{limit=\"{limit}\"}} ");
     let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
     line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
 }

@@ -32,7 +32,7 @@ async fn counter(server: &Server, name: &str) -> u64 {
     let (_, text) = raw::get(server.admin(), "/metrics").await;
     let values = text
         .lines()
-        .filter(|line| line.starts_with(&format!("shuffle_server_{name}")));
+        .filter(|line| line.starts_with(&format!("forebay_{name}")));
     let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
     values.map(value).sum::<f64>() as u64
 }

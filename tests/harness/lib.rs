@@ -43,6 +43,7 @@ pub use stores::Endpoint;
 use std::{
     future::Future,
     io::Write,
+    path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -60,6 +61,14 @@ pub fn skipped(why: &str) {
     let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
     // Not by a macro: what those print is shown of failed tests only.
     let _ = writeln!(std::io::stderr(), "SKIPPED ({count}) {why}");
+}
+
+/// Where `setup.sh` keeps what tests start.
+pub fn cache() -> PathBuf {
+    std::env::var_os("FOREBAY_CACHE").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/forebay"),
+        PathBuf::from,
+    )
 }
 
 /// Waits for one step of a test.

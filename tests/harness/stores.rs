@@ -53,11 +53,7 @@ pub struct Endpoint {
 impl Kind {
     /// Where `setup.sh --stores` puts it.
     fn program(self) -> PathBuf {
-        let cache = std::env::var_os("FOREBAY_CACHE").map_or_else(
-            || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/forebay"),
-            PathBuf::from,
-        );
-        cache.join("stores").join(match self {
+        crate::cache().join("stores").join(match self {
             Kind::Versity => "bin/versitygw",
             Kind::Moto => "moto/bin/moto_server",
             Kind::Azurite => "azurite/node_modules/.bin/azurite-blob",

@@ -115,10 +115,10 @@ class Traffic:
     """Bytes that the servers count; their counters begin again when a server does."""
 
     KINDS = {
-        "in": "shuffle_server_pushed_bytes_total",
-        "out": "shuffle_server_fetched_bytes_total",
-        "written_back": "shuffle_server_written_back_bytes_total",
-        "saved": "shuffle_server_volume_saved_bytes_total",
+        "in": "forebay_pushed_bytes_total",
+        "out": "forebay_fetched_bytes_total",
+        "written_back": "forebay_written_back_bytes_total",
+        "saved": "forebay_volume_saved_bytes_total",
     }
 
     def __init__(self, servers):
@@ -176,7 +176,7 @@ def demo(options, line: SparkLine, progress: Progress, run: Run) -> dict:
     def lose():
         """Its process and its disk, once the servers have written all of the map stage back."""
         time.sleep(1)  # the servers look around four times a second
-        backlog = "shuffle_server_writeback_backlog_bytes"
+        backlog = "forebay_writeback_backlog_bytes"
         wait_until(lambda: not any(server.metric(backlog) for server in servers), 90, "the map stage is not written back")
         traffic.forget(servers[0])
         servers[0].kill()

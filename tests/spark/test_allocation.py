@@ -88,7 +88,7 @@ def look_after(app, server, batches) -> dict:
         moments.append(
             {
                 "shuffles": len({path.parent for path in server.shuffle_files() if path.suffix == ".seg"}),
-                "attempts": server.metric("shuffle_server_attempts"),
+                "attempts": server.metric("forebay_attempts"),
                 "descriptors": len(os.listdir(f"/proc/{server.process.pid}/fd")),
             }
         )

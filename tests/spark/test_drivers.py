@@ -44,7 +44,7 @@ def test_query_that_is_interrupted_while_the_application_registers_leaves_that_t
     answers = {outcome(app, name) for name in ("third", "fourth")}
     assert len(answers) == 1 and answers.pop().startswith("answer: ")
     app.stop()
-    wait_until(lambda: server.metric("shuffle_server_apps") == 0, 30, "the application is known still")
+    wait_until(lambda: server.metric("forebay_apps") == 0, 30, "the application is known still")
 
 
 @pytest.mark.long
@@ -92,5 +92,5 @@ def test_many_contexts_one_after_the_other_in_one_process_leave_nothing_behind(r
     (ours, files, threads), (ours_later, files_later, threads_later) = left
     assert ours == ours_later == 0
     assert files_later <= files + 15 and threads_later <= threads + 15, left
-    wait_until(lambda: server.metric("shuffle_server_apps") == 0, 30, "applications that ended are known still")
+    wait_until(lambda: server.metric("forebay_apps") == 0, 30, "applications that ended are known still")
     app.stop()

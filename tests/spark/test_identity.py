@@ -34,14 +34,14 @@ def test_driver_that_is_killed_and_started_again_under_its_id_gets_its_own_rows_
     """Outputs of the same sizes under the same numbers lie on the server still, and with a token file the same secret opens them.
     (On Spark 3 only Kubernetes and YARN let an id come again: the line has no part in it.)"""
     conf = {"spark.master": "local[2]", "spark.test.appId": "fixed"}
-    apps = server.metric("shuffle_server_apps")
+    apps = server.metric("forebay_apps")
     for number, secret in enumerate(["file", "file", "random", "random"]):
         app = started(run, newest, server, f"again-{number}", conf, secret)
         assert app.id == "fixed"
         base = 1000 * (number + 1)
         assert app.call("tagged", base=base) == [1000, base, base + 999, 1000 * base + 499_500]
         app.kill_driver()
-    assert server.metric("shuffle_server_apps") == apps + 4
+    assert server.metric("forebay_apps") == apps + 4
 
 
 @pytest.mark.long

@@ -53,7 +53,7 @@ def app(run, line, pool):
     wait_until(lambda: not any(server.shuffle_files() for server in pool), 30, "files were left")
     for server in pool:
         for gauge in ("apps", "attempts", "memory_used_bytes", "streams", "permits_waiting", "volume_used_bytes"):
-            wait_until(lambda: server.metric(f"shuffle_server_{gauge}") == 0, 30, f"{server.name}: {gauge} is not 0")
+            wait_until(lambda: server.metric(f"forebay_{gauge}") == 0, 30, f"{server.name}: {gauge} is not 0")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_applications_of_two_lines_share_the_servers(run, lines):
             assert calls[0].result() == calls[1].result()
         before = sum(server.shuffle_bytes() for server in servers)
         old.stop()
-        wait_until(lambda: all(server.metric("shuffle_server_apps") == 1 for server in servers), 30, "the first app did not go")
+        wait_until(lambda: all(server.metric("forebay_apps") == 1 for server in servers), 30, "the first app did not go")
         assert 0 < sum(server.shuffle_bytes() for server in servers) < before
         assert new.call("run_reduces", name="shared") == answers[1]
         assert new.maps_rerun() == {}

@@ -242,9 +242,9 @@ def test_flipped_bit_costs_nothing_where_the_store_has_a_good_copy(run, line, ow
     server = Server(run, f"{line.version}-flipped-stored", flags=("--remote", store.as_uri())).start()
     app = Application(run, line, f"flipped-stored-{line.version}", [server], CONF | {"spark.forebay.writeback.policy": "eager"})
     loss = Loss(app, own_answer, "flipped stored", reduces=6, **LARGE)
-    pushed = server.metric("shuffle_server_pushed_bytes_total")
+    pushed = server.metric("forebay_pushed_bytes_total")
     assert pushed > 0
-    wait_until(lambda: server.metric("shuffle_server_written_back_bytes_total") >= pushed, 60, "not all is written back")
+    wait_until(lambda: server.metric("forebay_written_back_bytes_total") >= pushed, 60, "not all is written back")
     flip(server)
     assert app.call("run_reduces", name=loss.name) == loss.expected
     assert app.maps_rerun() == loss.before
@@ -259,8 +259,8 @@ def test_bit_that_is_bad_on_the_disk_and_in_the_store_costs_one_map(run, line, o
     server = Server(run, f"{line.version}-flipped-both", flags=("--remote", store.as_uri())).start()
     app = Application(run, line, f"flipped-both-{line.version}", [server], CONF | {"spark.forebay.writeback.policy": "eager"})
     loss = Loss(app, own_answer, "flipped both", reduces=6, **LARGE)
-    pushed = server.metric("shuffle_server_pushed_bytes_total")
-    wait_until(lambda: server.metric("shuffle_server_written_back_bytes_total") >= pushed > 0, 60, "not all is written back")
+    pushed = server.metric("forebay_pushed_bytes_total")
+    wait_until(lambda: server.metric("forebay_written_back_bytes_total") >= pushed > 0, 60, "not all is written back")
     [were] = flip(server)
     flip_there_too(store, were)
     assert app.call("run_reduces", name=loss.name) == loss.expected

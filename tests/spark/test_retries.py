@@ -188,17 +188,17 @@ def test_shuffle_whose_storage_was_freed_is_written_again_when_it_is_read_again(
 @pytest.mark.parametrize("first", [0, 1])
 def test_two_attempts_of_a_map_write_at_once_and_one_is_read(app, one_disk, two_disks, own_answer, gates, first):
     """A stage is tried again while a task of its first try is still at work; either may be the first to end."""
-    committed = sum(server.metric("shuffle_server_commits_total") for server in (one_disk, two_disks))
+    committed = sum(server.metric("forebay_commits_total") for server in (one_disk, two_disks))
     job = app.start_call("retry", job="twoAttempts", gates=str(gates))
     gates.reached("at-reader-1", "attempt-0")
-    lost_commits = one_disk.metric("shuffle_server_commits_total")
+    lost_commits = one_disk.metric("forebay_commits_total")
     one_disk.restart(empty=True)
     gates.open("reader")
     gates.reached("attempt-1")
     gates.open(f"writer-{first}")
 
     def now():
-        return sum(server.metric("shuffle_server_commits_total") for server in (one_disk, two_disks)) + lost_commits - committed
+        return sum(server.metric("forebay_commits_total") for server in (one_disk, two_disks)) + lost_commits - committed
 
     before = now()
     wait_until(lambda: now() > before, 180, "the first of the two did not commit")

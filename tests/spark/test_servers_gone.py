@@ -31,7 +31,7 @@ class Pool:
 
     def total(self, metric: str) -> float:
         alive = [server for server in self.servers if server.is_running()]
-        return sum(server.metric(f"shuffle_server_{metric}") for server in alive)
+        return sum(server.metric(f"forebay_{metric}") for server in alive)
 
     def drain(self, server: Server):
         """As Kubernetes ends a pod whose disk goes with it."""

@@ -54,7 +54,7 @@ def test_driver_that_stands_still_for_longer_than_its_lease_between_two_stages(r
     loss = Loss(app, own_answer, "lapsed", reduces=1)
     assert len(loss.volumes()) > 4, loss.where
     with standing_still(driver(app)):
-        wait_until(lambda: many_disks.metric("shuffle_server_apps") == 0, 20 * LEASE, "the lease does not run out")
+        wait_until(lambda: many_disks.metric("forebay_apps") == 0, 20 * LEASE, "the lease does not run out")
     assert app.call("run_reduces", name="lapsed") == loss.expected
     assert {number for _, number in app.maps_rerun() - loss.before} == set(range(72))
     app.stop()
@@ -104,4 +104,4 @@ def test_application_that_is_stopped_in_the_middle_of_a_stage_leaves_nothing(run
     with pytest.raises(CallFailed, match="shut down|stopped"):
         job.result()
     app.stop()
-    wait_until(lambda: many_disks.metric("shuffle_server_apps") == 0 and not many_disks.shuffle_files(), 60, "something was left")
+    wait_until(lambda: many_disks.metric("forebay_apps") == 0 and not many_disks.shuffle_files(), 60, "something was left")

@@ -1,4 +1,4 @@
-//! The text that Prometheus reads: what was counted, and what the server is in at this moment.
+//! What Prometheus reads: what was counted, and what the server is in at this moment.
 
 use std::sync::atomic::AtomicU64;
 
@@ -11,12 +11,22 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{Metrics, PREFIX, add, add_unit};
+use super::{
+    Metrics, PREFIX, add, add_unit, process,
+    text::{Format, to_text},
+};
 use crate::{
+    release,
     service::state::{State, VolumeState},
     staging::Health,
     staging::StatsSnapshot,
 };
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+    commit: &'static str,
+}
 
 type Size = Gauge<u64, AtomicU64>;
 
@@ -106,16 +116,21 @@ const VOLUME_COUNTS: [Count; 15] = [
     ),
 ];
 
-/// In the OpenMetrics text format.
-pub(crate) fn render(metrics: &Metrics, state: &State) -> String {
-    let mut text = String::new();
+/// All of it, in this format.
+pub(crate) fn render(metrics: &Metrics, state: &State, format: Format) -> String {
+    let mut open_metrics = String::new();
     let current = registry(state);
-    [&metrics.registry, &current]
+    let mut own = Registry::default();
+    process::register(&mut own);
+    [&metrics.registry, &current, &own]
         .into_iter()
-        .try_for_each(|registry| encode_registry(&mut text, registry))
-        .and_then(|()| encode_eof(&mut text))
+        .try_for_each(|registry| encode_registry(&mut open_metrics, registry))
+        .and_then(|()| encode_eof(&mut open_metrics))
         .expect("a String takes all");
-    text
+    match format {
+        Format::OpenMetrics => open_metrics,
+        Format::Text => to_text(&open_metrics),
+    }
 }
 
 fn registry(state: &State) -> Registry {
@@ -147,7 +162,22 @@ fn registry(state: &State) -> Registry {
         "Memory there is for pushed bytes (setting memory)",
         state.memory.limit,
     );
-    process(r);
+    if let Some(peak) = process::resident_peak() {
+        let help = "Largest resident memory of this process so far";
+        bytes(r, "memory_resident_peak", help, peak);
+    }
+    let build = Build {
+        version: release::VERSION,
+        commit: release::commit(),
+    };
+    add(
+        r,
+        "build_info",
+        "1, labelled with the build that runs",
+        Family::<Build, Size>::default(),
+    )
+    .get_or_create_owned(&build)
+    .set(1);
 
     let used = add_unit(
         r,
@@ -193,41 +223,6 @@ fn registry(state: &State) -> Registry {
         }
     }
     registry
-}
-
-/// This process, as the kernel counts it.
-fn process(registry: &mut Registry) {
-    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    let seconds = Counter::<f64, AtomicU64>::default();
-    seconds.inc_by(cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9);
-    registry.register_with_unit(
-        "process_cpu",
-        "CPU time of this process, user and system",
-        Unit::Seconds,
-        seconds,
-    );
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim()
-            .trim_end_matches(" kB")
-            .parse::<u64>()
-            .ok()
-            .map(|kib| kib << 10)
-    };
-    bytes(
-        registry,
-        "process_resident",
-        "Resident memory of this process",
-        resident("VmRSS:").unwrap_or(0),
-    );
-    let help = "Largest resident memory of this process so far";
-    bytes(
-        registry,
-        "process_resident_peak",
-        help,
-        resident("VmHWM:").unwrap_or(0),
-    );
 }
 
 fn size(registry: &mut Registry, name: &str, help: &str, value: u64) {

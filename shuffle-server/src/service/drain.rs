@@ -21,7 +21,7 @@ use crate::error::Refusal;
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Step {
     /// Nobody has asked for the end.
     #[default]
@@ -40,7 +40,7 @@ pub(crate) enum Step {
 
 /// How far it has got, for people and tools.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub(crate) struct Progress {
     pub(crate) draining: bool,
     pub(crate) step: Step,

@@ -15,7 +15,7 @@ use crate::error::Refusal;
 
 /// What went.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub(crate) struct Freed {
     /// On the disks and in the memory of this server.
     pub(crate) bytes: u64,

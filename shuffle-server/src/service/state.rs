@@ -12,7 +12,7 @@ use crate::staging::{Health, StatsSnapshot, Usage};
 
 /// See the module.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub(crate) struct State {
     pub(crate) version: &'static str,
     pub(crate) draining: bool,
@@ -29,7 +29,7 @@ pub(crate) struct State {
 
 /// Memory for pushed bytes.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub(crate) struct Memory {
     pub(crate) used: u64,
     pub(crate) limit: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Memory {
 
 /// One data directory.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub(crate) struct VolumeState {
     pub(crate) id: String,
     pub(crate) disk: String,
@@ -55,7 +55,7 @@ pub(crate) struct VolumeState {
 
 /// What an app holds on this server.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub(crate) struct AppState {
     pub(crate) app: String,
     pub(crate) shuffles: Vec<ShuffleState>,
@@ -63,7 +63,7 @@ pub(crate) struct AppState {
 
 /// What a shuffle holds on this server.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub(crate) struct ShuffleState {
     pub(crate) shuffle: u32,
     /// Committed ones.

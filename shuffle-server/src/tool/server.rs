@@ -24,7 +24,7 @@ struct Admin<'a> {
 
 /// What the server says of its drain; see `service::drain`.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 struct Progress {
     draining: bool,
     step: String,
@@ -248,8 +248,8 @@ fn status_text(server: &str, state: &Value, drain: &Progress) -> String {
         vec![
             text(volume, "id"),
             text(volume, "state"),
-            bytes(volume, "bytes-used"),
-            bytes(volume, "bytes-free"),
+            bytes(volume, "bytes_used"),
+            bytes(volume, "bytes_free"),
             text(volume, "attempts"),
             match volume.get("reason") {
                 Some(Value::String(reason)) => format!("{}: {reason}", text(volume, "disk")),

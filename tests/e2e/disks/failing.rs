@@ -105,7 +105,7 @@ impl Two {
         let (_, metrics) = raw::get(self.server.admin(), "/metrics").await;
         let disk = self.shaky.path().display().to_string();
         let lines = metrics.lines().filter(|line| {
-            line.starts_with("shuffle_server_volume_state{")
+            line.starts_with("forebay_volume_state{")
                 && line.contains(&disk)
                 && line.ends_with(" 1")
         });

@@ -53,7 +53,7 @@ impl Several {
         for (volume, dir) in described.iter().zip(self.server.dirs()) {
             let dir = dir.display().to_string();
             let line = metrics.lines().find(|line| {
-                line.starts_with("shuffle_server_volume_state{")
+                line.starts_with("forebay_volume_state{")
                     && line.contains(&dir)
                     && line.ends_with(" 1")
             });

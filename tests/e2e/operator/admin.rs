@@ -114,7 +114,7 @@ async fn connections_that_ask_nothing_do_not_use_up_the_files() {
         );
     }
     let (_, metrics) = raw::get(server.admin(), "/metrics").await;
-    let met = "shuffle_server_limits_total{limit=\"admin-connections\"} ";
+    let met = "forebay_limits_total{limit=\"admin-connections\"} ";
     let met = metrics.lines().find_map(|line| line.strip_prefix(met));
     let met: f64 = met.unwrap().parse().unwrap();
     assert!(met >= 200.0, "{met}");

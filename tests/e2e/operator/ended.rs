@@ -30,7 +30,7 @@ async fn a_drain_by_the_tool_does_what_sigterm_does_and_is_waited_for() {
     for word in [
         "\"draining\":false",
         "\"step\":\"serving\"",
-        &format!("\"bytes-left\":{}", oracle.bytes(&app, 0)),
+        &format!("\"bytes_left\":{}", oracle.bytes(&app, 0)),
     ] {
         assert!(before.contains(word), "{word}: {before}");
     }
@@ -49,7 +49,7 @@ async fn a_drain_by_the_tool_does_what_sigterm_does_and_is_waited_for() {
         "\"step\":\"pushes\"",
         "\"pushes\":1",
         "the admin port",
-        "\"time-left-ms\":",
+        "\"time_left_ms\":",
     ] {
         assert!(progress.contains(word), "{word}: {progress}");
     }
@@ -145,7 +145,7 @@ async fn a_drain_saves_what_is_staged_while_pushes_run_and_sends_them_elsewhere(
     let staged = oracle.bytes(&app, 0) + oracle.bytes(&app, 1) + oracle.bytes(&app, 2);
     let left = || async {
         let (_, progress) = raw::get(server.admin(), "/api/v1/drain").await;
-        let done = progress.contains("\"bytes-left\":0,") && progress.contains("\"needs-ms\":0");
+        let done = progress.contains("\"bytes_left\":0,") && progress.contains("\"needs_ms\":0");
         match done && progress.contains("\"step\":\"pushes\"") {
             true => Ok(progress),
             false => Err(progress),
@@ -154,7 +154,7 @@ async fn a_drain_saves_what_is_staged_while_pushes_run_and_sends_them_elsewhere(
     let progress = eventually(Duration::from_secs(9), left).await;
     assert!(progress.contains("\"pushes\":4"), "{progress}");
     let sent: u64 = progress
-        .split_once("\"bytes-sent\":")
+        .split_once("\"bytes_sent\":")
         .and_then(|(_, rest)| rest.split_once(',')?.0.parse().ok())
         .unwrap_or_else(|| panic!("{progress}"));
     assert!(sent >= staged, "{progress}");

@@ -114,10 +114,10 @@ class Server:
 
     def bytes_in(self) -> int:
         """Payload taken from clients since this process started."""
-        return int(self.metric("shuffle_server_pushed_bytes_total"))
+        return int(self.metric("forebay_pushed_bytes_total"))
 
     def bytes_out(self) -> int:
-        return int(self.metric("shuffle_server_fetched_bytes_total"))
+        return int(self.metric("forebay_fetched_bytes_total"))
 
     def shuffle_files(self) -> list[Path]:
         """Files that hold rows: segments and commit logs. The index's own files are not rows."""
