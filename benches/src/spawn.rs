@@ -75,6 +75,8 @@ impl Spawned {
             .args(["--drain-timeout", &format!("{}s", DRAIN.as_secs())])
             .arg("--data-dir")
             .arg(directory.path().join("volume"))
+            // It is gone again in a moment.
+            .arg("--allow-root-device")
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .args(["--memory", &memory.0.to_string()])
             .arg("--ready-file")

@@ -1,10 +1,10 @@
-//! HTTP for people, probes and the tool `forebay`. Whoever reaches the port may ask; what changes something is for callers on this
+//! HTTP for people, probes and the tool `forebay`, on a thread of its own and from before volumes are opened ([`front`]). Whoever reaches the port may ask; what changes something is for callers on this
 //! machine alone ([`guard`]), and never a GET. Connections are bounded in number and in time ([`port`]).
 //!
 //! | path | answer |
 //! |---|---|
 //! | `/livez` | 200 as long as the process answers |
-//! | `/readyz` | 200, or 503 with the reasons why nothing new should be sent here |
+//! | `/readyz` | 200, or 503 with the reasons why nothing new should be sent here: `recovering volume …` while the server starts |
 //! | `/metrics` | what Prometheus reads: text 0.0.4, or OpenMetrics 1.0 if `Accept` prefers it |
 //! | `/version` | JSON: name, version, commit and its date, protocol |
 //! | `/api/v1/status` | JSON: volumes, apps, memory, draining |
@@ -16,6 +16,7 @@
 //!
 //! Names in JSON are in snake_case. What is refused is answered with a 4xx or 5xx and JSON: kind, and the error as field, value, remedy.
 
+mod front;
 mod guard;
 mod port;
 
@@ -42,11 +43,11 @@ use crate::{
     error::Refusal,
     metrics::{scrape, text::Format},
     release,
-    service::Core,
 };
+pub(crate) use front::{Front, Port};
 
 /// Answers until `shutdown`.
-pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, shutdown: CancellationToken) {
+async fn serve(listener: TcpListener, front: Arc<Front>, shutdown: CancellationToken) {
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -60,13 +61,16 @@ pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>, shutdown: Canc
             "/api/v1/apps/{app}/shuffles/{shuffle}",
             delete(free_shuffle).post(free_shuffle),
         )
-        .with_state(core.clone())
-        .layer(middleware::from_fn_with_state(core.clone(), guard::guard));
-    port::serve(listener, router, core, shutdown).await;
+        .with_state(front.clone())
+        .layer(middleware::from_fn_with_state(front.clone(), guard::guard));
+    port::serve(listener, router, front, shutdown).await;
 }
 
-async fn ready(State(core): State<Arc<Core>>) -> impl IntoResponse {
-    let (ready, mut reasons) = core.readiness();
+async fn ready(State(front): State<Arc<Front>>) -> impl IntoResponse {
+    let (ready, mut reasons) = match front.core() {
+        Some(core) => core.readiness(),
+        None => (false, front.starts()),
+    };
     if ready {
         reasons.insert(0, "ok".to_owned());
     }
@@ -78,16 +82,21 @@ async fn ready(State(core): State<Arc<Core>>) -> impl IntoResponse {
     (status, reasons.join("\n") + "\n")
 }
 
-async fn metrics(State(core): State<Arc<Core>>, headers: HeaderMap) -> impl IntoResponse {
+async fn metrics(
+    State(front): State<Arc<Front>>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Refused> {
     let accepted = headers.get_all(header::ACCEPT).iter();
     let format = Format::of(accepted.filter_map(|value| value.to_str().ok()));
-    (
-        [
-            (header::CONTENT_TYPE, format.content_type()),
-            (header::VARY, "accept"),
-        ],
-        scrape::render(&core.metrics, &core.state(), format),
-    )
+    let text = Front::look(move || {
+        let state = front.core().map(|core| core.state());
+        scrape::render(&front.metrics, state.as_ref(), format)
+    });
+    let head = [
+        (header::CONTENT_TYPE, format.content_type()),
+        (header::VARY, "accept"),
+    ];
+    Ok((head, text.await?))
 }
 
 async fn version() -> impl IntoResponse {
@@ -101,18 +110,23 @@ async fn version() -> impl IntoResponse {
     }))
 }
 
-async fn status(State(core): State<Arc<Core>>) -> impl IntoResponse {
-    Json(core.state())
+async fn status(State(front): State<Arc<Front>>) -> Result<Response, Refused> {
+    let core = front.ready()?;
+    let state = Front::look(move || core.state()).await?;
+    Ok(Json(state).into_response())
 }
 
-async fn apps(State(core): State<Arc<Core>>) -> impl IntoResponse {
-    Json(json!({ "apps": core.apps() }))
+async fn apps(State(front): State<Arc<Front>>) -> Result<Response, Refused> {
+    let core = front.ready()?;
+    let apps = Front::look(move || core.apps()).await?;
+    Ok(Json(json!({ "apps": apps })).into_response())
 }
 
 async fn progress(
-    State(core): State<Arc<Core>>,
+    State(front): State<Arc<Front>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refused> {
+    let core = front.ready()?;
     match query.as_deref() {
         None => {}
         // A drain that nobody asked for is not waited for. One that runs has a deadline, and so has this.
@@ -123,27 +137,30 @@ async fn progress(
             return Err(Refusal::new(Kind::Invalid, message).into());
         }
     }
-    Ok(Json(core.progress()).into_response())
+    let progress = Front::look(move || core.progress()).await?;
+    Ok(Json(progress).into_response())
 }
 
 async fn drain(
-    State(core): State<Arc<Core>>,
+    State(front): State<Arc<Front>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-) -> Response {
+) -> Result<Response, Refused> {
+    let core = front.ready()?;
     core.drain(format!("the admin port, by {}", peer.ip()));
-    (StatusCode::ACCEPTED, Json(core.progress())).into_response()
+    let progress = Front::look(move || core.progress()).await?;
+    Ok((StatusCode::ACCEPTED, Json(progress)).into_response())
 }
 
 async fn free_app(
-    State(core): State<Arc<Core>>,
+    State(front): State<Arc<Front>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path(app): Path<String>,
 ) -> Result<Response, Refused> {
-    free(core, peer, &app, None).await
+    free(front, peer, &app, None).await
 }
 
 async fn free_shuffle(
-    State(core): State<Arc<Core>>,
+    State(front): State<Arc<Front>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path((app, shuffle)): Path<(String, String)>,
 ) -> Result<Response, Refused> {
@@ -154,18 +171,18 @@ async fn free_shuffle(
         );
         Refusal::new(Kind::Invalid, message)
     })?;
-    free(core, peer, &app, Some(ShuffleId(number))).await
+    free(front, peer, &app, Some(ShuffleId(number))).await
 }
 
 async fn free(
-    core: Arc<Core>,
+    front: Arc<Front>,
     peer: SocketAddr,
     app: &str,
     shuffle: Option<ShuffleId>,
 ) -> Result<Response, Refused> {
     let app: AppId = wire::app("app", app).map_err(Refusal::from)?;
-    // To its end, also if the caller leaves.
-    let freeing = tokio::spawn(async move {
+    let core = front.ready()?;
+    let freeing = front.work(async move {
         let shown = shuffle.map(tracing::field::display);
         let freed = core.free(&app, shuffle).await;
         match &freed {
@@ -178,9 +195,7 @@ async fn free(
         }
         freed
     });
-    let freed = freeing
-        .await
-        .map_err(|panic| Refusal::new(Kind::Internal, format!("freeing panicked: {panic}")))??;
+    let freed = freeing.await??;
     Ok(Json(freed).into_response())
 }
 

@@ -53,6 +53,21 @@ pub struct Config {
     #[arg(long, value_name = "DIR", value_delimiter = ',', action = clap::ArgAction::Append)]
     pub data_dir: Vec<PathBuf>,
 
+    /// Whether a data directory may lie on the device of / or on a container's own file system (overlayfs): true or false.
+    ///
+    /// For trials: shuffle data would fill the machine's own disk, or go with the container.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        action = clap::ArgAction::Set,
+        value_parser = clap::builder::BoolishValueParser::new(),
+    )]
+    pub allow_root_device: bool,
+
     /// Address for clients (gRPC). Port 0 takes a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:7400")]
     pub listen: String,
@@ -172,6 +187,16 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = units::duration)]
     pub keep_alive: Duration,
 
+    /// Name of the machine that the server is on, as executors there know it by their FOREBAY_NODE: they prefer its server.
+    ///
+    /// In Kubernetes FOREBAY_NODE by the downward API (spec.nodeName), in both. [default: the name of the host]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+
+    /// Name of the failure domain that the machine is in: executors of the same zone prefer its server. [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub zone: Option<String>,
+
     /// Whether segments are written past the page cache: auto, on or off.
     ///
     /// `auto` does it once a volume holds more than the page cache can keep for readers.
@@ -219,7 +244,18 @@ impl Config {
             "--admin-listen=127.0.0.1:0",
         ]);
         config.data_dir = data_dir.into_iter().collect();
+        config.allow_root_device = true;
         config
+    }
+
+    /// The machine's name for executors on it; empty if it has none.
+    pub(crate) fn node(&self) -> String {
+        // A variable that Kubernetes finds nothing for is empty.
+        let named = self.node.clone().filter(|name| !name.is_empty());
+        named.unwrap_or_else(|| {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+            host.unwrap_or_default().trim().to_owned()
+        })
     }
 
     /// What volumes are told.

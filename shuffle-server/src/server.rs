@@ -24,15 +24,17 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admin,
+    admin::{Front, Port},
     budget::Budget,
     clock::{Clock, SystemClock},
     config::Config,
     error::Error,
     metrics::Metrics,
     registry::{Limits, Pool, Registry},
-    service::{Bounds, Core, End, Listener, Pace, Step, Tier, Volumes, generated, not_serving},
-    staging::{self, Components, Faults, Volume},
+    service::{
+        Bounds, Core, End, Listener, Pace, Place, Step, Tier, Volumes, generated, not_serving,
+    },
+    staging::{self, Components, Faults, Volume, check_ground},
     writeback::{Records, WriteBack},
 };
 
@@ -49,12 +51,15 @@ const PUSHES: u32 = 3;
 /// What a volume gets to put on disk what only memory holds, beyond `drain-timeout`. It is asked to at the beginning, too.
 const CLOSE: Duration = Duration::from_secs(10);
 
-/// A server that listens but does not serve yet.
+/// How long a look at what a data directory lies on may take, before it is left to the volume to say what is wrong with the disk.
+const GROUND: Duration = Duration::from_secs(5);
+
+/// A server that listens but does not serve yet; its admin port answers already.
 pub struct Server {
     config: Config,
     core: Arc<Core>,
     data: TcpListener,
-    admin: TcpListener,
+    admin: Port,
     data_addr: SocketAddr,
     admin_addr: SocketAddr,
 }
@@ -81,7 +86,7 @@ impl Builder {
         self
     }
 
-    /// Binds the addresses, opens and recovers the volumes.
+    /// Binds the addresses, answers at the admin port, opens and recovers the volumes.
     pub async fn build(self) -> Result<Server, Error> {
         let Self {
             config,
@@ -103,8 +108,14 @@ impl Builder {
         }
         let (data, data_addr) = listen("listen", &config.listen).await?;
         let (admin, admin_addr) = listen("admin-listen", &config.admin_listen).await?;
+        check_grounds(&config).await?;
 
         let metrics = Arc::new(Metrics::default());
+        let front = Front::new(metrics.clone());
+        let admin = admin
+            .into_std()
+            .and_then(|admin| Port::open(admin, front.clone()))
+            .map_err(|error| Error::Process(format!("start the admin port: {error}")))?;
         let remote = match open_store(&config, &metrics)? {
             Some(store) => Some(open_remote(store, clock.clone()).await?),
             None => None,
@@ -116,7 +127,7 @@ impl Builder {
             observer: metrics.clone(),
             faults,
         };
-        let volumes = Volumes::new(open_volumes(&config, &components).await?);
+        let volumes = Volumes::new(open_volumes(&config, &components, &front).await?);
         let limits = Limits {
             apps: config.max_apps,
             streams: config.max_streams_per_app,
@@ -145,7 +156,7 @@ impl Builder {
                 writeback: Arc::new(writeback),
             }
         });
-        let core = Arc::new(Core::new(
+        let mut core = Core::new(
             volumes,
             registry,
             budget,
@@ -153,7 +164,13 @@ impl Builder {
             tier,
             Pace::new(config.keep_alive),
             Bounds::new(config.max_streams_per_peer),
-        ));
+        );
+        core.place = Place {
+            node: config.node(),
+            zone: config.zone.clone().unwrap_or_default(),
+        };
+        let core = Arc::new(core);
+        front.serves(core.clone());
         Ok(Server {
             config,
             core,
@@ -239,7 +256,8 @@ impl Server {
             tracing::info!(url = tier.remote.store.url(), "object store");
             parts.spawn(tier.writeback.clone().run(background.clone()));
         }
-        parts.spawn(admin::serve(admin, core.clone(), background.clone()));
+        let close_admin = admin.close();
+        parts.spawn(admin.ended());
         let listener = Listener {
             core: core.clone(),
             routes,
@@ -305,6 +323,7 @@ impl Server {
         let unkept = close_volumes(&core.volumes).await;
         core.drain.go(Step::Ended);
         background.cancel();
+        close_admin.cancel();
         while tokio::time::timeout(LAST_MOMENT, parts.join_next())
             .await
             .is_ok_and(|part| part.is_some())
@@ -467,14 +486,23 @@ async fn listen(key: &'static str, value: &str) -> Result<(TcpListener, SocketAd
 
 /// All at the same time: recovery reads each disk by itself. One that cannot be opened does not keep the others from being served;
 /// without any that takes something there is nothing to serve for.
-async fn open_volumes(config: &Config, components: &Components) -> Result<Vec<Volume>, Error> {
+async fn open_volumes(
+    config: &Config,
+    components: &Components,
+    front: &Arc<Front>,
+) -> Result<Vec<Volume>, Error> {
     refuse_twice(&config.data_dir)?;
     let opening: Vec<_> = config
         .data_dir
         .iter()
         .map(|dir| {
             let (dir, options, components) = (dir.clone(), config.staging(), components.clone());
-            tokio::task::spawn_blocking(move || Volume::open_or_broken(&dir, options, components))
+            let waiting = front.wait(format!("recovering volume in {}", dir.display()));
+            tokio::task::spawn_blocking(move || {
+                let volume = Volume::open_or_broken(&dir, options, components);
+                drop(waiting);
+                volume
+            })
         })
         .collect();
     let mut volumes = Vec::with_capacity(opening.len());
@@ -511,6 +539,29 @@ async fn open_volumes(config: &Config, components: &Components) -> Result<Vec<Vo
         ));
     }
     Ok(volumes)
+}
+
+/// Whether data belong on what the data directories lie on.
+async fn check_grounds(config: &Config) -> Result<(), Error> {
+    let allow = config.allow_root_device;
+    for dir in &config.data_dir {
+        let look = {
+            let dir = dir.clone();
+            tokio::task::spawn_blocking(move || check_ground(&dir, allow))
+        };
+        // A disk that hangs is the volume's to tell, and keeps its thread.
+        let Ok(Ok(looked)) = tokio::time::timeout(GROUND, look).await else {
+            continue;
+        };
+        let told = looked.map_err(|cause| Error::Volume {
+            dir: dir.clone(),
+            cause,
+        })?;
+        if let Some(told) = told {
+            tracing::warn!(dir = %dir.display(), "a data directory lies on {told}");
+        }
+    }
+    Ok(())
 }
 
 /// A directory that is named twice would be opened once and be in its own way the second time.

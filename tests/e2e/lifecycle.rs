@@ -110,7 +110,10 @@ async fn probes_and_metrics_answer() {
             .rsplit_once(' ')
             .unwrap_or_else(|| panic!("not a metric: {line}"));
         let known = ["forebay_", "process_"];
-        assert!(known.iter().any(|prefix| name.starts_with(prefix)), "{line}");
+        assert!(
+            known.iter().any(|prefix| name.starts_with(prefix)),
+            "{line}"
+        );
         assert!(value.parse::<f64>().is_ok(), "{line}");
         assert!(!line.contains("app-1"), "an id in a label: {line}");
         names += 1;

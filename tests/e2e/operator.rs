@@ -20,6 +20,7 @@ mod ended;
 mod freed;
 mod looked_into;
 mod metrics;
+mod probes;
 mod stores;
 
 const SHAPE: Shape = Shape {

@@ -69,6 +69,42 @@ impl Drop for Tmpfs {
     }
 }
 
+/// An overlay of directories, as a container's own file system is one; unmounted when dropped.
+pub struct Overlay {
+    path: PathBuf,
+    /// What is written goes to memory: the layers of one that is itself in a container cannot lie in that.
+    _layers: Tmpfs,
+}
+
+impl Overlay {
+    /// Mounts one; [`skipped`], and `None`, where that is not allowed.
+    pub fn mount(path: PathBuf) -> Option<Self> {
+        let layers = Tmpfs::mount(path.with_extension("layers"), 64 << 10)?;
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| layers.path().join(name));
+        for dir in [&lower, &upper, &work, &path] {
+            fs::create_dir_all(dir).expect("a directory can be made");
+        }
+        let [lower, upper, work] = [lower, upper, work].map(|dir| dir.display().to_string());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let args = ["-t", "overlay", "-o", &options, "overlay"];
+        needed("mount", &args, &path).then_some(Self {
+            path,
+            _layers: layers,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        run("umount", &["-l"], &self.path);
+    }
+}
+
 /// Moves what is mounted at a path to another one; the first is an empty directory then. Panics where that is not allowed.
 pub fn move_mount(from: &Path, to: &Path) {
     // Below a mount that is shared it cannot be moved, but bound a second time.

@@ -10,6 +10,7 @@
 //!   command.
 //! - [`proxy`]: a connection that is cut, stalls, or flips a bit.
 //! - [`bucket`], [`stores`], [`gateway`]: object stores in a directory and as child processes, and an HTTP proxy that makes trouble in front of them.
+//! - [`quota`]: a part of one processor.
 //! - [`raw`]: bytes on a socket or in an HTTP/2 stream that no client would send.
 
 pub mod attempt;
@@ -20,6 +21,7 @@ pub mod oracle;
 pub mod peer;
 pub mod proxy;
 pub mod push;
+pub mod quota;
 pub mod raw;
 pub mod server;
 pub mod setup;

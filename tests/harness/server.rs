@@ -132,6 +132,8 @@ impl Server {
                 "--ready-file",
             ])
             .arg(&ready)
+            // Temporary directories mostly lie on the root device.
+            .args((!self.setup.nothing_allowed).then_some("--allow-root-device"))
             .args(&self.setup.args)
             .envs(self.setup.env.iter().map(|(name, value)| (name, value)))
             .env("NO_COLOR", "1")

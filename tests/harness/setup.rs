@@ -8,6 +8,7 @@ pub struct Setup {
     pub(crate) dirs: Vec<PathBuf>,
     pub(crate) new_dirs: usize,
     pub(crate) args: Vec<String>,
+    pub(crate) nothing_allowed: bool,
     pub(crate) env: Vec<(String, String)>,
 }
 
@@ -32,6 +33,12 @@ impl Setup {
     /// With this flag and value.
     pub fn flag(mut self, name: &str, value: impl ToString) -> Self {
         self.args.extend([name.to_owned(), value.to_string()]);
+        self
+    }
+
+    /// Refused a data directory on the root device, as everybody else is; servers of tests are allowed it.
+    pub fn nothing_allowed(mut self) -> Self {
+        self.nothing_allowed = true;
         self
     }
 

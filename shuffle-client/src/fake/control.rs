@@ -34,6 +34,7 @@ impl v1::control_server::Control for Inner {
             memory_limit: 1 << 30,
             remote: false,
             instance: self.instance.clone(),
+            ..Default::default()
         }))
     }
 

@@ -24,12 +24,12 @@ use axum::{
 use http::{HeaderMap, Method, Uri, header};
 use shuffle_proto::kind::Kind;
 
-use super::Refused;
-use crate::{error::Refusal, service::Core};
+use super::{Refused, front::Front};
+use crate::error::Refusal;
 
 /// Lets through what only asks, and changes that come from this machine.
 pub(super) async fn guard(
-    State(core): State<Arc<Core>>,
+    State(front): State<Arc<Front>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
@@ -44,7 +44,7 @@ pub(super) async fn guard(
         Err(refusal) => {
             let (method, path) = (request.method(), request.uri().path());
             let why = &refusal.message;
-            if core.registry.may_log(None) {
+            if front.may_log() {
                 tracing::warn!(%peer, %method, path, why, "a change over the admin port is refused");
             }
             Refused(refusal).into_response()

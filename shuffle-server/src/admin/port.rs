@@ -22,10 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use crate::{
-    metrics::Limit,
-    service::{Core, Peers},
-};
+use super::front::Front;
+use crate::service::Peers;
 
 /// Connections from other machines, and those of one of them. Probes and Prometheus need a handful.
 const NETWORK: (usize, usize) = (256, 64);
@@ -46,7 +44,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    core: Arc<Core>,
+    front: Arc<Front>,
     shutdown: CancellationToken,
 ) {
     let network = Peers::new(NETWORK.0, NETWORK.1);
@@ -77,7 +75,7 @@ pub(super) async fn serve(
                     drop(share);
                 });
             }
-            Err(_) => core.limit(Limit::AdminConnections, Some(peer)),
+            Err(_) => front.limit(peer),
         }
     }
     tasks.close();

@@ -12,14 +12,8 @@ use super::{Config, Loaded};
 
 const PREFIX: &str = "FOREBAY_";
 
-/// Variables with our prefix that are not the server's settings: its build, its tests, and where executors are.
-const NOT_OURS: [&str; 5] = [
-    "FOREBAY_CACHE",
-    "FOREBAY_NODE",
-    "FOREBAY_RUN",
-    "FOREBAY_TEST_SERVER",
-    "FOREBAY_ZONE",
-];
+/// Variables with our prefix that are not the server's settings: its build, its tests.
+const NOT_OURS: [&str; 3] = ["FOREBAY_CACHE", "FOREBAY_RUN", "FOREBAY_TEST_SERVER"];
 
 /// Why settings cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -274,7 +268,7 @@ fn effective(matches: &ArgMatches) -> String {
             .flatten()
             .map(|value| value.to_string_lossy().into_owned())
             .map(|value| {
-                if value.parse::<u64>().is_ok() {
+                if value.parse::<u64>().is_ok() || value.parse::<bool>().is_ok() {
                     value
                 } else {
                     toml::Value::String(value).to_string()

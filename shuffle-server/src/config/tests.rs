@@ -108,6 +108,38 @@ fn a_data_directory_may_be_a_pattern_in_every_source() {
 }
 
 #[test]
+fn a_switch_is_set_in_every_source_and_taken_back_by_a_flag() {
+    let dir = ["--data-dir", "/a"];
+    let allowed = |flags: &[&str], env: &[(&str, &str)]| {
+        let loaded = load(&[&dir[..], flags].concat(), env).expect("well formed");
+        loaded.config.allow_root_device
+    };
+    assert!(!allowed(&[], &[]));
+    assert!(allowed(&["--allow-root-device"], &[]));
+    assert!(allowed(&["--allow-root-device=true"], &[]));
+    for word in ["true", "1", "yes"] {
+        assert!(allowed(&[], &[("FOREBAY_ALLOW_ROOT_DEVICE", word)]));
+    }
+    let (_dir, path) = file("allow-root-device = true\n");
+    assert!(allowed(&["--config", &path], &[]));
+    assert!(!allowed(
+        &["--config", &path, "--allow-root-device=false"],
+        &[]
+    ));
+    let said = refused(&dir, &[("FOREBAY_ALLOW_ROOT_DEVICE", "perhaps")]);
+    assert!(
+        said.contains("FOREBAY_ALLOW_ROOT_DEVICE") && said.contains("perhaps"),
+        "{said}"
+    );
+    let printed = load(&["--allow-root-device", "--print-config"], &[]).expect("well formed");
+    assert!(
+        printed.effective.contains("\nallow-root-device = true\n"),
+        "{}",
+        printed.effective
+    );
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_the_nearest_one() {
     let (_dir, path) = file("data-dir = [\"/a\"]\nmemroy = \"1GiB\"\n");
     let error = refused(&["--config", &path], &[]);

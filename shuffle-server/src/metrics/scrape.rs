@@ -116,10 +116,14 @@ const VOLUME_COUNTS: [Count; 15] = [
     ),
 ];
 
-/// All of it, in this format.
-pub(crate) fn render(metrics: &Metrics, state: &State, format: Format) -> String {
+/// All of it, in this format; without a state while the server starts.
+pub(crate) fn render(metrics: &Metrics, state: Option<&State>, format: Format) -> String {
     let mut open_metrics = String::new();
-    let current = registry(state);
+    let mut current = Registry::with_prefix(PREFIX);
+    build(&mut current);
+    if let Some(state) = state {
+        register(&mut current, state);
+    }
     let mut own = Registry::default();
     process::register(&mut own);
     [&metrics.registry, &current, &own]
@@ -133,9 +137,23 @@ pub(crate) fn render(metrics: &Metrics, state: &State, format: Format) -> String
     }
 }
 
-fn registry(state: &State) -> Registry {
-    let mut registry = Registry::with_prefix(PREFIX);
-    let r = &mut registry;
+/// What is known of the process without a server in it.
+fn build(r: &mut Registry) {
+    if let Some(peak) = process::resident_peak() {
+        let help = "Largest resident memory of this process so far";
+        bytes(r, "memory_resident_peak", help, peak);
+    }
+    let build = Build {
+        version: release::VERSION,
+        commit: release::commit(),
+    };
+    let help = "1, labelled with the build that runs";
+    add(r, "build_info", help, Family::<Build, Size>::default())
+        .get_or_create_owned(&build)
+        .set(1);
+}
+
+fn register(r: &mut Registry, state: &State) {
     size(r, "apps", "Apps that may hold data", state.apps as u64);
     size(r, "attempts", "Committed attempts held", state.attempts);
     size(
@@ -162,22 +180,6 @@ fn registry(state: &State) -> Registry {
         "Memory there is for pushed bytes (setting memory)",
         state.memory.limit,
     );
-    if let Some(peak) = process::resident_peak() {
-        let help = "Largest resident memory of this process so far";
-        bytes(r, "memory_resident_peak", help, peak);
-    }
-    let build = Build {
-        version: release::VERSION,
-        commit: release::commit(),
-    };
-    add(
-        r,
-        "build_info",
-        "1, labelled with the build that runs",
-        Family::<Build, Size>::default(),
-    )
-    .get_or_create_owned(&build)
-    .set(1);
 
     let used = add_unit(
         r,
@@ -222,7 +224,6 @@ fn registry(state: &State) -> Registry {
                 .inc_by(value(&volume.stats));
         }
     }
-    registry
 }
 
 fn size(registry: &mut Registry, name: &str, help: &str, value: u64) {

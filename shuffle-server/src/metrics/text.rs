@@ -137,7 +137,8 @@ mod tests {
         let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
                             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
                             text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
-        let text_first = "text/plain;version=0.0.4;q=0.9, application/openmetrics-text;version=1.0.0;q=0.5";
+        let text_first =
+            "text/plain;version=0.0.4;q=0.9, application/openmetrics-text;version=1.0.0;q=0.5";
         for (accept, format) in [
             ("", Text),
             ("*/*", Text),

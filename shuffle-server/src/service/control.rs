@@ -14,6 +14,7 @@ use super::{Core, Limit, caller, peers::Rates, router::Peer, verify, volumes::wh
 use crate::{
     error::Refusal,
     registry::Claim,
+    release,
     writeback::{Apps, Standing},
 };
 
@@ -172,13 +173,15 @@ impl v1::control_server::Control for Control {
         Ok(Response::new(v1::DescribeResponse {
             protocol_min: caller::PROTOCOL_MIN,
             protocol_max: PROTOCOL,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: release::VERSION.to_owned(),
             volumes: volumes.collect(),
             draining: self.core.is_draining(),
             memory_used: self.core.budget.used(),
             memory_limit: self.core.budget.limit(),
             remote: self.core.remote.is_some(),
             instance: self.instance.clone(),
+            node: self.core.place.node.clone(),
+            zone: self.core.place.zone.clone(),
         }))
     }
 

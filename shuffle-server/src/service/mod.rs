@@ -57,6 +57,15 @@ pub(crate) struct Core {
     pub(crate) bounds: Bounds,
     /// The end of the server.
     pub(crate) drain: Drain,
+    /// Where the server is.
+    pub(crate) place: Place,
+}
+
+/// Where the server is, for executors that prefer what is near. Empty names are nobody's.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place {
+    pub(crate) node: String,
+    pub(crate) zone: String,
 }
 
 /// The object store, and who fills it.
@@ -87,6 +96,7 @@ impl Core {
             pace,
             bounds,
             drain,
+            place: Place::default(),
         }
     }
 

@@ -8,13 +8,18 @@ use super::{
     Core,
     volumes::{disk, why},
 };
-use crate::staging::{Health, StatsSnapshot, Usage};
+use crate::{
+    release,
+    staging::{Health, StatsSnapshot, Usage},
+};
 
 /// See the module.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) struct State {
     pub(crate) version: &'static str,
+    pub(crate) node: String,
+    pub(crate) zone: String,
     pub(crate) draining: bool,
     pub(crate) volumes: Vec<VolumeState>,
     /// Apps that may hold data.
@@ -144,7 +149,9 @@ impl Core {
             })
             .collect();
         State {
-            version: env!("CARGO_PKG_VERSION"),
+            version: release::VERSION,
+            node: self.place.node.clone(),
+            zone: self.place.zone.clone(),
             draining: self.is_draining(),
             apps: self.registry.live(),
             attempts: volumes.iter().map(|volume| volume.attempts).sum(),

@@ -198,7 +198,7 @@ fn note_beside(point: &Path) -> Option<PathBuf> {
 }
 
 /// Without symbolic links, as far as it is there.
-fn resolved(dir: &Path) -> PathBuf {
+pub(super) fn resolved(dir: &Path) -> PathBuf {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
     for there in absolute.ancestors() {
         if let Ok(real) = fs::canonicalize(there) {
@@ -221,7 +221,7 @@ fn mounts() -> Option<Vec<PathBuf>> {
 }
 
 /// The fifth field of a line; the kernel writes blanks and the like in octal.
-fn mount_point(line: &str) -> Option<PathBuf> {
+pub(super) fn mount_point(line: &str) -> Option<PathBuf> {
     let field = line.split(' ').nth(4)?;
     let mut path = String::with_capacity(field.len());
     let mut rest = field;

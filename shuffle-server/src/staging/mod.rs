@@ -30,6 +30,7 @@ mod fetch;
 mod flush;
 mod forget;
 mod format;
+mod ground;
 mod health;
 pub mod inspect;
 mod log;
@@ -69,6 +70,7 @@ use shuffle_proto::{
 pub use attempt::AttemptWriter;
 pub use disk::{Faults, Operation};
 pub use fetch::{Fetch, Unanswered};
+pub use ground::check_ground;
 pub use options::{Components, DirectIo, Observer, Options};
 pub use shared::READS;
 pub use stats::{Stats, StatsSnapshot};

@@ -21,14 +21,13 @@ use std::{
     thread,
 };
 
-use clap::CommandFactory;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use super::{End, bad, jar, say};
-use crate::{config::Config, release};
+use crate::release;
 
 const DATA_PORT: u16 = 7400;
 const ADMIN_PORT: u16 = 7401;
@@ -378,12 +377,7 @@ fn start_server(dev: &Dev, folder: &Path) -> Result<Child, String> {
             port(dev.port.map(|_| 0), ADMIN_PORT)
         ));
     // A temporary directory is often on the root device, and here that is what is wanted.
-    if Config::command()
-        .get_arguments()
-        .any(|flag| flag.get_long() == Some("allow-root-device"))
-    {
-        command.arg("--allow-root-device");
-    }
+    command.arg("--allow-root-device");
     let stderr = log
         .try_clone()
         .map_err(|error| format!("write the log: {error}"))?;

@@ -1,10 +1,24 @@
 //! Control calls, drain, probes and metrics.
 
-use std::time::Duration;
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use shuffle_proto::{
     kind::Kind,
     v1::{self, push_response::Step as Answer},
+};
+
+use shuffle_server::{
+    config::Config,
+    server::Server,
+    staging::{Faults, Operation},
 };
 
 use crate::stage::*;
@@ -67,7 +81,11 @@ async fn this_machine_is_known_on_a_socket_of_both_families_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn control_calls_answer_and_repeat() {
-    let stage = Stage::start(2, |_| ()).await;
+    let stage = Stage::start(2, |config| {
+        config.node = Some("node-1".into());
+        config.zone = Some("zone-a".into());
+    })
+    .await;
     let mut control = stage.control();
     let described = control
         .describe(v1::DescribeRequest { protocol: 1 })
@@ -95,6 +113,11 @@ async fn control_calls_answer_and_repeat() {
             described.memory_limit
         ),
         (1, 1, 64 << 20)
+    );
+    assert_eq!(
+        (&*described.node, &*described.zone),
+        ("node-1", "zone-a"),
+        "as it was set"
     );
     let renew = v1::RenewLeaseRequest {
         caller: caller("secret"),
@@ -220,4 +243,81 @@ async fn admin_answers_people_and_prometheus() {
     let (_, text) = stage.get("/version").await;
     assert!(text.contains("\"name\":\"forebay-server\""), "{text}");
     assert_eq!(stage.get("/nothing").await.0, 404);
+}
+
+/// A disk that does nothing while it is held.
+struct Held(AtomicBool);
+
+impl Faults for Held {
+    fn before(&self, _: Operation, _: &Path) -> io::Result<()> {
+        while self.0.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_answered_while_volumes_are_recovered() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dirs = ["disk0", "disk1"].map(|name| scratch.path().join(name));
+    let mut config = Config::local(dirs.clone());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = free.local_addr().unwrap();
+    drop(free);
+    config.admin_listen = admin.to_string();
+    let held = Arc::new(Held(AtomicBool::new(true)));
+    let builder = Server::builder(config).faults(held.clone());
+    let building = tokio::spawn(Box::pin(builder.build()));
+    let mut tries = 0;
+    while tokio::net::TcpStream::connect(admin).await.is_err() {
+        tries += 1;
+        assert!(tries < 1000, "the admin port is not opened");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(ask(admin, "GET", "/livez").await.0, 200);
+    let (status, why) = loop {
+        let (status, why) = ask(admin, "GET", "/readyz").await;
+        if why != "starting\n" {
+            break (status, why);
+        }
+    };
+    assert_eq!(status, 503, "{why}");
+    for dir in &dirs {
+        let line = format!("recovering volume in {}\n", dir.display());
+        assert!(why.contains(&line), "no {line:?} in {why}");
+    }
+    let (status, text) = ask(admin, "GET", "/metrics").await;
+    assert_eq!(status, 200);
+    for name in [
+        "process_cpu_seconds_total ",
+        "forebay_build_info{",
+        "forebay_commits_total 0",
+    ] {
+        assert!(text.contains(&format!("\n{name}")), "no {name} in {text}");
+    }
+    assert_eq!(ask(admin, "GET", "/version").await.0, 200);
+    for (method, path) in [
+        ("GET", "/api/v1/status"),
+        ("GET", "/api/v1/apps"),
+        ("GET", "/api/v1/drain"),
+        ("POST", "/api/v1/drain"),
+        ("DELETE", "/api/v1/apps/app-1"),
+    ] {
+        let (status, why) = ask(admin, method, path).await;
+        assert_eq!(status, 503, "{method} {path}: {why}");
+        assert!(why.contains("recovering volume"), "{why}");
+    }
+    held.0.store(false, Ordering::SeqCst);
+    let server = building.await.unwrap().unwrap();
+    assert_eq!(ask(admin, "GET", "/readyz").await, (200, "ok\n".to_owned()));
+    assert_eq!(ask(admin, "GET", "/api/v1/status").await.0, 200);
+    drop(server);
+    // A server that is never run lets go of its port.
+    let mut tries = 0;
+    while tokio::net::TcpStream::connect(admin).await.is_ok() {
+        tries += 1;
+        assert!(tries < 1000, "the admin port stays open");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

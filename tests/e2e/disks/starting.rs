@@ -264,3 +264,74 @@ async fn a_server_whose_only_disk_is_not_mounted_begins_no_volume_in_its_place()
     assert_ne!(server.volumes(), before);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_on_the_root_device_is_refused_unless_somebody_wants_it_so() {
+    use std::os::unix::fs::MetadataExt;
+    let setup = Setup::new().nothing_allowed();
+    let mut server = Server::prepare(setup.clone());
+    let dir = server.dirs()[0].clone();
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    if device(&dir) != device(Path::new("/")) {
+        let dir = dir.display();
+        return shuffle_tests::skipped(&format!("{dir} is not on the root device: set TMPDIR"));
+    }
+    let said = server.refused().await;
+    for word in [
+        &*format!("data-dir is {}: ", dir.display()),
+        "device of /",
+        "mounted at",
+        "allow-root-device",
+    ] {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "nothing is made");
+    // One of several is enough, whatever the others are.
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(disk) = Tmpfs::mount(scratch.path().join("disk"), 100 << 10) else {
+        return;
+    };
+    let both = setup.clone().dir(disk.path()).dir(&dir);
+    let said = Server::prepare(both).refused().await;
+    assert!(said.contains(dir.to_str().unwrap()), "{said}");
+    let mut wanted = setup.clone().env("FOREBAY_ALLOW_ROOT_DEVICE", "true");
+    wanted = wanted.dir(&dir);
+    let mut server = Server::with(wanted).await;
+    assert!(!server.log().contains("allow-root-device"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_in_a_containers_own_layers_is_refused_and_one_in_memory_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(layers) = shuffle_tests::disk::Overlay::mount(scratch.path().join("layers")) else {
+        return;
+    };
+    let dir = layers.path().join("data");
+    let setup = Setup::new().nothing_allowed();
+    let said = Server::prepare(setup.clone().dir(&dir)).refused().await;
+    let point = format!("mounted at {}", layers.path().display());
+    for word in [
+        dir.to_str().unwrap(),
+        "overlayfs",
+        &point,
+        "allow-root-device",
+    ] {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+    let mut server = Server::with(Setup::new().dir(&dir)).await;
+    server.stop().await;
+    let Some(memory) = Tmpfs::mount(scratch.path().join("memory"), 100 << 10) else {
+        return;
+    };
+    let dir = memory.path().join("data");
+    let mut server = Server::with(setup.dir(&dir)).await;
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("tmpfs"));
+    let line = line.unwrap_or_else(|| panic!("nothing is told: {log}"));
+    assert!(
+        line.contains("WARN") && line.contains(dir.to_str().unwrap()),
+        "{line}"
+    );
+    server.stop().await;
+}

@@ -41,7 +41,7 @@ class Server:
                 "server",
                 [SERVER, "--listen", self.address, "--admin-listen", self.admin]
                 + [word for data_dir in self.data_dirs for word in ("--data-dir", data_dir)]
-                + ["--memory", self.memory, "--ready-file", ready, *self.flags],
+                + ["--memory", self.memory, "--ready-file", ready, "--allow-root-device", *self.flags],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -47,6 +47,7 @@ class ServerTest {
         server =
                 new ProcessBuilder(
                                 program.getPath(),
+                                "--allow-root-device", // temporary directories mostly lie there
                                 "--data-dir",
                                 directory.resolve("data").toString(),
                                 "--listen",
