@@ -1,5 +1,8 @@
 """Executors in containers that leave them what Spark's defaults say, their heap touched from end to end: nothing set, nobody killed."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from harness.application import Application
@@ -30,7 +33,10 @@ def executor(run, line, servers, container, cores, conf=None):
 
 
 def check(app, container, **job):
+    """Returns the largest resident memory that an executor had, in MiB."""
+    (pid,) = app.executor_pids().values()
     answer = app.call("reshuffled", **job)
+    peak = int(re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) >> 10
     print(f"peak {container.peak_mib()} MiB of {HEAP_MIB + OVERHEAD_MIB}")
     assert container.kills() == 0
     assert answer["shuffled"] == answer["own"]
@@ -38,10 +44,24 @@ def check(app, container, **job):
     assert app.events.executors_removed() == []
     assert app.events.task_failures() == []
     app.stop()
+    return peak
 
 
 def test_tasks_of_four_cores_fit_sparks_default_overhead(run, line, servers, container):
     check(executor(run, line, servers, container, 4), container, rows=4_000_000, maps=4)
+
+
+def test_executor_of_a_gigabyte_and_two_cores_is_warned_of_with_more_than_it_takes(run, line, servers, container):
+    app = executor(run, line, servers, container, 2)
+    peak = check(app, container, rows=4_000_000, maps=4)
+    warnings = [text for text in app.log.read_text(errors="replace").splitlines() if "an executor may need" in text]
+    assert len(warnings) == 1, warnings
+    (warning,) = warnings
+    assert " WARN " in warning
+    need, heap, overhead = re.search(r"may need (\d+) MiB: (\d+) of heap.* set spark.executor.memoryOverhead=(\d+)m", warning).groups()
+    print(f"peak {peak} MiB resident of {need} that it is told to have")
+    assert int(heap) == HEAP_MIB and int(need) == HEAP_MIB + int(overhead)
+    assert int(need) >= peak
 
 
 @pytest.mark.long

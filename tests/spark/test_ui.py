@@ -95,6 +95,7 @@ def test_tab_comes_with_the_first_shuffle_and_shows_servers_and_shuffles(servers
     assert (number, outputs, partitions, used, durability) == (str(shuffle), f"{MAPS} / {MAPS}", "16", "2", "disk")
     assert 'id="forebay-failures"' not in shown
     assert "spark.forebay.durability" in shown
+    assert re.search(r"spark.executor.memoryOverhead.{1,40}384 MiB beside the heap, of which \d+ cores may need \d+", shown, re.S)
     assert re.search(rf'<code id="forebay-app">{app.id}-[0-9a-f]+</code>', shown), "what the servers call it"
 
 

@@ -6,7 +6,11 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.util.List;
+import java.util.Locale;
+import java.util.Optional;
 import java.util.OptionalLong;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.apache.spark.SparkConf;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -22,7 +26,7 @@ import org.slf4j.LoggerFactory;
 final class ExecutorMemory {
     private static final Logger LOG = LoggerFactory.getLogger(ExecutorMemory.class);
 
-    private static final String OVERHEAD = "spark.executor.memoryOverhead";
+    static final String OVERHEAD = "spark.executor.memoryOverhead";
     private static final long MIB = 1 << 20;
 
     /** What a JVM that runs Spark's tasks takes beside its heap, before it shuffles anything: 200 MiB and 50 of mapped files were measured. */
@@ -31,8 +35,10 @@ final class ExecutorMemory {
     /** Least that is of any use. */
     private static final long LEAST = 32 * MIB;
 
-    /** What a core should have, or its tasks are slowed down. */
-    private static final long PER_CORE = 16 * MIB;
+    /** What a task works with though the others have taken all: a piece of an arena, the messages that are built and sent, one stream. */
+    private static final long LEAST_PER_TASK = 8 * MIB;
+
+    private static final Pattern LOCAL_CLUSTER = Pattern.compile("local-cluster\\[\\s*[0-9]+\\s*,\\s*([0-9]+)\\s*,\\s*[0-9]+\\s*]");
 
     private ExecutorMemory() {}
 
@@ -80,21 +86,64 @@ final class ExecutorMemory {
                 + conf.getSizeAsMb("spark.executor.pyspark.memory", "0") * MIB;
     }
 
-    /** On the driver: says so where executors have so little that their tasks are slowed down. */
-    static void warn(SparkConf conf) {
-        int cores = conf.getInt("spark.executor.cores", 1);
-        long share = share(overhead(conf));
-        if (!isLocal(conf) && !conf.contains(ForebayConf.Key.EXECUTOR_MEMORY.key) && share / cores < PER_CORE) {
-            long enough = Math.min(6 * PER_CORE * cores, 2 * PER_CORE * cores + JVM) / MIB;
-            LOG.warn(
-                    "executors have {} MiB beside their heap, of which the tasks on {} cores share {} MiB for what they shuffle through Forebay. They"
-                            + " go on with that, but slower: set {}={}m",
-                    overhead(conf) / MIB,
-                    cores,
-                    share / MIB,
-                    OVERHEAD,
-                    enough);
+    /**
+     * What an executor may use beside its heap if nothing holds its tasks back: the JVM's own, and for each core an arena, what can be
+     * pushed again, and what a reader has in flight. Where somebody has set what the tasks share, that.
+     */
+    static long needed(SparkConf conf, ForebayConf forebay) {
+        long tasks = cores(conf) * perTask(forebay);
+        OptionalLong shared = forebay.executorMemory();
+        // Each task has the least that it works with, whatever they share.
+        return JVM + (shared.isPresent() ? shared.getAsLong() + cores(conf) * LEAST_PER_TASK : tasks);
+    }
+
+    private static long perTask(ForebayConf forebay) {
+        return forebay.arenaBytes() + forebay.replayBytes() + forebay.windowBytes();
+    }
+
+    /** Tasks that run in an executor at a time, as far as the configuration tells: a standalone worker's own cores are not in it. */
+    static int cores(SparkConf conf) {
+        Matcher cluster = LOCAL_CLUSTER.matcher(conf.get("spark.master", ""));
+        int cores = conf.getInt("spark.executor.cores", cluster.matches() ? Integer.parseInt(cluster.group(1)) : 1);
+        return Math.max(1, cores / Math.max(1, conf.getInt("spark.task.cpus", 1)));
+    }
+
+    /** What executors have and may need beside their heap, and what to set if that is not the same; nothing in local mode. */
+    static Optional<String> advice(SparkConf conf, ForebayConf forebay) {
+        long have = overhead(conf);
+        long need = needed(conf, forebay);
+        if (isLocal(conf) || have >= need) {
+            return Optional.empty();
         }
+        long heap = conf.getSizeAsMb("spark.executor.memory", "1g");
+        return Optional.of(String.format(
+                Locale.ROOT,
+                "an executor may need %d MiB: %d of heap, and beside it %d, of which %d are the JVM's own and the others what tasks on %d cores"
+                        + " shuffle through Forebay. It has %d beside its heap, and tasks go on with that, but slower: set %s=%dm",
+                heap + (need + others(conf)) / MIB,
+                heap,
+                (need + others(conf)) / MIB,
+                JVM / MIB,
+                cores(conf),
+                have / MIB,
+                OVERHEAD,
+                need / MIB));
+    }
+
+    /** On the driver, once: says so where executors have less than they may need. */
+    static void warn(SparkConf conf, ForebayConf forebay) {
+        advice(conf, forebay).ifPresent(LOG::warn);
+    }
+
+    /** For people to see in the tab. */
+    static String shown(SparkConf conf, ForebayConf forebay) {
+        if (isLocal(conf)) {
+            return "local mode: tasks run in the driver";
+        }
+        long have = overhead(conf) / MIB;
+        long need = (needed(conf, forebay) + MIB - 1) / MIB;
+        String beside = String.format(Locale.ROOT, "%d MiB beside the heap, of which %d cores may need %d", have, cores(conf), need);
+        return have < need ? beside + ": set " + need + "m" : beside;
     }
 
     static boolean isLocal(SparkConf conf) {

@@ -159,6 +159,8 @@ public final class ForebayConf {
         for (Key key : Key.values()) {
             shown.put(key.key, conf.get(key.key, key.standard == null ? "" : key.standard));
         }
+        // A key of Spark, but what decides how much memory the tasks have.
+        shown.put(ExecutorMemory.OVERHEAD, ExecutorMemory.shown(conf, this));
         return shown;
     }
 
@@ -215,6 +217,15 @@ public final class ForebayConf {
 
     long windowBytes() {
         return windowBytes;
+    }
+
+    long replayBytes() {
+        return replayBytes;
+    }
+
+    /** What the tasks of an executor share, if somebody has set it. */
+    OptionalLong executorMemory() {
+        return text(Key.EXECUTOR_MEMORY).isPresent() ? OptionalLong.of(executorMemory) : OptionalLong.empty();
     }
 
     long retryMillis() {

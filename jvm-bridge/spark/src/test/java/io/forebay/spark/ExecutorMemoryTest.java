@@ -55,6 +55,36 @@ class ExecutorMemoryTest {
         assertEquals(OptionalLong.empty(), ExecutorMemory.limit(conf(), true, OptionalLong.empty(), 1024 * MIB));
     }
 
+    private static String advice(String... settings) {
+        SparkConf conf = conf(settings).set("spark.forebay.servers", "a:1").setIfMissing("spark.master", "k8s://https://api");
+        return ExecutorMemory.advice(conf, new ForebayConf(conf)).orElse("");
+    }
+
+    @Test
+    void executorsThatMayNeedMoreThanTheyHaveAreToldOfWithWhatToSet() {
+        // 32 of arena, 64 of messages and 48 of reads for each core, and the JVM's own 256.
+        String two = advice("spark.executor.cores", "2", "spark.executor.memory", "1g");
+        assertTrue(two.contains("may need 1568 MiB: 1024 of heap") && two.contains("384 beside its heap"), two);
+        assertTrue(two.endsWith("set spark.executor.memoryOverhead=544m"), two);
+        assertEquals("", advice("spark.executor.cores", "2", "spark.executor.memoryOverhead", "544m"), "what it says to set is enough");
+        assertTrue(advice("spark.executor.cores", "2", "spark.executor.memoryOverhead", "543").endsWith("=544m"));
+        assertTrue(advice("spark.master", "local-cluster[3, 2, 1024]").endsWith("=544m"));
+        assertTrue(advice("spark.executor.cores", "8", "spark.task.cpus", "4").endsWith("=544m"));
+        assertTrue(advice().endsWith("=400m"));
+        assertEquals("", advice("spark.executor.cores", "4", "spark.executor.memory", "10g", "spark.executor.memoryOverheadFactor", "0.4"));
+    }
+
+    @Test
+    void whatIsSetByHandIsWhatExecutorsNeed() {
+        assertTrue(advice("spark.executor.cores", "2", "spark.forebay.writeArena", "256m").endsWith("=992m"));
+        assertTrue(advice("spark.executor.cores", "2", "spark.reducer.maxSizeInFlight", "148m").endsWith("=744m"));
+        assertEquals("", advice("spark.executor.cores", "4", "spark.forebay.executorMemory", "64m"));
+        assertTrue(advice("spark.executor.cores", "4", "spark.forebay.executorMemory", "1g").endsWith("=1312m"));
+        String beside = advice("spark.executor.cores", "2", "spark.memory.offHeap.enabled", "true", "spark.memory.offHeap.size", "1g");
+        assertTrue(beside.contains("may need 2592 MiB") && beside.endsWith("=544m"), beside);
+        assertEquals("", advice("spark.master", "local[4]"));
+    }
+
     private Path write(String file, String text) throws Exception {
         Path path = directory.resolve(file);
         Files.createDirectories(path.getParent());
