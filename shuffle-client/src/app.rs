@@ -97,11 +97,17 @@ impl AppHandle {
     /// Chooses the candidate servers of a shuffle, in the order in which map indexes go over them (see
     /// [`placement`](crate::placement)). Asks no server: what is known of them is kept fresh in the background.
     pub fn place(&self, shuffle: ShuffleId, num_maps: u32, num_partitions: u32) -> Vec<String> {
-        let servers = self.members.pool.lock().usable();
-        placement::candidates(
+        let pool = self.members.pool.lock();
+        let zone = self.members.client.settings().zone.as_deref();
+        let usable = pool.usable();
+        let (near, far): (Vec<_>, Vec<_>) = usable
+            .into_iter()
+            .partition(|server| zone.is_none_or(|zone| pool.is_in(server, zone)));
+        drop(pool);
+        placement::zoned_candidates(
             &self.members.caller.app,
             shuffle,
-            &servers,
+            (&near, &far),
             num_maps,
             num_partitions,
         )

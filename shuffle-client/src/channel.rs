@@ -66,6 +66,8 @@ pub(crate) struct Failure {
     pub(crate) retry_after: Option<Duration>,
     /// It is the server's own word: so it is there.
     pub(crate) answered: bool,
+    /// Nothing is wrong with the server, but it has its share of a shuffle.
+    pub(crate) elsewhere: bool,
 }
 
 /// The two bulk calls; each has connections of its own.
@@ -564,6 +566,7 @@ impl Failure {
             message: message.into(),
             retry_after: None,
             answered: false,
+            elsewhere: false,
         }
     }
 }
@@ -586,6 +589,7 @@ impl From<Status> for Failure {
             retry_after: Kind::retry_after(&status),
             // A connection that is closed because there are enough is an answer too.
             answered: kind == Kind::Busy || status.metadata().contains_key(KIND_TRAILER),
+            elsewhere: false,
         }
     }
 }

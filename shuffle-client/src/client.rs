@@ -16,6 +16,7 @@ use crate::{
     channel::{Connections, Failure},
     crypt::Secret,
     error::{Error, Kind},
+    near::{Near, Nearby},
     pool::BufferPool,
     reader::{ReadSpec, Reader},
     settings::Settings,
@@ -38,6 +39,7 @@ struct Inner {
     batches: Arc<BufferPool>,
     blocks: Arc<BufferPool>,
     budget: Budget,
+    near: Near,
 }
 
 /// Unused payload buffers of writers that are kept, in bytes: what a handful of tasks have in flight.
@@ -101,6 +103,10 @@ pub struct Description {
     pub remote: bool,
     /// This run of its process: one server under two addresses says the same at both. Empty if it does not say.
     pub instance: String,
+    /// The machine that it is on, as executors there know it; empty if nobody has said.
+    pub node: String,
+    /// The failure domain of that machine; empty if nobody has said.
+    pub zone: String,
 }
 
 /// Where an output is.
@@ -173,6 +179,7 @@ impl Client {
                 batches,
                 blocks,
                 budget,
+                near: Near::default(),
             }),
         })
     }
@@ -211,6 +218,16 @@ impl Client {
     /// Starts to read the outputs named in `spec`. Connects in the background; a wrong spec is answered by the first `next`.
     pub fn open_reader(&self, spec: ReadSpec) -> Reader {
         Reader::open(self.clone(), spec)
+    }
+
+    /// How far these servers are.
+    pub(crate) async fn nearby(&self, servers: &[String]) -> Nearby {
+        self.inner.near.look(self, servers).await
+    }
+
+    /// Who is known to be near.
+    pub(crate) fn near(&self) -> &Near {
+        &self.inner.near
     }
 
     pub(crate) async fn try_describe(&self, address: &str) -> Result<Description, Failure> {
@@ -347,6 +364,8 @@ async fn describe(
         memory_limit: answer.memory_limit,
         remote: answer.remote,
         instance: answer.instance,
+        node: answer.node,
+        zone: answer.zone,
     })
 }
 

@@ -19,6 +19,7 @@ mod crypt;
 mod error;
 #[cfg(feature = "test-util")]
 pub mod fake;
+mod near;
 pub mod placement;
 mod pool;
 mod reader;

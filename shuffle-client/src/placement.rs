@@ -33,6 +33,31 @@ pub fn candidate_count(num_maps: u32, num_partitions: u32, num_servers: usize) -
         .min(num_servers)
 }
 
+/// How many outputs of a shuffle a server gets at most from tasks that prefer what is near: a quarter over its part. With `copies` of
+/// each.
+pub fn share(num_maps: u32, copies: u32, candidates: usize) -> u32 {
+    let candidates = u64::try_from(candidates.max(1)).unwrap_or(u64::MAX);
+    let part = (u64::from(num_maps) * u64::from(copies)).div_ceil(candidates);
+    u32::try_from(part * 5 / 4).unwrap_or(u32::MAX)
+}
+
+/// The same of [`candidates`] of which some are in the zone of who asks, these first: others only where there are too few.
+pub fn zoned_candidates(
+    app: &AppId,
+    shuffle: ShuffleId,
+    (near, far): (&[String], &[String]),
+    num_maps: u32,
+    num_partitions: u32,
+) -> Vec<String> {
+    let count = candidate_count(num_maps, num_partitions, near.len() + far.len());
+    let mut chosen = candidates(app, shuffle, near, num_maps, num_partitions);
+    if chosen.len() < count {
+        let others = candidates(app, shuffle, far, num_maps, num_partitions);
+        chosen.extend(others.into_iter().take(count - chosen.len()));
+    }
+    chosen
+}
+
 /// The candidate servers of a shuffle, in the order in which map indexes go over them.
 pub fn candidates(
     app: &AppId,
@@ -143,6 +168,44 @@ mod tests {
             let route: HashSet<_> = route(&chosen, MapIndex(map)).collect();
             prop_assert_eq!(route.len(), count);
         }
+    }
+
+    #[test]
+    fn servers_of_the_own_zone_are_the_candidates_and_others_only_where_they_are_too_few() {
+        let all = servers(12);
+        let chosen = |near: usize, maps| {
+            let (near, far) = all.split_at(near);
+            zoned_candidates(&app("a"), ShuffleId(1), (near, far), maps, 10)
+        };
+        let is_near = |server: &String, near: usize| all[..near].contains(server);
+        // 20 maps want five servers.
+        assert!(chosen(6, 20).iter().all(|server| is_near(server, 6)));
+        let mixed = chosen(2, 20);
+        assert_eq!(mixed.len(), 5);
+        assert!(
+            mixed
+                .iter()
+                .enumerate()
+                .all(|(at, server)| is_near(server, 2) == (at < 2))
+        );
+        assert_eq!(
+            chosen(0, 20),
+            candidates(&app("a"), ShuffleId(1), &all, 20, 10)
+        );
+        assert_eq!(
+            chosen(12, 20),
+            candidates(&app("a"), ShuffleId(1), &all, 20, 10)
+        );
+        assert_eq!(chosen(2, 100_000).len(), 12);
+    }
+
+    #[test]
+    fn a_share_is_a_quarter_over_the_part_and_never_below_it() {
+        assert_eq!(share(100, 1, 4), 31);
+        assert_eq!(share(101, 1, 4), 32);
+        assert_eq!(share(3, 1, 3), 1);
+        assert_eq!(share(100, 2, 4), 62);
+        assert_eq!(share(u32::MAX, 2, 1), u32::MAX);
     }
 
     #[test]

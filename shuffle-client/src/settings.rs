@@ -58,6 +58,12 @@ pub struct Settings {
     /// written back, readers read it there themselves. The right to read must be had here too, where each cloud's own tools find it.
     /// Default: none, and readers wait for a server. Set it if the pool may be gone while something still reads.
     pub remote: Option<String>,
+    /// Name of the machine that this process is on, as the servers there are told it (their setting `node`): they are written to first.
+    /// Default: none, and a server is near whose address is this machine's.
+    pub node: Option<String>,
+    /// Name of the failure domain of this machine (the servers' setting `zone`): shuffles go to servers of the same first, and to others
+    /// where there are too few. Default: none.
+    pub zone: Option<String>,
     /// When the output of apps that are opened with this client is written back to the servers' object store. Default: as the servers
     /// are set.
     pub write_back: Option<WriteBack>,
@@ -85,6 +91,8 @@ impl Default for Settings {
             stream_window: http2::WINDOW,
             names: BTreeMap::new(),
             remote: None,
+            node: None,
+            zone: None,
             write_back: None,
         }
     }

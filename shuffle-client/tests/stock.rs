@@ -50,6 +50,7 @@ impl v1::data_server::Data for Stock {
                             volume,
                             committed: false,
                             max_batch: 8 << 20,
+                            elsewhere: false,
                         })
                     }
                     push_request::Step::Batch(batch) => {

@@ -253,6 +253,7 @@ impl Attempt {
             map_index: self.map_index,
             attempt: self.attempt,
             durability: self.durability as i32,
+            share: 0,
         }
     }
 

@@ -161,7 +161,7 @@ def test_sessions_of_spark_connect(run, newest, server):
     assert client(newest, url, "ask") == "right"
     assert server.bytes_in() > 0
     connect.stop()
-    wait_until(lambda: server.metric("shuffle_server_apps") == 0, 30, "the application is known still")
+    wait_until(lambda: server.metric("forebay_apps") == 0, 30, "the application is known still")
 
 
 # === the Thrift server ===
@@ -186,4 +186,4 @@ def test_statements_of_the_thrift_server(run, line, server):
     assert rows == [(k, sum(range(k, 70_000, 7)), 10_000) for k in range(7)], ran.stdout + ran.stderr
     assert server.bytes_in() > 0
     thrift.stop()
-    wait_until(lambda: server.metric("shuffle_server_apps") == 0, 30, "the application is known still")
+    wait_until(lambda: server.metric("forebay_apps") == 0, 30, "the application is known still")

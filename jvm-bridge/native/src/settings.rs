@@ -35,6 +35,8 @@ struct ClientSettings {
     names: BTreeMap<String, String>,
     write_back: Option<String>,
     remote: Option<String>,
+    node: Option<String>,
+    zone: Option<String>,
 }
 
 /// Reads the settings and checks them, naming what cannot be.
@@ -70,6 +72,8 @@ pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
             *setting = value;
         }
     }
+    settings.node = given.node;
+    settings.zone = given.zone;
     settings.memory = given.memory_bytes;
     settings.memory_apart = given
         .memory_apart
@@ -114,7 +118,7 @@ mod tests {
         let settings = parse(
             r#"{"servers":["a:1"],"connect_timeout_ms":1,"call_timeout_ms":2,"retry_deadline_ms":3,"backoff_base_ms":4,
                 "backoff_max_ms":5,"keep_alive_ms":6,"idle_connection_ms":10,"idle_stream_ms":11,"fetch_window_bytes":70000,"fetch_streams":8,"replay_buffer_bytes":9,
-                "block_bytes":2000,"batch_bytes":3000,"memory_bytes":100,"memory_apart":"reads,arenas","stream_window_bytes":65536,"write_back":"eager","remote":"s3://bucket/prefix","names":{"keep_alive":"my.keepAlive"}}"#,
+                "block_bytes":2000,"batch_bytes":3000,"memory_bytes":100,"memory_apart":"reads,arenas","stream_window_bytes":65536,"write_back":"eager","remote":"s3://bucket/prefix","node":"n","zone":"z","names":{"keep_alive":"my.keepAlive"}}"#,
         )
         .expect("valid");
         let expected = Settings {
@@ -138,6 +142,8 @@ mod tests {
             names: BTreeMap::from([("keep_alive".into(), "my.keepAlive".into())]),
             write_back: Some(shuffle_client::WriteBack::Eager),
             remote: Some("s3://bucket/prefix".into()),
+            node: Some("n".into()),
+            zone: Some("z".into()),
         };
         assert_eq!(settings, expected);
     }

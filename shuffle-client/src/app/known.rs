@@ -95,6 +95,15 @@ impl Pool {
         (!told).then(|| refusal.message.clone())
     }
 
+    /// Whether the server has said that it is in this zone.
+    pub(super) fn is_in(&self, address: &str, zone: &str) -> bool {
+        let description = self
+            .servers
+            .get(address)
+            .and_then(|server| server.description.as_ref());
+        description.is_some_and(|description| description.zone == zone)
+    }
+
     /// Servers that can take a new shuffle: they took the app, answered, do not drain, and have a disk that works; each once. If none
     /// is like that, all that are known, because what is known may be old.
     pub(super) fn usable(&self) -> Vec<String> {

@@ -160,6 +160,7 @@ impl Inner {
             volume: volume.clone(),
             committed,
             max_batch: MAX_BATCH,
+            elsewhere: false,
         };
         let _ = answers
             .send(Ok(send_step(v1::push_response::Step::Opened(opened))))

@@ -45,15 +45,23 @@ pub(super) struct Looked {
 }
 
 /// Checks the spec and groups its outputs by server, in random order: a thousand reducers that start together do not all start with
-/// the same server. Of two copies one is read, by chance and for all readers the same, which keeps what a server caches useful; the
-/// other one if its server was found gone a moment ago.
-pub(super) fn groups(spec: &ReadSpec, is_down: impl Fn(&str) -> bool) -> Result<Vec<Group>, Error> {
+/// the same server. Of two copies one is read, by chance and for all readers the same, which keeps what a server caches useful, but that
+/// on this machine if only one of them is; the other one if its server was found gone a moment ago.
+pub(super) fn groups(
+    spec: &ReadSpec,
+    is_down: impl Fn(&str) -> bool,
+    is_here: impl Fn(&str) -> bool,
+) -> Result<Vec<Group>, Error> {
     check(spec)?;
     let outputs = spec.outputs.iter().map(|output| {
         let mut output = output.clone();
         // The highest bit of a product with 2^64 / phi: attempts are numbered in turn.
         let second = output.attempt.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1;
         if second {
+            output.swap(false);
+        }
+        let mirror = output.mirror.as_ref();
+        if mirror.is_some_and(|mirror| is_here(&mirror.address) && !is_here(&output.address)) {
             output.swap(false);
         }
         if is_down(&output.address) {

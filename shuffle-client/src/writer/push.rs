@@ -1,6 +1,7 @@
 //! The task that brings one output to a server: opens the stream, feeds it, reads the answers, and starts over when it must.
 //!
-//! **Which server.** The candidate of the map index, unless it was found gone, or refused, a moment ago; then the stand-ins in order;
+//! **Which server.** One that is near (`near.rs`), as long as it has not got a quarter more than its part of the shuffle. Else the
+//! candidate of the map index, unless it was found gone, or refused, a moment ago; then the stand-ins in order;
 //! then the servers of the settings that are no candidates (they joined later); then around again, with growing pauses (`route.rs`).
 //! Servers that do not answer are waited for until `retry_deadline`, so one that restarts is; servers that answer and take nothing
 //! (busy, full, draining) are waited for longer, and what ends that says so. So are those that took a stream and do not go on with it
@@ -13,7 +14,7 @@
 //! Open, and Commit alone brings the receipt. If it stays away, another server gets the whole output: two servers may then hold the
 //! attempt, and only the one named to the engine is ever read.
 //!
-//! **Mirror.** The second copy begins at the first stand-in, and neither goes to a server that the other is at.
+//! **Mirror.** The second copy begins at the first stand-in, on another machine if there is one, and neither goes to a server that the other is at.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -51,6 +52,8 @@ pub(super) struct Push {
     backoff: Backoff,
     /// Servers at which the app was registered from here.
     registered: Vec<String>,
+    /// Outputs of the shuffle that a server should have at most; 0 while nobody is preferred, and once a server has failed.
+    share: u32,
 }
 
 /// How one stream ended.
@@ -87,6 +90,7 @@ impl Push {
             claim,
             backoff,
             registered: Vec::new(),
+            share: 0,
         }
     }
 
@@ -111,8 +115,12 @@ impl Push {
             placement::route(&self.spec.candidates, self.spec.map_index)
                 .cloned()
                 .collect();
-        let first = self.claim.copy() % candidates.len();
-        candidates.rotate_left(first);
+        let nearby = self.client.nearby(&candidates).await;
+        nearby.order(&mut candidates, self.claim.copy());
+        if nearby.bounded {
+            let copies = 1 + u32::from(self.spec.durability == Durability::Mirror);
+            self.share = placement::share(self.spec.num_maps, copies, candidates.len());
+        }
         // A server that others have just found gone comes last: a host that swallows packets costs a time-out per try. So does, before
         // those, one that has just refused.
         candidates.sort_by_key(|address| self.client.connections().reluctance(address));
@@ -130,7 +138,8 @@ impl Push {
             }
             let opened = tokio::time::Instant::now();
             self.shared.restart(started);
-            let (failure, stalled) = match self.stream(&address, !started).await {
+            let eager = !started && self.share == 0;
+            let (failure, stalled) = match self.stream(&address, eager).await {
                 End::Committed(receipt) => {
                     self.shared.delivered(&receipt.address);
                     return Ok(receipt);
@@ -140,6 +149,12 @@ impl Push {
                 End::Stalled(failure) => (failure, self.shared.stream().opened),
             };
             started = true;
+            if failure.elsewhere {
+                self.go_on(&mut route, Outcome::Refused(None)).await?;
+                continue;
+            }
+            // Others have to take what a server that fails does not.
+            self.share = 0;
             let stream = self.shared.stream();
             let deadline = self.client.settings().retry_deadline;
             // One that has stalled has stood still for all of that time.
@@ -209,6 +224,7 @@ impl Push {
             Next::Other if outcome == Outcome::Taken || self.backoff.note(answered) => {}
             Next::Other => return Err(self.exhausted()),
             Next::Round { answered, at_least } => {
+                self.share = 0;
                 if self.add_newcomers(route).await {
                     return Ok(());
                 }
@@ -332,6 +348,7 @@ impl Push {
             map_index: spec.map_index.0,
             attempt: spec.attempt.0,
             durability: self.level().message().into(),
+            share: self.share,
         });
         if sender.send(Ok(rope(open))).await.is_err() {
             return std::future::pending().await;
@@ -416,6 +433,14 @@ impl Push {
     }
 
     fn opened(&self, address: &str, opened: &v1::Opened) -> Result<(), Failure> {
+        if opened.elsewhere {
+            let message = format!("{address} has its share of the shuffle");
+            return Err(Failure {
+                answered: true,
+                elsewhere: true,
+                ..Failure::new(Kind::Unavailable, message)
+            });
+        }
         wire::volume("opened.volume", &opened.volume).map_err(|error| internal(address, &error))?;
         let (largest, most) = (self.shared.largest_payload(), opened.max_batch as usize);
         if most > 0 && largest > most {

@@ -15,6 +15,7 @@ mod peers;
 mod push;
 mod read;
 mod router;
+mod share;
 pub(crate) mod state;
 mod verify;
 mod volumes;
@@ -59,6 +60,8 @@ pub(crate) struct Core {
     pub(crate) drain: Drain,
     /// Where the server is.
     pub(crate) place: Place,
+    /// Outputs that are being written.
+    shares: share::Shares,
 }
 
 /// Where the server is, for executors that prefer what is near. Empty names are nobody's.
@@ -97,6 +100,7 @@ impl Core {
             bounds,
             drain,
             place: Place::default(),
+            shares: share::Shares::default(),
         }
     }
 

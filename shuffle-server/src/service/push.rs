@@ -21,7 +21,7 @@ use shuffle_proto::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 
-use super::{Core, Pace, caller, drain::draining, volumes::Choice};
+use super::{Core, Pace, caller, drain::draining, share::Share, volumes::Choice};
 use crate::{
     budget::{Permit, StagedBuilder, batch_cost},
     error::Refusal,
@@ -46,10 +46,14 @@ pub(super) fn serve(
         reader: Pace::first_push(body),
         state: State::New,
         app: None,
+        elsewhere: false,
         _running: running,
     };
     Box::pin(stream::unfold(Some(push), |push| async move {
         let mut push = push?;
+        if push.elsewhere {
+            return None;
+        }
         match push.next().await {
             Ok(Some(step)) => {
                 let mut rope = Rope::default();
@@ -69,6 +73,8 @@ struct Push {
     state: State,
     /// Whom the caller said it is, for the log.
     app: Option<AppId>,
+    /// The server has its share, and the client has been told.
+    elsewhere: bool,
     _running: Running,
 }
 
@@ -116,6 +122,8 @@ struct Attempt {
     level: Level,
     volume: Volume,
     _choice: Choice,
+    /// Until it is committed and the volume counts it.
+    share: Option<Share>,
     _stream: StreamPermit,
     _push: TaskTrackerToken,
 }
@@ -221,7 +229,39 @@ impl Push {
             attempt,
         };
 
-        let (volume, choice) = self.core.volumes.choose(&key)?;
+        let protocol = caller::version(
+            "caller.protocol",
+            open.caller.as_ref().map_or(0, |caller| caller.protocol),
+        )?;
+        let volumes = &self.core.volumes;
+        // What is here is answered here.
+        let is_here = || {
+            volumes
+                .iter()
+                .any(|volume| volume.committed(&key).is_some())
+        };
+        let most = if open.share > 0 && is_here() {
+            0
+        } else {
+            open.share
+        };
+        let held = || {
+            let of_volume = volumes
+                .iter()
+                .map(|volume| volume.attempts(&key.app, shuffle));
+            of_volume.sum()
+        };
+        let of = (key.app.clone(), shuffle);
+        let Some(share) = self.core.shares.take(of, most, held) else {
+            self.elsewhere = true;
+            let answer = v1::Opened {
+                protocol,
+                elsewhere: true,
+                ..v1::Opened::default()
+            };
+            return Ok(Some(push_response::Step::Opened(answer)));
+        };
+        let (volume, choice) = volumes.choose(&key)?;
         let opened = volume.open_attempt(key.clone(), num_maps, num_partitions)?;
         // The app may have gone while the volume did not know of the attempt yet: what is deleted must not come back.
         self.core.registry.alive(&app)?;
@@ -232,18 +272,17 @@ impl Push {
             level,
             volume: volume.clone(),
             _choice: choice,
+            share: Some(share),
             _stream: stream,
             _push: push,
         };
         let committed = matches!(opened, Opened::Committed(_));
         let answer = v1::Opened {
-            protocol: caller::version(
-                "caller.protocol",
-                open.caller.as_ref().map_or(0, |caller| caller.protocol),
-            )?,
+            protocol,
             volume: bytes(attempt.volume.id()),
             committed,
             max_batch: MAX_BATCH,
+            elsewhere: false,
         };
         self.state = match opened {
             Opened::New(writer) => State::Writing(Box::new(Writing {
@@ -357,7 +396,7 @@ impl Push {
             State::New => Err(Invalid::new("step", "commit", "send open first").into()),
             State::Writing(writing) => {
                 let Writing {
-                    attempt,
+                    mut attempt,
                     writer,
                     batches,
                     parts: Parts { totals, .. },
@@ -365,6 +404,7 @@ impl Push {
                 } = *writing;
                 let start = Instant::now();
                 let receipt = writer.commit(totals, attempt.level.staged()).await?;
+                attempt.share = None;
                 attempt.app.committed();
                 let answer = self.acknowledge(&attempt, &receipt).await?;
                 self.core

@@ -39,6 +39,18 @@ impl Volume {
         usage
     }
 
+    /// How many committed attempts of a shuffle are held.
+    pub fn attempts(&self, app: &AppId, shuffle: ShuffleId) -> u64 {
+        let shared = &self.0.shared;
+        let Some(no) = shared.app_no(app) else {
+            return 0;
+        };
+        let shuffles = shared.shuffles();
+        let mut of_app = shuffles.iter().filter(|of| of.app_no == no);
+        let found = of_app.find(|of| of.id == shuffle);
+        found.map_or(0, |shuffle| shuffle.state.lock().commits.len() as u64)
+    }
+
     /// Adds what each shuffle holds.
     pub fn add_usages(&self, usages: &mut BTreeMap<(AppId, ShuffleId), Usage>) {
         for shuffle in self.0.shared.shuffles() {

@@ -254,6 +254,7 @@ pub(crate) fn open(map_index: u32, attempt: u64) -> v1::Open {
         map_index,
         attempt,
         durability: v1::Durability::Disk as i32,
+        share: 0,
     }
 }
 

@@ -6,6 +6,7 @@
 mod direct;
 mod flipped;
 mod mirrors;
+mod near;
 mod readers;
 mod writers;
 mod written_back;

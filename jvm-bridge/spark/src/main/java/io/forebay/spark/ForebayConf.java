@@ -87,6 +87,11 @@ public final class ForebayConf {
                 "Native memory in which a map task keeps what it has pushed, so that it can push it again to another server. A larger "
                         + "output fails with its server, and the task is run again. Raise it if map outputs are larger and tasks dear. Tasks that "
                         + "share too little keep less; one that is set is kept whatever they share."),
+        ZONE(
+                "zone",
+                "`FOREBAY_ZONE` of the environment",
+                "Failure domain that the application runs in, by the name that servers have for theirs (`zone`). Shuffles go to servers of the "
+                        + "same first, and to others where there are too few. Set it, or `FOREBAY_ZONE` on the driver and executors, where traffic between zones costs."),
         FETCH_STREAMS(
                 "fetchStreams", "8", "Servers that a reduce task reads from at a time. Raise it if reduce tasks wait and no server is busy."),
         RETRY_DEADLINE(
@@ -300,9 +305,17 @@ public final class ForebayConf {
                 .name("servers", Key.SERVERS.key)
                 .name("retry_deadline", Key.RETRY_DEADLINE.key)
                 .name("replay_buffer", Key.REPLAY_BUFFER.key);
+        named(System.getenv("FOREBAY_NODE")).ifPresent(node -> settings.set("node", node));
+        Optional<String> zone = text(Key.ZONE).isPresent() ? text(Key.ZONE) : named(System.getenv("FOREBAY_ZONE"));
+        zone.ifPresent(name -> settings.set("zone", name));
         writeBack.ifPresent(policy -> settings.set("write_back", policy));
         text(Key.REMOTE).ifPresent(url -> settings.set("remote", url).name("remote", Key.REMOTE.key));
         return settings;
+    }
+
+    /** A variable that Kubernetes finds nothing for is empty. */
+    private static Optional<String> named(String variable) {
+        return Optional.ofNullable(variable).filter(name -> !name.isEmpty());
     }
 
     /** The secret in the file that {@link Key#TOKEN_FILE} names, if it names one. Read on the driver only. */

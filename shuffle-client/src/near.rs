@@ -1,0 +1,270 @@
+//! Which servers are near: on this machine, or in this zone. What is written goes to one of those first.
+//!
+//! Where this process has been told its node or its zone, servers are asked for theirs, once a minute; otherwise a server is near whose
+//! address is this machine's. That is not known for long, and nothing depends on its being right: every server takes every output.
+//!
+//! An executor knows of its own tasks only. So that no server gets more than a quarter over its part of a shuffle, however unevenly
+//! tasks are spread over machines, each tells the servers how much that is ([`placement::share`](crate::placement::share)), and a server
+//! that has it sends the next output elsewhere.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{client::Client, settings::Settings};
+
+/// How long is believed what a server has said, and how long that it has said nothing.
+const BELIEVED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
+/// How long a task waits to know it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How far away a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Distance {
+    Node,
+    Zone,
+    Far,
+}
+
+/// What is known of a server.
+#[derive(Clone, Debug)]
+struct Known {
+    distance: Distance,
+    /// Its machine, if it has said so.
+    node: String,
+    until: Instant,
+}
+
+/// What is known of servers. One per client.
+#[derive(Default)]
+pub(crate) struct Near {
+    known: Mutex<HashMap<String, Known>>,
+    /// Tasks that start together ask once.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// How far the candidates of a shuffle are, and who shares a machine.
+#[derive(Debug, Default)]
+pub(crate) struct Nearby {
+    servers: HashMap<String, (Distance, String)>,
+    /// Somebody may prefer some of them to others.
+    pub(crate) bounded: bool,
+}
+
+// === impl Near ===
+
+impl Near {
+    /// Asks the servers of which nothing is known; a second at most.
+    pub(crate) async fn look(&self, client: &Client, servers: &[String]) -> Nearby {
+        let settings = client.settings();
+        if servers.len() > 1 && !self.unknown(servers).is_empty() {
+            let _asking = self.asking.lock().await;
+            let unknown = self.unknown(servers);
+            let asked = unknown.iter().map(|server| async move {
+                let known = tokio::time::timeout(PATIENCE, ask(client, server)).await;
+                (server, known.ok().flatten())
+            });
+            let answers = join_all(asked).await;
+            let now = Instant::now();
+            let mut known = self.known.lock();
+            for (server, answer) in answers {
+                let believed = if answer.is_some() {
+                    BELIEVED.0
+                } else {
+                    BELIEVED.1
+                };
+                let (distance, node) = answer.unwrap_or((Distance::Far, String::new()));
+                let until = now + believed;
+                known.insert(
+                    server.clone(),
+                    Known {
+                        distance,
+                        node,
+                        until,
+                    },
+                );
+            }
+        }
+        let known = self.known.lock();
+        let found = servers.iter().filter_map(|server| {
+            let known = known.get(server)?;
+            Some((server.clone(), (known.distance, known.node.clone())))
+        });
+        Nearby::of(found.collect(), is_told(settings))
+    }
+
+    fn unknown(&self, servers: &[String]) -> Vec<String> {
+        let (known, now) = (self.known.lock(), Instant::now());
+        let unknown = |server: &&String| known.get(*server).is_none_or(|known| known.until <= now);
+        servers.iter().filter(unknown).cloned().collect()
+    }
+
+    /// Whether a server is known to be on this machine, and others are known not to be.
+    pub(crate) fn is_here(&self, server: &str) -> bool {
+        let known = self.known.lock();
+        known
+            .get(server)
+            .is_some_and(|known| known.distance == Distance::Node)
+    }
+}
+
+fn is_told(settings: &Settings) -> bool {
+    settings.node.is_some() || settings.zone.is_some()
+}
+
+/// How far one server is, and its machine's name; `None` if it does not say.
+async fn ask(client: &Client, server: &str) -> Option<(Distance, String)> {
+    let settings = client.settings();
+    if !is_told(settings) {
+        let addresses = tokio::net::lookup_host(server).await.ok()?;
+        let here = addresses.into_iter().any(|address| is_own(address.ip()));
+        let distance = if here { Distance::Node } else { Distance::Far };
+        return Some((distance, String::new()));
+    }
+    let said = client.try_describe(server).await.ok()?;
+    let same = |own: &Option<String>, other: &str| {
+        own.as_deref()
+            .is_some_and(|own| !own.is_empty() && own == other)
+    };
+    let distance = if same(&settings.node, &said.node) {
+        Distance::Node
+    } else if same(&settings.zone, &said.zone) {
+        Distance::Zone
+    } else {
+        Distance::Far
+    };
+    Some((distance, said.node))
+}
+
+/// Whether the address is this machine's: what would be sent there would come from it. Sends nothing.
+fn is_own(ip: IpAddr) -> bool {
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let from = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    from.is_ok_and(|from| from.ip() == ip)
+}
+
+// === impl Nearby ===
+
+impl Nearby {
+    fn of(servers: HashMap<String, (Distance, String)>, told: bool) -> Self {
+        let mut distances = servers.values().map(|(distance, _)| *distance);
+        let first = distances.next();
+        let differ = distances.any(|distance| Some(distance) != first);
+        Self {
+            servers,
+            bounded: told || differ,
+        }
+    }
+
+    /// Puts what is near first, and leaves the order as it is among those that are equally far. Of several copies the others go where
+    /// the first does not.
+    pub(crate) fn order(&self, servers: &mut [String], copy: usize) {
+        servers.sort_by_key(|server| self.distance(server));
+        let others = copy % servers.len().max(1);
+        if others == 0 {
+            return;
+        }
+        let first = self.node(&servers[0]).map(str::to_owned);
+        servers.rotate_left(others);
+        servers.sort_by_key(|server| first.is_some() && self.node(server) == first.as_deref());
+    }
+
+    fn distance(&self, server: &str) -> Distance {
+        self.servers
+            .get(server)
+            .map_or(Distance::Far, |(distance, _)| *distance)
+    }
+
+    fn node(&self, server: &str) -> Option<&str> {
+        let (_, node) = self.servers.get(server)?;
+        Some(node.as_str()).filter(|node| !node.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nearby(servers: &[(&str, Distance, &str)]) -> Nearby {
+        let servers = servers.iter().map(|(server, distance, node)| {
+            ((*server).to_owned(), (*distance, (*node).to_owned()))
+        });
+        Nearby::of(servers.collect(), false)
+    }
+
+    fn ordered(nearby: &Nearby, servers: &[&str], copy: usize) -> Vec<String> {
+        let mut servers: Vec<_> = servers.iter().map(|server| (*server).to_owned()).collect();
+        nearby.order(&mut servers, copy);
+        servers
+    }
+
+    #[test]
+    fn what_is_near_comes_first_and_the_others_in_their_order() {
+        use Distance::{Far, Node, Zone};
+        let nearby = nearby(&[
+            ("a", Far, "1"),
+            ("b", Zone, "2"),
+            ("c", Node, "3"),
+            ("d", Zone, "4"),
+        ]);
+        assert!(nearby.bounded);
+        assert_eq!(
+            ordered(&nearby, &["a", "b", "c", "d", "e"], 0),
+            ["c", "b", "d", "a", "e"]
+        );
+        assert_eq!(
+            ordered(&nearby, &["d", "e", "a", "b", "c"], 0),
+            ["c", "d", "b", "e", "a"]
+        );
+    }
+
+    #[test]
+    fn servers_that_are_equally_far_keep_their_order_and_need_no_bound() {
+        for distance in [Distance::Node, Distance::Far] {
+            let nearby = nearby(&[
+                ("a", distance, "1"),
+                ("b", distance, "1"),
+                ("c", distance, "2"),
+            ]);
+            assert!(!nearby.bounded);
+            assert_eq!(ordered(&nearby, &["b", "c", "a"], 0), ["b", "c", "a"]);
+        }
+        let unknown = Nearby::default();
+        assert_eq!(ordered(&unknown, &["b", "c", "a"], 0), ["b", "c", "a"]);
+        assert_eq!(ordered(&unknown, &["b", "c", "a"], 1), ["c", "a", "b"]);
+        assert_eq!(ordered(&unknown, &["b"], 1), ["b"]);
+    }
+
+    #[test]
+    fn the_second_copy_goes_to_another_machine_where_there_is_one() {
+        use Distance::{Far, Node};
+        let nearby = nearby(&[
+            ("a", Node, "1"),
+            ("b", Node, "1"),
+            ("c", Far, "2"),
+            ("d", Far, "2"),
+        ]);
+        assert_eq!(ordered(&nearby, &["b", "c", "d", "a"], 0)[0], "b");
+        assert_eq!(ordered(&nearby, &["b", "c", "d", "a"], 1)[0], "c");
+        let one = self::nearby(&[("a", Node, "1"), ("b", Node, "1")]);
+        assert_eq!(ordered(&one, &["b", "a"], 1)[0], "a");
+    }
+
+    #[test]
+    fn loopback_is_here_and_documentations_addresses_are_not() {
+        assert!(is_own(Ipv4Addr::LOCALHOST.into()));
+        assert!(!is_own(Ipv4Addr::new(203, 0, 113, 7).into()));
+    }
+}
