@@ -25,7 +25,20 @@ def test_application_submitted_to_the_cluster_runs_there(cluster, forebay, line)
 def test_tool_works_in_the_pods(cluster, forebay):
     said = forebay.exec("forebay-0", "forebay", "status", "--server", "127.0.0.1:7401").stdout
     assert "127.0.0.1:7401" in said and "ok" in said
-    forebay.exec("forebay-0", "forebay", "jar", "/tmp")
+
+
+def test_jar_comes_by_an_init_container(cluster):
+    """In a pod of whatever image: the server's own brings the plugin into a volume."""
+    cluster.apply(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "jar"}, "spec": {
+        "volumes": [{"name": "target", "emptyDir": {}}],
+        "initContainers": [{"name": "jar", "image": "localhost/forebay:1", "imagePullPolicy": "Never", "volumeMounts": [{"name": "target", "mountPath": "/target"}],
+                            "command": ["/usr/local/bin/forebay", "jar", "/target"], "securityContext": {"runAsUser": 123456, "readOnlyRootFilesystem": True}}],
+        "containers": [{"name": "main", "image": "localhost/pause:1", "imagePullPolicy": "Never"}]}}))  # fmt: skip
+    cluster.kubectl("wait", "--for=condition=Ready", "pod/jar", "--timeout=120s")
+    pod = cluster.get("pod", "jar")
+    volumes = cluster.dir / pod["spec"]["nodeName"] / "kubelet" / "pods" / pod["metadata"]["uid"] / "volumes"
+    assert (volumes / "kubernetes.io~empty-dir" / "target" / "forebay-spark.jar").read_bytes()[:2] == b"PK"
+    cluster.kubectl("delete", "pod", "jar", "--grace-period=1")
 
 
 def test_drain_by_exec_ends_the_server_and_the_pod_comes_back(cluster, forebay):

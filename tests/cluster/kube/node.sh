@@ -41,6 +41,8 @@ else
     [ ! -e "$hierarchy/cpuset.cpus" ] || for file in cpuset.cpus cpuset.mems; do
       cat "$hierarchy/$file" >"$hierarchy$CGROUP-$node/$file"
     done
+    # A group counts as one process beside those of the machine that are in none, and this one is a whole node.
+    [ ! -e "$hierarchy/cpu.shares" ] || echo 8192 >"$hierarchy$CGROUP-$node/cpu.shares"
   done
 fi
 
