@@ -30,7 +30,7 @@ jvm: ## the Spark plugin: its jar, and its own tests
 	$(IN) $(MVN) package
 
 deploy: build ## the chart rendered by Helm, read by the schemas of three Kubernetes versions; the manifests and examples
-	@./setup.sh --charts -- pytest tests/deploy
+	@./setup.sh --charts --prometheus -- pytest tests/deploy
 
 package: build ## what is given away, as far as this machine's own build shows it: licences, versions, the wheel in an empty environment
 	@./setup.sh --check --spark 4.3.0 -- pytest tests/release

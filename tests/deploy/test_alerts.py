@@ -91,18 +91,13 @@ def _case(series: dict, cases: list) -> dict:
     return {"interval": "1m", "input_series": [{"series": name, "values": values} for name, values in series.items()], "promql_expr_test": cases}
 
 
-def named(text: str) -> str:
-    """With the prefix that all names have from 0.1.0 on; which one a server gives is for its own tests to hold."""
-    return text.replace("shuffle_server_", "forebay_")
-
-
 def test_every_metric_is_one_that_the_server_has(tmp_path):
     with Running(tmp_path) as server, urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=10) as answer:
-        text = named(answer.read().decode())
+        text = answer.read().decode()
     names = set(re.findall(r"^([a-z_]+)(?:\{| )", text, re.MULTILINE)) | set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
     states = set(re.findall(r'forebay_volume_state\{.*state="([a-z-]+)"', text))
     documents = "".join(path.read_text() for path in (ROOT / "deploy").glob("*.md"))
-    for asking in (str(RULES), " ".join(expressions()), named(documents)):
+    for asking in (str(RULES), " ".join(expressions()), documents):
         asked = set(re.findall(r"\bforebay_[a-z_]+[a-z]\b", asking))
         assert asked
         for name in asked:

@@ -31,6 +31,12 @@ def test_what_a_reader_looks_for_is_there(name):
     assert len((ROOT / name).read_text()) > 300
 
 
+def test_readmes_numbers_are_those_of_the_results():
+    """No figure there is typed by hand: it comes from the newest file of its kind in benches/results."""
+    found = subprocess.run([sys.executable, ROOT / "benches" / "readme_numbers.py", "--check"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
 def test_no_file_names_another_version():
     found = subprocess.run([sys.executable, VERSION_PY, "--check"], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
