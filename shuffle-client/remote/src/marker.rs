@@ -1,8 +1,9 @@
 //! The marker: whose directory [`keys::ROOT`] is, and what format everything in it has.
 //!
 //! JSON: `forebay` (a sentence for whoever finds it), `format` 1, `pool` (a UUID). The first server that uses a store makes it, by a
-//! conditional put; all servers with the same store are one pool. Before anything else is written there it has to be seen. What lies
-//! there instead is refused by name, and so is the layout of before there was a marker, which no released version wrote: its
+//! conditional put; all servers with the same store are one pool. Before anything else is written there it has to be seen. One that was
+//! damaged is made anew where an app's record says that the directory is Forebay's all the
+//! same. What lies there instead is refused by name, and so is the layout of before there was a marker, which no released version wrote: its
 //! directories lay directly below the prefix.
 
 use std::time::Duration;
@@ -17,8 +18,23 @@ use super::{Error, Store, keys, lease::Lease};
 const FORMAT: u32 = 1;
 /// Directories beside ours that are looked at before the marker is made, each with one request.
 const LOOKED_AT: usize = 200;
+/// Directories in ours that are looked at where the marker cannot be read.
+const EVIDENCE: usize = 50;
 /// How long is looked for them: a bucket that others fill may have millions.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What every format has.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// Why what lies there is no marker of this format.
+enum Fault {
+    /// It is none, or was damaged.
+    None(String),
+    Another(u32),
+}
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,26 +76,62 @@ impl Marker {
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let refuse = |what: String| {
-            Error::Invalid(format!(
-                "{} {what}: give `remote` another prefix",
-                store.path(&key)
-            ))
-        };
-        let marker: Self = serde_json::from_slice(&bytes)
-            .map_err(|error| refuse(format!("is no marker of Forebay's ({error})")))?;
-        match marker.format {
-            FORMAT => Ok(Some(marker)),
-            other => Err(refuse(format!(
-                "says that the format there is {other}, and this version of Forebay has {FORMAT}"
-            ))),
+        let path = store.path(&key);
+        Self::decode(&bytes).map(Some).map_err(|fault| {
+            Error::Invalid(match fault {
+                Fault::None(why) => format!(
+                    "{path} is no marker of Forebay's ({why}): if the directory is Forebay's and it was damaged, remove it, and it is made \
+                     anew; if not, give `remote` another prefix"
+                ),
+                Fault::Another(format) => format!(
+                    "{path} says that the format there is {format}, and this version of Forebay has {FORMAT}: give `remote` another prefix"
+                ),
+            })
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Fault> {
+        let none = |error: serde_json::Error| Fault::None(error.to_string());
+        match serde_json::from_slice::<Format>(bytes)
+            .map_err(none)?
+            .format
+        {
+            FORMAT => serde_json::from_slice(bytes).map_err(none),
+            other => Err(Fault::Another(other)),
         }
+    }
+
+    /// Puts this one, which was seen there, back if it was removed or damaged; answers whether it was.
+    pub async fn keep(&self, store: &Store) -> Result<bool, Error> {
+        let key = keys::marker();
+        let create = match store.get(&key).await {
+            Ok(bytes) => match Self::decode(&bytes) {
+                Err(Fault::None(_)) => false,
+                // Another's, or made anew by another server.
+                Ok(_) | Err(Fault::Another(_)) => return Ok(false),
+            },
+            Err(Error::NotFound { .. }) => true,
+            Err(error) => return Err(error),
+        };
+        match store.put(&key, self.encode()?, create).await {
+            Ok(()) => Ok(true),
+            Err(Error::Exists { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn encode(&self) -> Result<bytes::Bytes, Error> {
+        let text = serde_json::to_vec(self).map_err(|error| Error::Invalid(error.to_string()))?;
+        Ok(text.into())
     }
 
     /// Reads it, or makes it where there is none. [`Error::Invalid`] if what is there is another's, or of the old layout.
     pub async fn claim(store: &Store) -> Result<Self, Error> {
-        if let Some(marker) = Self::read(store).await? {
-            return Ok(marker);
+        match Self::read(store).await {
+            Ok(Some(marker)) => return Ok(marker),
+            Ok(None) => {}
+            Err(refused @ Error::Invalid(_)) => return Self::mend(store).await?.ok_or(refused),
+            Err(error) => return Err(error),
         }
         // What lies there in millions is not ours; and a store that does not answer fails below.
         if let Ok(old) = tokio::time::timeout(PATIENCE, of_the_old_layout(store)).await
@@ -93,9 +145,7 @@ impl Marker {
             )));
         }
         let marker = Self::new();
-        let text =
-            serde_json::to_vec(&marker).map_err(|error| Error::Invalid(error.to_string()))?;
-        match store.put(&keys::marker(), text.into(), true).await {
+        match store.put(&keys::marker(), marker.encode()?, true).await {
             Ok(()) => Ok(marker),
             // Another server was quicker.
             Err(Error::Exists { key }) => {
@@ -104,6 +154,29 @@ impl Marker {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes one that was damaged anew, if an app's record beside it says that the directory is Forebay's all the same.
+    async fn mend(store: &Store) -> Result<Option<Self>, Error> {
+        let mut dirs = store.list(keys::ROOT).await?.dirs;
+        dirs.truncate(EVIDENCE);
+        let apps: Vec<_> = dirs
+            .iter()
+            .filter_map(|name| AppId::try_new(name))
+            .collect();
+        let looks = stream::iter(apps)
+            .map(|app| async move { Lease::read(store, &app).await.is_ok_and(|it| it.is_some()) });
+        let mut looks = looks.buffer_unordered(16);
+        while let Some(ours) = looks.next().await {
+            let marker = Self::new();
+            if ours && marker.keep(store).await? {
+                tracing::warn!(key = %store.path(&keys::marker()), "the marker was damaged: it is made anew, because records of apps say that its directory is Forebay's");
+            }
+            if ours {
+                return Self::read(store).await;
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -161,6 +234,37 @@ mod tests {
             put(&store, key, text).await;
         }
         Marker::claim(&store).await.expect("claimed");
+    }
+
+    #[tokio::test]
+    async fn a_marker_that_was_removed_or_damaged_is_made_anew_where_it_is_known_to_be_ours() {
+        let store = Store::in_memory();
+        let first = Marker::claim(&store).await.expect("made");
+        for damaged in [Some(""), Some("{\"forebay\":"), Some("\0\0\0"), None] {
+            store.delete(&keys::marker()).await.expect("deleted");
+            if let Some(text) = damaged {
+                put(&store, &keys::marker(), text).await;
+                // Who comes new cannot know that.
+                let refused = Marker::claim(&store).await.expect_err("no marker");
+                assert!(refused.to_string().contains("remove it"), "{refused}");
+            }
+            assert!(first.keep(&store).await.expect("put back"), "{damaged:?}");
+            assert_eq!(Marker::claim(&store).await.expect("found"), first);
+            assert!(!first.keep(&store).await.expect("there"));
+        }
+        // Where nobody has seen it, an app's record says so.
+        put(&store, "forebay-v1/warehouse/lease", "rent: 500").await;
+        put(&store, &keys::marker(), "").await;
+        Marker::claim(&store).await.expect_err("no record");
+        let app = AppId::try_new("app-1").expect("valid");
+        let record = Lease::new([7; 32], Duration::from_secs(5));
+        record.create(&store, &app).await.expect("created");
+        let anew = Marker::claim(&store).await.expect("made anew");
+        assert_eq!(Marker::read(&store).await.expect("read"), Some(anew));
+        // Another format is nobody's to mend.
+        put(&store, &keys::marker(), r#"{"format":2}"#).await;
+        Marker::claim(&store).await.expect_err("newer");
+        assert!(!first.keep(&store).await.expect("left alone"));
     }
 
     #[tokio::test]
