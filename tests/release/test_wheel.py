@@ -71,7 +71,11 @@ def processes(folder: Path) -> list[str]:
 @contextmanager
 def typed(command: list, **options):
     """A program as a person starts it; a test that fails does not wait for it for ever."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, **options) as running:
+
+    def as_a_terminal_does():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored is inherited, from nohup for one, and heeded
+
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=as_a_terminal_does, **options) as running:
         try:
             yield running
         finally:
