@@ -68,8 +68,12 @@ def test_stream_leaves_nothing_of_its_batches(run, line):
         for name, slack in {"shuffles": 3, "attempts": 15, "descriptors": 5}.items():
             first, second = (max(look[name] for look in half) for half in (looks[:2], looks[2:]))
             assert second <= first + slack, f"{name} of {looks}"
-        app.call("collect_garbage")
-        wait_until(lambda: server.shuffle_files() == [], 120, "the stream has ended and its files are there")
+
+        def nothing_left():
+            app.call("collect_garbage")
+            return server.shuffle_files() == []
+
+        wait_until(nothing_left, 120, "the stream has ended and its files are there")
         assert server.bytes_in() > 0
     finally:
         app.stop()

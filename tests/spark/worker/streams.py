@@ -1,5 +1,7 @@
 """A structured stream that goes on until it is stopped, and what it has left in the driver meanwhile."""
 
+import gc
+
 _streams = {}
 
 
@@ -37,5 +39,7 @@ def stop_stream(spark, name):
 
 
 def collect_garbage(spark):
-    """Spark forgets a shuffle when nothing in the driver refers to it any more, which a collection finds out."""
+    """Spark forgets a shuffle when nothing in the driver refers to it any more, which a collection finds out. What Python has of the
+    driver's objects, a query that was stopped for one, is referred to until Python has collected it."""
+    gc.collect()
     spark.sparkContext._jvm.System.gc()
