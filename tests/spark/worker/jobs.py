@@ -128,15 +128,16 @@ def tagged(spark, base):
 
 
 def reshuffled(spark, rows, maps, reduces=8, join=False):
-    """Rows as those of `rows` through two shuffles, the second written while the first is read; and what they are without any."""
+    """Rows as those of `rows` through two shuffles, the second written while the first is read; and what they are without any. Of many
+    partitions Spark puts small ones together, so that few tasks read them."""
     columns = [f"c{column}" for column in range(9)]
     own = spark.range(0, rows, 1, maps).selectExpr("id", *(f"xxhash64(id, {column}) AS c{column}" for column in range(9)))
     if join:
         first = own.join(spark.range(0, rows, 1, maps).selectExpr("id", "xxhash64(id, 8) AS d"), "id").selectExpr("id", *columns[:-1], "d AS c8")
     else:
-        first = own.repartition(reduces, "c0")
+        first = own.repartition("c0")
     # Something in between, or Spark would leave one of them out.
-    first = first.selectExpr("id + 1 AS id", *columns).repartition(reduces, "c1").selectExpr("id - 1 AS id", *columns)
+    first = first.selectExpr("id + 1 AS id", *columns).repartition("c1").selectExpr("id - 1 AS id", *columns)
     sums = ["count(*)", f"bit_xor(xxhash64(id, {', '.join(columns)}))"]
     with _settings(spark, {"spark.sql.shuffle.partitions": reduces}):
         return {"own": list(own.selectExpr(*sums).collect()[0]), "shuffled": list(first.selectExpr(*sums).collect()[0])}

@@ -147,6 +147,12 @@ final class DriverApp {
                             + "do: run it on Linux with glibc (in the cluster, for example), or set " + ForebayConf.Key.FALLBACK.key
                             + "=true, or leave " + ForebayPlugin.MANAGER + " out where the application is only tried",
                     e);
+        } catch (ForebayException e) {
+            // The client may be closed before this thread asks whether it may wait.
+            if (stopping) {
+                throw stopped(e);
+            }
+            throw e;
         }
         synchronized (this) {
             if (!open) {
@@ -165,8 +171,12 @@ final class DriverApp {
     private void mayWait() {
         Interrupts.THREAD.check();
         if (stopping) {
-            throw new IllegalStateException("the SparkContext is being stopped: app " + identity + " is not registered any more");
+            throw stopped(null);
         }
+    }
+
+    private IllegalStateException stopped(ForebayException cause) {
+        return new IllegalStateException("the SparkContext is being stopped: app " + identity + " is not registered any more", cause);
     }
 
     private synchronized Caller caller() {
