@@ -23,25 +23,8 @@ pub enum Compression {
     Zstd(i32),
 }
 
-/// So many blocks in a row that do not compress say that the next ones will not either.
-const MISSES: u32 = 4;
-/// Of the blocks after those, one in so many is tried.
-const TRIED: u32 = 16;
-/// A block that gets shorter by less than this part of it counts as one that does not compress.
-const GAIN: usize = 32;
-
-/// What a writer compresses with. The search for matches in a block that has none is most of what a task's own
-/// threads do here, so after some such blocks most of the next ones are stored as they are.
-pub(crate) struct Encoder {
-    method: Method,
-    /// Blocks in a row that did not compress.
-    misses: u32,
-    /// Blocks since the last one that was tried.
-    untried: u32,
-}
-
-/// About 16 KiB for LZ4, up to a few MiB for Zstandard at its higher levels.
-enum Method {
+/// What a writer compresses with; about 16 KiB for LZ4, up to a few MiB for Zstandard at its higher levels.
+pub(crate) enum Encoder {
     None,
     Lz4(Box<CompressTable>),
     Zstd(Box<zstd::bulk::Compressor<'static>>),
@@ -81,9 +64,9 @@ impl FromStr for Compression {
 
 impl Encoder {
     pub(crate) fn new(compression: Compression) -> Result<Self, Error> {
-        let method = match compression {
-            Compression::None => Method::None,
-            Compression::Lz4 => Method::Lz4(Box::new(CompressTable::large())),
+        Ok(match compression {
+            Compression::None => Self::None,
+            Compression::Lz4 => Self::Lz4(Box::new(CompressTable::large())),
             Compression::Zstd(level) => {
                 let levels = zstd::compression_level_range();
                 let level = level.clamp(*levels.start(), *levels.end());
@@ -92,30 +75,17 @@ impl Encoder {
                         format!("cannot compress with Zstandard at level {level}: {error}");
                     Error::new(Kind::Internal, message)
                 })?;
-                Method::Zstd(Box::new(encoder))
+                Self::Zstd(Box::new(encoder))
             }
-        };
-        Ok(Self {
-            method,
-            ..Self::none()
         })
-    }
-
-    /// One that stores everything as it is.
-    pub(crate) fn none() -> Self {
-        Self {
-            method: Method::None,
-            misses: 0,
-            untried: 0,
-        }
     }
 
     /// Bytes that [`store`](Self::store) may need for a block.
     pub(crate) fn space(&self, raw_len: usize) -> usize {
-        match self.method {
+        match self {
             // With room for the worst case it need not look for the end at every step.
-            Method::Lz4(_) => get_maximum_output_size(raw_len),
-            Method::None | Method::Zstd(_) => raw_len,
+            Self::Lz4(_) => get_maximum_output_size(raw_len),
+            Self::None | Self::Zstd(_) => raw_len,
         }
     }
 
@@ -127,7 +97,7 @@ impl Encoder {
         gathered: &mut Vec<u8>,
         space: &mut [u8],
     ) -> (Codec, usize) {
-        if matches!(self.method, Method::None) || raw_len < WORTH_COMPRESSING || self.skips() {
+        if matches!(self, Self::None) || raw_len < WORTH_COMPRESSING {
             let mut start = 0;
             for piece in pieces {
                 space[start..start + piece.len()].copy_from_slice(piece);
@@ -145,33 +115,15 @@ impl Encoder {
                 gathered
             }
         };
-        let compressed = self.method.compress(raw, space);
-        let compressed = compressed.filter(|(_, length)| *length < raw_len);
-        let saved = compressed.map_or(0, |(_, length)| raw_len - length);
-        self.misses = match saved * GAIN < raw_len {
-            true => self.misses.saturating_add(1),
-            false => 0,
-        };
-        if let Some(stored) = compressed {
-            return stored;
+        if let Some((codec, length)) = self.compress(raw, space)
+            && length < raw_len
+        {
+            return (codec, length);
         }
         space[..raw_len].copy_from_slice(raw);
         (Codec::None, raw_len)
     }
 
-    /// Whether the next block is not tried.
-    fn skips(&mut self) -> bool {
-        self.untried = match self.misses < MISSES {
-            true => 0,
-            false => (self.untried + 1) % TRIED,
-        };
-        self.untried != 0
-    }
-}
-
-// === impl Method ===
-
-impl Method {
     /// `None` if it does not fit.
     fn compress(&mut self, raw: &[u8], space: &mut [u8]) -> Option<(Codec, usize)> {
         match self {
@@ -271,45 +223,6 @@ mod tests {
                 Compression::Zstd(_) => Codec::Zstd,
             };
             assert_eq!(store(compression, &[&rows]).0, expected);
-        }
-    }
-
-    #[test]
-    fn blocks_that_do_not_compress_are_seldom_tried_and_what_does_again_is_found() {
-        let rows = b"a row of some bytes, ".repeat(50);
-        let mut state = 7u64;
-        let noise = std::iter::repeat_with(|| {
-            // A xorshift generator.
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 32) as u8
-        });
-        let noise: Vec<u8> = noise.take(1_000).collect();
-        let mut decoder = Decoder::default();
-        for compression in &ALL[1..] {
-            let mut encoder = Encoder::new(*compression).expect("an encoder");
-            let mut tried = |raw: &[u8]| {
-                let mut space = vec![0; encoder.space(raw.len())];
-                let (codec, length) = encoder.store(&[raw], raw.len(), &mut Vec::new(), &mut space);
-                let mut read = vec![0; raw.len()];
-                decoder
-                    .decode(codec, &space[..length], &mut read)
-                    .expect("decodes");
-                assert_eq!(read, raw);
-                (codec != Codec::None, encoder.untried == 0)
-            };
-            // One now and then among others does not count.
-            for _ in 0..20 {
-                (0..MISSES - 1).for_each(|_| assert_eq!(tried(&noise), (false, true)));
-                assert_eq!(tried(&rows), (true, true));
-            }
-            let count = 10 * TRIED;
-            let of_noise = (0..count + MISSES).filter(|_| tried(&noise).1).count();
-            assert_eq!(of_noise as u32, MISSES + count / TRIED, "{compression:?}");
-            let missed = (0..count).take_while(|_| !tried(&rows).0).count();
-            assert_eq!(missed as u32, TRIED - 1);
-            assert!((0..count).all(|_| tried(&rows).0));
         }
     }
 

@@ -117,7 +117,7 @@ impl MapWriter {
         // A spec that is refused builds nothing, so how it would is of no account.
         let (num_partitions, encoder, checked) = match checked {
             Ok(encoder) => (spec.num_partitions, encoder, Ok(())),
-            Err(error) => (1, Encoder::none(), Err(error)),
+            Err(error) => (1, Encoder::None, Err(error)),
         };
         let encryptor = client
             .secret()
