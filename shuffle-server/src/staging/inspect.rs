@@ -1,6 +1,6 @@
 //! Looks into segments and commit logs, one file at a time, for a person: what is in it, and whether every checksum fits.
 //!
-//! Reads the bytes that [`super::format`] describes and nothing else; the index, which says what of them counts, is not asked. One
+//! Reads the bytes that [`super::files::format`] describes and nothing else; the index, which says what of them counts, is not asked. One
 //! table row and one block are in memory at a time, beside sums per attempt.
 
 use std::{
@@ -17,8 +17,11 @@ use shuffle_proto::{
 };
 
 use super::{
-    batch::Owner,
-    format::{ALIGNMENT, HEADER, Header, Subject, align, head_length},
+    files::{
+        format::{ALIGNMENT, HEADER, Header, Subject, align, head_length},
+        layout::app_of,
+    },
+    state::batch::Owner,
 };
 use crate::report::{Finding, Report, Source};
 
@@ -88,10 +91,7 @@ fn owner_of(path: &Path) -> Option<(AppId, ShuffleId)> {
     let [Some(_), Some(shuffle), Some(app), Some("apps")] = names[..] else {
         return None;
     };
-    Some((
-        super::remove::app_of(app)?,
-        ShuffleId(shuffle.parse::<u32>().ok()?),
-    ))
+    Some((app_of(app)?, ShuffleId(shuffle.parse::<u32>().ok()?)))
 }
 
 // === impl Look ===

@@ -9,6 +9,15 @@
 //!              └────────────────────pressure──────────────────▶│
 //! ```
 //!
+//! The folders are floors. What stands on the left may use what stands to the right of it, and never the other way round:
+//!
+//! ```text
+//! volume ─▶ recover ─▶ seal, reclaim, warden, write, read ─▶ state ─▶ files ─▶ options ─▶ disk
+//! ```
+//!
+//! `write` is the way in, `read` the way out, `state` what this process knows, `files` what outlives it, `disk` the calls of the file
+//! system. What is defined in this file is the ground under all of them.
+//!
 //! One thread per volume, the *writer*, moves bytes to disk; everything else reads snapshots. What survives a crash of the process:
 //! every attempt whose commit was answered at [`Durability::Disk`] or above. What survives a power cut: those at
 //! [`Durability::Fsync`].
@@ -18,65 +27,40 @@
 //! - invariant: acked-is-kept. A write that fails is reported to those who wait for it; what was acknowledged stays where it is.
 //! - invariant: unknown-is-never-empty. A shuffle that is not known, or deleted, is [`Error::Lost`].
 
-mod apps;
-mod attempt;
-mod ballast;
-mod batch;
-mod commit;
-mod deleted;
-mod directory;
 mod disk;
-mod fetch;
-mod flush;
-mod forget;
-mod format;
-mod ground;
-mod health;
+mod files;
 pub mod inspect;
-mod log;
-mod lost;
-mod opening;
 mod options;
-mod part;
+mod read;
+mod reclaim;
 mod recover;
-mod relief;
-mod remove;
-mod run;
-mod segment;
-mod shared;
-mod shuffle;
-mod stats;
-mod trash;
-mod usage;
-mod verify;
+mod seal;
+mod state;
 mod volume;
-mod watch;
-mod watched;
-mod writeback;
-mod writer;
+mod warden;
+mod write;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::{io, path::PathBuf, time::Duration};
 
-use bytes::Bytes;
 use shuffle_proto::{
-    block::BlockHeader,
     ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
     kind::Kind,
 };
 
-pub use attempt::AttemptWriter;
-pub use disk::{Faults, Operation};
-pub use fetch::{Fetch, Unanswered};
-pub use ground::check_ground;
+pub use disk::operation::{Faults, Operation};
 pub use options::{Components, DirectIo, Observer, Options};
-pub use shared::READS;
-pub use stats::{Stats, StatsSnapshot};
-pub use usage::Usage;
-pub use volume::{Started, Volume};
-pub use writeback::{Made, Sealed, Tier, Unwritten};
+pub use read::{cursor::Cursor, fetch::Fetch, part::FetchPart, reader::Unanswered};
+pub use seal::{Made, Sealed, Tier, Unwritten};
+pub use state::{
+    shared::READS,
+    stats::{Stats, StatsSnapshot},
+    usage::Usage,
+};
+pub use volume::{Volume, ground::check_ground, started::Started};
+pub use write::{attempt::AttemptWriter, open::Opened};
 
 /// Who wrote: one try at one map index of one shuffle.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -115,15 +99,6 @@ pub struct Receipt {
     pub records: u64,
 }
 
-/// Answer to [`Volume::open_attempt`].
-#[derive(Debug)]
-pub enum Opened {
-    /// Takes the attempt's blocks.
-    New(AttemptWriter),
-    /// Committed already: [`Volume::confirm`] compares totals and answers the receipt.
-    Committed(Receipt),
-}
-
 /// An application as a volume remembers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppRecord {
@@ -150,21 +125,6 @@ pub enum Health {
     Failed(String),
     /// The device or the directory is not there any more.
     Removed(String),
-}
-
-/// A position in a fetch, opaque to readers, at most 64 bytes. Valid across restarts of the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor(fetch::Position);
-
-/// Some blocks, at most about a MiB of them.
-#[derive(Clone, Debug)]
-pub struct FetchPart {
-    /// In the order of the bytes.
-    pub blocks: Vec<BlockHeader>,
-    /// The blocks' bytes back to back; pieces do not follow the blocks' borders.
-    pub data: Vec<Bytes>,
-    /// Position after these blocks.
-    pub cursor: Cursor,
 }
 
 /// Why staging refused or failed.
@@ -235,23 +195,6 @@ impl std::fmt::Display for AttemptKey {
             "app {} shuffle {} map {} attempt {}",
             self.app, self.shuffle, self.map_index, self.attempt
         )
-    }
-}
-
-// === impl Cursor ===
-
-impl Cursor {
-    /// Behind everything: such a fetch returns no block, only the summary.
-    pub const END: Self = Self(fetch::Position::END);
-
-    /// Reads what [`Cursor::to_bytes`] wrote; `None` if it is anything else, which means starting over.
-    pub fn try_from_bytes(bytes: &[u8]) -> Option<Self> {
-        fetch::Position::decode(bytes).map(Self)
-    }
-
-    /// As it travels.
-    pub fn to_bytes(self) -> Bytes {
-        self.0.encode()
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
-use super::{Durability, disk::Faults};
 use crate::{
     budget::Budget,
     clock::{Clock, SystemClock},
+    staging::{Durability, disk::operation::Faults},
 };
 
 /// Whether runs are written past the page cache.

@@ -1,0 +1,35 @@
+//! Where everything lies in a data directory.
+//!
+//! | name | content |
+//! |---|---|
+//! | `volume` | two lines of text: `forebay-volume 2` (the format) and the volume's UUID |
+//! | `LOCK` | empty; locked by the process that serves the volume |
+//! | `index/` | RocksDB, see [`crate::index`] |
+//! | `apps/<number>.<app>/<shuffle>/<segment>.seg` | segments, see [`super::format`] |
+//! | `trash/` | what is deleted and not gone yet, see `state::trash` |
+//! | `ballast` | space that is kept for the index, see [`super::ballast`] |
+//! | `lost/` | after damage to the index: its files as they were, and what it does not name any more; for a person, never read |
+//! | `log/<log>.log` | commit logs, see [`super::format`] |
+
+use std::path::{Path, PathBuf};
+
+use shuffle_proto::ids::{AppId, ShuffleId};
+
+use crate::index::AppNo;
+
+/// Of all segments of an app: its number and its name, which is there for people.
+pub(crate) fn app_dir(dir: &Path, app: &AppId, no: AppNo) -> PathBuf {
+    dir.join("apps").join(format!("{}.{app}", no.0))
+}
+
+/// The app in whose directory this is.
+pub(crate) fn app_of(name: &str) -> Option<AppId> {
+    let (no, app) = name.split_once('.')?;
+    no.parse::<u32>().ok()?;
+    AppId::try_new(app)
+}
+
+/// Of the segments of a shuffle.
+pub(crate) fn shuffle_dir(dir: &Path, app: &AppId, no: AppNo, shuffle: ShuffleId) -> PathBuf {
+    app_dir(dir, app, no).join(shuffle.to_string())
+}

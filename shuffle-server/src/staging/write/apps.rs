@@ -1,0 +1,97 @@
+//! The apps that a volume knows. It must know one before it takes anything of it.
+
+use crate::{
+    index::{AppNo, Batch as Changes, keys::Key},
+    staging::{
+        AppRecord, Error,
+        state::{names::App, shared::Shared, tombstones::Deleted},
+        write::{commit::app_record, delete::delete_app},
+    },
+};
+
+/// Remembers an app, or its new lease. Must come before the app's first attempt. Blocking (a write to the index). What fails is
+/// done later, when the volume is well.
+pub(crate) fn put_app(shared: &Shared, app: &AppRecord) -> Result<(), Error> {
+    // Under the same name with another token it is another app: nothing of the one before may be taken for its own.
+    let before = shared
+        .names
+        .read()
+        .apps
+        .get(&app.app)
+        .map(|app| app.record.token_hash);
+    if before.is_some_and(|token| token != app.token_hash) {
+        delete_app(shared, &app.app)?;
+    }
+    if let Some(earlier) = shared.trash.unrecorded_app(&app.app) {
+        // A start must not find both.
+        earlier.record(shared)?;
+    }
+    put(shared, app, false)
+}
+
+/// Tells the volume, now that it is well, what it could not be told. Apps that are gone meanwhile stay so.
+pub(crate) fn put_missed(shared: &Shared) {
+    let missed: Vec<_> = shared.missed.lock().values().cloned().collect();
+    for app in missed {
+        if let Err(error) = put(shared, &app, true) {
+            tracing::debug!(volume = %shared.id, app = %app.app, %error, "app is not written down yet");
+            return;
+        }
+    }
+}
+
+fn put(shared: &Shared, app: &AppRecord, missed: bool) -> Result<(), Error> {
+    let _gate = shared.gate.lock();
+    if missed && shared.missed.lock().get(&app.app) != Some(app) {
+        return Ok(());
+    }
+    let put = write(shared, app);
+    let mut missed = shared.missed.lock();
+    match &put {
+        Ok(()) => drop(missed.remove(&app.app)),
+        Err(_) => drop(missed.insert(app.app.clone(), app.clone())),
+    }
+    put
+}
+
+/// Under the gate.
+fn write(shared: &Shared, app: &AppRecord) -> Result<(), Error> {
+    let no = {
+        let mut names = shared.names.write();
+        let next = AppNo(names.next_app);
+        match names.apps.get_mut(&app.app) {
+            Some(known) if known.record == *app => return Ok(()),
+            // It is read from, and what its index would be told is gone with the next start.
+            Some(known) if shared.is_broken() => {
+                known.record = app.clone();
+                return Ok(());
+            }
+            Some(known) => known.no,
+            None => next,
+        }
+    };
+    if shared.is_broken() {
+        return Err(shared.unavailable());
+    }
+    let mut changes = Changes::default();
+    changes.put(Key::App(no), &app_record(app));
+    shared
+        .index
+        .write(&changes, false)
+        .map_err(Error::Index)
+        .inspect_err(|error| shared.note(error))?;
+    let mut names = shared.names.write();
+    names.next_app = names.next_app.max(no.0 + 1);
+    match names.apps.get_mut(&app.app) {
+        Some(known) => known.record = app.clone(),
+        None => {
+            let new = App {
+                no,
+                record: app.clone(),
+                deleted: Deleted::default(),
+            };
+            names.apps.insert(app.app.clone(), new);
+        }
+    }
+    Ok(())
+}
