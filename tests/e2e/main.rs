@@ -11,6 +11,7 @@ mod deleted;
 mod disks;
 mod durability;
 mod hostile;
+mod imports;
 mod leases;
 mod lifecycle;
 mod lost;
