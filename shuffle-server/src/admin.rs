@@ -19,6 +19,7 @@
 mod front;
 mod guard;
 mod port;
+mod scrape;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -39,11 +40,7 @@ use shuffle_proto::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    error::Refusal,
-    metrics::{scrape, text::Format},
-    release,
-};
+use crate::{error::Refusal, metrics::text::Format, release};
 pub(crate) use front::{Front, Port};
 
 /// Answers until `shutdown`.
@@ -105,7 +102,7 @@ async fn version() -> impl IntoResponse {
         "version": release::VERSION,
         "commit": release::commit(),
         "date": release::date(),
-        "protocol_min": crate::service::PROTOCOL_MIN,
+        "protocol_min": crate::core::PROTOCOL_MIN,
         "protocol_max": shuffle_proto::PROTOCOL,
     }))
 }

@@ -2,11 +2,10 @@
 //! `forebay_<thing>_<unit>[_total]`; of the process, `process_…` as everywhere.
 //!
 //! Labels are closed sets: a kind of failure, a data directory, a state. Never an id from the network. What is a state elsewhere
-//! (memory, volumes, apps) is not copied here but read when Prometheus asks: [`scrape`].
+//! (memory, volumes, apps) is not copied here but read when Prometheus asks: `admin::scrape`.
 
-mod process;
+pub(crate) mod process;
 mod remote;
-pub(crate) mod scrape;
 pub(crate) mod text;
 
 use std::time::Duration;
@@ -27,7 +26,7 @@ pub use remote::RemoteMetrics;
 
 use crate::staging::Observer;
 
-const PREFIX: &str = "forebay";
+pub(crate) const PREFIX: &str = "forebay";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct KindLabel {
@@ -99,7 +98,7 @@ struct LimitLabel {
 
 /// See the module.
 pub struct Metrics {
-    registry: Registry,
+    pub(crate) registry: Registry,
     /// Connections that are open.
     pub connections: Gauge,
     /// Connections over the limit.
@@ -304,7 +303,7 @@ impl Drop for Running {
     }
 }
 
-fn add<M: prometheus_client::registry::Metric + Clone>(
+pub(crate) fn add<M: prometheus_client::registry::Metric + Clone>(
     registry: &mut Registry,
     name: &str,
     help: &str,
@@ -314,7 +313,13 @@ fn add<M: prometheus_client::registry::Metric + Clone>(
     metric
 }
 
-fn add_unit<M>(registry: &mut Registry, name: &str, help: &str, unit: Unit, metric: M) -> M
+pub(crate) fn add_unit<M>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    unit: Unit,
+    metric: M,
+) -> M
 where
     M: prometheus_client::registry::Metric + Clone,
 {

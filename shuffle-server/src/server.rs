@@ -28,12 +28,11 @@ use crate::{
     budget::Budget,
     clock::{Clock, SystemClock},
     config::Config,
+    core::{Core, Place, Tier, drain::Step, pace::Pace, peers::Bounds, volumes::Volumes},
     error::Error,
     metrics::Metrics,
     registry::{Limits, Pool, Registry},
-    service::{
-        Bounds, Core, End, Listener, Pace, Place, Step, Tier, Volumes, generated, not_serving,
-    },
+    service::{End, Listener, generated, not_serving},
     staging::{self, Components, Faults, Volume, check_ground},
     writeback::{Records, WriteBack},
 };

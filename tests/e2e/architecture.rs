@@ -75,3 +75,30 @@ fn every_invariant_is_marked_in_code_and_tested_by_tests_that_exist() {
         }
     }
 }
+
+#[test]
+fn every_file_that_is_named_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let server = "shuffle-server/src";
+    let folders = [
+        "",
+        server,
+        &format!("{server}/staging"),
+        &format!("{server}/staging/write"),
+        "shuffle-client/src",
+        "shuffle-client/remote/src",
+        "jvm-bridge/native/src",
+    ];
+    let (_, section) = text.split_once("\n## The way of a block\n").unwrap();
+    let (section, _) = section.split_once("\n## Invariants\n").unwrap();
+    let named = quoted(section, '`');
+    let files: Vec<_> = named.iter().filter(|it| it.ends_with(".rs")).collect();
+    assert!(files.len() >= 30, "{files:?}");
+    for file in files {
+        let exists = folders
+            .iter()
+            .any(|folder| root.join(folder).join(file).is_file());
+        assert!(exists, "there is no {file}");
+    }
+}

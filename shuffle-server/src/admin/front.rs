@@ -17,10 +17,11 @@ use tokio::{runtime, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Refused;
+
 use crate::{
+    core::Core,
     error::Refusal,
     metrics::{Limit, Metrics},
-    service::Core,
 };
 
 /// Threads for what has to look at all of the server.

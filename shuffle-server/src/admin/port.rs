@@ -23,7 +23,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::front::Front;
-use crate::service::Peers;
+
+use crate::core::peers::Peers;
 
 /// Connections from other machines, and those of one of them. Probes and Prometheus need a handful.
 const NETWORK: (usize, usize) = (256, 64);

@@ -16,7 +16,7 @@ type Seconds = Gauge<f64, AtomicU64>;
 type Size = Gauge<u64, AtomicU64>;
 
 /// In a registry that adds no prefix. What `/proc` does not tell is left out: 0 would be believed.
-pub(super) fn register(r: &mut Registry) {
+pub(crate) fn register(r: &mut Registry) {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let seconds = Counter::<f64, AtomicU64>::default();
     seconds.inc_by(cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9);
@@ -62,7 +62,7 @@ pub(super) fn register(r: &mut Registry) {
 }
 
 /// Largest resident memory so far. No name of it is usual.
-pub(super) fn resident_peak() -> Option<u64> {
+pub(crate) fn resident_peak() -> Option<u64> {
     kibibytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 

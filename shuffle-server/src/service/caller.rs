@@ -10,13 +10,11 @@ use shuffle_proto::{
 };
 
 use crate::{
+    core::PROTOCOL_MIN,
     error::Refusal,
     registry::{Caller, TokenHash},
     writeback::Policy,
 };
-
-/// Oldest protocol version that is understood; the newest is [`PROTOCOL`].
-pub(crate) const PROTOCOL_MIN: u32 = 1;
 
 /// Checks what can be checked without knowing the app.
 pub(super) fn check(message: Option<&v1::Caller>) -> Result<Caller, Refusal> {

@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::peers::{Over, Peers, Share, group};
+use crate::core::peers::{Over, Peers, Share, group};
 
 /// How long a connection must have been without a call: one that is new is about to have its first.
 const IDLE: Duration = Duration::from_secs(1);

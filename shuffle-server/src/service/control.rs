@@ -10,9 +10,12 @@ use shuffle_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Core, Limit, caller, peers::Rates, router::Peer, verify, volumes::why};
+use super::{caller, router::Peer, verify};
+
 use crate::{
+    core::{Core, peers::Rates, volumes::why},
     error::Refusal,
+    metrics::Limit,
     registry::Claim,
     release,
     writeback::{Apps, Standing},
@@ -171,7 +174,7 @@ impl v1::control_server::Control for Control {
             }
         });
         Ok(Response::new(v1::DescribeResponse {
-            protocol_min: caller::PROTOCOL_MIN,
+            protocol_min: crate::core::PROTOCOL_MIN,
             protocol_max: PROTOCOL,
             version: release::VERSION.to_owned(),
             volumes: volumes.collect(),

@@ -32,10 +32,12 @@ use shuffle_remote::Owner;
 use tonic::Status;
 
 use super::{
-    Core, Pace, caller,
+    caller,
     read::{Begin, Part, Read, Subject},
 };
+
 use crate::{
+    core::{Core, pace::Pace},
     error::Refusal,
     metrics::Running,
     registry::{App, Caller, StreamPermit},

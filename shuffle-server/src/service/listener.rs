@@ -23,12 +23,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
 use super::{
-    Core, Limit,
     connections::{Connection, Connections},
-    peers::Over,
     router::Router,
 };
-use crate::metrics::Running;
+
+use crate::{
+    core::{Core, peers::Over},
+    metrics::{Limit, Running},
+};
 
 /// What every client of HTTP/2 sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -16,11 +16,11 @@ use shuffle_proto::{
     kind::Kind,
     wire::MAX_FETCH,
 };
-use tokio::sync::Semaphore;
 
-use super::{Core, Limit, peers::Share};
 use crate::{
+    core::{Core, pace::Pace, peers::Share},
     error::Refusal,
+    metrics::Limit,
     registry::{self, App, StreamPermit},
 };
 
@@ -30,17 +30,6 @@ const RATE: u64 = 64 << 10;
 const FIRST_PUSH: usize = 64 << 10;
 /// What a head may have without asking. A table of thousands of blocks is smaller.
 const HEAD_ROOM: usize = 64 << 10;
-/// Bytes of all larger heads at the same time.
-const HEADS: usize = 64 << 20;
-
-/// See the module.
-pub(crate) struct Pace {
-    /// For the first message of a stream, and for the first bytes of a connection.
-    pub(crate) opening: Duration,
-    /// For what goes on.
-    grace: Duration,
-    heads: Arc<Semaphore>,
-}
 
 /// The time that a peer has taken.
 struct Patience {
@@ -50,14 +39,6 @@ struct Patience {
 }
 
 impl Pace {
-    pub(crate) fn new(keep_alive: Duration) -> Self {
-        Self {
-            opening: (keep_alive / 2).clamp(Duration::from_secs(3), Duration::from_secs(10)),
-            grace: keep_alive,
-            heads: Arc::new(Semaphore::new(HEADS)),
-        }
-    }
-
     /// A reader of a push whose caller is not known yet.
     pub(super) fn first_push(body: Incoming) -> MessageReader<Incoming> {
         let mut reader = MessageReader::new(body);

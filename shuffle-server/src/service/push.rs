@@ -21,9 +21,10 @@ use shuffle_proto::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 
-use super::{Core, Pace, caller, drain::draining, share::Share, volumes::Choice};
+use super::caller;
 use crate::{
     budget::{Permit, StagedBuilder, batch_cost},
+    core::{Core, drain::draining, pace::Pace, share::Share, volumes::Choice},
     error::Refusal,
     metrics::Running,
     registry::{App, StreamPermit},

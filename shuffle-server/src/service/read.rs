@@ -12,8 +12,8 @@ use shuffle_proto::{
 };
 use shuffle_remote::{self as remote, Only, Place};
 
-use super::Core;
 use crate::{
+    core::Core,
     error::Refusal,
     staging::{self, Unanswered},
 };

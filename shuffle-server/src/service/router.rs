@@ -29,12 +29,17 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service as _;
 
 use super::{
-    Core, Limit,
     connections::{Call, Connection},
     control::Control,
-    fetch,
-    peers::{Share, group},
-    push,
+    fetch, push,
+};
+
+use crate::{
+    core::{
+        Core,
+        peers::{Share, group},
+    },
+    metrics::Limit,
 };
 
 /// Bodies of all answers.

@@ -8,21 +8,21 @@
 //! reader is told of all that is lost, and the engine loses one attempt of a stage and not one for each bit.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
 use shuffle_proto::{
-    ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
+    ids::{AppId, AttemptId, MapIndex},
     kind::Kind,
     v1, wire,
 };
 use tokio::sync::watch;
 
-use super::{Core, caller};
+use super::caller;
+
 use crate::{
+    core::Core,
     error::Refusal,
     staging::{AttemptKey, Volume},
 };
@@ -40,18 +40,6 @@ const REASON: usize = 400;
 const AROUND: Duration = Duration::from_secs(5);
 /// How long nothing beside other bad attempts of a shuffle is looked at again.
 const SEEN_FOR: Duration = Duration::from_secs(60);
-
-/// What is looked at, and what was.
-#[derive(Default)]
-pub(crate) struct Reports(Mutex<Looks>);
-
-#[derive(Default)]
-struct Looks {
-    running: Vec<AppId>,
-    sound: HashMap<(VolumeId, AttemptKey), Instant>,
-    /// Shuffles that are looked through, one at a time, and those that were; since when, and whether that is over.
-    around: HashMap<(VolumeId, AppId, ShuffleId), (Instant, watch::Receiver<bool>)>,
-}
 
 /// A look that runs.
 struct Look(Arc<Core>, AppId);

@@ -28,8 +28,7 @@
 //! - invariant: unknown-is-never-empty. A shuffle that is not known, or deleted, is [`Error::Lost`].
 
 mod disk;
-mod files;
-pub mod inspect;
+pub(crate) mod files;
 mod options;
 mod read;
 mod reclaim;

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use super::{End, Kind, complain, objects, say, usage};
-use crate::staging;
+use super::{End, Kind, complain, objects, say, segments, usage};
 
 pub(super) fn run(kind: Kind, file: &Path, rows: usize) -> End {
     let looked = match kind {
-        Kind::Segment => staging::inspect::segment(file, rows),
-        Kind::Log => staging::inspect::log(file, rows),
+        Kind::Segment => segments::segment(file, rows),
+        Kind::Log => segments::log(file, rows),
         Kind::Object => objects::object(file, rows),
         Kind::Manifest => objects::manifest(file, rows),
         Kind::Lease => objects::lease(file),

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`dev`], [`demo`] | a server for trying things out; the demo of the Python package |
 //! | [`jar`] | where the plugin for Spark is |
-//! | [`inspect`] | prints what `staging::inspect` and `objects` find in a file |
+//! | [`inspect`] | prints what `segments` and `objects` find in a file |
+//! | [`segments`] | looks into segments and commit logs |
 //! | [`objects`] | looks into files of an object store |
 //! | [`store`] | prints what `shuffle_remote::doctor` finds, and `shuffle_remote::lifecycle` makes |
 //! | [`server`] | calls of the admin port |
+//! | [`report`] | facts and tables, printed |
 //!
 //! Owns words and exit codes; formats, checks and calls are elsewhere. Reports go to stdout, whole; what is wrong goes to stderr.
 
@@ -16,6 +18,8 @@ mod dev;
 mod inspect;
 mod jar;
 mod objects;
+mod report;
+mod segments;
 mod server;
 mod store;
 

@@ -22,7 +22,7 @@ use shuffle_remote::{
     object::{Entry, Footer, HEADER, Head, Section, Trailer},
 };
 
-use crate::report::{Finding, Report, Source};
+use crate::tool::report::{Finding, Report, Source};
 
 /// More than any section has: one is closed when it has 4 MiB.
 const LARGEST_SECTION: u64 = 64 << 20;

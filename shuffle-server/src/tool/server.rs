@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{End, bad, complain, say};
-use crate::report::{Table, size};
+
+use crate::tool::report::{Table, size};
 
 /// How long a call may take that only asks.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,7 +23,7 @@ struct Admin<'a> {
     client: Client,
 }
 
-/// What the server says of its drain; see `service::drain`.
+/// What the server says of its drain; see `core::drain`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 struct Progress {

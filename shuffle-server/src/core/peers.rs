@@ -13,8 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use shuffle_proto::ids::AppId;
 
-use super::Core;
-use crate::metrics::Limit;
+use crate::{core::Core, metrics::Limit};
 
 /// Streams whose first message is not here yet, of all peers and of one. It comes with the stream, so they are few.
 const OPENINGS: (usize, usize) = (4096, 1024);
@@ -59,15 +58,15 @@ pub(crate) struct Rates<K> {
 /// The bounds of what comes over the data port, beside those of connections and apps.
 pub(crate) struct Bounds {
     /// Running calls.
-    pub(super) streams: Arc<Peers>,
+    pub(crate) streams: Arc<Peers>,
     /// Streams whose first message is not here yet.
-    pub(super) openings: Arc<Peers>,
+    pub(crate) openings: Arc<Peers>,
     /// Control calls of a peer.
-    pub(super) calls: Rates<IpAddr>,
+    pub(crate) calls: Rates<IpAddr>,
     /// Control calls of an app that make the volumes write something down which no output follows.
-    pub(super) notes: Rates<AppId>,
+    pub(crate) notes: Rates<AppId>,
     /// Leases that an app asks for anew.
-    pub(super) leases: Rates<AppId>,
+    pub(crate) leases: Rates<AppId>,
     told: Mutex<HashMap<Limit, Instant>>,
 }
 

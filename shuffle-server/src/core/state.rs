@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{
-    Core,
-    volumes::{disk, why},
-};
 use crate::{
+    core::{
+        Core,
+        volumes::{disk, why},
+    },
     release,
     staging::{Health, StatsSnapshot, Usage},
 };

@@ -54,7 +54,7 @@ impl Volumes {
     }
 
     /// The volume with this id, or why not.
-    pub(super) fn find(&self, id: VolumeId) -> Result<&Volume, Refusal> {
+    pub(crate) fn find(&self, id: VolumeId) -> Result<&Volume, Refusal> {
         // invariant: id-not-address
         self.iter().find(|volume| volume.id() == id).ok_or_else(|| {
             let served: Vec<_> = self.iter().map(|volume| volume.id().to_string()).collect();
@@ -67,7 +67,7 @@ impl Volumes {
     }
 
     /// The volume for an attempt: the one that has it already, or else one that is well, by its free space.
-    pub(super) fn choose(&self, key: &AttemptKey) -> Result<(&Volume, Choice), Refusal> {
+    pub(crate) fn choose(&self, key: &AttemptKey) -> Result<(&Volume, Choice), Refusal> {
         let free = Choice { held: None };
         if let Some(volume) = self.iter().find(|volume| volume.committed(key).is_some()) {
             return Ok((volume, free));
@@ -137,14 +137,14 @@ impl Volumes {
     }
 
     /// Blocking.
-    pub(super) fn delete_shuffle(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
+    pub(crate) fn delete_shuffle(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
         let app = app.clone();
         // All are tried before the first error is told.
         let results = self.each(move |volume| volume.delete_shuffle(&app, shuffle));
         results.into_iter().sum()
     }
 
-    pub(super) fn usage(&self, app: &AppId, shuffle: Option<ShuffleId>) -> v1::UsageResponse {
+    pub(crate) fn usage(&self, app: &AppId, shuffle: Option<ShuffleId>) -> v1::UsageResponse {
         let mut usage = Usage::default();
         self.iter()
             .for_each(|volume| usage.add(&volume.usage(app, shuffle)));

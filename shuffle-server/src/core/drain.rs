@@ -16,8 +16,7 @@ use shuffle_proto::kind::Kind;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Core;
-use crate::error::Refusal;
+use crate::{core::Core, error::Refusal};
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -163,7 +162,7 @@ impl Core {
 }
 
 /// The answer to a push that is not let in any more, or has had its time: the client has all of it, and sends it to another server.
-pub(super) fn draining() -> Refusal {
+pub(crate) fn draining() -> Refusal {
     Refusal::new(
         Kind::Unavailable,
         "this server is draining: push to another one",

@@ -10,8 +10,7 @@ use shuffle_proto::{
     kind::Kind,
 };
 
-use super::Core;
-use crate::error::Refusal;
+use crate::{core::Core, error::Refusal};
 
 /// What went.
 #[derive(Debug, Serialize)]

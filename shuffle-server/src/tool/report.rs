@@ -14,7 +14,7 @@ const FINDINGS: usize = 100;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Report {
+pub(crate) struct Report {
     facts: Vec<(&'static str, String)>,
     tables: Vec<Table>,
     findings: Vec<Finding>,
@@ -25,33 +25,33 @@ pub struct Report {
 
 /// Something that is not as it was written.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Bytes of the file that it is about.
-    pub at: Range<u64>,
+    pub(crate) at: Range<u64>,
     /// What does not fit.
-    pub what: String,
+    pub(crate) what: String,
 }
 
 /// Rows under a headline.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     columns: &'static [&'static str],
     rows: Vec<Vec<String>>,
     more: u64,
 }
 
 /// A file that is looked into, with its length at that moment.
-pub struct Source {
+pub(crate) struct Source {
     file: File,
     /// Its bytes.
-    pub length: u64,
+    pub(crate) length: u64,
 }
 
 // === impl Report ===
 
 impl Report {
     /// Of nothing yet. Tables keep this many rows and count the others.
-    pub fn new(rows: usize) -> Self {
+    pub(crate) fn new(rows: usize) -> Self {
         Self {
             facts: Vec::new(),
             tables: Vec::new(),
@@ -63,12 +63,12 @@ impl Report {
     }
 
     /// A line of its own.
-    pub fn fact(&mut self, name: &'static str, value: impl ToString) {
+    pub(crate) fn fact(&mut self, name: &'static str, value: impl ToString) {
         self.facts.push((name, value.to_string()));
     }
 
     /// Adds a table.
-    pub fn table(
+    pub(crate) fn table(
         &mut self,
         columns: &'static [&'static str],
         rows: impl Iterator<Item = Vec<String>>,
@@ -89,7 +89,7 @@ impl Report {
     }
 
     /// Says what is wrong.
-    pub fn broken(&mut self, at: Range<u64>, what: impl Into<String>) {
+    pub(crate) fn broken(&mut self, at: Range<u64>, what: impl Into<String>) {
         if self.findings.len() < FINDINGS {
             let what = what.into();
             self.findings.push(Finding { at, what });
@@ -99,22 +99,22 @@ impl Report {
     }
 
     /// What a reader of the report should know beside.
-    pub fn note(&mut self, text: impl Into<String>) {
+    pub(crate) fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
 
     /// Whether every checksum fits, and all else.
-    pub fn is_good(&self) -> bool {
+    pub(crate) fn is_good(&self) -> bool {
         self.findings.is_empty()
     }
 
     /// What is wrong, as far as it is kept.
-    pub fn findings(&self) -> &[Finding] {
+    pub(crate) fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
     /// How many findings there are beside those that are kept.
-    pub fn more(&self) -> u64 {
+    pub(crate) fn more(&self) -> u64 {
         self.more
     }
 }
@@ -138,7 +138,7 @@ impl fmt::Display for Report {
 
 impl Table {
     /// With all these rows.
-    pub fn new(columns: &'static [&'static str], rows: Vec<Vec<String>>) -> Self {
+    pub(crate) fn new(columns: &'static [&'static str], rows: Vec<Vec<String>>) -> Self {
         Self {
             columns,
             rows,
@@ -187,7 +187,7 @@ impl fmt::Display for Table {
 
 impl Source {
     /// Opens a file.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
@@ -200,7 +200,7 @@ impl Source {
     }
 
     /// Bytes that are there; the error says which of them cannot be read.
-    pub fn read(&self, at: Range<u64>) -> Result<Vec<u8>, Finding> {
+    pub(crate) fn read(&self, at: Range<u64>) -> Result<Vec<u8>, Finding> {
         let finding = |what: String| Finding {
             at: at.clone(),
             what,
@@ -217,7 +217,7 @@ impl Source {
     }
 
     /// CRC-32 of all of it.
-    pub fn checksum(&self) -> Result<u32, Finding> {
+    pub(crate) fn checksum(&self) -> Result<u32, Finding> {
         const STEP: usize = 4 << 20;
         let mut hasher = crc32fast::Hasher::new();
         for start in (0..self.length).step_by(STEP) {
@@ -229,7 +229,7 @@ impl Source {
 }
 
 /// A size for people, beside the number.
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;
     let mut unit = "B";

@@ -11,15 +11,14 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{
-    Metrics, PREFIX, add, add_unit, process,
-    text::{Format, to_text},
-};
 use crate::{
+    core::state::{State, VolumeState},
+    metrics::{
+        Metrics, PREFIX, add, add_unit, process,
+        text::{Format, to_text},
+    },
     release,
-    service::state::{State, VolumeState},
-    staging::Health,
-    staging::StatsSnapshot,
+    staging::{Health, StatsSnapshot},
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

@@ -12,17 +12,17 @@ type Key = (AppId, ShuffleId);
 
 /// Outputs that are being written, by shuffle.
 #[derive(Clone, Default)]
-pub(super) struct Shares(Arc<Mutex<HashMap<Key, u64>>>);
+pub(crate) struct Shares(Arc<Mutex<HashMap<Key, u64>>>);
 
 /// One of them, as long as it lives.
-pub(super) struct Share {
+pub(crate) struct Share {
     shares: Shares,
     key: Key,
 }
 
 impl Shares {
     /// Counts one more, unless the server has so many; 0 is no bound.
-    pub(super) fn take(
+    pub(crate) fn take(
         &self,
         key: Key,
         most: u32,

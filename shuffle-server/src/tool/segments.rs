@@ -1,6 +1,6 @@
 //! Looks into segments and commit logs, one file at a time, for a person: what is in it, and whether every checksum fits.
 //!
-//! Reads the bytes that [`super::files::format`] describes and nothing else; the index, which says what of them counts, is not asked. One
+//! Reads the bytes that `staging::files::format` describes and nothing else; the index, which says what of them counts, is not asked. One
 //! table row and one block are in memory at a time, beside sums per attempt.
 
 use std::{
@@ -12,23 +12,25 @@ use std::{
 
 use shuffle_proto::{
     block::BlockHeader,
-    ids::{AppId, PartitionId, ShuffleId, VolumeId},
+    ids::{AppId, AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
     stored::{ROW, row},
 };
 
-use super::{
-    files::{
+use crate::{
+    staging::files::{
         format::{ALIGNMENT, HEADER, Header, Subject, align, head_length},
         layout::app_of,
     },
-    state::batch::Owner,
+    tool::report::{Finding, Report, Source},
 };
-use crate::report::{Finding, Report, Source};
 
 /// Rows that are read at once.
 const ROWS: u64 = 16 << 10;
 /// Bytes that are searched at once for the next header.
 const SEARCH: u64 = 1 << 20;
+
+/// Who wrote a block, in one shuffle.
+type Owner = (MapIndex, AttemptId);
 
 /// What is looked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,12 +62,12 @@ struct Look {
 }
 
 /// Looks into a segment; tables have up to `rows` rows.
-pub fn segment(path: &Path, rows: usize) -> io::Result<Report> {
+pub(crate) fn segment(path: &Path, rows: usize) -> io::Result<Report> {
     look(path, rows, Kind::Segment)
 }
 
 /// Looks into a commit log.
-pub fn log(path: &Path, rows: usize) -> io::Result<Report> {
+pub(crate) fn log(path: &Path, rows: usize) -> io::Result<Report> {
     look(path, rows, Kind::Log)
 }
 
