@@ -6,6 +6,9 @@
 //! connections finish what runs on them, and the volumes close, all at the same time and within a few seconds of their own.
 //! What could not be saved is the error with which the process ends: nobody is to find out by a fetch.
 
+mod ending;
+mod opening;
+
 use std::{
     fs, io,
     net::SocketAddr,
@@ -15,7 +18,6 @@ use std::{
 };
 
 use shuffle_proto::ids::VolumeId;
-use shuffle_remote::{Now, Remote, Store, shown_url};
 use tokio::{
     net::TcpListener,
     task::JoinSet,
@@ -33,25 +35,18 @@ use crate::{
     metrics::Metrics,
     registry::{Limits, Pool, Registry},
     service::{End, Listener, generated, not_serving},
-    staging::{self, Components, Faults, Volume, check_ground},
-    writeback::{Records, WriteBack},
+    staging::{Components, Faults, Volume},
+    writeback::WriteBack,
 };
+use ending::{close_volumes, end_pushes, notice, write_back};
+use opening::{check_grounds, listen, open_remote, open_store, open_volumes};
 
 /// How often half of the unneeded memory is given back: an idle server has nearly none after a few minutes.
 const TRIM_PERIOD: Duration = Duration::from_secs(30);
-/// How often `notice-file` is looked for.
-const NOTICE_PERIOD: Duration = Duration::from_millis(500);
-/// How long a start waits for the object store.
-const STORE_PATIENCE: Duration = Duration::from_secs(3);
 /// What ends a call that does not end by itself gets to finish.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 /// The part of `drain-timeout` that running pushes get: one in so many.
 const PUSHES: u32 = 3;
-/// What a volume gets to put on disk what only memory holds, beyond `drain-timeout`. It is asked to at the beginning, too.
-const CLOSE: Duration = Duration::from_secs(10);
-
-/// How long a look at what a data directory lies on may take, before it is left to the volume to say what is wrong with the disk.
-const GROUND: Duration = Duration::from_secs(5);
 
 /// A server that listens but does not serve yet; its admin port answers already.
 pub struct Server {
@@ -342,101 +337,6 @@ impl Server {
     }
 }
 
-/// Running pushes commit, or are told to go elsewhere once they have had their time. What commits even then is waited for.
-async fn end_pushes(core: &Core, fence: Instant, deadline: Instant) {
-    if timeout_at(fence, core.pushes.wait()).await.is_err() {
-        tracing::warn!(
-            pushes = core.metrics.streams("push"),
-            "pushes that still run are told to go to another server: they had their part of drain-timeout"
-        );
-        core.drain.fence();
-        if timeout_at(deadline, core.pushes.wait()).await.is_err() {
-            tracing::warn!(
-                pushes = core.metrics.streams("push"),
-                "drain-timeout is over: commits that still run are ended"
-            );
-        }
-    }
-    // A stream that has opened nothing yet is let go too.
-    core.drain.fence();
-    if core.remote.is_some() {
-        core.drain.go(Step::WriteBack);
-    }
-}
-
-/// Everything that the object store is to have; answers the bytes that are left, for which there was no time.
-async fn write_back(core: &Core, deadline: Instant) -> u64 {
-    let Some(tier) = &core.remote else {
-        return 0;
-    };
-    let left = tier
-        .writeback
-        .drain(deadline, || !core.pushes.is_empty())
-        .await;
-    core.drain.leaves(left);
-    if left > 0 {
-        tracing::warn!(
-            bytes = left,
-            "drain-timeout is over: what is not written back stays on the disk only"
-        );
-    }
-    left
-}
-
-/// All at the same time, so that none waits for the disk of another; answers the bytes that only memory had and that are gone.
-async fn close_volumes(volumes: &Volumes) -> u64 {
-    let mut closing = JoinSet::new();
-    for volume in volumes.iter() {
-        let volume = volume.clone();
-        closing.spawn(async move {
-            if tokio::time::timeout(CLOSE, volume.close()).await.is_err() {
-                tracing::error!(volume = %volume.id(), disk = %volume.dir().display(), "the disk does not take in {CLOSE:?} what only memory has");
-            }
-            volume.only_in_memory()
-        });
-    }
-    let mut unkept = 0;
-    while let Some(closed) = closing.join_next().await {
-        unkept += closed.unwrap_or_default();
-    }
-    unkept
-}
-
-fn open_store(config: &Config, metrics: &Metrics) -> Result<Option<Store>, Error> {
-    let open = |url: &String| {
-        let store = Store::open(url, Arc::new(metrics.remote.clone()));
-        store.map_err(|cause| Error::Remote {
-            url: shown_url(url),
-            cause,
-        })
-    };
-    config.remote.as_ref().map(open).transpose()
-}
-
-/// Looks whether the store is ours to write to. One that does not answer is asked again later, before anything is written.
-async fn open_remote(
-    store: Store,
-    clock: Arc<dyn Clock>,
-) -> Result<(Arc<Remote>, Arc<Records>), Error> {
-    let time: Now = Arc::new(move || clock.now());
-    let remote = Arc::new(Remote::new(store, time));
-    let records = Arc::new(Records::new(remote.clone()));
-    let url = || remote.store.url().to_owned();
-    match tokio::time::timeout(STORE_PATIENCE, records.claim()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(shuffle_remote::Error::Invalid(cause))) => {
-            return Err(Error::Remote { url: url(), cause });
-        }
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "the object store cannot be used; staging begins without it");
-        }
-        Err(_) => {
-            tracing::warn!(url = url(), within = ?STORE_PATIENCE, "the object store does not answer; staging begins without it");
-        }
-    }
-    Ok((remote, records))
-}
-
 /// Gives memory back that pushes have not needed for a while.
 async fn trim(budget: Budget, shutdown: CancellationToken) {
     while shutdown
@@ -445,144 +345,6 @@ async fn trim(budget: Budget, shutdown: CancellationToken) {
         .is_some()
     {
         budget.trim();
-    }
-}
-
-/// Asks for the end once the file is there. A path that cannot be looked at is told once.
-async fn notice(path: PathBuf, core: Arc<Core>, shutdown: CancellationToken) {
-    let mut told = false;
-    loop {
-        match tokio::fs::try_exists(&path).await {
-            Ok(true) => {
-                core.drain(format!("notice-file {} is there", path.display()));
-                break;
-            }
-            Ok(false) => {}
-            Err(error) if told => drop(error),
-            Err(error) => {
-                told = true;
-                tracing::warn!(path = %path.display(), %error, "notice-file cannot be looked for; tried again");
-            }
-        }
-        let pause = shutdown.run_until_cancelled(tokio::time::sleep(NOTICE_PERIOD));
-        if pause.await.is_none() {
-            return;
-        }
-    }
-    shutdown.cancelled().await;
-}
-
-async fn listen(key: &'static str, value: &str) -> Result<(TcpListener, SocketAddr), Error> {
-    let error = |cause| Error::Listen {
-        key,
-        value: value.to_owned(),
-        cause,
-    };
-    let listener = TcpListener::bind(value).await.map_err(error)?;
-    let addr = listener.local_addr().map_err(error)?;
-    Ok((listener, addr))
-}
-
-/// All at the same time: recovery reads each disk by itself. One that cannot be opened does not keep the others from being served;
-/// without any that takes something there is nothing to serve for.
-async fn open_volumes(
-    config: &Config,
-    components: &Components,
-    front: &Arc<Front>,
-) -> Result<Vec<Volume>, Error> {
-    refuse_twice(&config.data_dir)?;
-    let opening: Vec<_> = config
-        .data_dir
-        .iter()
-        .map(|dir| {
-            let (dir, options, components) = (dir.clone(), config.staging(), components.clone());
-            let waiting = front.wait(format!("recovering volume in {}", dir.display()));
-            tokio::task::spawn_blocking(move || {
-                let volume = Volume::open_or_broken(&dir, options, components);
-                drop(waiting);
-                volume
-            })
-        })
-        .collect();
-    let mut volumes = Vec::with_capacity(opening.len());
-    for volume in opening {
-        let volume = volume
-            .await
-            .map_err(|panic| Error::Process(format!("open a data directory: {panic}")))?;
-        tracing::info!(volume = %volume.id(), dir = %volume.dir().display(), bytes = volume.bytes_used(), "volume opened");
-        // A copy would answer for the original, with what it held when it was copied.
-        if let Some(twin) = volumes
-            .iter()
-            .find(|other: &&Volume| other.id() == volume.id())
-        {
-            let twin = twin.dir().display();
-            let reason = format!(
-                "it holds volume {}, as {twin} does: one is a copy of the other, name only one",
-                volume.id()
-            );
-            return Err(unusable(volume.dir(), reason));
-        }
-        volumes.push(volume);
-    }
-    if volumes.iter().all(|volume| volume.health().is_broken())
-        && let Some(first) = volumes.first()
-    {
-        let health = first.health();
-        let reason = health.reason().unwrap_or_default();
-        return Err(unusable(
-            first.dir(),
-            format!(
-                "no data directory can be used, this one is {}: {reason}",
-                health.state()
-            ),
-        ));
-    }
-    Ok(volumes)
-}
-
-/// Whether data belong on what the data directories lie on.
-async fn check_grounds(config: &Config) -> Result<(), Error> {
-    let allow = config.allow_root_device;
-    for dir in &config.data_dir {
-        let look = {
-            let dir = dir.clone();
-            tokio::task::spawn_blocking(move || check_ground(&dir, allow))
-        };
-        // A disk that hangs is the volume's to tell, and keeps its thread.
-        let Ok(Ok(looked)) = tokio::time::timeout(GROUND, look).await else {
-            continue;
-        };
-        let told = looked.map_err(|cause| Error::Volume {
-            dir: dir.clone(),
-            cause,
-        })?;
-        if let Some(told) = told {
-            tracing::warn!(dir = %dir.display(), "a data directory lies on {told}");
-        }
-    }
-    Ok(())
-}
-
-/// A directory that is named twice would be opened once and be in its own way the second time.
-fn refuse_twice(dirs: &[PathBuf]) -> Result<(), Error> {
-    let real = |dir: &PathBuf| fs::canonicalize(dir).unwrap_or_else(|_| dir.clone());
-    for (position, dir) in dirs.iter().enumerate() {
-        if dirs[..position]
-            .iter()
-            .any(|other| real(other) == real(dir))
-        {
-            let reason = "is named twice in data-dir: name it once".into();
-            return Err(unusable(dir, reason));
-        }
-    }
-    Ok(())
-}
-
-fn unusable(dir: &Path, reason: String) -> Error {
-    let (dir, path) = (dir.to_path_buf(), dir.to_path_buf());
-    Error::Volume {
-        dir,
-        cause: staging::Error::Directory { path, reason },
     }
 }
 

@@ -3,6 +3,9 @@
 //! For a batch the head comes first, then memory for exactly its payload, then the payload: while there is no memory nothing is
 //! read, and HTTP/2 holds the sender back. When the peer goes away, hyper drops the answer's stream, and with it the attempt.
 
+mod commit;
+mod open;
+
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -12,24 +15,24 @@ use std::{
 use futures_util::{Stream, stream};
 use hyper::body::Incoming;
 use shuffle_proto::{
-    block::{MAX_BATCH, PartitionTotal},
+    block::PartitionTotal,
     frame::{self, MessageReader, Rope},
-    ids::{AppId, AttemptId, MapIndex, VolumeId},
+    ids::{AppId, VolumeId},
     v1::{self, push_request, push_response},
     wire::{self, Invalid},
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 
-use super::caller;
 use crate::{
     budget::{Permit, StagedBuilder, batch_cost},
     core::{Core, drain::draining, pace::Pace, share::Share, volumes::Choice},
     error::Refusal,
     metrics::Running,
     registry::{App, StreamPermit},
-    staging::{AttemptKey, AttemptWriter, Durability, Opened, Receipt, Volume},
+    staging::{AttemptKey, AttemptWriter, Volume},
 };
+use open::Level;
 
 /// How often a push that waits for memory looks whether its volume still answers.
 const GLANCE: Duration = Duration::from_millis(250);
@@ -129,15 +132,6 @@ struct Attempt {
     _push: TaskTrackerToken,
 }
 
-/// When a commit is acknowledged.
-#[derive(Clone, Copy)]
-enum Level {
-    /// When the volume has it so.
-    Staged(Durability),
-    /// When the object store has it.
-    Object,
-}
-
 type Answer = Result<Option<push_response::Step>, Refusal>;
 
 impl Push {
@@ -194,114 +188,6 @@ impl Push {
             push_request::Step::Commit(commit) => self.commit(&commit).await,
             push_request::Step::Abort(abort) => self.abort(&abort),
         }
-    }
-
-    async fn open(&mut self, open: &v1::Open) -> Answer {
-        if !matches!(self.state, State::New) {
-            return Err(Invalid::new(
-                "step",
-                "a second open",
-                "push each attempt on a stream of its own",
-            )
-            .into());
-        }
-        self.app = open
-            .caller
-            .as_ref()
-            .and_then(|caller| AppId::try_new(&caller.app));
-        let caller = caller::check(open.caller.as_ref())?;
-        let num_maps = wire::count("open.num_maps", open.num_maps)?;
-        let num_partitions = wire::count("open.num_partitions", open.num_partitions)?;
-        let map_index = MapIndex(wire::index("open.map_index", open.map_index, num_maps)?);
-        let level = self.level(open.durability)?;
-        // The token first: a push that is let in is one that the drain waits for.
-        let push = self.core.pushes.token();
-        if self.core.is_draining() {
-            return Err(draining());
-        }
-        let app = self.core.registry.write(&caller).await?;
-        let stream = self.core.stream(&app, self.peer)?;
-        Pace::admitted(&mut self.reader);
-        let (shuffle, attempt) = (wire::shuffle(open.shuffle), AttemptId(open.attempt));
-        let key = AttemptKey {
-            app: app.id.clone(),
-            shuffle,
-            map_index,
-            attempt,
-        };
-
-        let protocol = caller::version(
-            "caller.protocol",
-            open.caller.as_ref().map_or(0, |caller| caller.protocol),
-        )?;
-        let volumes = &self.core.volumes;
-        // What is here is answered here.
-        let is_here = || {
-            volumes
-                .iter()
-                .any(|volume| volume.committed(&key).is_some())
-        };
-        let most = if open.share > 0 && is_here() {
-            0
-        } else {
-            open.share
-        };
-        let held = || {
-            let of_volume = volumes
-                .iter()
-                .map(|volume| volume.attempts(&key.app, shuffle));
-            of_volume.sum()
-        };
-        let of = (key.app.clone(), shuffle);
-        let Some(share) = self.core.shares.take(of, most, held) else {
-            self.elsewhere = true;
-            let answer = v1::Opened {
-                protocol,
-                elsewhere: true,
-                ..v1::Opened::default()
-            };
-            return Ok(Some(push_response::Step::Opened(answer)));
-        };
-        let (volume, choice) = volumes.choose(&key)?;
-        let opened = volume.open_attempt(key.clone(), num_maps, num_partitions)?;
-        // The app may have gone while the volume did not know of the attempt yet: what is deleted must not come back.
-        self.core.registry.alive(&app)?;
-        let attempt = Attempt {
-            app,
-            key,
-            num_partitions,
-            level,
-            volume: volume.clone(),
-            _choice: choice,
-            share: Some(share),
-            _stream: stream,
-            _push: push,
-        };
-        let committed = matches!(opened, Opened::Committed(_));
-        let answer = v1::Opened {
-            protocol,
-            volume: bytes(attempt.volume.id()),
-            committed,
-            max_batch: MAX_BATCH,
-            elsewhere: false,
-        };
-        self.state = match opened {
-            Opened::New(writer) => State::Writing(Box::new(Writing {
-                attempt,
-                writer,
-                next_seq: 0,
-                batches: 0,
-                parts: Parts::default(),
-            })),
-            Opened::Committed(receipt) => State::Committed(Box::new(Committed {
-                attempt,
-                here: false,
-                batches: 0,
-                bytes: receipt.bytes,
-                parts: Parts::default(),
-            })),
-        };
-        Ok(Some(push_response::Step::Opened(answer)))
     }
 
     async fn batch(&mut self, batch: &v1::Batch, payload: usize) -> Answer {
@@ -368,120 +254,6 @@ impl Push {
             }
         };
         Ok(Some(push_response::Step::Ack(v1::Ack { batches })))
-    }
-
-    async fn commit(&mut self, commit: &v1::Commit) -> Answer {
-        let batches = match &mut self.state {
-            State::New => return Err(Invalid::new("step", "commit", "send open first").into()),
-            State::Writing(writing) => {
-                self.core.registry.alive(&writing.attempt.app)?;
-                let most = u64::from(writing.next_seq);
-                let parts = &mut writing.parts;
-                let blocks = |total: &PartitionTotal| u64::from(total.blocks);
-                parts.add(commit, writing.attempt.num_partitions, blocks, most)?;
-                writing.batches
-            }
-            State::Committed(known) => {
-                self.core.registry.alive(&known.attempt.app)?;
-                let most = known.bytes;
-                let parts = &mut known.parts;
-                let bytes = |total: &PartitionTotal| total.bytes;
-                parts.add(commit, known.attempt.num_partitions, bytes, most)?;
-                known.batches
-            }
-        };
-        if commit.more {
-            return Ok(Some(push_response::Step::Ack(v1::Ack { batches })));
-        }
-        match std::mem::replace(&mut self.state, State::New) {
-            State::New => Err(Invalid::new("step", "commit", "send open first").into()),
-            State::Writing(writing) => {
-                let Writing {
-                    mut attempt,
-                    writer,
-                    batches,
-                    parts: Parts { totals, .. },
-                    ..
-                } = *writing;
-                let start = Instant::now();
-                let receipt = writer.commit(totals, attempt.level.staged()).await?;
-                attempt.share = None;
-                attempt.app.committed();
-                let answer = self.acknowledge(&attempt, &receipt).await?;
-                self.core
-                    .metrics
-                    .commit_latency
-                    .observe(start.elapsed().as_secs_f64());
-                self.core.metrics.commits.inc();
-                self.state = State::Committed(Box::new(Committed {
-                    attempt,
-                    here: true,
-                    batches,
-                    bytes: receipt.bytes,
-                    parts: Parts::default(),
-                }));
-                Ok(Some(answer))
-            }
-            State::Committed(mut known) => {
-                let Attempt {
-                    key, level, volume, ..
-                } = &known.attempt;
-                let Parts { totals, .. } = std::mem::take(&mut known.parts);
-                let receipt = volume.confirm(key, &totals, level.staged()).await?;
-                let answer = self.acknowledge(&known.attempt, &receipt).await?;
-                self.state = State::Committed(known);
-                Ok(Some(answer))
-            }
-        }
-    }
-
-    /// The answer to a commit, when its level is reached.
-    async fn acknowledge(
-        &self,
-        attempt: &Attempt,
-        receipt: &Receipt,
-    ) -> Result<push_response::Step, Refusal> {
-        let durability = match (attempt.level, &self.core.remote) {
-            (Level::Object, Some(tier)) => {
-                tier.writeback
-                    .written(&attempt.volume, &attempt.key)
-                    .await?;
-                v1::Durability::Object
-            }
-            _ => match receipt.durability {
-                Durability::Memory => v1::Durability::Memory,
-                Durability::Disk => v1::Durability::Disk,
-                Durability::Fsync => v1::Durability::Fsync,
-            },
-        };
-        Ok(push_response::Step::Committed(v1::Committed {
-            volume: bytes(receipt.volume),
-            durability: durability as i32,
-            bytes: receipt.bytes,
-            records: receipt.records,
-        }))
-    }
-
-    /// The level to reach, if this server has it.
-    fn level(&self, raw: i32) -> Result<Level, Refusal> {
-        let available = match self.core.remote {
-            Some(_) => {
-                "this server has DURABILITY_MEMORY (1), DURABILITY_DISK (2), DURABILITY_FSYNC (3) and DURABILITY_OBJECT (5)"
-            }
-            None => {
-                "this server has DURABILITY_MEMORY (1), DURABILITY_DISK (2) and DURABILITY_FSYNC (3); start it with --remote for DURABILITY_OBJECT (5)"
-            }
-        };
-        match v1::Durability::try_from(raw) {
-            Ok(v1::Durability::Memory) => Ok(Level::Staged(Durability::Memory)),
-            Ok(v1::Durability::Disk) => Ok(Level::Staged(Durability::Disk)),
-            Ok(v1::Durability::Fsync) => Ok(Level::Staged(Durability::Fsync)),
-            Ok(v1::Durability::Object) if self.core.remote.is_some() => Ok(Level::Object),
-            Ok(level) => {
-                Err(Invalid::new("open.durability", level.as_str_name(), available).into())
-            }
-            Err(_) => Err(Invalid::new("open.durability", raw, available).into()),
-        }
     }
 
     fn abort(&mut self, abort: &v1::Abort) -> Answer {
@@ -576,16 +348,6 @@ impl Parts {
 }
 
 // === impl Level ===
-
-impl Level {
-    /// What the volume is asked for.
-    fn staged(self) -> Durability {
-        match self {
-            Level::Staged(durability) => durability,
-            Level::Object => Durability::Disk,
-        }
-    }
-}
 
 fn bytes(volume: VolumeId) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(volume.0.as_bytes())
