@@ -10,8 +10,10 @@ MVN := mvn --batch-mode --no-transfer-progress --quiet -f jvm-bridge/pom.xml
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
-demo: build ## the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between
-	@./setup.sh --spark 4.3.0 -- python tests/spark/demo.py
+demo: ## the same jobs on Spark's own shuffle and on Forebay, with an executor and then a server killed in between
+	@parts=$$(test -e target/release/forebay-server || deploy/release/parts.sh find); \
+	if [ -n "$$parts" ]; then echo "compiling nothing: programs of the same sources are in $$parts"; else make --no-print-directory build || exit; fi; \
+	./setup.sh --spark 4.3.0 -- python tests/spark/demo.py $${parts:+--parts "$$parts"}
 
 test: check rust jvm package deploy spark cluster ## exactly what CI runs; spark-long and conformance have more
 	@echo "make test: formatting, lints, Rust, JVM, package, deployment, Spark and cluster tests all passed"
@@ -56,6 +58,7 @@ build: ## the server, its tool, the load tool, the native library and the jar wi
 	@test -e target/release/forebay-server || echo "first build: about 6 minutes on 2 cores, once RocksDB is there"
 	@$(IN) cargo build --workspace --release
 	@$(IN) $(MVN) package -DskipTests
+	@deploy/release/parts.sh keep
 
 bench: build ## forebay-bench: push and fetch, beside the same bytes over raw TCP
 	@$(IN) target/release/forebay-bench all --spawn --json target/bench/forebay-bench.json

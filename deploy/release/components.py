@@ -106,8 +106,8 @@ def notices() -> str:
         *(f"  {name}: {package['license']}" for name, package in linked.items()),
         "\nThese come without a file of their licence, which is the one that is named:\n",
         *(f"  {line}" for line in without),
-        "\nImages also contain the GNU C Library (LGPL-2.1-or-later) and Mozilla's certificates (MPL-2.0), as Debian packages of their base;",
-        "their texts are in /usr/share/doc of the image.\n",
+        "\nImages also contain the GNU C Library (LGPL-2.1-or-later), GCC's libraries (GPL-3.0-or-later with its runtime exception) and Mozilla's",
+        "certificates (MPL-2.0), as Debian packages of their base; their texts are in /usr/share/doc of the image.\n",
     ]
     for text, owners in sorted(texts.items(), key=lambda item: item[1]):
         said += ["=" * 100, *wrapped(owners), "=" * 100, "", text, ""]

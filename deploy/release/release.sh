@@ -45,15 +45,17 @@ programs() { # MACHINE
   local built=$target/$triple/$profile program
   mkdir -p "$work/$1"
   for program in forebay forebay-server forebay-bench; do
-    # Debug information that RocksDB's or the standard library's objects have left.
-    python-zig-strip "$built/$program" "$work/$1/$program"
+    without_debug_information "$built/$program" "$work/$1/$program"
   done
   install -D -m 644 "$built/libforebay_jni.so" "$work/resources/io/forebay/native/linux-$1/libforebay_jni.so"
   deploy/release/glibc.sh "$glibc" "$work/$1"/* "$work/resources/io/forebay/native/linux-$1/libforebay_jni.so"
 }
 
-python-zig-strip() { # FROM TO: the symbols of functions stay, so that a panic says where
-  "$tools/python-zig" objcopy --strip-debug "$1" "$2" 2>/dev/null || cp "$1" "$2"
+without_debug_information() { # FROM TO: the symbols of functions stay, so that a panic says where
+  # Rust's own tool knows all kinds of processors; zig has none, and this machine's may know only its own.
+  local sysroot
+  sysroot=$(rustc --print sysroot)
+  LD_LIBRARY_PATH=$sysroot/lib "$sysroot/lib/rustlib/$(rustc --print host-tuple)/bin/rust-objcopy" --strip-debug "$1" "$2"
   chmod 755 "$2"
 }
 

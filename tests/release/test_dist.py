@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -21,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from test_files import ROOT, version
-from test_wheel import CACHE, SPARK, until_gone
+from test_wheel import CACHE, SPARK, typed, until_gone
 
 pytestmark = pytest.mark.dist
 DIST = ROOT / "dist"
@@ -268,44 +269,86 @@ def test_a_list_of_components_names_what_is_linked(of):
 
 
 def test_spark_submit_takes_the_plugin_by_its_coordinates(tmp_path):
+    """Spark's own answer, of rows that went through the server; nothing but the coordinates says where the jar is."""
     home = next((CACHE / f"pyspark-{SPARK}").glob("lib/python3*/site-packages/pyspark"))
     job = tmp_path / "job.py"
     job.write_text(
         "from pyspark.sql import SparkSession\n"
         "spark = SparkSession.builder.getOrCreate()\n"
-        "print(spark.range(100000).selectExpr('id % 7 AS k').groupBy('k').count().selectExpr('sum(count)', 'count(*)').collect()[0])\n"
+        "sums = spark.range(100000).selectExpr('id % 997 AS k', 'id * id AS v').groupBy('k').agg({'v': 'sum', '*': 'count'})\n"
+        "print('answer', *sums.selectExpr('count(*)', 'sum(hash(*))').collect()[0])\n"
     )
     env = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(home), "PYSPARK_PYTHON": str(CACHE / f"pyspark-{SPARK}/bin/python")}
-    command = [DIST / "bin/forebay", "dev", "--json", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**env, "TMPDIR": str(tmp_path)}) as dev:
+
+    def answer(*conf) -> str:
+        submit = [home / "bin/spark-submit", "--master", "local-cluster[1,1,1024]", "--conf", "spark.ui.enabled=false", *conf, job]
+        done = subprocess.run(submit, capture_output=True, text=True, check=False, env=env, cwd=tmp_path, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return next(line for line in done.stdout.splitlines() if line.startswith("answer "))
+
+    own = answer()
+    scratch = {"TMPDIR": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    with typed([DIST / "bin/forebay", "dev", "--json", "--port", "0"], env={**env, **scratch}) as dev:
         servers = json.loads(dev.stdout.readline())["spark.forebay.servers"]
-        submit = [home / "bin/spark-submit", "--master", "local-cluster[1,1,1024]", "--conf", f"spark.jars.ivy={tmp_path}/ivy"]
-        submit += ["--packages", f"io.forebay:forebay-spark:{version()}", "--repositories", f"file://{DIST}/maven"]
-        submit += ["--conf", "spark.shuffle.manager=io.forebay.spark.ForebayShuffleManager", "--conf", f"spark.forebay.servers={servers}"]
-        done = subprocess.run([*submit, job], capture_output=True, text=True, check=False, env=env, cwd=tmp_path, timeout=600)
+        packages = ["--packages", f"io.forebay:forebay-spark:{version()}", "--repositories", f"file://{DIST}/maven"]
+        packages += ["--conf", f"spark.jars.ivy={tmp_path}/ivy", "--conf", f"spark.forebay.servers={servers}"]
+        assert answer(*packages, "--conf", "spark.shuffle.manager=io.forebay.spark.ForebayShuffleManager") == own
+        assert_rows_went_through(tmp_path)
         dev.terminate()
-    assert "Row(sum(count)=100000, count(1)=7)" in done.stdout, done.stderr
+        assert dev.wait(60) == 0
+
+
+def assert_rows_went_through(runtime: Path):
+    """The server of `forebay dev` whose state is in the folder."""
+    state = json.loads((runtime / f"forebay-dev-{os.getuid()}.json").read_text())
+    metrics = urllib.request.urlopen(f"http://{state['admin']}/metrics", timeout=10).read().decode()
+    for what in ("pushed", "fetched"):
+        assert sum(map(float, re.findall(rf"^forebay_{what}_bytes_total(?:{{.*}})? (.+)$", metrics, re.M))) > 0, what
 
 
 # === the wheel ===
 
 
-def test_an_empty_environment_answers(tmp_path):
-    """pip install, then the demo with the Spark beside it."""
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    wheel = DIST / "python" / f"forebay-{version()}-py3-none-manylinux_2_17_{platform.machine()}.whl"
+def blocks_of_readme(heading: str) -> list[str]:
+    """What is in the code blocks below a heading."""
+    text = (ROOT / "README.md").read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S)
+
+
+def test_an_empty_environment_answers(tmp_path, capsys):
+    """README's start block, as it is typed, in an environment with nothing in it."""
+    commands, program = blocks_of_readme("Three starts")[:2]
+    install, demo, dev = (line.split("#")[0].strip() for line in commands.splitlines())
+    assert install.startswith("pip install ") and (demo, dev) == ("forebay demo", "forebay dev")
+    venv, scratch = tmp_path / "venv", tmp_path / "tmp"
+    scratch.mkdir()
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("FOREBAY_", "SPARK_", "PYSPARK_"))}
+    env |= {"PATH": f"{venv}/bin:{env['PATH']}", "TMPDIR": str(scratch), "XDG_RUNTIME_DIR": str(scratch), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    # Where the wheel is before it is published, and without Spark's archive of 450 MB, which is there as if pip had unpacked it.
+    env |= {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_FIND_LINKS": str(DIST / "python"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+    def typed_in(line: str) -> str:
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, env=env, cwd=tmp_path, timeout=900)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     began = time.monotonic()
-    subprocess.run([venv / "bin/pip", "install", "--quiet", "--no-index", "--disable-pip-version-check", wheel], check=True)
-    # Spark as if pip had just unpacked it: its own archive is 450 MB.
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    typed_in(install)
     site = next((CACHE / f"pyspark-{SPARK}").glob("lib/python3*/site-packages"))
     (next(venv.glob("lib/python3*/site-packages")) / "spark.pth").write_text(f"{site}\n")
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
-    env = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}
-    env |= {"TMPDIR": str(scratch), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = subprocess.run([venv / "bin/forebay", "demo"], capture_output=True, text=True, check=False, env=env, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing was computed twice" in done.stdout
-    print(f"from an empty environment to the end of the demo: {time.monotonic() - began:.0f} s")
+    assert "nothing was computed twice" in typed_in(demo)
+    with capsys.disabled():
+        print(f"\nfrom an empty environment to the end of the demo: {time.monotonic() - began:.0f} s")
+    until_gone(scratch)
+    with typed([venv / "bin" / "forebay", *dev.split()[1:], "--port", "0"], text=True, env=env) as server:
+        while line := server.stdout.readline():
+            if "forebay.conf()" in line:
+                break
+        (tmp_path / "start.py").write_text(program)
+        rows = eval(typed_in("python start.py"), {"Row": lambda **row: tuple(row.values())})
+        assert rows == [(k, 100_000) for k in range(10)]
+        assert_rows_went_through(scratch)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
     until_gone(scratch)

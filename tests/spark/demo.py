@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 from harness import benchmarks, places
 from harness.application import Application, CallFailed
@@ -290,7 +291,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--spark", default="4.3.0", help="Spark line, installed by setup.sh (default %(default)s)")
     parser.add_argument("--scale", default="1", help="TPC-H scale factor (default %(default)s)")
+    parser.add_argument("--parts", type=Path, metavar="DIR", help="forebay-server, forebay and the jar, where they are not those of this checkout")
     options = parser.parse_args()
+    if options.parts:
+        places.SERVER, places.CLI = options.parts / "forebay-server", options.parts / "forebay"
+        places.JAR = options.parts / "forebay-spark.jar"
     for built in (places.SERVER, places.JAR):
         if not built.exists():
             raise Missing(f"{built} is not built: run make build")

@@ -10,8 +10,9 @@ import threading
 import time
 from pathlib import Path
 
+from harness import places
 from harness.eventlog import EventLog
-from harness.places import HERE, JAR, SparkLine
+from harness.places import HERE, SparkLine
 from harness.run import Run, command_of, descendants
 from harness.server import Server
 
@@ -90,7 +91,7 @@ class Application:
         # Java and Spark put their files where we look for what is left.
         options = f"-Djava.io.tmpdir={scratch} -XX:-UsePerfData -XX:+UseParallelGC {self.jvm}"
         # On Spark 3.5 a shuffle manager must be on the executors' own class path: `spark.jars` comes too late there.
-        class_path = f"{JAR}:{line.jobs_jar()}"
+        class_path = f"{places.JAR}:{line.jobs_jar()}"
         if line.version in self.archives and not self.java:
             # Those jars first, and where they are installed: `home` has another path for every application.
             class_path = f"{line.home}/jars/*:{class_path}"

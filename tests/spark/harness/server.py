@@ -11,7 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from harness.places import SERVER
+from harness import places
 from harness.run import Run
 
 
@@ -39,7 +39,7 @@ class Server:
         with open(self.log, "ab") as log:
             self.process = self.run.spawn(
                 "server",
-                [SERVER, "--listen", self.address, "--admin-listen", self.admin]
+                [places.SERVER, "--listen", self.address, "--admin-listen", self.admin]
                 + [word for data_dir in self.data_dirs for word in ("--data-dir", data_dir)]
                 + ["--memory", self.memory, "--ready-file", ready, "--allow-root-device", *self.flags],
                 env=env,
