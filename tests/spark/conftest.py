@@ -33,6 +33,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker("long")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """What a test that fails has made itself ends with it: it would take the CPU of those that come after it."""
+    before = len(Application.made)
+    try:
+        return (yield)
+    except BaseException:
+        for app in Application.made[before:]:
+            app.kill_driver()
+        raise
+
+
 @pytest.fixture(scope="session")
 def run():
     for built in (places.SERVER, places.JAR):

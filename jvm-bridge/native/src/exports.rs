@@ -19,6 +19,7 @@ use crate::{
     app::{Call, ClientEntry},
     error::{Failure, Throw, invalid},
     handle::Table,
+    log,
     reader::{Next, OutputColumns, Reader, unsigned},
     settings,
     writer::Writer,
@@ -85,6 +86,15 @@ exports! {
     fn Java_io_forebay_core_Native_panic(env, message: JString<'l>) -> () {
         let message = text(env, "message", &message)?;
         panic!("{message}")
+    }
+
+    fn Java_io_forebay_core_Native_logToJava(_env) -> () {
+        log::keep();
+        Ok(())
+    }
+
+    fn Java_io_forebay_core_Native_logLines(env, timeout_millis: jint) -> JObject<'l> {
+        strings(env, &log::queue().take(timeout(timeout_millis)?))
     }
 
     // ---- client ----

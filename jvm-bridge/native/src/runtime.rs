@@ -13,14 +13,10 @@ use std::{
 
 use shuffle_client::{Error, Kind};
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::EnvFilter;
 
 /// Fewest and most threads. Two let a slow decode go on beside the sockets; more than eight have nothing to do, because Java threads
 /// sort, compress and frame by themselves.
 const THREADS: (usize, usize) = (2, 8);
-
-/// Environment variable: what is logged to standard error, in the syntax of `tracing_subscriber::EnvFilter`. Default `warn`.
-const LOG: &str = "FOREBAY_LOG";
 
 /// The runtime; starts it the first time.
 pub(crate) fn get() -> Result<&'static Runtime, Error> {
@@ -59,13 +55,7 @@ pub(crate) fn spare_memory() {
 pub(crate) fn spare_memory() {}
 
 fn start() -> std::io::Result<Runtime> {
-    let filter = EnvFilter::try_from_env(LOG).unwrap_or_else(|_| EnvFilter::new("warn"));
-    // An embedder that has set a subscriber keeps it.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .try_init();
+    crate::log::start();
     let cores = std::thread::available_parallelism().map_or(THREADS.0, usize::from);
     Builder::new_multi_thread()
         .worker_threads(cores.clamp(THREADS.0, THREADS.1))

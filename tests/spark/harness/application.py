@@ -46,6 +46,7 @@ class Application:
     archives: dict[str, Path] = {}  # of `harness.classes`, by Spark's version
     address = "127.0.0.1"  # of the driver
     prefix: list = []  # what the driver's command begins with
+    made: list["Application"] = []  # all of them, in their order
 
     def __init__(
         self,
@@ -135,6 +136,7 @@ class Application:
                 stderr=log,
                 pass_fds=[writing],
             )
+        Application.made.append(self)
         os.close(writing)
         started = self.calls[0] = Call(self, "start")
         threading.Thread(target=self._listen, args=(reading,), daemon=True).start()

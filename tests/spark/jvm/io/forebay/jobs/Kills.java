@@ -13,6 +13,9 @@ import org.apache.spark.storage.BlockManagerId;
 public final class Kills {
   private static final Pattern TASK = Pattern.compile("\\(TID (\\d+)\\)");
 
+  /** The one thread that stays, for the native client's log. */
+  private static final String LOG = "forebay-log";
+
   private Kills() {}
 
   /** Waits until a task is inside that method: "executor task" where it is, null if it was not seen in time. */
@@ -40,7 +43,7 @@ public final class Kills {
     List<String> found = new ArrayList<>();
     for (String executor : executors()) {
       for (ThreadStackTrace thread : threads(spark, executor)) {
-        if (thread.stackTrace().toString().contains("io.forebay.")) {
+        if (thread.stackTrace().toString().contains("io.forebay.") && !thread.threadName().equals(LOG)) {
           found.add("executor " + executor + ", " + thread.threadName() + ":\n" + thread.stackTrace());
         }
       }

@@ -28,6 +28,16 @@ final class Native {
     /** Panics with this message: shows, in a test, that a panic becomes an exception. */
     static native void panic(String message);
 
+    /** From now on what the native side logs waits for {@link #logLines} instead of going to standard error. */
+    static native void logToJava();
+
+    /**
+     * What the native side has logged since this was last called; waits for the first line.
+     *
+     * @return level, origin and text of each line, one after the other
+     */
+    static native String[] logLines(int timeoutMillis);
+
     // ---- client: one per JVM ----
 
     /**

@@ -3,6 +3,7 @@ package io.forebay.spark;
 import io.forebay.core.ClientSettings;
 import io.forebay.core.ForebayClient;
 import io.forebay.core.NativeLibrary;
+import io.forebay.core.NativeLog;
 import java.io.File;
 import java.util.ArrayList;
 import java.util.List;
@@ -46,6 +47,7 @@ final class ClientHolder {
         if (conf.encrypts()) {
             settings.encrypt(encryptionKey());
         }
+        NativeLog.start(new NativeLogger());
         return ForebayClient.open(settings);
     }
 
