@@ -30,7 +30,7 @@ use crate::{
     budget::Budget,
     clock::{Clock, SystemClock},
     config::Config,
-    core::{Core, Place, Tier, drain::Step, pace::Pace, peers::Bounds, volumes::Volumes},
+    core::{Core, ObjectTier, Place, drain::Step, pace::Pace, peers::Bounds, volumes::Volumes},
     error::Error,
     metrics::Metrics,
     registry::{Limits, Pool, Registry},
@@ -145,7 +145,7 @@ impl Builder {
             let (apps, counts) = (registry.clone(), metrics.remote.clone());
             let writeback =
                 WriteBack::new(remote.clone(), records, all, apps, options, clock, counts);
-            Tier {
+            ObjectTier {
                 remote,
                 writeback: Arc::new(writeback),
             }

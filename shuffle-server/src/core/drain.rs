@@ -5,10 +5,7 @@
 //! ([`Drain::fence`]), and are then told to go to another server, because what only their clients have is saved by that and what
 //! lies here is not.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -61,8 +58,6 @@ pub(crate) struct Progress {
 #[derive(Default)]
 pub(crate) struct Drain {
     state: Mutex<State>,
-    /// What write-back could not do in time, plus 1; 0 while that is not known.
-    left: AtomicU64,
     asked: CancellationToken,
     fenced: CancellationToken,
     over: CancellationToken,
@@ -73,6 +68,8 @@ struct State {
     step: Step,
     why: Option<String>,
     deadline: Option<Instant>,
+    /// Bytes that write-back could not do in time; `None` while that is not known.
+    left: Option<u64>,
 }
 
 // === impl Drain ===
@@ -112,7 +109,7 @@ impl Drain {
 
     /// What write-back left behind.
     pub(crate) fn leaves(&self, bytes: u64) {
-        self.left.store(bytes.saturating_add(1), Ordering::Release);
+        self.state.lock().left = Some(bytes);
     }
 }
 
@@ -137,11 +134,10 @@ impl Core {
 
     /// At this moment.
     pub(crate) fn progress(&self) -> Progress {
-        let (step, why, deadline) = {
+        let (step, why, deadline, known) = {
             let state = self.drain.state.lock();
-            (state.step, state.why.clone(), state.deadline)
+            (state.step, state.why.clone(), state.deadline, state.left)
         };
-        let known = self.drain.left.load(Ordering::Acquire).checked_sub(1);
         let tier = self.remote.as_ref();
         let bytes_left = tier.map(|tier| known.unwrap_or_else(|| tier.writeback.left()));
         let pace = tier.and_then(|tier| tier.writeback.pace());

@@ -37,7 +37,7 @@ pub(crate) struct Core {
     pub(crate) budget: Budget,
     pub(crate) metrics: Arc<Metrics>,
     /// If there is an object store.
-    pub(crate) remote: Option<Tier>,
+    pub(crate) remote: Option<ObjectTier>,
     /// Pushes that were let in and have not ended: the drain waits for them.
     pub(crate) pushes: TaskTracker,
     /// Attempts that readers have found wrong.
@@ -62,7 +62,7 @@ pub(crate) struct Place {
 }
 
 /// The object store, and who fills it.
-pub(crate) struct Tier {
+pub(crate) struct ObjectTier {
     pub(crate) remote: Arc<Remote>,
     pub(crate) writeback: Arc<WriteBack>,
 }
@@ -73,7 +73,7 @@ impl Core {
         registry: Arc<Registry>,
         budget: Budget,
         metrics: Arc<Metrics>,
-        remote: Option<Tier>,
+        remote: Option<ObjectTier>,
         pace: Pace,
         bounds: Bounds,
     ) -> Self {

@@ -3,7 +3,7 @@
 use shuffle_proto::ids::{AttemptId, MapIndex, ShuffleId};
 
 use super::{
-    AppNo, Batch, RunId, SegmentId, SegmentIndex,
+    AppNo, Changes, RunId, SegmentId, SegmentIndex,
     keys::{self, Key},
     read, read_all,
     values::{Record, Segment, Shuffle, Tier},
@@ -33,8 +33,8 @@ fn segment(length: u64) -> Record {
     })
 }
 
-fn write(index: &dyn SegmentIndex, build: impl FnOnce(&mut Batch)) {
-    let mut batch = Batch::default();
+fn write(index: &dyn SegmentIndex, build: impl FnOnce(&mut Changes)) {
+    let mut batch = Changes::default();
     build(&mut batch);
     index.write(&batch, false).expect("write");
 }
@@ -48,7 +48,7 @@ fn keys_of(index: &dyn SegmentIndex, kind: u8) -> Vec<Key> {
 fn what_is_written_is_read(index: &dyn SegmentIndex) {
     let key = Key::Shuffle(AppNo(1), ShuffleId(2));
     assert_eq!(read(index, key).expect("get"), None);
-    let mut batch = Batch::default();
+    let mut batch = Changes::default();
     batch.put(key, &shuffle(3));
     index.write(&batch, true).expect("synced write");
     assert_eq!(read(index, key).expect("get"), Some(shuffle(3)));

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
 
-use super::{Batch, Error, SegmentIndex, Step};
+use super::{Changes, Error, SegmentIndex, Step};
 
 /// A sorted map. Clones are the same index, which is how a test keeps it over a restart.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryIndex(Arc<RwLock<BTreeMap<Vec<u8>, Vec<u8>>>>);
 
 impl SegmentIndex for MemoryIndex {
-    fn write(&self, batch: &Batch, _sync: bool) -> Result<(), Error> {
+    fn write(&self, batch: &Changes, _sync: bool) -> Result<(), Error> {
         let mut map = self.0.write();
         for step in &batch.steps {
             match step {

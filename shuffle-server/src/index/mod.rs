@@ -1,7 +1,7 @@
 //! What a volume knows of its files: which runs lie where, which attempts are committed, which shuffles and apps there are.
 //!
 //! Owns the format of keys ([`keys`]) and values ([`values`]) and the door to RocksDB ([`rocks`]). Does not own the files; `staging`
-//! writes bytes first and then their records, in one [`Batch`] that is applied whole or not at all (invariant: bytes-before-index).
+//! writes bytes first and then their records, in one [`Changes`] that is applied whole or not at all (invariant: bytes-before-index).
 //! What was written survives the process; what was written with `sync`, and all before it, survives a power cut.
 //!
 //! Two implementations of [`SegmentIndex`], one conformance suite.
@@ -61,7 +61,7 @@ file_id! {
 /// Ordered keys and values with atomic batches.
 pub trait SegmentIndex: Send + Sync {
     /// Applies all of the batch or nothing.
-    fn write(&self, batch: &Batch, sync: bool) -> Result<(), Error>;
+    fn write(&self, batch: &Changes, sync: bool) -> Result<(), Error>;
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
     /// Visits keys of `[from, to)` in order.
@@ -83,7 +83,7 @@ pub trait SegmentIndex: Send + Sync {
 
 /// Changes that belong together, in order.
 #[derive(Clone, Debug, Default)]
-pub struct Batch {
+pub struct Changes {
     pub(crate) steps: Vec<Step>,
 }
 
@@ -146,9 +146,9 @@ impl Step {
     }
 }
 
-// === impl Batch ===
+// === impl Changes ===
 
-impl Batch {
+impl Changes {
     /// Writes a record.
     pub fn put(&mut self, key: Key, record: &Record) {
         let key = key.encode();

@@ -22,7 +22,7 @@ use rocksdb::{
 };
 
 use super::{
-    Batch, Error, SegmentIndex, Step,
+    Changes, Error, SegmentIndex, Step,
     damage::{self, Overlay},
     mend::seal,
     parity,
@@ -161,7 +161,7 @@ fn protect(db: &DB, path: &Path) {
 }
 
 /// A batch as RocksDB takes it, with its second checksum.
-fn sealed(batch: &Batch) -> WriteBatch {
+fn sealed(batch: &Changes) -> WriteBatch {
     let mut steps = WriteBatch::default();
     for step in &batch.steps {
         match step {
@@ -176,7 +176,7 @@ fn sealed(batch: &Batch) -> WriteBatch {
 
 /// The record of the log that a batch becomes, but for its sequence number.
 #[cfg(test)]
-pub(super) fn record_of(batch: &Batch) -> Vec<u8> {
+pub(super) fn record_of(batch: &Changes) -> Vec<u8> {
     sealed(batch).data().to_vec()
 }
 
@@ -227,7 +227,7 @@ fn options() -> Options {
 }
 
 impl SegmentIndex for RocksIndex {
-    fn write(&self, batch: &Batch, sync: bool) -> Result<(), Error> {
+    fn write(&self, batch: &Changes, sync: bool) -> Result<(), Error> {
         let steps = sealed(batch);
         let bytes = batch.steps.iter().map(Step::bytes).sum::<usize>() as u64;
         let mut options = WriteOptions::default();

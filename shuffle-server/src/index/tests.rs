@@ -27,7 +27,7 @@ fn the_index_in_rocksdb_survives_being_closed() {
         format: 1,
         opened: 5,
     });
-    let mut batch = Batch::default();
+    let mut batch = Changes::default();
     batch.put(Key::Meta, &record);
     RocksIndex::open(dir.path())
         .expect("open")

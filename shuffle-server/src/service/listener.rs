@@ -35,7 +35,7 @@ use crate::{
 /// What every client of HTTP/2 sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How often a preface that came in part is looked at again.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a new connection waits for one that makes room, and one that is refused for its peer to have read why.
 const MOMENT: Duration = Duration::from_secs(1);
 /// Connections that wait for that at the same time. More are closed without a word.
@@ -133,8 +133,8 @@ impl Listener {
         place: OwnedSemaphorePermit,
     ) {
         if connections.make_room(over, peer.ip(), Instant::now()) {
-            for _ in 0..2 * MOMENT.as_millis() / LOOK.as_millis() {
-                tokio::time::sleep(LOOK).await;
+            for _ in 0..2 * MOMENT.as_millis() / POLL_INTERVAL.as_millis() {
+                tokio::time::sleep(POLL_INTERVAL).await;
                 if let Ok(connection) = connections.take(peer.ip()) {
                     drop(place);
                     return self.serve(stream, peer, connection).await;
@@ -224,7 +224,7 @@ async fn preface(stream: &TcpStream) -> io::Result<()> {
             0 => return Err(io::Error::other("closed")),
             // The rest is hyper's to judge.
             count if count == bytes.len() || bytes[..count] != PREFACE[..count] => return Ok(()),
-            _ => tokio::time::sleep(LOOK).await,
+            _ => tokio::time::sleep(POLL_INTERVAL).await,
         }
     }
 }

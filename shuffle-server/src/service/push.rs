@@ -35,7 +35,7 @@ use crate::{
 use open::Level;
 
 /// How often a push that waits for memory looks whether its volume still answers.
-const GLANCE: Duration = Duration::from_millis(250);
+const MEMORY_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Answers a push.
 pub(super) fn serve(
@@ -304,7 +304,7 @@ async fn wait_for_memory(core: &Core, volume: &Volume, cost: usize) -> Result<Pe
     let start = Instant::now();
     let mut granted = std::pin::pin!(core.budget.acquire(cost));
     let permit = loop {
-        match tokio::time::timeout(GLANCE, &mut granted).await {
+        match tokio::time::timeout(MEMORY_POLL_INTERVAL, &mut granted).await {
             Ok(permit) => break permit,
             Err(_) => volume.check_waits()?,
         }

@@ -51,12 +51,12 @@ pub(super) struct Read {
     volume: VolumeId,
     subject: Subject,
     begin: Begin,
-    tier: Tier,
+    source: Source,
     summary: Summary,
     unanswered: Option<Unanswered>,
 }
 
-enum Tier {
+enum Source {
     Local(staging::Fetch),
     Remote(Box<remote::Fetch>),
     Done,
@@ -85,13 +85,13 @@ impl Read {
             volume,
             subject,
             begin,
-            tier: Tier::Done,
+            source: Source::Done,
             summary: Summary::default(),
             unanswered: None,
         };
         let refusal = match read.local(core) {
             Ok(fetch) => {
-                read.tier = Tier::Local(fetch);
+                read.source = Source::Local(fetch);
                 return Ok(read);
             }
             Err(refusal) => refusal,
@@ -109,7 +109,7 @@ impl Read {
             && !deleted()
             && let Some(fetch) = read.remote(core, only.clone()).await?
         {
-            read.tier = Tier::Remote(Box::new(fetch));
+            read.source = Source::Remote(Box::new(fetch));
             return Ok(read);
         }
         Err(refusal)
@@ -166,8 +166,8 @@ impl Read {
     /// Some more; `None` when the summary is complete.
     pub(super) async fn next(&mut self, core: &Core) -> Result<Option<Part>, Refusal> {
         loop {
-            match &mut self.tier {
-                Tier::Local(fetch) => {
+            match &mut self.source {
+                Source::Local(fetch) => {
                     if let Some(part) = fetch.next().await? {
                         return Ok(Some(Part {
                             blocks: part.blocks,
@@ -176,9 +176,9 @@ impl Read {
                         }));
                     }
                     (self.summary, self.unanswered) = (fetch.summary(), fetch.unanswered());
-                    self.tier = self.rest(core).await?;
+                    self.source = self.rest(core).await?;
                 }
-                Tier::Remote(fetch) => {
+                Source::Remote(fetch) => {
                     if let Some(part) = fetch.next().await? {
                         return Ok(Some(Part {
                             blocks: part.blocks,
@@ -203,9 +203,9 @@ impl Read {
                     self.summary.lost.extend(summary.lost);
                     self.summary.covered.extend(summary.covered);
                     self.name_missing();
-                    self.tier = Tier::Done;
+                    self.source = Source::Done;
                 }
-                Tier::Done => {
+                Source::Done => {
                     // A disk that does not answer has lost nothing: whoever asks again later, or elsewhere, may get it.
                     let mut lost = self.summary.lost.iter();
                     return match self.unanswered.take() {
@@ -247,9 +247,9 @@ impl Read {
     }
 
     /// After the volume: what it cannot serve may be in the store.
-    async fn rest(&self, core: &Core) -> Result<Tier, Refusal> {
+    async fn rest(&self, core: &Core) -> Result<Source, Refusal> {
         if self.summary.lost.is_empty() {
-            return Ok(Tier::Done);
+            return Ok(Source::Done);
         }
         let lost = self.summary.lost.iter();
         let lost: BTreeSet<_> = lost.map(|lost| (lost.map_index, lost.attempt)).collect();
@@ -261,7 +261,7 @@ impl Read {
             }
             fetch => fetch?,
         };
-        Ok(fetch.map_or(Tier::Done, |fetch| Tier::Remote(Box::new(fetch))))
+        Ok(fetch.map_or(Source::Done, |fetch| Source::Remote(Box::new(fetch))))
     }
 
     /// Of which volume.

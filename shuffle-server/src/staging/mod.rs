@@ -52,7 +52,7 @@ use shuffle_proto::{
 pub use disk::operation::{Faults, Operation};
 pub use options::{Components, DirectIo, Observer, Options};
 pub use read::{cursor::Cursor, fetch::Fetch, part::FetchPart, reader::Unanswered};
-pub use seal::{Made, Sealed, Tier, Unwritten};
+pub use seal::{Made, Placement, Sealed, Unwritten};
 pub use state::{
     shared::READS,
     stats::{Stats, StatsSnapshot},

@@ -8,7 +8,7 @@ use std::{
 use shuffle_proto::ids::{AppId, ShuffleId};
 
 use crate::{
-    index::{Batch as Changes, keys::Key},
+    index::{Changes, keys::Key},
     staging::{
         Error,
         state::{

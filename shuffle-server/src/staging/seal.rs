@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     index::{
-        Batch as Changes,
+        Changes,
         keys::Key,
         values::{Record, Written},
     },
@@ -69,11 +69,11 @@ pub struct Unwritten {
 
 /// Where a committed attempt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tier {
+pub enum Placement {
     /// On the volume only.
-    Staged,
+    Volume,
     /// In the object store, and perhaps here.
-    Object,
+    Store,
 }
 
 /// What a volume has to know of a manifest that is in the store.
@@ -153,7 +153,7 @@ pub(super) fn is_deleted(shared: &Shared, app: &AppId, shuffle: ShuffleId) -> bo
 }
 
 /// Where a committed attempt is. `Fenced` if its shuffle was deleted, `Lost` if it cannot be read and so never written back.
-pub(super) fn tier(shared: &Shared, key: &AttemptKey) -> Result<Tier, Error> {
+pub(super) fn placement(shared: &Shared, key: &AttemptKey) -> Result<Placement, Error> {
     let fenced = || fenced(&key.app, key.shuffle);
     let shuffle = shared.shuffle(&key.app, key.shuffle);
     let shuffle = shuffle.ok_or_else(fenced)?;
@@ -162,13 +162,13 @@ pub(super) fn tier(shared: &Shared, key: &AttemptKey) -> Result<Tier, Error> {
     if state.deleted {
         Err(fenced())
     } else if state.written.contains(&owner) {
-        Ok(Tier::Object)
+        Ok(Placement::Store)
     } else if state.unwritable.contains(&owner) || !state.commits.contains_key(&owner) {
         Err(Error::Lost(format!(
             "{key} cannot be read from the volume, and so not be written back: run the map again"
         )))
     } else {
-        Ok(Tier::Staged)
+        Ok(Placement::Volume)
     }
 }
 

@@ -33,8 +33,8 @@ impl Shared {
 
     fn look_round(&self) {
         let overdue = self.disk.watch.overdue().is_some();
-        let hangs = self.hangs();
-        let found = self.standing.look.found.lock().take();
+        let hung = self.check_hung();
+        let found = self.disk_health.look.found.lock().take();
         match found {
             Some(Found::Gone(reason)) => self.worsen(Health::removed(reason)),
             Some(Found::ReadOnly) => self.worsen(Health::read_only("it is mounted read-only")),
@@ -50,10 +50,10 @@ impl Shared {
             }
             Some(Found::Quick | Found::Well) | None => {}
         }
-        if hangs {
+        if hung {
             self.relieve_others();
         }
-        if !self.is_broken() && !self.standing.look.running.swap(true, Ordering::AcqRel) {
+        if !self.is_broken() && !self.disk_health.look.running.swap(true, Ordering::AcqRel) {
             self.start_look();
         }
     }
@@ -74,8 +74,8 @@ impl Shared {
     fn start_look(&self) {
         let (disk, dir) = (self.disk.clone(), self.dir.clone());
         let (place, look, write) = (
-            self.standing.place,
-            self.standing.look.clone(),
+            self.disk_health.place,
+            self.disk_health.look.clone(),
             self.is_slow(),
         );
         let started = std::thread::Builder::new()
@@ -87,7 +87,10 @@ impl Shared {
             });
         if started.is_err() {
             // No thread to be had: the next round tries again.
-            self.standing.look.running.store(false, Ordering::Release);
+            self.disk_health
+                .look
+                .running
+                .store(false, Ordering::Release);
         }
     }
 }

@@ -11,7 +11,7 @@ use shuffle_remote::Owner;
 use tokio::sync::Notify;
 
 use super::{Key, WriteBack};
-use crate::staging::{AttemptKey, Error, Tier, Volume};
+use crate::staging::{AttemptKey, Error, Placement, Volume};
 
 /// How often it looks without having been told to: a shuffle may be deleted meanwhile, and tells nobody here.
 const LOOK: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ impl WriteBack {
         let _waiter = Waiter::new(&self.awaited, &key, owner);
         loop {
             let ended = self.awaited.ended.notified();
-            if volume.tier(attempt)? == Tier::Object {
+            if volume.placement(attempt)? == Placement::Store {
                 return Ok(());
             }
             self.wake.notify_one();

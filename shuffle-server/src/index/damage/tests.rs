@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        AppNo, Batch, RocksIndex, SegmentIndex, keys,
+        AppNo, Changes, RocksIndex, SegmentIndex, keys,
         keys::Key,
         read_all,
         values::{Record, Shuffle},
@@ -19,7 +19,7 @@ fn filled() -> (tempfile::TempDir, PathBuf) {
     let path = dir.path().join("index");
     let index = RocksIndex::open(&path).expect("open");
     for number in 0..RECORDS {
-        let mut batch = Batch::default();
+        let mut batch = Changes::default();
         let record = Record::Shuffle(Shuffle {
             num_maps: 1,
             num_partitions: number,

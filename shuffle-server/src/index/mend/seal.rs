@@ -73,7 +73,7 @@ fn text<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::{Batch, Step, record_of};
+    use crate::index::{Changes, Step, record_of};
 
     fn batch() -> Vec<u8> {
         let steps = vec![
@@ -81,7 +81,7 @@ mod tests {
             Step::Delete(b"another".into()),
             Step::DeleteRange(b"from".into(), b"to".into()),
         ];
-        record_of(&Batch { steps })
+        record_of(&Changes { steps })
     }
 
     #[test]

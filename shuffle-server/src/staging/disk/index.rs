@@ -11,7 +11,7 @@ use std::{
 use parking_lot::RwLock;
 
 use crate::{
-    index::{self, Batch, RocksIndex, SegmentIndex},
+    index::{self, Changes, RocksIndex, SegmentIndex},
     staging::{
         Error,
         disk::{Disk, operation::Operation},
@@ -31,7 +31,7 @@ enum Access {
         /// Absent for as long as it is opened again.
         index: Option<RocksIndex>,
         /// What is written first once it can be; `None`: it never is.
-        first: Option<Batch>,
+        first: Option<Changes>,
     },
 }
 
@@ -60,7 +60,7 @@ impl WatchedIndex {
     }
 
     /// From now on writes try to open it for writing, and write this first.
-    pub(crate) fn write_first(&self, changes: Batch) {
+    pub(crate) fn write_first(&self, changes: Changes) {
         if let Access::ReadOnly { first, .. } = &mut *self.access.write() {
             *first = Some(changes);
         }
@@ -115,7 +115,7 @@ impl WatchedIndex {
 }
 
 impl SegmentIndex for WatchedIndex {
-    fn write(&self, batch: &Batch, sync: bool) -> Result<(), index::Error> {
+    fn write(&self, batch: &Changes, sync: bool) -> Result<(), index::Error> {
         let _running = self.disk.watch.begin(Operation::Index, &self.path);
         let before = self.disk.check(Operation::Index, &self.path);
         before.map_err(|error| self.store("write", &error.to_string()))?;

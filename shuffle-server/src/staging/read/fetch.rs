@@ -21,7 +21,7 @@ use crate::staging::{
         part::FetchPart,
         reader::{LeftOut, Reader, Step, Unanswered, of_maps},
     },
-    state::{health::GLANCE, shared::Shared, shuffle::Shuffle, stats::Stats},
+    state::{health::ANSWER_POLL_INTERVAL, shared::Shared, shuffle::Shuffle, stats::Stats},
 };
 
 /// A read of some partitions of some maps. Reads what was committed when it began.
@@ -162,12 +162,12 @@ async fn read_disk(mut reader: Box<Reader>, partly: bool) -> Result<(Box<Reader>
         if let Some(overdue) = again.shared.disk.watch.overdue_read() {
             break overdue;
         }
-        if let Ok(done) = tokio::time::timeout(GLANCE, &mut reading).await {
+        if let Ok(done) = tokio::time::timeout(ANSWER_POLL_INTERVAL, &mut reading).await {
             return done;
         }
     };
     // For those who push there.
-    again.shared.hangs();
+    again.shared.check_hung();
     Stats::add(&again.shared.stats.read_failures, 1);
     if !partly {
         return Err(Error::Unavailable {

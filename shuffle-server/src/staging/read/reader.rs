@@ -111,7 +111,7 @@ impl Reader {
             position: self.position,
             table: None,
             left_out: self.left_out.clone(),
-            pin: self.pin.again(),
+            pin: self.pin.clone(),
         })
     }
 

@@ -17,7 +17,7 @@ use shuffle_proto::{
 };
 
 use crate::{
-    index::{Batch as Changes, keys::Key},
+    index::{Changes, keys::Key},
     staging::{
         AttemptKey, Durability, Error,
         read::{cursor::Position, fetch::Fetch, part::FetchPart},

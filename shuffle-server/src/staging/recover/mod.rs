@@ -18,7 +18,7 @@ use std::{
 use shuffle_proto::ids::AppId;
 
 use crate::{
-    index::{AppNo, Batch as Changes, SegmentIndex},
+    index::{AppNo, Changes, SegmentIndex},
     staging::{
         Error,
         disk::Disk,

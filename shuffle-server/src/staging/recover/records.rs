@@ -10,7 +10,7 @@ use shuffle_proto::ids::{AppId, ShuffleId};
 
 use crate::{
     index::{
-        AppNo, Batch as Changes, RunId, SegmentId, SegmentIndex,
+        AppNo, Changes, RunId, SegmentId, SegmentIndex,
         keys::{self, Key},
         read,
         values::{self, FORMAT, Meta, Record},

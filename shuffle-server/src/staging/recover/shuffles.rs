@@ -14,7 +14,7 @@ use shuffle_proto::{
 
 use crate::{
     index::{
-        Batch as Changes, LogId, RunId, SegmentId,
+        Changes, LogId, RunId, SegmentId,
         keys::Key,
         values::{self, LogPlace},
     },
@@ -90,16 +90,7 @@ impl Recovery<'_> {
             let (segment, length) = segments
                 .entry(run.segment)
                 .or_insert_with(|| self.segment(&shuffle, run.segment));
-            let run = Arc::new(Run::new(
-                run_id,
-                segment.clone(),
-                run.offset,
-                run.attempts,
-                run.blocks,
-                run.data_length,
-                run.directory.into(),
-                None,
-            ));
+            let run = Arc::new(Run::new(run_id, segment.clone(), run, None));
             segment.set_written(run.end());
             match length {
                 Ok(length) if *length >= run.end() => {}

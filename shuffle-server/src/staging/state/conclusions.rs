@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 use crate::{
-    index::{AppNo, Batch as Changes, keys::Key},
+    index::{AppNo, Changes, keys::Key},
     staging::{
         Error, Health,
         disk::trouble::{Trouble, trouble},
         state::{
-            health::{BROKEN, FULL, GLANCE, LITTLE, SLOW, conclude_index, gone, trouble_of},
+            health::{
+                ANSWER_POLL_INTERVAL, BROKEN, FULL, LITTLE, SLOW, conclude_index, gone, trouble_of,
+            },
             shared::Shared,
         },
     },
@@ -23,12 +25,12 @@ const FULL_FOR: u32 = 3;
 
 impl Shared {
     pub(crate) fn health(&self) -> Health {
-        self.standing.health.lock().clone()
+        self.disk_health.health.lock().clone()
     }
 
     /// For calls that need a volume that writes.
     pub(crate) fn check_health(&self) -> Result<(), Error> {
-        match self.standing.rank() {
+        match self.disk_health.rank() {
             0 => self.check_running(),
             _ => Err(self.unavailable()),
         }
@@ -36,7 +38,7 @@ impl Shared {
 
     /// For blocks of attempts that were begun when it was well: a full disk may have space again before they are committed.
     pub(crate) fn check_answers(&self) -> Result<(), Error> {
-        match self.standing.rank() {
+        match self.disk_health.rank() {
             0..SLOW => Ok(()),
             _ => Err(self.unavailable()),
         }
@@ -45,7 +47,7 @@ impl Shared {
     /// For what waits to be sent, see `Volume::check_waits`.
     pub(crate) fn check_waits(&self) -> Result<(), Error> {
         self.check_answers()?;
-        let since = *self.standing.full_since.lock();
+        let since = *self.disk_health.full_since.lock();
         let patience = FULL_FOR * self.options.probe;
         match since {
             Some(since) if self.is_full() && self.disk.watch.now() - since >= patience => {
@@ -56,15 +58,15 @@ impl Shared {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.standing.rank() == FULL
+        self.disk_health.rank() == FULL
     }
 
     pub(crate) fn is_slow(&self) -> bool {
-        self.standing.rank() == SLOW
+        self.disk_health.rank() == SLOW
     }
 
-    /// Whether waiting for the disk is of no use: also of one that has failed before.
-    pub(crate) fn hangs(&self) -> bool {
+    /// Whether waiting for the disk is of no use: also of one that has failed before. A call that is overdue makes the volume `slow`.
+    pub(crate) fn check_hung(&self) -> bool {
         if let Some(call) = self.disk.watch.overdue() {
             self.worsen(Health::Slow(call.to_string()));
             return true;
@@ -73,7 +75,7 @@ impl Shared {
     }
 
     pub(crate) fn is_broken(&self) -> bool {
-        self.standing.rank() >= BROKEN
+        self.disk_health.rank() >= BROKEN
     }
 
     pub(crate) fn unavailable(&self) -> Error {
@@ -105,7 +107,7 @@ impl Shared {
     /// The same of a write of so many bytes.
     pub(crate) fn note_write(&self, error: &Error, bytes: u64) {
         if trouble_of(error) == Some(Trouble::Full) {
-            self.standing.wanted.fetch_max(bytes, Ordering::Relaxed);
+            self.disk_health.wanted.fetch_max(bytes, Ordering::Relaxed);
         }
         self.note(error);
     }
@@ -156,7 +158,7 @@ impl Shared {
         if let Some(gone) = self.gone() {
             return gone;
         }
-        let _alone = self.standing.probing.lock();
+        let _alone = self.disk_health.probing.lock();
         conclude_index(&self.disk, &self.dir, error)
     }
 
@@ -169,13 +171,13 @@ impl Shared {
 
     /// That it is removed, if the path leads to another directory than it did, or to none.
     fn gone(&self) -> Option<Health> {
-        let reason = gone(&self.disk, &self.dir, self.standing.place)?;
+        let reason = gone(&self.disk, &self.dir, self.disk_health.place)?;
         Some(Health::removed(reason))
     }
 
     /// To a worse state; anything else is no news.
     pub(crate) fn worsen(&self, new: Health) {
-        let mut health = self.standing.health.lock();
+        let mut health = self.disk_health.health.lock();
         if new.rank() <= health.rank() {
             return;
         }
@@ -186,9 +188,9 @@ impl Shared {
             tracing::warn!(volume = %self.id, state, reason, "volume takes no new attempts for now");
         }
         if matches!(new, Health::Full(_)) {
-            *self.standing.full_since.lock() = Some(self.disk.watch.now());
+            *self.disk_health.full_since.lock() = Some(self.disk.watch.now());
         }
-        self.standing.rank.store(new.rank(), Ordering::Relaxed);
+        self.disk_health.rank.store(new.rank(), Ordering::Relaxed);
         *health = new;
         drop(health);
         // The writer is who asks a full disk for space.
@@ -197,11 +199,11 @@ impl Shared {
 
     /// From a state that passes; what has become worse meanwhile stays.
     pub(crate) fn recover(&self, from: impl Fn(&Health) -> bool) {
-        let mut health = self.standing.health.lock();
+        let mut health = self.disk_health.health.lock();
         if !health.is_broken() && from(&health) {
             tracing::info!(volume = %self.id, was = health.state(), "volume takes new attempts again");
-            self.standing.wanted.store(0, Ordering::Relaxed);
-            self.standing.rank.store(0, Ordering::Relaxed);
+            self.disk_health.wanted.store(0, Ordering::Relaxed);
+            self.disk_health.rank.store(0, Ordering::Relaxed);
             *health = Health::Ok;
             drop(health);
             // Somebody may wait for what could not be done.
@@ -212,9 +214,9 @@ impl Shared {
     /// Waits for what another thread does with the disk, for as long as the disk answers.
     pub(crate) async fn patiently<T>(&self, mut reply: oneshot::Receiver<T>) -> Result<T, Error> {
         loop {
-            match tokio::time::timeout(GLANCE, &mut reply).await {
+            match tokio::time::timeout(ANSWER_POLL_INTERVAL, &mut reply).await {
                 Ok(answer) => return answer.map_err(|_| self.unavailable()),
-                Err(_) if self.hangs() => return Err(self.unavailable()),
+                Err(_) if self.check_hung() => return Err(self.unavailable()),
                 Err(_) => {}
             }
         }

@@ -31,12 +31,12 @@ use crate::staging::{
 };
 
 /// How often a call of an async task looks whether the disk still answers.
-pub(crate) const GLANCE: Duration = Duration::from_millis(100);
+pub(crate) const ANSWER_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Space that is as good as none.
 pub(crate) const LITTLE: u64 = 4 << 20;
 
 /// What a volume knows of its disk.
-pub(crate) struct Standing {
+pub(crate) struct DiskHealth {
     pub(crate) health: Mutex<Health>,
     /// The rank of it, for a glance.
     pub(crate) rank: AtomicU8,
@@ -152,9 +152,9 @@ pub(crate) const FULL: u8 = 1;
 pub(crate) const SLOW: u8 = 2;
 pub(crate) const BROKEN: u8 = 3;
 
-// === impl Standing ===
+// === impl DiskHealth ===
 
-impl Standing {
+impl DiskHealth {
     pub(crate) fn new(place: Place, free: u64) -> Self {
         Self {
             health: Mutex::new(Health::Ok),

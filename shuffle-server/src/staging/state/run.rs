@@ -16,7 +16,10 @@ use shuffle_proto::{
 };
 
 use crate::{
-    index::{RunId, values::DirectoryEntry},
+    index::{
+        RunId,
+        values::{self, DirectoryEntry},
+    },
     staging::{
         Error,
         disk::Disk,
@@ -62,17 +65,21 @@ pub(crate) struct Cached {
 // === impl Run ===
 
 impl Run {
-    #[allow(clippy::too_many_arguments, reason = "the fields of a stored record")]
+    /// A run of which nothing is committed yet, as its record has it.
     pub(crate) fn new(
         id: RunId,
         segment: Arc<Segment>,
-        offset: u64,
-        attempts: u32,
-        blocks: u32,
-        data_length: u64,
-        directory: Box<[DirectoryEntry]>,
+        record: values::Run,
         cached: Option<Cached>,
     ) -> Self {
+        let values::Run {
+            segment: _,
+            offset,
+            attempts,
+            blocks,
+            data_length,
+            directory,
+        } = record;
         Self {
             id,
             segment,
@@ -80,7 +87,7 @@ impl Run {
             attempts,
             blocks,
             data_length,
-            directory,
+            directory: directory.into(),
             pending: AtomicU32::new(attempts),
             abandoned: AtomicU32::new(0),
             settled: AtomicU64::new(u64::MAX),

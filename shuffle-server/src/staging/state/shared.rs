@@ -30,7 +30,7 @@ use crate::{
         files::ballast::Ballast,
         options::{Components, Observer, Options},
         state::{
-            health::Standing,
+            health::DiskHealth,
             names::Names,
             pool::Pool,
             queue::{Queue, Request, Stop, Work},
@@ -71,7 +71,7 @@ pub(crate) struct Shared {
     /// Bytes in segments and logs.
     pub(crate) used: AtomicU64,
     pub(crate) pool: Arc<Pool>,
-    pub(crate) standing: Standing,
+    pub(crate) disk_health: DiskHealth,
     pub(crate) ballast: Ballast,
     /// What is deleted and not gone yet.
     pub(crate) trash: Trash,
@@ -135,7 +135,7 @@ impl Shared {
             cached: Mutex::default(),
             used: AtomicU64::new(opened.used),
             pool: Arc::default(),
-            standing: Standing::new(opened.place, opened.free),
+            disk_health: DiskHealth::new(opened.place, opened.free),
             ballast: opened.ballast,
             trash: Trash::default(),
             missed: Mutex::default(),
@@ -282,7 +282,7 @@ impl Shared {
 
     /// The same, by the last look at the disk.
     pub(crate) fn free_lately(&self) -> u64 {
-        self.standing.free().min(self.within_limit())
+        self.disk_health.free().min(self.within_limit())
     }
 
     /// Refuses to write this much that is on no disk yet if it would go over the limit of the settings.
@@ -325,7 +325,7 @@ impl Shared {
             shuffle.memory.load(Ordering::Relaxed) + shuffle.open_memory.load(Ordering::Relaxed)
         };
         let waiting: u64 = self.shuffles().iter().map(waiting).sum();
-        let wanted = waiting.saturating_add(2 * self.standing.wanted());
+        let wanted = waiting.saturating_add(2 * self.disk_health.wanted());
         wanted.clamp(ENOUGH.min(all / 4), (all / 2).max(ENOUGH.min(all / 4)))
     }
 

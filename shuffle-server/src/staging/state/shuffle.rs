@@ -349,9 +349,8 @@ impl State {
 
 // === impl Pin ===
 
-impl Pin {
-    /// One more.
-    pub(crate) fn again(&self) -> Self {
+impl Clone for Pin {
+    fn clone(&self) -> Self {
         self.0.readers.fetch_add(1, Ordering::SeqCst);
         Self(self.0.clone())
     }

@@ -25,10 +25,10 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use shuffle_proto::ids::{AppId, ShuffleId};
 
-use crate::index::{AppNo, Batch as Changes, keys::Key, values};
+use crate::index::{AppNo, Changes, keys::Key, values};
 
 /// How often is looked for what is too old in `lost/`.
-const LOOK: Duration = Duration::from_secs(600);
+const LOST_POLL_INTERVAL: Duration = Duration::from_secs(600);
 /// What the index keeps of a deleted shuffle.
 pub(crate) const TOMBSTONE: values::Record = values::Record::Shuffle(values::Shuffle {
     num_maps: 0,
@@ -256,7 +256,11 @@ impl Trash {
     pub(crate) fn next(&self, again: Duration) -> Option<Vec<(u64, Arc<Waste>)>> {
         let mut queue = self.queue.lock();
         if !queue.stop && !queue.fresh {
-            let long = if queue.waste.is_empty() { LOOK } else { again };
+            let long = if queue.waste.is_empty() {
+                LOST_POLL_INTERVAL
+            } else {
+                again
+            };
             let _ = self.changed.wait_for(&mut queue, long);
         }
         queue.fresh = false;

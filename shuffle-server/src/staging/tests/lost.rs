@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, os::unix::fs::FileExt, sync::atomic::Ordering};
 
 use super::{states::Disk, *};
 use crate::index::{
-    self, Batch, RocksIndex, SegmentIndex, Step,
+    self, Changes, RocksIndex, SegmentIndex, Step,
     keys::{self, Key},
     values::Record,
 };
@@ -541,7 +541,7 @@ async fn a_broken_record_of_a_shuffle_or_an_app_costs_what_it_is_of() {
     let steps = broken
         .map(|key| Step::Put(key.encode(), vec![1; 20]))
         .to_vec();
-    index.write(&Batch { steps }, true).expect("write");
+    index.write(&Changes { steps }, true).expect("write");
     drop(index);
     for _ in 0..2 {
         let volume = bench.open();

@@ -42,11 +42,11 @@ use crate::staging::{
 };
 
 /// How often is looked whether the writer has ended.
-const GLANCE: Duration = Duration::from_millis(5);
+const CLOSE_POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Calls that may hang at the same time, each with its thread; one more is refused. While the disk answers there may be more.
-const MAX_PATIENT: usize = 32;
+const MAX_BLOCKING_CALLS: usize = 32;
 /// How often who waits for such a call looks whether the disk still answers.
-pub(crate) const A_WHILE: Duration = Duration::from_millis(100);
+pub(crate) const CALL_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One data directory. Clones are the same volume; when the last is dropped without [`Volume::close`], what only memory holds is gone.
 #[derive(Clone)]
@@ -59,7 +59,7 @@ pub(crate) struct Handle {
     pub(crate) warden: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
     pub(crate) remover: Mutex<Option<JoinHandle<()>>>,
     /// Calls that wait for the disk, see [`Volume::start`].
-    pub(crate) patient: Arc<AtomicUsize>,
+    pub(crate) blocking_calls: Arc<AtomicUsize>,
 }
 
 // === impl Volume ===
@@ -263,11 +263,11 @@ impl Volume {
             return;
         };
         while !writer.is_finished() {
-            if shared.hangs() {
+            if shared.check_hung() {
                 tracing::error!(volume = %shared.id, "what only memory has cannot be kept: the disk does not answer");
                 return;
             }
-            tokio::time::sleep(GLANCE).await;
+            tokio::time::sleep(CLOSE_POLL_INTERVAL).await;
         }
     }
 }
@@ -286,8 +286,8 @@ impl Drop for Handle {
         for thread in threads.into_iter().flatten() {
             // The warden still says whether the disk answers; a thread that hangs is left behind. A removal that takes long is no hang,
             // and ends with its file.
-            while !thread.is_finished() && !self.shared.hangs() {
-                std::thread::sleep(GLANCE);
+            while !thread.is_finished() && !self.shared.check_hung() {
+                std::thread::sleep(CLOSE_POLL_INTERVAL);
             }
             if thread.is_finished() {
                 let _ = thread.join();

@@ -37,7 +37,7 @@ use crate::{
             names::Names,
             shared::{self, Shared},
         },
-        volume::{A_WHILE, Handle, Volume},
+        volume::{CALL_POLL_INTERVAL, Handle, Volume},
         write::{commit_log::Logs, remover, writer},
     },
 };
@@ -82,7 +82,7 @@ impl Volume {
                 None,
             ),
             Ok(_) => loop {
-                match receiver.recv_timeout(A_WHILE) {
+                match receiver.recv_timeout(CALL_POLL_INTERVAL) {
                     Ok(Ok(volume)) => return volume,
                     Ok(Err(broken)) => break broken,
                     Err(RecvTimeoutError::Timeout) => {
@@ -256,7 +256,7 @@ fn start(shared: Arc<Shared>, logs: Logs) -> Result<Volume, Error> {
         writer: Mutex::new(Some(writer)),
         warden: Mutex::new(Some((alive, warden))),
         remover: Mutex::new(Some(remover)),
-        patient: Arc::default(),
+        blocking_calls: Arc::default(),
     })))
 }
 
@@ -291,6 +291,6 @@ fn broken(
         writer: Mutex::default(),
         warden: Mutex::default(),
         remover: Mutex::default(),
-        patient: Arc::default(),
+        blocking_calls: Arc::default(),
     }))
 }

@@ -8,7 +8,7 @@ use std::sync::{
 
 use crate::staging::{
     Error,
-    volume::{A_WHILE, MAX_PATIENT, Volume},
+    volume::{CALL_POLL_INTERVAL, MAX_BLOCKING_CALLS, Volume},
 };
 
 /// A call that may wait for the disk.
@@ -18,7 +18,7 @@ pub struct Started<T> {
 }
 
 /// One of the calls that wait.
-pub(super) struct Patient {
+pub(super) struct BlockingCall {
     all: Arc<AtomicUsize>,
     place: usize,
 }
@@ -37,15 +37,15 @@ impl Volume {
             volume: self.clone(),
             reply: receiver,
         };
-        let patient = Patient::new(&self.0.patient);
-        if patient.place > MAX_PATIENT && self.0.shared.hangs() {
+        let running = BlockingCall::new(&self.0.blocking_calls);
+        if running.place > MAX_BLOCKING_CALLS && self.0.shared.check_hung() {
             // The reply is dropped, which is an answer.
             return started;
         }
         let volume = self.clone();
         let thread = std::thread::Builder::new().name("forebay-call".into());
         let spawned = thread.spawn(move || {
-            let _patient = patient;
+            let _running = running;
             // Who asked may have given up.
             let _ = reply.send(call(&volume));
         });
@@ -56,9 +56,9 @@ impl Volume {
     }
 }
 
-// === impl Patient ===
+// === impl BlockingCall ===
 
-impl Patient {
+impl BlockingCall {
     fn new(all: &Arc<AtomicUsize>) -> Self {
         Self {
             all: all.clone(),
@@ -67,7 +67,7 @@ impl Patient {
     }
 }
 
-impl Drop for Patient {
+impl Drop for BlockingCall {
     fn drop(&mut self) {
         self.all.fetch_sub(1, Ordering::Relaxed);
     }
@@ -80,9 +80,9 @@ impl<T> Started<T> {
     pub fn wait(self) -> Result<T, Error> {
         let shared = &self.volume.0.shared;
         loop {
-            match self.reply.recv_timeout(A_WHILE) {
+            match self.reply.recv_timeout(CALL_POLL_INTERVAL) {
                 Ok(answer) => return answer,
-                Err(RecvTimeoutError::Timeout) if !shared.hangs() => {}
+                Err(RecvTimeoutError::Timeout) if !shared.check_hung() => {}
                 Err(_) => return Err(shared.unavailable()),
             }
         }

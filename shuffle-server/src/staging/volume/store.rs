@@ -5,7 +5,7 @@ use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId};
 use super::Volume;
 use crate::staging::{
     AttemptKey, Error, reclaim,
-    seal::{self, Sealed, Tier, Unwritten},
+    seal::{self, Placement, Sealed, Unwritten},
 };
 
 impl Volume {
@@ -20,8 +20,8 @@ impl Volume {
     }
 
     /// Where a committed attempt is. `Fenced` if its shuffle was deleted, `Lost` if it cannot be read and so never written back.
-    pub fn tier(&self, key: &AttemptKey) -> Result<Tier, Error> {
-        seal::tier(&self.0.shared, key)
+    pub fn placement(&self, key: &AttemptKey) -> Result<Placement, Error> {
+        seal::placement(&self.0.shared, key)
     }
 
     /// [`Volume::seal_some`] of all that there is.

@@ -1,7 +1,7 @@
 //! The apps that a volume knows. It must know one before it takes anything of it.
 
 use crate::{
-    index::{AppNo, Batch as Changes, keys::Key},
+    index::{AppNo, Changes, keys::Key},
     staging::{
         AppRecord, Error,
         state::{names::App, shared::Shared, tombstones::Deleted},

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     index::{
-        AppNo, Batch as Changes,
+        AppNo, Changes,
         keys::Key,
         values::{self, LogPlace},
     },
@@ -27,7 +27,7 @@ use crate::{
         },
         write::{
             commit_log::{Entry, Logs},
-            flush::{Cause, account, flush_shuffle, keep_cached, put_run, sync_runs},
+            flush::{Cause, Flush, account, flush_shuffle, keep_cached, put_run, sync_runs},
             run::{Source, write_run},
         },
     },
@@ -319,7 +319,9 @@ fn fail(shared: &Shared, jobs: &mut [Job], positions: &[usize], error: &Error) {
     let bytes = positions.iter().map(|&position| job_bytes(&jobs[position]));
     shared.note_write(error, bytes.sum());
     for &position in positions {
-        jobs[position].failed.get_or_insert_with(|| again(error));
+        jobs[position]
+            .failed
+            .get_or_insert_with(|| clone_error(error));
     }
 }
 
@@ -364,16 +366,17 @@ fn raise(
             )),
         }
     };
+    let flush = Flush {
+        sync,
+        ..Flush::committed(Cause::Asked)
+    };
     loop {
         let (committed, held, runs) = current()?;
         if committed.durability >= durability {
             return Ok(committed.receipt(shared.id));
         }
         if held {
-            if flush_shuffle(shared, shuffle, false, Cause::Asked, sync)
-                .inspect_err(|error| shared.note(error))?
-                == 0
-            {
+            if flush_shuffle(shared, shuffle, flush).inspect_err(|error| shared.note(error))? == 0 {
                 return Err(Error::Lost(format!(
                     "map {} attempt {} cannot be read any more",
                     owner.0, owner.1
@@ -414,7 +417,7 @@ fn raise(
 }
 
 /// The same error for another who waited for the same write.
-fn again(error: &Error) -> Error {
+fn clone_error(error: &Error) -> Error {
     match error {
         Error::Io {
             operation,

@@ -15,7 +15,7 @@ use std::{
 use shuffle_proto::ids::{AppId, ShuffleId};
 
 use crate::{
-    index::Batch as Changes,
+    index::Changes,
     staging::{
         Error,
         files::layout::app_dir,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     index::{
-        Batch as Changes,
+        Changes,
         keys::Key,
         values::{self, Record, Tier},
     },
@@ -32,16 +32,47 @@ pub(crate) enum Cause {
     Asked,
 }
 
-/// Writes what a shuffle has in memory or in the commit log as one run and makes it known: committed attempts, and with
-/// `uncommitted` those in progress too. Answers the bytes written; 0 means there is nothing left.
+/// Which attempts a run is written of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempts {
+    Committed,
+    /// Those in progress too.
+    All,
+}
+
+/// How a run is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flush {
+    pub(crate) attempts: Attempts,
+    pub(crate) cause: Cause,
+    /// Whether all of it has to be on the device.
+    pub(crate) sync: bool,
+}
+
+impl Flush {
+    /// Of what is committed, not synced.
+    pub(crate) fn committed(cause: Cause) -> Self {
+        Self {
+            attempts: Attempts::Committed,
+            cause,
+            sync: false,
+        }
+    }
+}
+
+/// Writes what a shuffle has in memory or in the commit log as one run and makes it known. Answers the bytes written; 0 means there
+/// is nothing left.
 pub(crate) fn flush_shuffle(
     shared: &Shared,
     shuffle: &Arc<Shuffle>,
-    uncommitted: bool,
-    cause: Cause,
-    mut sync: bool,
+    flush: Flush,
 ) -> Result<u64, Error> {
-    let mut sources = collect(shared, shuffle, uncommitted);
+    let Flush {
+        attempts,
+        cause,
+        mut sync,
+    } = flush;
+    let mut sources = collect(shared, shuffle, attempts);
     sources.retain_mut(|source| reload(shared, shuffle, source));
     if sources.is_empty() {
         return Ok(0);
@@ -254,7 +285,7 @@ pub(crate) fn full_run(shared: &Shared, shuffle: &Shuffle) -> u64 {
 }
 
 /// What to flush, ascending by owner and not more than a run should have.
-fn collect(shared: &Shared, shuffle: &Arc<Shuffle>, uncommitted: bool) -> Vec<Source> {
+fn collect(shared: &Shared, shuffle: &Arc<Shuffle>, attempts: Attempts) -> Vec<Source> {
     let state = shuffle.state.lock();
     let limit = full_run(shared, shuffle);
     let (mut taken, mut reloaded) = (0, 0);
@@ -277,7 +308,7 @@ fn collect(shared: &Shared, shuffle: &Arc<Shuffle>, uncommitted: bool) -> Vec<So
             reloaded: false,
         });
     }
-    if uncommitted {
+    if attempts == Attempts::All {
         for (&owner, open) in &state.open {
             if taken >= limit {
                 break;

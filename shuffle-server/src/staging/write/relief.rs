@@ -13,7 +13,7 @@ use std::{
 use shuffle_proto::stored::ROW;
 
 use crate::{
-    index::{Batch as Changes, keys::Key},
+    index::{Changes, keys::Key},
     staging::{
         Error,
         files::format::{HEADER, align},

@@ -10,7 +10,10 @@ use shuffle_proto::{
 };
 
 use crate::{
-    index::{RunId, SegmentId, values::DirectoryEntry},
+    index::{
+        RunId, SegmentId,
+        values::{self, DirectoryEntry},
+    },
     staging::{
         Error,
         disk::direct::{Gather, page_cache_room},
@@ -125,17 +128,15 @@ pub(crate) fn write_run(
         && batches.iter().all(|batch| batch.memory() > 0)
         && sources.iter().all(|source| !source.reloaded);
     let cached = in_memory.then_some(Cached { batches, slots });
-    let attempts = sources.len() as u32;
-    Ok(Arc::new(Run::new(
-        id,
-        segment,
+    let record = values::Run {
+        segment: segment.id,
         offset,
-        attempts,
+        attempts: sources.len() as u32,
         blocks,
         data_length,
-        directory.into(),
-        cached,
-    )))
+        directory,
+    };
+    Ok(Arc::new(Run::new(id, segment, record, cached)))
 }
 
 /// Positions of all blocks in the order of a run, and how many partitions they are of.

@@ -17,13 +17,13 @@ use crate::staging::{
         apps::put_missed,
         commit::commit_group,
         commit_log::Logs,
-        flush::{Cause, flush_shuffle, full_run, record_memory},
+        flush::{Attempts, Cause, Flush, flush_shuffle, full_run, record_memory},
         relief::drop_dead_runs,
     },
 };
 
 /// How often it looks around while something may fall due.
-const TICK: Duration = Duration::from_millis(200);
+const DUE_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long it waits when nothing can.
 const IDLE: Duration = Duration::from_secs(3600);
 /// Looks at a disk between two attempts at what has just not helped.
@@ -67,7 +67,7 @@ impl Writer<'_> {
     fn run(&mut self) {
         loop {
             let work = self.shared.wait(if self.something_may_fall_due() {
-                TICK
+                DUE_POLL_INTERVAL
             } else {
                 IDLE
             });
@@ -136,10 +136,14 @@ impl Writer<'_> {
                 if self.shared.evict_one() {
                     continue;
                 }
-                let Some((shuffle, uncommitted)) = self.largest() else {
+                let Some((shuffle, attempts)) = self.largest() else {
                     return;
                 };
-                if !self.flush(&shuffle, uncommitted, Cause::Pressure) {
+                let flush = Flush {
+                    attempts,
+                    ..Flush::committed(Cause::Pressure)
+                };
+                if !self.flush(&shuffle, flush) {
                     break;
                 }
                 self.commit_waiting();
@@ -161,7 +165,7 @@ impl Writer<'_> {
 
     /// The shuffle that gives most memory back; blocks in progress only when no committed ones are left, because they may be dropped
     /// before they cost a write.
-    fn largest(&self) -> Option<(Arc<Shuffle>, bool)> {
+    fn largest(&self) -> Option<(Arc<Shuffle>, Attempts)> {
         let shuffles = self.shared.shuffles();
         let most = |bytes: fn(&Shuffle) -> u64| {
             let sized = shuffles.iter().map(|shuffle| (bytes(shuffle), shuffle));
@@ -170,17 +174,17 @@ impl Writer<'_> {
                 .max_by_key(|(bytes, _)| *bytes)
                 .map(|(_, shuffle)| shuffle.clone())
         };
-        let committed =
-            most(|shuffle| shuffle.memory.load(Ordering::Relaxed)).map(|shuffle| (shuffle, false));
+        let committed = most(|shuffle| shuffle.memory.load(Ordering::Relaxed))
+            .map(|shuffle| (shuffle, Attempts::Committed));
         committed.or_else(|| {
             most(|shuffle| shuffle.open_memory.load(Ordering::Relaxed))
-                .map(|shuffle| (shuffle, true))
+                .map(|shuffle| (shuffle, Attempts::All))
         })
     }
 
     /// Flushes once; false if that freed nothing.
-    fn flush(&mut self, shuffle: &Arc<Shuffle>, uncommitted: bool, cause: Cause) -> bool {
-        match flush_shuffle(self.shared, shuffle, uncommitted, cause, false) {
+    fn flush(&mut self, shuffle: &Arc<Shuffle>, flush: Flush) -> bool {
+        match flush_shuffle(self.shared, shuffle, flush) {
             Ok(bytes) => bytes > 0,
             // Deleted meanwhile, which has freed its memory too.
             Err(Error::Fenced(_)) => true,
@@ -215,7 +219,7 @@ impl Writer<'_> {
                         || shuffle.memory.load(Ordering::Relaxed) >= full_run(self.shared, shuffle))
             };
             while due(&shuffle) && !self.shared.stops_now() && self.may_flush() {
-                if !self.flush(&shuffle, false, Cause::Settle) {
+                if !self.flush(&shuffle, Flush::committed(Cause::Settle)) {
                     break;
                 }
                 self.commit_waiting();
@@ -267,7 +271,7 @@ impl Writer<'_> {
             };
             let keep = || -> Result<(), Error> {
                 while only_memory()
-                    && flush_shuffle(self.shared, &shuffle, false, Cause::Asked, false)? > 0
+                    && flush_shuffle(self.shared, &shuffle, Flush::committed(Cause::Asked))? > 0
                 {
                 }
                 record_memory(self.shared, &shuffle)

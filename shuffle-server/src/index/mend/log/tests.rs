@@ -1,7 +1,7 @@
 //! Logs with all kinds of damage: what is put right, and what is left out.
 
 use super::*;
-use crate::index::{Batch, Step, record_of};
+use crate::index::{Changes, Step, record_of};
 
 /// Batches of many lengths, over several blocks, as they are written one after the other; every third deletes only.
 pub(in crate::index::mend) fn records() -> Vec<Vec<u8>> {
@@ -18,7 +18,7 @@ pub(in crate::index::mend) fn records() -> Vec<Vec<u8>> {
             1 => Step::Delete(value),
             _ => Step::Put(value[..9].to_vec(), value),
         };
-        let mut record = record_of(&Batch { steps: vec![step] });
+        let mut record = record_of(&Changes { steps: vec![step] });
         record[..8].copy_from_slice(&sequence.to_le_bytes());
         sequence += 1;
         record
