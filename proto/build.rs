@@ -1,4 +1,5 @@
-//! Compiles the `.proto` files with a compiler written in Rust, so that no `protoc` has to be installed.
+//! Compiles the `.proto` files with a compiler written in Rust, so that no `protoc` has to be
+//! installed.
 
 use std::{env, fs, path::PathBuf};
 

@@ -1,7 +1,9 @@
-//! What processes cost: CPU time and peak memory, of this process, of local servers by pid, of others by their `/metrics`.
+//! What processes cost: CPU time and peak memory, of this process, of local servers by pid, of
+//! others by their `/metrics`.
 //!
-//! A local process's CPU is read from its POSIX clock (nanoseconds, all threads, dead ones included); `/proc/PID/stat` counts in
-//! 10 ms, too coarse for a round of 0.2 s. Kernel threads (write-back of the page cache) belong to nobody and are in no figure.
+//! A local process's CPU is read from its POSIX clock (nanoseconds, all threads, dead ones
+//! included); `/proc/PID/stat` counts in 10 ms, too coarse for a round of 0.2 s. Kernel threads
+//! (write-back of the page cache) belong to nobody and are in no figure.
 
 use std::{fs, io::Write, time::Duration};
 
@@ -178,7 +180,8 @@ fn metric(text: &str, name: &str) -> Option<f64> {
     })
 }
 
-/// One plain HTTP/1.0 exchange: a whole HTTP client would be the largest dependency of this program.
+/// One plain HTTP/1.0 exchange: a whole HTTP client would be the largest dependency of this
+/// program.
 async fn get_metrics(admin: &str) -> Result<String> {
     const LIMIT: u64 = 16 << 20;
     let exchange = async {

@@ -1,7 +1,8 @@
 //! Fetching: reduce tasks, several at a time, each of which reads its partitions of every map.
 //!
-//! What is verified is said by [`Check`]: once, in a round of its own, every byte is compared with what was written; the timed rounds
-//! do what an engine does, which is to let the client verify checksums and counts, and count bytes.
+//! What is verified is said by [`Check`]: once, in a round of its own, every byte is compared with
+//! what was written; the timed rounds do what an engine does, which is to let the client verify
+//! checksums and counts, and count bytes.
 
 use std::{
     collections::HashMap,

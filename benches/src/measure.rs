@@ -1,5 +1,6 @@
-//! The method: rounds of Forebay and rounds of raw TCP take turns, and each pair gives one ratio. Machines drift by more than what
-//! is to be measured, so figures of different moments are not compared.
+//! The method: rounds of Forebay and rounds of raw TCP take turns, and each pair gives one ratio.
+//! Machines drift by more than what is to be measured, so figures of different moments are not
+//! compared.
 
 use std::{
     path::PathBuf,
@@ -67,8 +68,8 @@ impl Bench {
         self.probes.iter_mut().for_each(Probe::start_peak);
     }
 
-    /// Measures `rounds` pairs after one that warms up. `work` moves `bytes` once; it is told the number of the round. `clean` makes
-    /// room for the next and is not measured.
+    /// Measures `rounds` pairs after one that warms up. `work` moves `bytes` once; it is told the
+    /// number of the round. `clean` makes room for the next and is not measured.
     pub(crate) async fn rounds<T>(
         &mut self,
         name: &str,
@@ -88,7 +89,8 @@ impl Bench {
             };
             bar.set_message(format!("{name}: {label}"));
             bar.set_position(bytes * u64::from(round));
-            // Who goes first alternates: neither always finds the caches and the clock speed that the other left.
+            // Who goes first alternates: neither always finds the caches and the clock speed that
+            // the other left.
             let first = round % 2 == 0;
             let tcp_first = if first {
                 self.raw_tcp(direction, bytes).await?
@@ -193,7 +195,8 @@ impl Bench {
         Ok((!self.probes.is_empty()).then_some(sum))
     }
 
-    /// Waits until the servers rest, so that one round's leftovers are not in the next, nor in raw TCP's way.
+    /// Waits until the servers rest, so that one round's leftovers are not in the next, nor in raw
+    /// TCP's way.
     async fn settle(&self) -> Result<()> {
         let deadline = Instant::now() + SETTLE;
         let mut before = self.server_cpu().await?;

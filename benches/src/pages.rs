@@ -1,9 +1,11 @@
 //! Memory that the hypervisor has taken away.
 //!
-//! A virtual machine with free page reporting (a feature of the virtio balloon) gives memory that has been free for some seconds
-//! back to its host, and takes a fault of the host for each page when it is used again. Measured on such a machine: writing 1 GB
-//! to the page cache costs 2.3 CPU s instead of 0.28. That is a property of the machine and of how long a benchmark rests between its
-//! rounds, not of a server, so before each measured write a file as large is written and deleted: its pages are what is used next.
+//! A virtual machine with free page reporting (a feature of the virtio balloon) gives memory that
+//! has been free for some seconds back to its host, and takes a fault of the host for each page
+//! when it is used again. Measured on such a machine: writing 1 GB to the page cache costs 2.3 CPU
+//! s instead of 0.28. That is a property of the machine and of how long a benchmark rests between
+//! its rounds, not of a server, so before each measured write a file as large is written and
+//! deleted: its pages are what is used next.
 
 use std::{
     fs,

@@ -1,10 +1,12 @@
 //! The bytes that are pushed and read back: a function of (seed, map, partition, position).
 //!
-//! One region of pseudo-random words is made once, and every (map, partition) is a stretch of it: a map starts at a place drawn from
-//! the seed, its partitions follow each other. So a block costs nothing to make (a slice of the region, cold in the cache because
-//! the region is larger than it) and one `memcmp` to verify, and a block that is swapped, shifted or cut is not what is expected.
+//! One region of pseudo-random words is made once, and every (map, partition) is a stretch of it: a
+//! map starts at a place drawn from the seed, its partitions follow each other. So a block costs
+//! nothing to make (a slice of the region, cold in the cache because the region is larger than it)
+//! and one `memcmp` to verify, and a block that is swapped, shifted or cut is not what is expected.
 //!
-//! The region's length is a prime, so that partitions of one map, however long, do not start at the same byte of it.
+//! The region's length is a prime, so that partitions of one map, however long, do not start at the
+//! same byte of it.
 
 use std::ops::Range;
 
@@ -58,7 +60,8 @@ impl Payload {
         }
     }
 
-    /// `length` bytes, at most [`MAX_BLOCK`], of what this map writes for this partition. `stride` is how much it writes for each.
+    /// `length` bytes, at most [`MAX_BLOCK`], of what this map writes for this partition. `stride`
+    /// is how much it writes for each.
     pub(crate) fn slice(
         &self,
         map: u32,
@@ -83,7 +86,8 @@ impl Payload {
             && self.bytes[self.range(map, partition, stride, position, bytes.len())] == *bytes
     }
 
-    /// The region in pieces of `piece` bytes, again and again, up to `total` bytes: what raw TCP sends.
+    /// The region in pieces of `piece` bytes, again and again, up to `total` bytes: what raw TCP
+    /// sends.
     pub(crate) fn pieces(&self, piece: usize, total: u64) -> impl Iterator<Item = Bytes> + use<> {
         let (bytes, length) = (self.bytes.clone(), self.length as u64);
         (0..total).step_by(piece).map(move |position| {

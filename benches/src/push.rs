@@ -1,7 +1,8 @@
 //! Pushing: map tasks on several streams, as an executor with as many cores would run them.
 //!
-//! A block is a slice of the payload's region, cold in the cache, handed to the client as an engine's sorted arena would be: what the
-//! client then does with it (gather, checksum, frame, send) is what is measured.
+//! A block is a slice of the payload's region, cold in the cache, handed to the client as an
+//! engine's sorted arena would be: what the client then does with it (gather, checksum, frame,
+//! send) is what is measured.
 
 use std::{
     sync::{

@@ -1,4 +1,5 @@
-//! What was measured: a document for machines, whose format is described in `results/README.md`, and a table for people.
+//! What was measured: a document for machines, whose format is described in `results/README.md`,
+//! and a table for people.
 
 use std::{
     fmt::Write as _,

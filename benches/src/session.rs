@@ -1,4 +1,5 @@
-//! One use of this program: connect as an app of its own, run the asked-for loads one after the other, delete what was written.
+//! One use of this program: connect as an app of its own, run the asked-for loads one after the
+//! other, delete what was written.
 
 use std::{
     sync::Arc,
@@ -28,7 +29,8 @@ use crate::{
 
 /// If this program is killed, the servers delete its data after this.
 const LEASE: Duration = Duration::from_secs(120);
-/// Shorter than the client's own patience, which is made for servers that restart: here a person waits.
+/// Shorter than the client's own patience, which is made for servers that restart: here a person
+/// waits.
 const CONNECT: Duration = Duration::from_secs(15);
 
 /// What is measured.
@@ -301,7 +303,8 @@ impl Session {
         .await
     }
 
-    /// By a server of its own, which is drained then. The commits name the server that is left, which has nothing but the store.
+    /// By a server of its own, which is drained then. The commits name the server that is left,
+    /// which has nothing but the store.
     async fn write_to_store(
         &self,
         level: Level,

@@ -1,5 +1,5 @@
-//! A server of one's own, for `--spawn`: a real `forebay-server` on loopback ports of its choice and a temporary directory, both
-//! gone when this is dropped.
+//! A server of one's own, for `--spawn`: a real `forebay-server` on loopback ports of its choice
+//! and a temporary directory, both gone when this is dropped.
 
 use std::{
     fs,

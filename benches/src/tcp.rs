@@ -1,7 +1,9 @@
-//! The floor: the same bytes over raw TCP loopback, between this process and a child of it, so that both ends' CPU is known apart.
+//! The floor: the same bytes over raw TCP loopback, between this process and a child of it, so that
+//! both ends' CPU is known apart.
 //!
-//! The sender writes 40 bytes and 1 MiB of the payload's region in one `writev`, again and again; the receiver reads 256 KiB at a
-//! time and looks at nothing. No framing, no checksum, no copy beyond the kernel's: what a shuffle on TCP cannot go below.
+//! The sender writes 40 bytes and 1 MiB of the payload's region in one `writev`, again and again;
+//! the receiver reads 256 KiB at a time and looks at nothing. No framing, no checksum, no copy
+//! beyond the kernel's: what a shuffle on TCP cannot go below.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -41,7 +43,8 @@ pub(crate) struct Transfer {
     pub(crate) server_cpu: Duration,
 }
 
-/// The child process, which ends when its standard input closes: with this process, however that ends.
+/// The child process, which ends when its standard input closes: with this process, however that
+/// ends.
 pub(crate) struct Floor {
     address: SocketAddr,
     clock: ProcessClock,

@@ -1,7 +1,9 @@
-//! A block: what one attempt wrote for one partition in one go. Its header travels and is stored beside its bytes.
+//! A block: what one attempt wrote for one partition in one go. Its header travels and is stored
+//! beside its bytes.
 //!
-//! The checksum covers the stored bytes *and* the header, so that a bit flipped in either, anywhere between the writer's memory
-//! and the reader's, is found by the reader before a byte is released (invariant: verified-before-released).
+//! The checksum covers the stored bytes *and* the header, so that a bit flipped in either, anywhere
+//! between the writer's memory and the reader's, is found by the reader before a byte is released
+//! (invariant: verified-before-released).
 //!
 //! | bytes of the header as checksummed | field |
 //! |---|---|
@@ -18,7 +20,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::ids::{AttemptId, MapIndex, PartitionId};
 
-/// Largest stored or raw length of one block. A longer record is split over blocks that say so in their flags.
+/// Largest stored or raw length of one block. A longer record is split over blocks that say so in
+/// their flags.
 pub const MAX_BLOCK: u32 = 4 << 20;
 
 /// Largest payload of one message: room for one block of the largest size and a group before it.
@@ -27,10 +30,12 @@ pub const MAX_BATCH: u32 = 8 << 20;
 /// Most blocks in one message.
 pub const MAX_BATCH_BLOCKS: usize = 1 << 16;
 
-/// By how much encryption makes a block longer: 8 bytes of a nonce before it, 16 bytes of an authentication tag behind.
+/// By how much encryption makes a block longer: 8 bytes of a nonce before it, 16 bytes of an
+/// authentication tag behind.
 pub const ENCRYPTION: u32 = 24;
 
-/// How a block's bytes are encoded, in the low 8 bits of its flags. The server stores blocks of any of them and decodes none.
+/// How a block's bytes are encoded, in the low 8 bits of its flags. The server stores blocks of any
+/// of them and decodes none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Codec {
     /// As they are; `raw_length` bytes.
@@ -50,8 +55,8 @@ impl Flags {
     const CONTINUED: u32 = 1 << 9;
     const ENCRYPTED: u32 = 1 << 10;
 
-    /// `continues`: the block starts inside a record of block `seq - 1`. `continued`: it ends inside one that block `seq + 1`
-    /// goes on with.
+    /// `continues`: the block starts inside a record of block `seq - 1`. `continued`: it ends
+    /// inside one that block `seq + 1` goes on with.
     pub fn new(codec: Codec, continues: bool, continued: bool) -> Self {
         let codec = match codec {
             Codec::None => 0,
@@ -150,7 +155,8 @@ pub struct BlockHeader {
 }
 
 impl BlockHeader {
-    /// Everything but the checksum, as it is checksummed and, for an encrypted block, authenticated.
+    /// Everything but the checksum, as it is checksummed and, for an encrypted block,
+    /// authenticated.
     pub fn identity(&self) -> [u8; 36] {
         let mut bytes = [0; 36];
         bytes[0..4].copy_from_slice(&self.partition.0.to_le_bytes());
@@ -164,7 +170,8 @@ impl BlockHeader {
         bytes
     }
 
-    /// The checksum that this header must carry for a body whose CRC-32 state is `body`. Does not look at `self.checksum`.
+    /// The checksum that this header must carry for a body whose CRC-32 state is `body`. Does not
+    /// look at `self.checksum`.
     pub fn checksum_of(&self, mut body: crc32fast::Hasher) -> u32 {
         body.update(&self.identity());
         body.finalize()
@@ -195,8 +202,9 @@ pub struct PartitionTotal {
     pub records: u64,
 }
 
-/// Gives each block its part of bytes that lie back to back in pieces. One that lies across the border of two pieces is copied; the last
-/// ones are too short where there are too few bytes, which their checksums tell.
+/// Gives each block its part of bytes that lie back to back in pieces. One that lies across the
+/// border of two pieces is copied; the last ones are too short where there are too few bytes, which
+/// their checksums tell.
 pub fn cut(
     headers: Vec<BlockHeader>,
     pieces: Vec<Bytes>,

@@ -1,11 +1,14 @@
 //! gRPC messages with a bulk payload, framed by hand so that the payload is never copied.
 //!
-//! On the wire this is ordinary gRPC: a byte that says "not compressed", the length as u32 big-endian, then the protobuf message.
-//! The bulk bytes are in field 15, written last. So the sender can hand the payload's own buffers to HTTP/2 ([`encode`]), and the
-//! receiver learns the payload's length, and can take a memory permit for it, before it reads the payload ([`MessageReader`]).
-//! Messages of a stock protobuf peer, whose payload may be anywhere, are read too, by way of a copy.
+//! On the wire this is ordinary gRPC: a byte that says "not compressed", the length as u32
+//! big-endian, then the protobuf message. The bulk bytes are in field 15, written last. So the
+//! sender can hand the payload's own buffers to HTTP/2 ([`encode`]), and the receiver learns the
+//! payload's length, and can take a memory permit for it, before it reads the payload
+//! ([`MessageReader`]). Messages of a stock protobuf peer, whose payload may be anywhere, are read
+//! too, by way of a copy.
 //!
-//! Measured (2 cores, loopback): this costs 0.8-1.3 times raw TCP where a codec with default settings costs 2.4-3.0.
+//! Measured (2 cores, loopback): this costs 0.8-1.3 times raw TCP where a codec with default
+//! settings costs 2.4-3.0.
 
 mod reader;
 mod scan;
@@ -99,7 +102,8 @@ pub enum FrameError {
 
 // === impl Rope ===
 
-/// A queue of buffers that HTTP/2 sees as one: several messages leave in one DATA frame and one `writev`.
+/// A queue of buffers that HTTP/2 sees as one: several messages leave in one DATA frame and one
+/// `writev`.
 #[derive(Debug, Default)]
 pub struct Rope {
     pieces: VecDeque<Bytes>,
@@ -190,7 +194,8 @@ impl Buf for Rope {
     }
 }
 
-/// Appends one gRPC message to `rope`: `message`, whose own payload field is empty, with `payload` as its last field.
+/// Appends one gRPC message to `rope`: `message`, whose own payload field is empty, with `payload`
+/// as its last field.
 pub fn encode<M: Message>(message: &M, payload: impl IntoIterator<Item = Bytes>, rope: &mut Rope) {
     let mut pieces = Rope::default();
     payload.into_iter().for_each(|piece| pieces.push(piece));
@@ -268,7 +273,8 @@ impl<S: Stream<Item = Result<Rope, Status>> + Unpin> Body for RopeBody<S> {
     }
 }
 
-/// Turns any body of `Bytes` (generated tonic services) into one of ropes, so that both are served by one connection.
+/// Turns any body of `Bytes` (generated tonic services) into one of ropes, so that both are served
+/// by one connection.
 pub fn rope_body<B>(body: B) -> impl Body<Data = Rope, Error = B::Error>
 where
     B: Body<Data = Bytes>,

@@ -4,7 +4,8 @@ use std::{fmt, sync::Arc};
 
 use uuid::Uuid;
 
-/// One Spark application attempt: `[A-Za-z0-9._-]{1,128}`, and neither `.` nor `..`, so that it can name a directory.
+/// One Spark application attempt: `[A-Za-z0-9._-]{1,128}`, and neither `.` nor `..`, so that it can
+/// name a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AppId(Arc<str>);
 
@@ -50,7 +51,8 @@ number_id! {
     ShuffleId(u32)
 }
 number_id! {
-    /// Position of a map task in its shuffle, from 0. Spark's own `mapId` is not this but the [`AttemptId`].
+    /// Position of a map task in its shuffle, from 0. Spark's own `mapId` is not this but the
+    /// [`AttemptId`].
     MapIndex(u32)
 }
 number_id! {
@@ -62,7 +64,8 @@ number_id! {
     PartitionId(u32)
 }
 
-/// One data directory and all in it: the unit of identity and of failure. An address is only where one was last seen.
+/// One data directory and all in it: the unit of identity and of failure. An address is only where
+/// one was last seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VolumeId(pub Uuid);
 

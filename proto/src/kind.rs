@@ -20,7 +20,8 @@ pub enum Kind {
     Busy,
     /// Retry, on another server if there is one.
     Unavailable,
-    /// Give up on this data: it is not here. Never an empty answer (invariant: unknown-is-never-empty).
+    /// Give up on this data: it is not here. Never an empty answer
+    /// (invariant: unknown-is-never-empty).
     Lost,
     /// The bytes fail their checksum: ask once for another copy, then as `Lost`.
     Corrupt,
@@ -84,7 +85,8 @@ impl Kind {
         }
     }
 
-    /// The kind of a status: from the trailer, or else, from a proxy or a broken connection, from its code.
+    /// The kind of a status: from the trailer, or else, from a proxy or a broken connection, from
+    /// its code.
     pub fn of(status: &Status) -> Kind {
         let named = status
             .metadata()

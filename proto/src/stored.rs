@@ -1,12 +1,13 @@
-//! How blocks and their totals are stored, in the same bytes on every tier: disks of servers and objects. All numbers are
-//! little-endian.
+//! How blocks and their totals are stored, in the same bytes on every tier: disks of servers and
+//! objects. All numbers are little-endian.
 //!
 //! | bytes of a row | field |
 //! |---|---|
 //! | 0..36 | as the block's checksum covers them, see [`crate::block`] |
 //! | 36..40 | the block's checksum u32 |
 //!
-//! Totals per partition are packed: [`totals`]. A byte that has changed where much depends on it: [`mend`]. Owns no file and no object: what rows and totals lie in is tabled where it is written.
+//! Totals per partition are packed: [`totals`]. A byte that has changed where much depends on it:
+//! [`mend`]. Owns no file and no object: what rows and totals lie in is tabled where it is written.
 
 pub mod mend;
 pub mod totals;

@@ -1,4 +1,5 @@
-//! What ends the answer to a fetch: which attempts it covered, and what their commits say of the fetched partitions.
+//! What ends the answer to a fetch: which attempts it covered, and what their commits say of the
+//! fetched partitions.
 
 use std::collections::HashMap;
 
@@ -56,10 +57,11 @@ struct Messages {
     most: usize,
 }
 
-/// The summaries of several volumes as messages of at most so many bytes: one, unless that is too little.
+/// The summaries of several volumes as messages of at most so many bytes: one, unless that is too
+/// little.
 ///
-/// A disk that fails loses thousands of attempts for one reason, which is written out for the first of them in each message: the
-/// others name that one.
+/// A disk that fails loses thousands of attempts for one reason, which is written out for the first
+/// of them in each message: the others name that one.
 pub fn messages(summaries: impl IntoIterator<Item = Summary>, most: usize) -> Vec<v1::Summary> {
     let mut messages = Messages {
         most,

@@ -1,4 +1,5 @@
-//! Raw integers and strings from the network become ids here, and nowhere else. Everything is bounded before it is believed.
+//! Raw integers and strings from the network become ids here, and nowhere else. Everything is
+//! bounded before it is believed.
 
 use std::collections::BTreeSet;
 
@@ -42,7 +43,8 @@ impl Invalid {
     }
 }
 
-/// Largest shuffle that is accepted, in maps and in partitions: Spark's own limit on either is below it.
+/// Largest shuffle that is accepted, in maps and in partitions: Spark's own limit on either is
+/// below it.
 pub const MAX_TASKS: u32 = 1 << 24;
 /// Longest app token.
 pub const MAX_TOKEN: usize = 4096;
@@ -109,8 +111,8 @@ pub fn shuffle(value: u32) -> ShuffleId {
     ShuffleId(value)
 }
 
-/// A pushed table: columns of equal length, partitions ascending and below `num_partitions`, `seq` going on from `next_seq`, lengths
-/// that sum up to `payload_length`.
+/// A pushed table: columns of equal length, partitions ascending and below `num_partitions`, `seq`
+/// going on from `next_seq`, lengths that sum up to `payload_length`.
 pub fn pushed_blocks(
     table: &v1::BlockTable,
     payload_length: usize,
@@ -267,7 +269,8 @@ pub fn put_block(table: &mut v1::BlockTable, block: &BlockHeader, owned: bool) {
     }
 }
 
-/// `Commit.totals`: columns of equal length, partitions ascending and below `num_partitions`, at least one block each.
+/// `Commit.totals`: columns of equal length, partitions ascending and below `num_partitions`, at
+/// least one block each.
 pub fn totals(
     message: &v1::PartitionTotals,
     num_partitions: u32,
@@ -348,7 +351,8 @@ pub fn totals_message<'a>(
 /// Bytes of the largest fetch request that a server reads: its caller is not known before.
 pub const MAX_FETCH: usize = 256 << 10;
 
-/// Most attempts that one fetch may name: as many as fit into [`MAX_FETCH`], whatever their ids, beside some hundred volumes.
+/// Most attempts that one fetch may name: as many as fit into [`MAX_FETCH`], whatever their ids,
+/// beside some hundred volumes.
 pub const MAX_WANTED: usize = 1 << 14;
 
 /// Attempts of one volume: columns of equal length, ascending.

@@ -1,12 +1,14 @@
 //! An application's registration with the servers, and its lease: the driver's part.
 //!
-//! One task per server keeps what is known of it fresh (does it answer, does it drain) and renews the lease there, by a timer of
-//! its own: a server that hangs delays nobody's lease but its own. One more task follows the name service. Nothing else depends on
-//! it: a server that has never heard of an app learns of it by the first push.
+//! One task per server keeps what is known of it fresh (does it answer, does it drain) and renews
+//! the lease there, by a timer of its own: a server that hangs delays nobody's lease but its own.
+//! One more task follows the name service. Nothing else depends on it: a server that has never
+//! heard of an app learns of it by the first push.
 //!
-//! **Who is who.** A server says which run of its process it is. Two addresses that say the same are one server under two names,
-//! of which shuffles use one (`placement` must not put two copies on it). One address that says now this, now that, is a load
-//! balancer, and an output that was pushed through it may never be found again: it is refused by name.
+//! **Who is who.** A server says which run of its process it is. Two addresses that say the same
+//! are one server under two names, of which shuffles use one (`placement` must not put two copies
+//! on it). One address that says now this, now that, is a load balancer, and an output that was
+//! pushed through it may never be found again: it is refused by name.
 
 mod identity;
 mod known;
@@ -35,25 +37,28 @@ use crate::{
     placement,
 };
 
-/// How often servers are asked how they are: a server that drains is left out of new shuffles after this time.
+/// How often servers are asked how they are: a server that drains is left out of new shuffles after
+/// this time.
 const REFRESH: Duration = Duration::from_secs(10);
 /// Assumed while no server has said what the lease is.
 const DEFAULT_LEASE: Duration = Duration::from_secs(600);
-/// How long the others have to answer when the first server has taken the app: what they say later counts from then on.
+/// How long the others have to answer when the first server has taken the app: what they say later
+/// counts from then on.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long it takes until a refusal is the answer though some servers have said nothing yet.
 const DOUBT: Duration = Duration::from_secs(3);
 /// No deadline is shorter: one try must be possible.
 const ONE_TRY: Duration = Duration::from_secs(1);
-/// How long a deletion waits for answers: it may be Spark that stops, and Kubernetes gives a driver 30 s.
+/// How long a deletion waits for answers: it may be Spark that stops, and Kubernetes gives a driver
+/// 30 s.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// Least time for a control call, however short the lease.
 const SHORTEST_CALL: Duration = Duration::from_millis(500);
 /// Calls at a time that find out who is behind an address.
 const PROBES: usize = 16;
 
-/// A registered application. Its lease is renewed by tasks of the runtime until this is dropped or closed; the servers delete what
-/// the app left when its lease runs out.
+/// A registered application. Its lease is renewed by tasks of the runtime until this is dropped or
+/// closed; the servers delete what the app left when its lease runs out.
 pub struct AppHandle {
     members: Arc<Members>,
     stop: DropGuard,
@@ -94,8 +99,9 @@ impl AppHandle {
         Ok(opened)
     }
 
-    /// Chooses the candidate servers of a shuffle, in the order in which map indexes go over them (see
-    /// [`placement`](crate::placement)). Asks no server: what is known of them is kept fresh in the background.
+    /// Chooses the candidate servers of a shuffle, in the order in which map indexes go over them
+    /// (see [`placement`](crate::placement)). Asks no server: what is known of them is kept fresh
+    /// in the background.
     pub fn place(&self, shuffle: ShuffleId, num_maps: u32, num_partitions: u32) -> Vec<String> {
         let pool = self.members.pool.lock();
         let zone = self.members.client.settings().zone.as_deref();
@@ -122,8 +128,8 @@ impl AppHandle {
             .collect()
     }
 
-    /// Deletes a shuffle on every server that answers within a few seconds; the lease takes care of the others. Fails only when no
-    /// server answered.
+    /// Deletes a shuffle on every server that answers within a few seconds; the lease takes care of
+    /// the others. Fails only when no server answered.
     pub async fn delete_shuffle(&self, shuffle: ShuffleId) -> Result<(), Error> {
         let request = v1::DeleteShuffleRequest {
             caller: Some(self.members.caller.message()),
@@ -141,7 +147,8 @@ impl AppHandle {
             .await
     }
 
-    /// Stops renewing and deletes the app on every server that answers within a few seconds; the lease takes care of the others.
+    /// Stops renewing and deletes the app on every server that answers within a few seconds; the
+    /// lease takes care of the others.
     pub async fn close(self) -> Result<(), Error> {
         let Self { members, stop } = self;
         // Before the delete: a renewal that comes after it would make the app known again.
@@ -232,7 +239,8 @@ impl Members {
         let mut pause = self.client.settings().backoff_base;
         loop {
             let addresses = self.client.addresses().await;
-            // A server that left the name service is not asked any more, but one that has our data keeps it until the lease ends.
+            // A server that left the name service is not asked any more, but one that has our data
+            // keeps it until the lease ends.
             visits.retain(|address, _| addresses.contains(address));
             self.pool.lock().list(&addresses);
             for address in &addresses {
@@ -275,7 +283,8 @@ impl Members {
                 pause = settings.backoff_base;
                 rest
             } else {
-                // A random half is left out, so that a thousand drivers do not come back to a restarted server in step.
+                // A random half is left out, so that a thousand drivers do not come back to a
+                // restarted server in step.
                 let wait = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
                 pause = pause.saturating_mul(2).min(REFRESH);
                 wait.min(rest)
@@ -353,8 +362,9 @@ impl Members {
         }
     }
 
-    /// One call to every known server; fails if none answered. Servers that were not well when they were last asked are not waited for
-    /// beside others. A call that is not waited for any more goes on.
+    /// One call to every known server; fails if none answered. Servers that were not well when they
+    /// were last asked are not waited for beside others. A call that is not waited for any more
+    /// goes on.
     async fn everywhere<F>(
         &self,
         what: &str,

@@ -1,7 +1,8 @@
 //! Pauses between tries, and how long to go on trying.
 //!
-//! There are two clocks. One runs while servers do not answer, up to `retry_deadline`: then they are taken for gone. The other runs
-//! while they answer that they are busy, full or draining: that is no loss, and they are waited for [`OVERLOAD`] times as long.
+//! There are two clocks. One runs while servers do not answer, up to `retry_deadline`: then they
+//! are taken for gone. The other runs while they answer that they are busy, full or draining: that
+//! is no loss, and they are waited for [`OVERLOAD`] times as long.
 
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ impl Backoff {
         self.silent_since = None;
     }
 
-    /// Notes a failure that is not waited for; false when the time is over. `answered`: it was an answer.
+    /// Notes a failure that is not waited for; false when the time is over. `answered`: it was an
+    /// answer.
     pub(crate) fn note(&mut self, answered: bool) -> bool {
         let now = Instant::now();
         let failing = *self.failing_since.get_or_insert(now);
@@ -59,7 +61,8 @@ impl Backoff {
         now.duration_since(since) < deadline
     }
 
-    /// Counts a failure and says how long to wait before the next try, at least `at_least`; `None` when the time is over.
+    /// Counts a failure and says how long to wait before the next try, at least `at_least`; `None`
+    /// when the time is over.
     pub(crate) fn failed(
         &mut self,
         answered: bool,
@@ -71,7 +74,8 @@ impl Backoff {
             .saturating_mul(1 << self.tries.min(16))
             .min(self.max);
         self.tries += 1;
-        // Half of the pause is random, so that a thousand tasks do not come back to a restarted server in step.
+        // Half of the pause is random, so that a thousand tasks do not come back to a restarted
+        // server in step.
         let pause = full
             .mul_f64(rand::rng().random_range(0.5..=1.0))
             .max(at_least.unwrap_or_default());
@@ -98,7 +102,8 @@ impl Backoff {
             .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Whether nobody has answered since the last answer or success, for most of the time that servers are waited for.
+    /// Whether nobody has answered since the last answer or success, for most of the time that
+    /// servers are waited for.
     pub(crate) fn is_nearly_over(&self) -> bool {
         self.silent_since
             .is_some_and(|since| since.elapsed() >= self.deadline / 2)

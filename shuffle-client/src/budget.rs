@@ -1,14 +1,18 @@
-//! One account of the memory that writers and readers of a process hold, so that what they take together fits what the process has
-//! left, however many there are (`Settings::memory`).
+//! One account of the memory that writers and readers of a process hold, so that what they take
+//! together fits what the process has left, however many there are (`Settings::memory`).
 //!
-//! Counted is capacity, not fill: arenas that callers fill ([`Share::Arenas`]), messages of writers ([`Share::Messages`]), and what
-//! readers have received or let servers send ([`Share::Reads`]). No kind may take all, or tasks that only write would leave nothing to
-//! those that read. What is on its way through (a block that is decoded, a batch in work) is small for each task and not counted.
+//! Counted is capacity, not fill: arenas that callers fill ([`Share::Arenas`]), messages of writers
+//! ([`Share::Messages`]), and what readers have received or let servers send ([`Share::Reads`]). No
+//! kind may take all, or tasks that only write would leave nothing to those that read. What is on
+//! its way through (a block that is decoded, a batch in work) is small for each task and not
+//! counted.
 //!
-//! **Less room means slower, never failed.** Each arena, writer and reader may always have one piece, whatever the account says
-//! ([`Budget::take`]); beyond that it is asked ([`Budget::try_take`]), and who is refused goes on with what it has: an arena is pushed
-//! earlier, a writer lets go of what it has sent instead of keeping it for another server, a reader waits until a block of its own, or
-//! anybody's, was taken. So the account can be overdrawn, by a piece for each of them.
+//! **Less room means slower, never failed.** Each arena, writer and reader may always have one
+//! piece, whatever the account says ([`Budget::take`]); beyond that it is asked
+//! ([`Budget::try_take`]), and who is refused goes on with what it has: an arena is pushed earlier,
+//! a writer lets go of what it has sent instead of keeping it for another server, a reader waits
+//! until a block of its own, or anybody's, was taken. So the account can be overdrawn, by a piece
+//! for each of them.
 
 use std::sync::Arc;
 
@@ -26,7 +30,8 @@ pub enum Share {
     Reads,
 }
 
-/// Shares with their most, in percent of all. Together more than all: who comes first may have more.
+/// Shares with their most, in percent of all. Together more than all: who comes first may have
+/// more.
 const MOST: [usize; 3] = [40, 50, 60];
 
 /// The account. Clones are the same one.
@@ -37,7 +42,8 @@ pub struct Budget(Arc<Inner>);
 struct Inner {
     /// `None`: nothing is refused.
     limit: Option<usize>,
-    /// Shares that have a bound of their own, set by hand: they are not refused anything, and do not count for the others.
+    /// Shares that have a bound of their own, set by hand: they are not refused anything, and do
+    /// not count for the others.
     apart: [bool; 3],
     used: Mutex<[usize; 3]>,
     freed: Notify,
@@ -108,8 +114,8 @@ impl Budget {
         self.0.used.lock().iter().sum()
     }
 
-    /// Takes it as soon as there is room, or at once if `must` says so now or later: it is asked again whenever `changed` or the
-    /// account says that something was given back.
+    /// Takes it as soon as there is room, or at once if `must` says so now or later: it is asked
+    /// again whenever `changed` or the account says that something was given back.
     pub(crate) async fn wait(
         &self,
         share: Share,

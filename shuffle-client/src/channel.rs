@@ -1,21 +1,24 @@
 //! Connections to servers: who is where, how a stream is opened, and when a peer counts as gone.
 //!
-//! Bulk streams run over HTTP/2 connections that this module drives itself, because only so the rope bodies of
-//! `shuffle_proto::frame` reach the socket uncopied. Pushes and fetches never share a connection: a server that holds pushes back
-//! for want of memory must not hold back fetch requests, by which memory becomes free. Control calls go over one tonic channel
-//! per server.
+//! Bulk streams run over HTTP/2 connections that this module drives itself, because only so the
+//! rope bodies of `shuffle_proto::frame` reach the socket uncopied. Pushes and fetches never share
+//! a connection: a server that holds pushes back for want of memory must not hold back fetch
+//! requests, by which memory becomes free. Control calls go over one tonic channel per server.
 //!
-//! **Windows.** A reader that is not read from keeps up to one stream window of bytes here. All of them count against the
-//! connection's window too, so that one must never be the tighter bound: two readers of one task, read in turns (a join), would wait
-//! for each other for ever. It is set out of reach, and a connection carries a bounded number of streams.
+//! **Windows.** A reader that is not read from keeps up to one stream window of bytes here. All of
+//! them count against the connection's window too, so that one must never be the tighter bound: two
+//! readers of one task, read in turns (a join), would wait for each other for ever. It is set out
+//! of reach, and a connection carries a bounded number of streams.
 //!
-//! **Dead peers.** A connection is probed with PING frames, also when it is idle, so that a task does not start on a dead one. A peer
-//! that does not answer is gone for all its streams at once; a peer that answers and does not go on is for the deadlines of writer
-//! and reader, which then distrust its connections. A control call that is not answered in time takes its connection with it: a flow
-//! that the network has forgotten without a word is not asked a second time.
+//! **Dead peers.** A connection is probed with PING frames, also when it is idle, so that a task
+//! does not start on a dead one. A peer that does not answer is gone for all its streams at once; a
+//! peer that answers and does not go on is for the deadlines of writer and reader, which then
+//! distrust its connections. A control call that is not answered in time takes its connection with
+//! it: a flow that the network has forgotten without a word is not asked a second time.
 //!
-//! **Idle connections** are closed: a pool of few servers has room for so many connections, and as many executors as there are hold
-//! them otherwise for as long as they live. What is known of servers that are gone is forgotten with them.
+//! **Idle connections** are closed: a pool of few servers has room for so many connections, and as
+//! many executors as there are hold them otherwise for as long as they live. What is known of
+//! servers that are gone is forgotten with them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -109,7 +112,8 @@ struct Standing {
     down: Option<Instant>,
     /// When it last answered that it takes nothing new: full, draining, busy.
     refused: Option<Instant>,
-    /// Somebody waited for it as long as servers are waited for, and since when nobody has had an answer.
+    /// Somebody waited for it as long as servers are waited for, and since when nobody has had an
+    /// answer.
     waited_for: Option<Instant>,
 }
 
@@ -170,8 +174,8 @@ impl Connections {
         }
     }
 
-    /// The addresses of all servers in the settings, names resolved now. A name that cannot be resolved stands for what it stood for
-    /// before.
+    /// The addresses of all servers in the settings, names resolved now. A name that cannot be
+    /// resolved stands for what it stood for before.
     pub(crate) async fn addresses(&self) -> Vec<String> {
         let mut addresses = BTreeSet::new();
         for server in &self.settings.servers {
@@ -209,7 +213,8 @@ impl Connections {
         self.standing(address, |server| is_recent(server.down, DOWN))
     }
 
-    /// How little is to be expected of a server for something new: 0, or more if it refused or was found gone a moment ago.
+    /// How little is to be expected of a server for something new: 0, or more if it refused or was
+    /// found gone a moment ago.
     pub(crate) fn reluctance(&self, address: &str) -> u8 {
         self.standing(address, |server| {
             if server.waited_for.is_some() || is_recent(server.down, DOWN) {
@@ -220,8 +225,8 @@ impl Connections {
         })
     }
 
-    /// Whether somebody has waited for this server for as long as servers are waited for, and nobody has had an answer since: nobody
-    /// waits for it again.
+    /// Whether somebody has waited for this server for as long as servers are waited for, and
+    /// nobody has had an answer since: nobody waits for it again.
     pub(crate) fn was_waited_for(&self, address: &str) -> bool {
         self.standing(address, |server| server.waited_for.is_some())
     }
@@ -258,8 +263,8 @@ impl Connections {
         change(servers.entry(address.to_string()).or_default());
     }
 
-    /// Opens no more streams on the connections that are up to this server: one of them has fallen silent. Those that are open go
-    /// on, each is for its own deadline.
+    /// Opens no more streams on the connections that are up to this server: one of them has fallen
+    /// silent. Those that are open go on, each is for its own deadline.
     pub(crate) async fn distrust(&self, address: &str, call: Bulk) {
         let key = (address.to_string(), call);
         let slot = self.table.bulk.lock().get(&key).cloned();
@@ -436,7 +441,8 @@ impl Table {
             let Some(table) = table.upgrade() else {
                 return;
             };
-            // A slot that is locked is in use. One that nobody holds stays out of use while the table is locked.
+            // A slot that is locked is in use. One that nobody holds stays out of use while the
+            // table is locked.
             table.bulk.lock().retain(|_, slot| {
                 let Ok(mut open) = slot.try_lock() else {
                     return true;
@@ -464,7 +470,8 @@ fn is_recent(when: Option<Instant>, within: Duration) -> bool {
 // === impl Lane ===
 
 impl Lane {
-    /// Opens the stream: sends what `body` yields and waits for the start of the answer. A call that is refused is a failure here.
+    /// Opens the stream: sends what `body` yields and waits for the start of the answer. A call
+    /// that is refused is a failure here.
     pub(crate) async fn call(
         &mut self,
         body: Outgoing,
@@ -514,8 +521,8 @@ impl Drop for Lane {
     }
 }
 
-/// Whether a server ended a connection because it has as many as it may. It says so with the reason `ENHANCE_YOUR_CALM`, which gRPC's
-/// table makes `Busy`.
+/// Whether a server ended a connection because it has as many as it may. It says so with the reason
+/// `ENHANCE_YOUR_CALM`, which gRPC's table makes `Busy`.
 fn is_refusal(error: hyper::Error) -> bool {
     Kind::of(&Status::from_error(Box::new(error))) == Kind::Busy
 }
@@ -524,8 +531,8 @@ fn is_refusal(error: hyper::Error) -> bool {
 async fn broken(address: &str, line: &Line, error: hyper::Error) -> Failure {
     let what = describe(&error);
     let mut refused = is_refusal(error);
-    // The last word of a server reaches the task that drives the connection, which ends about now; a call that it cuts off says
-    // nothing of it.
+    // The last word of a server reaches the task that drives the connection, which ends about now;
+    // a call that it cuts off says nothing of it.
     for _ in 0..LAST_WORD {
         if refused || line.driver.is_finished() {
             break;

@@ -42,7 +42,8 @@ struct Inner {
     near: Near,
 }
 
-/// Unused payload buffers of writers that are kept, in bytes: what a handful of tasks have in flight.
+/// Unused payload buffers of writers that are kept, in bytes: what a handful of tasks have in
+/// flight.
 const KEPT_BATCHES: usize = 64 << 20;
 /// The same for decoded blocks of readers.
 const KEPT_BLOCKS: usize = 16 << 20;
@@ -101,7 +102,8 @@ pub struct Description {
     pub memory_limit: u64,
     /// It has an object store, and serves also what other servers have written back there.
     pub remote: bool,
-    /// This run of its process: one server under two addresses says the same at both. Empty if it does not say.
+    /// This run of its process: one server under two addresses says the same at both. Empty if it
+    /// does not say.
     pub instance: String,
     /// The machine that it is on, as executors there know it; empty if nobody has said.
     pub node: String,
@@ -150,8 +152,8 @@ impl Client {
         Self::build(settings, handle, None)
     }
 
-    /// The same, with blocks encrypted. Every client of the application must have the same secret: what was written with another one,
-    /// or in the clear, is not read.
+    /// The same, with blocks encrypted. Every client of the application must have the same secret:
+    /// what was written with another one, or in the clear, is not read.
     pub fn encrypted(settings: Settings, handle: Handle, secret: Secret) -> Result<Self, Error> {
         Self::build(settings, handle, Some(secret))
     }
@@ -189,8 +191,8 @@ impl Client {
         &self.inner.settings
     }
 
-    /// Registers an app with all servers that answer, at least one of which must within `retry_deadline`, and keeps its lease until
-    /// the handle is dropped.
+    /// Registers an app with all servers that answer, at least one of which must within
+    /// `retry_deadline`, and keeps its lease until the handle is dropped.
     pub async fn open_app(&self, caller: Caller) -> Result<AppHandle, Error> {
         AppHandle::open(self.clone(), caller).await
     }
@@ -210,12 +212,14 @@ impl Client {
         self.inner.connections.addresses().await
     }
 
-    /// Starts the output of one map attempt. Connects in the background; a wrong spec is answered by the first call of the writer.
+    /// Starts the output of one map attempt. Connects in the background; a wrong spec is answered
+    /// by the first call of the writer.
     pub fn open_writer(&self, spec: WriteSpec) -> MapWriter {
         MapWriter::open(self.clone(), spec)
     }
 
-    /// Starts to read the outputs named in `spec`. Connects in the background; a wrong spec is answered by the first `next`.
+    /// Starts to read the outputs named in `spec`. Connects in the background; a wrong spec is
+    /// answered by the first `next`.
     pub fn open_reader(&self, spec: ReadSpec) -> Reader {
         Reader::open(self.clone(), spec)
     }
@@ -237,7 +241,8 @@ impl Client {
         description
     }
 
-    /// The same over a connection of its own, which behind a load balancer may lead to another server.
+    /// The same over a connection of its own, which behind a load balancer may lead to another
+    /// server.
     pub(crate) async fn describe_afresh(&self, address: &str) -> Result<Description, Failure> {
         describe(address, self.connections().fresh_control(address)?).await
     }
@@ -266,7 +271,8 @@ impl Client {
         })
     }
 
-    /// Registers the app at one server, or renews its lease: for how long, and whether the server did not know it.
+    /// Registers the app at one server, or renews its lease: for how long, and whether the server
+    /// did not know it.
     pub(crate) async fn renew_lease(
         &self,
         address: &str,

@@ -1,4 +1,5 @@
-//! Compression of blocks. Each block names its codec, so a reader needs no setting, and blocks of one shuffle may differ.
+//! Compression of blocks. Each block names its codec, so a reader needs no setting, and blocks of
+//! one shuffle may differ.
 
 use std::{io, str::FromStr};
 
@@ -7,8 +8,8 @@ use shuffle_proto::block::Codec;
 
 use crate::error::{Error, Kind};
 
-/// Shorter blocks are stored as they are: LZ4 needs a token and 5 literals at the end, a Zstandard frame at least 9 bytes, and setting
-/// up costs more than it saves.
+/// Shorter blocks are stored as they are: LZ4 needs a token and 5 literals at the end, a Zstandard
+/// frame at least 9 bytes, and setting up costs more than it saves.
 const WORTH_COMPRESSING: usize = 32;
 
 /// How a writer compresses its blocks. A block that would not get shorter is stored as it is.
@@ -19,11 +20,13 @@ pub enum Compression {
     /// LZ4: the fastest.
     #[default]
     Lz4,
-    /// Zstandard at this level (more is shorter and slower); one beyond what the library has counts as its nearest.
+    /// Zstandard at this level (more is shorter and slower); one beyond what the library has counts
+    /// as its nearest.
     Zstd(i32),
 }
 
-/// What a writer compresses with; about 16 KiB for LZ4, up to a few MiB for Zstandard at its higher levels.
+/// What a writer compresses with; about 16 KiB for LZ4, up to a few MiB for Zstandard at its higher
+/// levels.
 pub(crate) enum Encoder {
     None,
     Lz4(Box<CompressTable>),
@@ -89,7 +92,8 @@ impl Encoder {
         }
     }
 
-    /// Stores one block at the start of `space`, compressed if that makes it shorter. `gathered` is where pieces come together.
+    /// Stores one block at the start of `space`, compressed if that makes it shorter. `gathered` is
+    /// where pieces come together.
     pub(crate) fn store(
         &mut self,
         pieces: &[&[u8]],

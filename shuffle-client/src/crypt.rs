@@ -1,16 +1,19 @@
-//! Encryption of blocks, end to end: servers never see the key. A block is encrypted after it was compressed and before its checksum
-//! is made, so servers and the wire check what they carry without being able to read it.
+//! Encryption of blocks, end to end: servers never see the key. A block is encrypted after it was
+//! compressed and before its checksum is made, so servers and the wire check what they carry
+//! without being able to read it.
 //!
-//! **What**: AES-256-GCM. Authenticated, because the checksum of a block is no secret: without a tag whoever can write to a server's
-//! disk could change rows and checksum together. The authenticated data is the block's header ([`BlockHeader::identity`]), so that a
-//! block put in the place of another one (partition, map, attempt, position) is refused too.
+//! **What**: AES-256-GCM. Authenticated, because the checksum of a block is no secret: without a
+//! tag whoever can write to a server's disk could change rows and checksum together. The
+//! authenticated data is the block's header ([`BlockHeader::identity`]), so that a block put in the
+//! place of another one (partition, map, attempt, position) is refused too.
 //!
-//! **Keys**: each attempt has its own, by HKDF-SHA256 from the application's secret and (app, shuffle, attempt). So the number of
-//! blocks of an application has no bearing on the safety of any key, and a secret of another length than 32 bytes, or one that is used
-//! elsewhere for something else, will do.
+//! **Keys**: each attempt has its own, by HKDF-SHA256 from the application's secret and (app,
+//! shuffle, attempt). So the number of blocks of an application has no bearing on the safety of any
+//! key, and a secret of another length than 32 bytes, or one that is used elsewhere for something
+//! else, will do.
 //!
-//! **Nonces**: 8 random bytes per writer, stored before each block, and 4 bytes of the block's position. An attempt id that were ever
-//! used twice would still not repeat a nonce.
+//! **Nonces**: 8 random bytes per writer, stored before each block, and 4 bytes of the block's
+//! position. An attempt id that were ever used twice would still not repeat a nonce.
 //!
 //! | bytes of an encrypted block | |
 //! |---|---|
@@ -18,8 +21,9 @@
 //! | 8..n-16 | ciphertext |
 //! | n-16..n | authentication tag |
 //!
-//! **Not covered**: how many bytes and records each map wrote for each partition, and which blocks exist at all; a server that leaves
-//! out a whole attempt is found by the reader, which knows from its engine what must come.
+//! **Not covered**: how many bytes and records each map wrote for each partition, and which blocks
+//! exist at all; a server that leaves out a whole attempt is found by the reader, which knows from
+//! its engine what must come.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -104,7 +108,8 @@ impl Encryptor {
     /// Where in a block's space its bytes are to be put before they are encrypted.
     pub(crate) const START: usize = STORED_NONCE;
 
-    /// Encrypts in place. `space` is the whole block as it will be stored, and the header is complete but for its checksum.
+    /// Encrypts in place. `space` is the whole block as it will be stored, and the header is
+    /// complete but for its checksum.
     pub(crate) fn encrypt(&self, header: &BlockHeader, space: &mut [u8]) {
         let (random, rest) = space.split_at_mut(STORED_NONCE);
         let (plain, tag) = rest.split_at_mut(rest.len() - TAG);
@@ -139,8 +144,8 @@ impl Decryptor {
         }
     }
 
-    /// Puts what the block holds, still compressed, into `plain`. False if it was encrypted with another key or is not what was
-    /// encrypted; what `plain` holds then must not be used.
+    /// Puts what the block holds, still compressed, into `plain`. False if it was encrypted with
+    /// another key or is not what was encrypted; what `plain` holds then must not be used.
     pub(crate) fn decrypt(
         &mut self,
         header: &BlockHeader,

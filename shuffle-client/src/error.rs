@@ -1,4 +1,5 @@
-//! The one error that leaves this crate: what a caller should do about it, and what a person should know.
+//! The one error that leaves this crate: what a caller should do about it, and what a person should
+//! know.
 
 use shuffle_proto::ids::{AttemptId, MapIndex, VolumeId};
 pub(crate) use shuffle_proto::kind::Kind;
@@ -11,14 +12,16 @@ pub struct Error {
     pub kind: Kind,
     /// For a person: who was asked for what, what was tried and for how long, and a remedy.
     pub message: String,
-    /// The map output that cannot be read, if a reader failed for want of one: the engine re-runs it.
+    /// The map output that cannot be read, if a reader failed for want of one: the engine re-runs
+    /// it.
     pub output: Option<LostOutput>,
-    /// Every volume that was found gone on the way to this failure, that of `output` among them: ascending. The engine forgets what
-    /// all of them held at once, or it would lose one attempt of the stage per volume.
+    /// Every volume that was found gone on the way to this failure, that of `output` among them:
+    /// ascending. The engine forgets what all of them held at once, or it would lose one attempt of
+    /// the stage per volume.
     pub gone: Vec<VolumeId>,
-    /// Every map output that was found lost by itself, whatever lies beside it on its volume, that of `output` among them if it is one
-    /// of these: ascending by map and attempt. The engine runs all of them again at once, or it would lose one attempt of the stage
-    /// per output.
+    /// Every map output that was found lost by itself, whatever lies beside it on its volume, that
+    /// of `output` among them if it is one of these: ascending by map and attempt. The engine runs
+    /// all of them again at once, or it would lose one attempt of the stage per output.
     pub lost: Vec<LostOutput>,
 }
 

@@ -1,12 +1,16 @@
-//! Forebay seen from a task: where to put a shuffle, how to push a map output, how to read one. Knows no engine.
+//! Forebay seen from a task: where to put a shuffle, how to push a map output, how to read one.
+//! Knows no engine.
 //!
-//! - [`Client`]: connections and settings, one per process. [`AppHandle`]: an application's registration and lease (driver).
+//! - [`Client`]: connections and settings, one per process. [`AppHandle`]: an application's
+//!   registration and lease (driver).
 //! - [`MapWriter`]: the output of one map attempt. [`Reader`]: the input of one reduce task.
 //! - [`placement`]: which servers a shuffle goes to; pure functions.
-//! - `fake` (feature `test-util`): a server in memory that speaks the real protocol and fails on demand.
+//! - `fake` (feature `test-util`): a server in memory that speaks the real protocol and fails on
+//!   demand.
 //!
-//! Nothing here blocks a thread. Every `async fn` may be dropped while it waits and called again; work goes on in tasks of the tokio
-//! runtime that the client was made in, and these end when the value that started them is dropped.
+//! Nothing here blocks a thread. Every `async fn` may be dropped while it waits and called again;
+//! work goes on in tasks of the tokio runtime that the client was made in, and these end when the
+//! value that started them is dropped.
 #![warn(missing_docs)]
 
 mod app;

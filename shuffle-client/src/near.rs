@@ -1,11 +1,14 @@
-//! Which servers are near: on this machine, or in this zone. What is written goes to one of those first.
+//! Which servers are near: on this machine, or in this zone. What is written goes to one of those
+//! first.
 //!
-//! Where this process has been told its node or its zone, servers are asked for theirs, once a minute; otherwise a server is near whose
-//! address is this machine's. That is not known for long, and nothing depends on its being right: every server takes every output.
+//! Where this process has been told its node or its zone, servers are asked for theirs, once a
+//! minute; otherwise a server is near whose address is this machine's. That is not known for long,
+//! and nothing depends on its being right: every server takes every output.
 //!
-//! An executor knows of its own tasks only. So that no server gets more than a quarter over its part of a shuffle, however unevenly
-//! tasks are spread over machines, each tells the servers how much that is ([`placement::share`](crate::placement::share)), and a server
-//! that has it sends the next output elsewhere.
+//! An executor knows of its own tasks only. So that no server gets more than a quarter over its
+//! part of a shuffle, however unevenly tasks are spread over machines, each tells the servers how
+//! much that is ([`placement::share`](crate::placement::share)), and a server that has it sends the
+//! next output elsewhere.
 
 use std::{
     collections::HashMap,
@@ -142,7 +145,8 @@ async fn ask(client: &Client, server: &str) -> Option<(Distance, String)> {
     Some((distance, said.node))
 }
 
-/// Whether the address is this machine's: what would be sent there would come from it. Sends nothing.
+/// Whether the address is this machine's: what would be sent there would come from it. Sends
+/// nothing.
 fn is_own(ip: IpAddr) -> bool {
     let any: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -168,8 +172,8 @@ impl Nearby {
         }
     }
 
-    /// Puts what is near first, and leaves the order as it is among those that are equally far. Of several copies the others go where
-    /// the first does not.
+    /// Puts what is near first, and leaves the order as it is among those that are equally far. Of
+    /// several copies the others go where the first does not.
     pub(crate) fn order(&self, servers: &mut [String], copy: usize) {
         servers.sort_by_key(|server| self.distance(server));
         let others = copy % servers.len().max(1);

@@ -1,28 +1,34 @@
-//! Which servers a shuffle goes to: pure functions of what the driver knows, so that two drivers that know the same choose the same.
+//! Which servers a shuffle goes to: pure functions of what the driver knows, so that two drivers
+//! that know the same choose the same.
 //!
-//! A shuffle has `k` candidates. Map index `m` goes to candidate `m mod k`, so at equal weight no server gets more than ⌈maps/k⌉;
-//! plain hashing of map indexes would not give that with few maps. The next candidates, in order, are the stand-ins.
+//! A shuffle has `k` candidates. Map index `m` goes to candidate `m mod k`, so at equal weight no
+//! server gets more than ⌈maps/k⌉; plain hashing of map indexes would not give that with few maps.
+//! The next candidates, in order, are the stand-ins.
 //!
-//! Candidates are chosen by rendezvous hashing: every server draws a number for this shuffle, the highest draws win. So many small
-//! shuffles spread over all servers with nobody coordinating, and a server that joins or leaves changes only the shuffles it wins or
-//! won. The order of the draws is also the order of the candidates: a permutation of its own per shuffle, so that map 0 of every
-//! shuffle is not on the same server.
+//! Candidates are chosen by rendezvous hashing: every server draws a number for this shuffle, the
+//! highest draws win. So many small shuffles spread over all servers with nobody coordinating, and
+//! a server that joins or leaves changes only the shuffles it wins or won. The order of the draws
+//! is also the order of the candidates: a permutation of its own per shuffle, so that map 0 of
+//! every shuffle is not on the same server.
 
 use shuffle_proto::ids::{AppId, MapIndex, ShuffleId};
 
-/// A shuffle has at least so many candidates if there are as many servers: the second and third are stand-ins.
+/// A shuffle has at least so many candidates if there are as many servers: the second and third are
+/// stand-ins.
 pub const MIN_CANDIDATES: usize = 3;
 /// A reduce task reads from at most so many servers.
 pub const MAX_FAN_IN: usize = 64;
-/// Maps that a server should get before another one is added: a server merges what it gets, and merging one map is no gain.
+/// Maps that a server should get before another one is added: a server merges what it gets, and
+/// merging one map is no gain.
 const MAPS_PER_SERVER: usize = 4;
 /// Fetch calls of one shuffle (partitions × candidates) that are fine.
 const MAX_FETCHES: usize = 1 << 20;
 
 /// How many candidates a shuffle has: `k`.
 ///
-/// One for every [`MAPS_PER_SERVER`] maps, but at most [`MAX_FAN_IN`] and at most what keeps partitions × k under 2²⁰ calls (with
-/// that bound never below 8), at least [`MIN_CANDIDATES`], and never more than there are servers.
+/// One for every [`MAPS_PER_SERVER`] maps, but at most [`MAX_FAN_IN`] and at most what keeps
+/// partitions × k under 2²⁰ calls (with that bound never below 8), at least [`MIN_CANDIDATES`], and
+/// never more than there are servers.
 pub fn candidate_count(num_maps: u32, num_partitions: u32, num_servers: usize) -> usize {
     let by_maps = (num_maps as usize).div_ceil(MAPS_PER_SERVER);
     let by_calls = (MAX_FETCHES / (num_partitions.max(1) as usize)).max(8);
@@ -33,15 +39,16 @@ pub fn candidate_count(num_maps: u32, num_partitions: u32, num_servers: usize) -
         .min(num_servers)
 }
 
-/// How many outputs of a shuffle a server gets at most from tasks that prefer what is near: a quarter over its part. With `copies` of
-/// each.
+/// How many outputs of a shuffle a server gets at most from tasks that prefer what is near: a
+/// quarter over its part. With `copies` of each.
 pub fn share(num_maps: u32, copies: u32, candidates: usize) -> u32 {
     let candidates = u64::try_from(candidates.max(1)).unwrap_or(u64::MAX);
     let part = (u64::from(num_maps) * u64::from(copies)).div_ceil(candidates);
     u32::try_from(part * 5 / 4).unwrap_or(u32::MAX)
 }
 
-/// The same of [`candidates`] of which some are in the zone of who asks, these first: others only where there are too few.
+/// The same of [`candidates`] of which some are in the zone of who asks, these first: others only
+/// where there are too few.
 pub fn zoned_candidates(
     app: &AppId,
     shuffle: ShuffleId,
@@ -90,7 +97,8 @@ pub fn route(candidates: &[String], map_index: MapIndex) -> impl Iterator<Item =
 
 /// A server's number for a shuffle. Fixed for ever: drivers of different versions should agree.
 fn draw(app: &AppId, shuffle: ShuffleId, server: &str) -> u64 {
-    // FNV-1a over the texts, then the finaliser of splitmix64, because FNV alone leaves the high bits of similar texts alike.
+    // FNV-1a over the texts, then the finaliser of splitmix64, because FNV alone leaves the high
+    // bits of similar texts alike.
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let fields = [
         app.as_str().as_bytes(),

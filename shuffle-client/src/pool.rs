@@ -1,5 +1,6 @@
-//! Byte buffers that are used again. A freed megabyte goes back to the kernel and is faulted in again page by page; in a process
-//! that shuffles without end that costs more than the copy into it.
+//! Byte buffers that are used again. A freed megabyte goes back to the kernel and is faulted in
+//! again page by page; in a process that shuffles without end that costs more than the copy into
+//! it.
 
 use std::sync::Arc;
 

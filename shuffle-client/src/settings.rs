@@ -1,4 +1,5 @@
-//! What a person tunes. Every field has a default that suits a cluster; only `servers` must be given.
+//! What a person tunes. Every field has a default that suits a cluster; only `servers` must be
+//! given.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,58 +15,71 @@ use crate::{
 /// Settings of a [`Client`](crate::Client).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where the servers are: `host:port`, or `dns://name:port` for every address behind a name (resolved again and again, so that
-    /// servers may come and go).
+    /// Where the servers are: `host:port`, or `dns://name:port` for every address behind a name
+    /// (resolved again and again, so that servers may come and go).
     pub servers: Vec<String>,
     /// How long one try to connect may take. Default 3 s.
     pub connect_timeout: Duration,
-    /// How long a server may take to answer a control call, to open a stream, or to send the next message of a fetch. Default 30 s.
+    /// How long a server may take to answer a control call, to open a stream, or to send the next
+    /// message of a fetch. Default 30 s.
     pub call_timeout: Duration,
-    /// How long a server that restarts, or keeps a stream waiting, is waited for before the call fails; ten times as long if it answers
-    /// that it is busy, full or draining. Default 2 min; raise it if servers take longer to come back.
+    /// How long a server that restarts, or keeps a stream waiting, is waited for before the call
+    /// fails; ten times as long if it answers that it is busy, full or draining. Default 2 min;
+    /// raise it if servers take longer to come back.
     pub retry_deadline: Duration,
-    /// First pause between tries; it doubles up to `backoff_max`, and a random half of it is left out. Default 50 ms.
+    /// First pause between tries; it doubles up to `backoff_max`, and a random half of it is left
+    /// out. Default 50 ms.
     pub backoff_base: Duration,
     /// Longest pause between tries. Default 3 s.
     pub backoff_max: Duration,
-    /// An idle or silent connection is probed this often, and given up when a probe is not answered for twice as long. Default 10 s.
+    /// An idle or silent connection is probed this often, and given up when a probe is not answered
+    /// for twice as long. Default 10 s.
     pub keep_alive: Duration,
     /// A connection that nothing has used for so long is closed. Default 60 s.
     pub idle_connection: Duration,
-    /// A stream for which a reader has no room is given back after so long, and taken up again when there is room. Default 10 s.
+    /// A stream for which a reader has no room is given back after so long, and taken up again when
+    /// there is room. Default 10 s.
     pub idle_stream: Duration,
-    /// Bytes of one reader in flight over all servers, as stored. Default 48 MiB. A reader may ask for less or more.
+    /// Bytes of one reader in flight over all servers, as stored. Default 48 MiB. A reader may ask
+    /// for less or more.
     pub fetch_window: usize,
     /// Servers that one reader reads from at a time. Default 8.
     pub fetch_streams: usize,
-    /// Bytes of one writer that are kept until its commit, so that they can be sent again when a server fails. An output that outgrew
-    /// this fails with its server, and the task has to be run again. Default 64 MiB.
+    /// Bytes of one writer that are kept until its commit, so that they can be sent again when a
+    /// server fails. An output that outgrew this fails with its server, and the task has to be run
+    /// again. Default 64 MiB.
     pub replay_buffer: usize,
-    /// Raw bytes of one block. Default 64 KiB: compresses well, and small enough that a reader's memory stays small.
+    /// Raw bytes of one block. Default 64 KiB: compresses well, and small enough that a reader's
+    /// memory stays small.
     pub block_bytes: usize,
     /// Bytes of one message of a push. Default 1 MiB: one HTTP/2 frame.
     pub batch_bytes: usize,
-    /// Bytes that all writers and readers of the process may hold together: what it has left for them. Who gets less goes on with less:
-    /// see [`Budget`](crate::budget::Budget). Default: no bound but those of each.
+    /// Bytes that all writers and readers of the process may hold together: what it has left for
+    /// them. Who gets less goes on with less: see [`Budget`](crate::budget::Budget). Default: no
+    /// bound but those of each.
     pub memory: Option<usize>,
-    /// Shares of it that have a bound of their own, because somebody has set it: they are not counted.
+    /// Shares of it that have a bound of their own, because somebody has set it: they are not
+    /// counted.
     pub memory_apart: Vec<Share>,
     /// Bytes that a server may send of a fetch before they are asked for. Default 2 MiB.
     pub stream_window: u32,
-    /// What the person who tunes these calls them, where that is something else: field name → that name. Errors use it.
+    /// What the person who tunes these calls them, where that is something else: field name → that
+    /// name. Errors use it.
     pub names: BTreeMap<String, String>,
-    /// URL of the object store that the servers have in common (their `--remote`): where no server is left that could serve what was
-    /// written back, readers read it there themselves. The right to read must be had here too, where each cloud's own tools find it.
-    /// Default: none, and readers wait for a server. Set it if the pool may be gone while something still reads.
+    /// URL of the object store that the servers have in common (their `--remote`): where no server
+    /// is left that could serve what was written back, readers read it there themselves. The right
+    /// to read must be had here too, where each cloud's own tools find it. Default: none, and
+    /// readers wait for a server. Set it if the pool may be gone while something still reads.
     pub remote: Option<String>,
-    /// Name of the machine that this process is on, as the servers there are told it (their setting `node`): they are written to first.
-    /// Default: none, and a server is near whose address is this machine's.
+    /// Name of the machine that this process is on, as the servers there are told it (their setting
+    /// `node`): they are written to first. Default: none, and a server is near whose address is
+    /// this machine's.
     pub node: Option<String>,
-    /// Name of the failure domain of this machine (the servers' setting `zone`): shuffles go to servers of the same first, and to others
-    /// where there are too few. Default: none.
+    /// Name of the failure domain of this machine (the servers' setting `zone`): shuffles go to
+    /// servers of the same first, and to others where there are too few. Default: none.
     pub zone: Option<String>,
-    /// When the output of apps that are opened with this client is written back to the servers' object store. Default: as the servers
-    /// are set.
+    /// When the output of apps that are opened with this client is written back to the servers'
+    /// object store. Default: as the servers are set.
     pub write_back: Option<WriteBack>,
 }
 

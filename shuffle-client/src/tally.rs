@@ -1,4 +1,5 @@
-//! What each server did for one writer or one reader: for the people who look at a job and ask which server was slow or gone.
+//! What each server did for one writer or one reader: for the people who look at a job and ask
+//! which server was slow or gone.
 //!
 //! Its own lock and no other: it can be read from any thread while the writer or reader is in use.
 
@@ -11,7 +12,8 @@ use parking_lot::Mutex;
 pub struct ServerStats {
     /// `host:port`.
     pub address: String,
-    /// Stored bytes: of the output that it committed, or that were verified after they came from it.
+    /// Stored bytes: of the output that it committed, or that were verified after they came from
+    /// it.
     pub bytes: u64,
     /// The blocks that these are.
     pub blocks: u64,

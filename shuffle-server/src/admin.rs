@@ -1,5 +1,7 @@
-//! HTTP for people, probes and the tool `forebay`, on a thread of its own and from before volumes are opened ([`front`]). Whoever reaches the port may ask; what changes something is for callers on this
-//! machine alone ([`guard`]), and never a GET. Connections are bounded in number and in time ([`port`]).
+//! HTTP for people, probes and the tool `forebay`, on a thread of its own and from before volumes
+//! are opened ([`front`]). Whoever reaches the port may ask; what changes something is for callers
+//! on this machine alone ([`guard`]), and never a GET. Connections are bounded in number and in
+//! time ([`port`]).
 //!
 //! | path | answer |
 //! |---|---|
@@ -14,7 +16,8 @@
 //! | `DELETE` or `POST /api/v1/apps/{app}` | frees all of an app; JSON: bytes, objects |
 //! | `DELETE` or `POST /api/v1/apps/{app}/shuffles/{n}` | frees one shuffle |
 //!
-//! Names in JSON are in snake_case. What is refused is answered with a 4xx or 5xx and JSON: kind, and the error as field, value, remedy.
+//! Names in JSON are in snake_case. What is refused is answered with a 4xx or 5xx and JSON: kind,
+//! and the error as field, value, remedy.
 
 mod front;
 mod guard;
@@ -126,7 +129,8 @@ async fn progress(
     let core = front.ready()?;
     match query.as_deref() {
         None => {}
-        // A drain that nobody asked for is not waited for. One that runs has a deadline, and so has this.
+        // A drain that nobody asked for is not waited for. One that runs has a deadline, and so has
+        // this.
         Some("wait") if core.is_draining() => core.drain.over().await,
         Some("wait") => {}
         Some(other) => {

@@ -1,11 +1,14 @@
-//! Memory for pushed bytes: an account that is exact, because the permit lives in the buffer that it pays for.
+//! Memory for pushed bytes: an account that is exact, because the permit lives in the buffer that
+//! it pays for.
 //!
-//! Whoever reads bytes off the network takes a [`Permit`] *before* it reads them, copies them once into a [`Staged`] buffer, and
-//! from then on the buffer carries the permit: through staging, through fetches that serve from memory, until its last reader
-//! drops it. Nothing is ever clamped or forgotten, so the account is zero when the server holds nothing.
+//! Whoever reads bytes off the network takes a [`Permit`] *before* it reads them, copies them once
+//! into a [`Staged`] buffer, and from then on the buffer carries the permit: through staging,
+//! through fetches that serve from memory, until its last reader drops it. Nothing is ever clamped
+//! or forgotten, so the account is zero when the server holds nothing.
 //!
-//! When more than the high mark is used, or somebody waits, those who hold flushable bytes are told ([`Budget::on_pressure`]).
-//! Waiters are served in the order in which they came, so that a large request is not starved by small ones.
+//! When more than the high mark is used, or somebody waits, those who hold flushable bytes are told
+//! ([`Budget::on_pressure`]). Waiters are served in the order in which they came, so that a large
+//! request is not starved by small ones.
 
 use std::{
     collections::VecDeque,
@@ -45,15 +48,19 @@ struct Staged {
     permit: Permit,
 }
 
-/// Capacity of the buffers that are used again: a batch of the usual size (1 MiB and what its last block runs over).
+/// Capacity of the buffers that are used again: a batch of the usual size (1 MiB and what its last
+/// block runs over).
 ///
-/// Taken from the allocator one by one, in sizes that all differ a little, they cost a page fault per 4 KiB and leave holes: the
-/// process grew by a half over seven rounds of the same load. The last one given back is the next one taken, still in cache.
+/// Taken from the allocator one by one, in sizes that all differ a little, they cost a page fault
+/// per 4 KiB and leave holes: the process grew by a half over seven rounds of the same load. The
+/// last one given back is the next one taken, still in cache.
 ///
-/// The limit is memory that the server was given, so empty slabs are kept within it, and go slowly ([`Budget::trim`]): with an eighth
-/// of it kept, clearing new pages was two thirds of the CPU of a push (10.0 of 15.2 % of all samples).
+/// The limit is memory that the server was given, so empty slabs are kept within it, and go slowly
+/// ([`Budget::trim`]): with an eighth of it kept, clearing new pages was two thirds of the CPU of a
+/// push (10.0 of 15.2 % of all samples).
 const SLAB: usize = (1 << 20) + (128 << 10);
-/// A smaller batch gets a buffer of its own size, so that less than a quarter of a slab is unused and unpaid.
+/// A smaller batch gets a buffer of its own size, so that less than a quarter of a slab is unused
+/// and unpaid.
 const SMALLEST_IN_SLAB: usize = SLAB / 4 * 3;
 
 struct Inner {
@@ -92,7 +99,8 @@ pub fn batch_cost(payload: usize, blocks: usize) -> usize {
 // === impl Budget ===
 
 impl Budget {
-    /// An account of this many bytes. Pressure begins at three quarters of it and ends at five eighths.
+    /// An account of this many bytes. Pressure begins at three quarters of it and ends at five
+    /// eighths.
     pub fn new(limit: u64) -> Self {
         Self(Arc::new(Inner {
             limit,
@@ -106,7 +114,8 @@ impl Budget {
         }))
     }
 
-    /// Waits for its turn and for the bytes. A request over the whole limit is granted once nothing else is used.
+    /// Waits for its turn and for the bytes. A request over the whole limit is granted once nothing
+    /// else is used.
     pub async fn acquire(&self, bytes: usize) -> Permit {
         let bytes = bytes as u64;
         loop {
@@ -127,7 +136,8 @@ impl Budget {
             match turn {
                 Ok(permit) => return permit,
                 Err(receiver) => {
-                    // A waiter that is dropped leaves its sender in the queue; what is sent to it comes back at once.
+                    // A waiter that is dropped leaves its sender in the queue; what is sent to it
+                    // comes back at once.
                     if let Ok(permit) = receiver.await {
                         return permit;
                     }
@@ -178,8 +188,9 @@ impl Budget {
         self.0.listeners.write().push(Box::new(listener));
     }
 
-    /// Frees half of the empty slabs that nobody has needed since the last time. To be called every so often: a server that falls idle
-    /// gives its memory back within a few calls, one that works keeps it.
+    /// Frees half of the empty slabs that nobody has needed since the last time. To be called every
+    /// so often: a server that falls idle gives its memory back within a few calls, one that works
+    /// keeps it.
     pub fn trim(&self) {
         let freed: Vec<_> = {
             let mut spare = self.0.spare.lock();
@@ -238,7 +249,8 @@ impl Inner {
         spare.unwrap_or_else(|| Vec::with_capacity(SLAB))
     }
 
-    /// What is used and what is kept stay within the limit; `paid` of what is used stands for this slab.
+    /// What is used and what is kept stay within the limit; `paid` of what is used stands for this
+    /// slab.
     fn keep_slab(&self, mut slab: Vec<u8>, paid: u64) {
         let mut spare = self.spare.lock();
         if self.held(spare.slabs.len() + 1) <= self.limit.saturating_add(paid) {
@@ -264,7 +276,8 @@ impl Inner {
     }
 
     fn give_back(self: &Arc<Self>, bytes: u64) {
-        // Permits leave the lock before they are sent: one that nobody waits for any more drops, and comes back here.
+        // Permits leave the lock before they are sent: one that nobody waits for any more drops,
+        // and comes back here.
         let mut granted = Vec::new();
         {
             let mut account = self.account.lock();

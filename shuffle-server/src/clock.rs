@@ -1,7 +1,8 @@
-//! Time as a part that can be exchanged: what waits for minutes in a server waits for nothing in a test.
+//! Time as a part that can be exchanged: what waits for minutes in a server waits for nothing in a
+//! test.
 //!
-//! Owns nothing but the two questions "how long since" and "what date". Sleeping is the caller's: whoever waits, waits for an event
-//! with a timeout and then asks here.
+//! Owns nothing but the two questions "how long since" and "what date". Sleeping is the caller's:
+//! whoever waits, waits for an event with a timeout and then asks here.
 
 use std::{
     fmt,

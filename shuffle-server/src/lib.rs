@@ -1,9 +1,10 @@
 //! Forebay's server: takes map output, stages it on local disks, serves reducers.
 //!
-//! The way of a block: `service` reads it off the network, [`registry`] says whether its app may, [`staging`] holds it in memory and
-//! on disk and finds it again through [`index`]; [`writeback`] copies it later to the object store, which is what
-//! [`shuffle_remote`] is about. `core` is what a server is without a wire. [`server`] wires the parts together; [`admin`] is what
-//! people and probes see, [`tool`] what an operator types.
+//! The way of a block: `service` reads it off the network, [`registry`] says whether its app may,
+//! [`staging`] holds it in memory and on disk and finds it again through [`index`]; [`writeback`]
+//! copies it later to the object store, which is what [`shuffle_remote`] is about. `core` is what a
+//! server is without a wire. [`server`] wires the parts together; [`admin`] is what people and
+//! probes see, [`tool`] what an operator types.
 
 pub mod admin;
 pub mod budget;

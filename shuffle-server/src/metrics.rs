@@ -1,8 +1,9 @@
 //! What the server counts. One struct of handles, made once and passed to whoever counts; names are
 //! `forebay_<thing>_<unit>[_total]`; of the process, `process_…` as everywhere.
 //!
-//! Labels are closed sets: a kind of failure, a data directory, a state. Never an id from the network. What is a state elsewhere
-//! (memory, volumes, apps) is not copied here but read when Prometheus asks: `admin::scrape`.
+//! Labels are closed sets: a kind of failure, a data directory, a state. Never an id from the
+//! network. What is a state elsewhere (memory, volumes, apps) is not copied here but read when
+//! Prometheus asks: `admin::scrape`.
 
 pub(crate) mod process;
 mod remote;
@@ -234,7 +235,8 @@ impl Default for Metrics {
             remote: RemoteMetrics::new(r),
             registry,
         };
-        // All labels are there from the start, so that a rate over them is right from the first event on.
+        // All labels are there from the start, so that a rate over them is right from the first
+        // event on.
         for kind in Kind::ALL {
             metrics
                 .refusals

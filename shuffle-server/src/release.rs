@@ -1,8 +1,8 @@
 //! Which build this is: version, commit and date, for `--version`, `/version` and the metrics.
 //!
-//! Commit and date are compiled into the programs, not into this library: `setup.sh` gives them to the compiler (`BUILD_COMMIT`,
-//! `BUILD_DATE`), and a new commit then links the programs anew instead of compiling everything. Built without them, a program says
-//! that it does not know.
+//! Commit and date are compiled into the programs, not into this library: `setup.sh` gives them to
+//! the compiler (`BUILD_COMMIT`, `BUILD_DATE`), and a new commit then links the programs anew
+//! instead of compiling everything. Built without them, a program says that it does not know.
 
 use std::sync::OnceLock;
 
@@ -19,7 +19,8 @@ struct Compiled {
     text: String,
 }
 
-/// What a program says first: `option_env!("BUILD_COMMIT")` and `option_env!("BUILD_DATE")`. A second call changes nothing.
+/// What a program says first: `option_env!("BUILD_COMMIT")` and `option_env!("BUILD_DATE")`. A
+/// second call changes nothing.
 pub fn of(commit: Option<&'static str>, date: Option<&'static str>) {
     COMPILED.get_or_init(|| Compiled::new(commit, date));
 }

@@ -179,7 +179,7 @@ impl Builder {
 // === impl Server ===
 
 impl Server {
-    /// With these settings and the real parts.
+    /// A builder with these settings and the real parts.
     pub fn builder(config: Config) -> Builder {
         Builder {
             config,
@@ -203,7 +203,8 @@ impl Server {
         self.admin_addr
     }
 
-    /// In the order of the data directories; also of those that could not be opened.
+    /// Ids of all volumes, in the order of the data directories; also of volumes that could not be
+    /// opened.
     pub fn volumes(&self) -> Vec<VolumeId> {
         self.core.volumes.iter().map(Volume::id).collect()
     }

@@ -12,15 +12,17 @@ use super::{
 };
 use crate::block::MAX_BATCH;
 
-/// Reads gRPC messages off a body in two steps: [`head`](Self::head), then [`payload`](Self::payload).
+/// Reads gRPC messages off a body in two steps: [`head`](Self::head), then
+/// [`payload`](Self::payload).
 ///
-/// Nothing is read ahead of what is asked for, so a caller that waits for memory between the two holds the sender back by HTTP/2's
-/// own flow control. All steps can be dropped while they wait and called again. Each byte of a head is looked at once, in however
-/// small frames it comes.
+/// Nothing is read ahead of what is asked for, so a caller that waits for memory between the two
+/// holds the sender back by HTTP/2's own flow control. All steps can be dropped while they wait and
+/// called again. Each byte of a head is looked at once, in however small frames it comes.
 pub struct MessageReader<B> {
     body: B,
     queue: Rope,
-    /// What came in small frames and follows the queue. A piece for each would be more memory than their bytes.
+    /// What came in small frames and follows the queue. A piece for each would be more memory than
+    /// their bytes.
     tail: BytesMut,
     /// The message whose head is being read.
     message: Option<Scanner>,
@@ -54,8 +56,9 @@ where
         }
     }
 
-    /// Refuses messages of more than `message` bytes, and stops reading a head at `room` bytes: [`head`](Self::head) is then a
-    /// [`FrameError::TooLarge`] of [`HEAD`], and goes on where it was when it is called again with more room.
+    /// Refuses messages of more than `message` bytes, and stops reading a head at `room` bytes:
+    /// [`head`](Self::head) is then a [`FrameError::TooLarge`] of [`HEAD`], and goes on where it
+    /// was when it is called again with more room.
     pub fn limit(&mut self, message: usize, room: usize) {
         (self.max_message, self.room) = (message, room);
     }
@@ -65,14 +68,15 @@ where
         self.received
     }
 
-    /// Waits for the first byte of the next message, or for more of one that was begun; false at the end of the stream.
+    /// Waits for the first byte of the next message, or for more of one that was begun; false at
+    /// the end of the stream.
     pub async fn begun(&mut self) -> Result<bool, FrameError> {
         let inside = self.payload > 0 || self.message.is_some() || self.len() > 0;
         Ok(inside || self.fill().await?)
     }
 
-    /// The next message without its payload, and the payload's length; `None` at the end of the stream. What was not taken of the
-    /// payload before is skipped.
+    /// The next message without its payload, and the payload's length; `None` at the end of the
+    /// stream. What was not taken of the payload before is skipped.
     pub async fn head<M: Bulk>(&mut self) -> Result<Option<(M, usize)>, FrameError> {
         while self.payload > 0 {
             self.payload_piece().await?;
@@ -149,7 +153,8 @@ where
         }
     }
 
-    /// Delivers the payload of the message whose head was just read, in the pieces in which it arrived.
+    /// Delivers the payload of the message whose head was just read, in the pieces in which it
+    /// arrived.
     pub async fn payload(&mut self, mut take: impl FnMut(Bytes)) -> Result<(), FrameError> {
         while self.payload > 0 {
             take(self.payload_piece().await?);

@@ -23,7 +23,8 @@ enum Scan {
 /// What a scan over the start of a message finds.
 #[derive(Clone, Copy)]
 pub(super) enum Found {
-    /// The payload is the last field: its key is at `key`, its bytes at `start` up to the message's end.
+    /// The payload is the last field: its key is at `key`, its bytes at `start` up to the message's
+    /// end.
     Payload { key: usize, start: usize },
     /// No payload, or not as the last field: the whole message is needed.
     Whole,

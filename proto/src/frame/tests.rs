@@ -152,7 +152,8 @@ fn sizes_are_bounded_before_anything_is_read() {
     ));
 }
 
-/// A head that comes byte by byte is looked at once, not once per byte, and is kept in about its own size.
+/// A head that comes byte by byte is looked at once, not once per byte, and is kept in about its
+/// own size.
 #[test]
 fn the_work_for_a_head_in_tiny_frames_is_linear() {
     let head = batch((0..2_000_000).map(|i| i % 100).collect());

@@ -1,17 +1,20 @@
 //! Putting right one byte of what has a checksum of its own.
 //!
-//! A CRC tells where a single flipped bit is: each place leaves a remainder that no other leaves. What describes many blocks at once
-//! (a table of rows, a footer, a manifest, a record of the index) is worth that look, because losing it would lose all that it
-//! describes. *Blocks are never put right so*: a guess that is wrong would be rows that are wrong. What is put right here only leads to
-//! blocks, whose checksums are over their own description too, so that a wrong guess is found there (invariant:
-//! verified-before-released); and what would not be found there, as deletions in the log of an index, has a second checksum that is
-//! compared once this one fits.
+//! A CRC tells where a single flipped bit is: each place leaves a remainder that no other leaves.
+//! What describes many blocks at once (a table of rows, a footer, a manifest, a record of the
+//! index) is worth that look, because losing it would lose all that it describes. *Blocks are never
+//! put right so*: a guess that is wrong would be rows that are wrong. What is put right here only
+//! leads to blocks, whose checksums are over their own description too, so that a wrong guess is
+//! found there (invariant: verified-before-released); and what would not be found there, as
+//! deletions in the log of an index, has a second checksum that is compared once this one fits.
 
-/// Bytes up to which more than one flipped bit in the same byte is looked for: in longer ones some other damage would too often look
-/// like it. (Damage at random looks like one flipped bit of n bytes in 8 n of 2^32 cases, like one changed byte in 255 n.)
+/// Bytes up to which more than one flipped bit in the same byte is looked for: in longer ones some
+/// other damage would too often look like it. (Damage at random looks like one flipped bit of n
+/// bytes in 8 n of 2^32 cases, like one changed byte in 255 n.)
 const SHORT: usize = 1 << 10;
 
-/// A CRC of 32 bits, reflected, with all bits set at the start and inverted at the end, as both of those in use are.
+/// A CRC of 32 bits, reflected, with all bits set at the start and inverted at the end, as both of
+/// those in use are.
 pub struct Crc {
     table: [u32; 256],
     /// Which entry of the table has this highest byte: all differ.
@@ -49,15 +52,17 @@ impl Crc {
         !state
     }
 
-    /// Which byte is wrong, and by which bits, if changing one byte of `length` is what makes a right checksum wrong in these bits
-    /// (`computed ^ stored`). `None` if it is no single byte, or if that is not sure.
+    /// Which byte is wrong, and by which bits, if changing one byte of `length` is what makes a
+    /// right checksum wrong in these bits (`computed ^ stored`). `None` if it is no single byte, or
+    /// if that is not sure.
     pub fn find(&self, length: usize, mut wrong: u32) -> Option<(usize, u8)> {
         if wrong == 0 {
             return None;
         }
         let (mut bits, mut bytes) = (Vec::new(), Vec::new());
         for at in (0..length).rev() {
-            // What the remainder was before the byte behind this one: that of a single byte is in the table.
+            // What the remainder was before the byte behind this one: that of a single byte is in
+            // the table.
             let byte = self.by_highest[(wrong >> 24) as usize];
             let before = wrong ^ self.table[usize::from(byte)];
             if before == 0 {
@@ -75,7 +80,8 @@ impl Crc {
         }
     }
 
-    /// Puts one byte right so that the checksum fits; false, and nothing is changed, if that cannot be done.
+    /// Puts one byte right so that the checksum fits; false, and nothing is changed, if that cannot
+    /// be done.
     pub fn mend(&self, bytes: &mut [u8], stored: u32) -> bool {
         let wrong = self.of([&*bytes]) ^ stored;
         let Some((at, bits)) = self.find(bytes.len(), wrong) else {
@@ -86,7 +92,8 @@ impl Crc {
     }
 }
 
-/// Whether two checksums differ in one byte: then it may be the checksum that has changed, and what it is of is right.
+/// Whether two checksums differ in one byte: then it may be the checksum that has changed, and what
+/// it is of is right.
 pub fn nearly(a: u32, b: u32) -> bool {
     let differ = (a ^ b).to_le_bytes();
     differ.iter().filter(|byte| **byte != 0).count() == 1

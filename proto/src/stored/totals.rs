@@ -1,7 +1,8 @@
-//! Totals of an attempt per partition: counted while blocks arrive, compared at commit, kept packed for summaries.
+//! Totals of an attempt per partition: counted while blocks arrive, compared at commit, kept packed
+//! for summaries.
 //!
-//! A shuffle of 10 000 maps and 1 000 partitions has ten million of them, so they are kept as they are stored: four varints per
-//! partition, about 7 bytes. Per entry, ascending by partition:
+//! A shuffle of 10 000 maps and 1 000 partitions has ten million of them, so they are kept as they
+//! are stored: four varints per partition, about 7 bytes. Per entry, ascending by partition:
 //!
 //! | varint | field |
 //! |---|---|
@@ -101,7 +102,8 @@ impl Totals {
                     offset,
                 });
             }
-            // What does not add up was not counted by anybody, and would overflow in every sum over it.
+            // What does not add up was not counted by anybody, and would overflow in every sum over
+            // it.
             sum.add(&entries.next()?)?;
             count += 1;
         }
@@ -247,7 +249,8 @@ impl Accumulator {
                 }),
             }
         }
-        // Folding when the pending are as many as the folded costs a constant number of moves per entry over all batches.
+        // Folding when the pending are as many as the folded costs a constant number of moves per
+        // entry over all batches.
         if self.pending.len() > self.folded.len() + 4096 {
             self.fold();
         }

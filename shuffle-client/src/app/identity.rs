@@ -1,8 +1,9 @@
 //! Whether an address is one server's, or several answer there in turn.
 //!
-//! A name that leads now here, now there (a ClusterIP Service of Kubernetes, a load balancer) looks like a server whose disks vanish:
-//! what was pushed over one connection is not found over the next. So an address is asked over several connections before it is
-//! used. A server that restarts meanwhile is another one only once, and never again the one it was.
+//! A name that leads now here, now there (a ClusterIP Service of Kubernetes, a load balancer) looks
+//! like a server whose disks vanish: what was pushed over one connection is not found over the
+//! next. So an address is asked over several connections before it is used. A server that restarts
+//! meanwhile is another one only once, and never again the one it was.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use crate::{channel::Failure, client::Description};
 
 /// Connections over which all addresses together are asked, about.
 const ALL: usize = 96;
-/// Over which one address is asked at least and at most: with two servers that are chosen by lot, twelve do not find it out once in
-/// two thousand times.
+/// Over which one address is asked at least and at most: with two servers that are chosen by lot,
+/// twelve do not find it out once in two thousand times.
 const EACH: (usize, usize) = (2, 12);
 /// Calls at a time.
 const AT_ONCE: usize = 4;

@@ -45,7 +45,8 @@ impl Pool {
         self.servers.get(address).cloned().unwrap_or_default()
     }
 
-    /// A server has said how it is. Fails if it says that it is one that it was before another one: what restarts is new each time.
+    /// A server has said how it is. Fails if it says that it is one that it was before another one:
+    /// what restarts is new each time.
     pub(super) fn described(
         &mut self,
         address: &str,
@@ -104,8 +105,9 @@ impl Pool {
         description.is_some_and(|description| description.zone == zone)
     }
 
-    /// Servers that can take a new shuffle: they took the app, answered, do not drain, and have a disk that works; each once. If none
-    /// is like that, all that are known, because what is known may be old.
+    /// Servers that can take a new shuffle: they took the app, answered, do not drain, and have a
+    /// disk that works; each once. If none is like that, all that are known, because what is known
+    /// may be old.
     pub(super) fn usable(&self) -> Vec<String> {
         let mut taken: Vec<&Description> = Vec::new();
         for server in self.servers.values() {
@@ -170,7 +172,8 @@ impl Pool {
         failures.map(|failure| failure.message.clone())
     }
 
-    /// Addresses of servers that answered when they were last asked, each once, and of those that did not.
+    /// Addresses of servers that answered when they were last asked, each once, and of those that
+    /// did not.
     pub(super) fn by_health(&self) -> (Vec<String>, Vec<String>) {
         let mut well: Vec<&Description> = Vec::new();
         let mut unwell = Vec::new();

@@ -11,8 +11,9 @@ use super::AppHandle;
 use crate::client::Description;
 
 impl AppHandle {
-    /// Asks all servers now how they are, those of the settings and `more`, and answers after twice the limit at the latest: by
-    /// address, what each says, or `None` if it has not answered within the limit.
+    /// Asks all servers now how they are, those of the settings and `more`, and answers after twice
+    /// the limit at the latest: by address, what each says, or `None` if it has not answered within
+    /// the limit.
     pub async fn look(
         &self,
         more: Vec<String>,

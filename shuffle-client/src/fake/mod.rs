@@ -1,7 +1,10 @@
-//! A server in memory that speaks the real protocol on loopback and fails on demand, for tests of what uses this crate.
+//! A server in memory that speaks the real protocol on loopback and fails on demand, for tests of
+//! what uses this crate.
 //!
-//! What it is told comes over the wire like at a real server, checked by the same code (`shuffle_proto::wire`); what it does not do
-//! is staging, budgets, tokens, and leaving out attempts that a fetch does not name: as an old server it sends them all. [`Faults`] are switched on and off at any time.
+//! What it is told comes over the wire like at a real server, checked by the same code
+//! (`shuffle_proto::wire`); what it does not do is staging, budgets, tokens, and leaving out
+//! attempts that a fetch does not name: as an old server it sends them all. [`Faults`] are switched
+//! on and off at any time.
 
 mod control;
 mod service;
@@ -44,7 +47,8 @@ pub struct Faults {
     pub omit: Option<AttemptId>,
     /// The summary says that these attempts are lost.
     pub lost: HashSet<AttemptId>,
-    /// All blocks of these attempts have a flipped bit, until somebody reports one: from then on it is lost.
+    /// All blocks of these attempts have a flipped bit, until somebody reports one: from then on it
+    /// is lost.
     pub bad: HashSet<AttemptId>,
     /// So many commits are made and then not acknowledged: the connection is cut.
     pub drop_acks: u32,

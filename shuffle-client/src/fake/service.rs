@@ -427,7 +427,8 @@ impl Inner {
                 .take_if(|limit| sent + length as u64 > *limit)
                 .is_some();
             if broken {
-                // What was sent arrives first, so that what is sent again says where the reader goes on.
+                // What was sent arrives first, so that what is sent again says where the reader
+                // goes on.
                 tokio::time::sleep(ARRIVES).await;
                 cut.cancel();
                 return gone(answers).await;

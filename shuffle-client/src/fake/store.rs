@@ -119,7 +119,8 @@ impl Store {
         self.volumes.extend(other.volumes);
     }
 
-    /// Committed attempts of a shuffle on these volumes; `None` if a volume, or the shuffle on all of them, is not known.
+    /// Committed attempts of a shuffle on these volumes; `None` if a volume, or the shuffle on all
+    /// of them, is not known.
     pub(super) fn committed(
         &self,
         app: &AppId,

@@ -1,8 +1,9 @@
 //! Where a group of outputs is fetched when its server does not have it, or does not answer.
 //!
-//! *Elsewhere* is another server that has the volume or, if none has, any server that has the object store: it serves what the volume
-//! has written back. If there is no such server either, and the client may, it is the object store itself (`direct.rs`). Where that is
-//! not enough the way leads back to the volume's own server, which may be starting again.
+//! *Elsewhere* is another server that has the volume or, if none has, any server that has the
+//! object store: it serves what the volume has written back. If there is no such server either, and
+//! the client may, it is the object store itself (`direct.rs`). Where that is not enough the way
+//! leads back to the volume's own server, which may be starting again.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -20,7 +21,8 @@ use crate::{
 const MAX_MOVES: u32 = 4;
 
 impl Fetch<'_, '_> {
-    /// The server does not have one of the volumes, or not the shuffle on them. What can be had is asked for volume by volume.
+    /// The server does not have one of the volumes, or not the shuffle on them. What can be had is
+    /// asked for volume by volume.
     pub(super) async fn lost(&mut self, failure: Failure) -> Result<Vec<Group>, Error> {
         if self.go_home().await {
             return Ok(Vec::new());
@@ -75,16 +77,17 @@ impl Fetch<'_, '_> {
                 self.shared.name(),
                 failure.message
             );
-            // All that the volume had of this shuffle: the app's lease ran out there, say. The engine need not find that out
-            // volume by volume.
+            // All that the volume had of this shuffle: the app's lease ran out there, say. The
+            // engine need not find that out volume by volume.
             let error = self.name_one(Error::new(Kind::Lost, message), None);
             return Err(error.with_gone(self.group.volumes.iter().copied()));
         }
         Ok(more)
     }
 
-    /// Looks for volumes at all servers of the settings and takes those that another one serves out of the group. With `stand_ins`,
-    /// what no server has is asked of one that has the object store or, if none has, looked for there.
+    /// Looks for volumes at all servers of the settings and takes those that another one serves out
+    /// of the group. With `stand_ins`, what no server has is asked of one that has the object store
+    /// or, if none has, looked for there.
     pub(super) async fn move_volumes(
         &mut self,
         volumes: Vec<VolumeId>,
@@ -123,7 +126,8 @@ impl Fetch<'_, '_> {
                 if !self.group.volumes.contains(&volume) {
                     continue;
                 }
-                // Any of them: many readers that lose a server at the same moment do not all go to the same one.
+                // Any of them: many readers that lose a server at the same moment do not all go to
+                // the same one.
                 if let Some(server) = with_store.choose(&mut rand::rng()) {
                     tracing::debug!(%volume, from = self.group.address, to = server.address, "asking for what was written back");
                     more.push(self.group.stand_in(volume, server.address.clone()));
@@ -138,13 +142,15 @@ impl Fetch<'_, '_> {
         more
     }
 
-    /// Its own server has nothing of a volume's part, or not the volume, and the other copies may have it; false if there are none.
+    /// Its own server has nothing of a volume's part, or not the volume, and the other copies may
+    /// have it; false if there are none.
     pub(super) fn leave_to_mirrors(&mut self, more: &mut Vec<Group>) -> bool {
         if self.group.home.is_some() || !self.group.is_mirrored() {
             return false;
         }
         if let [volume] = self.group.volumes[..] {
-            // What no copy has is told with all places that have lost it: the engine forgets a pair of volumes when both are named.
+            // What no copy has is told with all places that have lost it: the engine forgets a pair
+            // of volumes when both are named.
             self.shared.losses.found(volume);
             return self.turn_to_mirrors(true, None, more);
         }
@@ -155,8 +161,8 @@ impl Fetch<'_, '_> {
         true
     }
 
-    /// Leaves to the other copies' servers what has one, or the output of this attempt; false if nothing has. The rest is asked for
-    /// anew.
+    /// Leaves to the other copies' servers what has one, or the output of this attempt; false if
+    /// nothing has. The rest is asked for anew.
     pub(super) fn turn_to_mirrors(
         &mut self,
         for_good: bool,
@@ -181,7 +187,8 @@ impl Fetch<'_, '_> {
         true
     }
 
-    /// Back from a server that stands in to the volume's own, after a pause; false if this one stands in for nobody.
+    /// Back from a server that stands in to the volume's own, after a pause; false if this one
+    /// stands in for nobody.
     pub(super) async fn go_home(&mut self) -> bool {
         let Some(home) = self.group.home.take() else {
             return false;

@@ -1,12 +1,15 @@
-//! From the first loss to the failure of the reader: a moment in which the other streams may find out what else is gone.
+//! From the first loss to the failure of the reader: a moment in which the other streams may find
+//! out what else is gone.
 //!
-//! A reader's failure names one output, and the engine forgets what that output's volume held. Twelve disks that are gone together
-//! would so take twelve tries, and after four the job is dead. So the first stream that has lost something waits for those that are
-//! in doubt (they have had no answer yet, or trouble since), and the failure names every volume that is gone.
+//! A reader's failure names one output, and the engine forgets what that output's volume held.
+//! Twelve disks that are gone together would so take twelve tries, and after four the job is dead.
+//! So the first stream that has lost something waits for those that are in doubt (they have had no
+//! answer yet, or trouble since), and the failure names every volume that is gone.
 //!
-//! The same holds for single outputs: bits that have flipped in six of them, on one server or on several, would take six tries. A
-//! server names them at the end of its part. So where the first loss is a single output, the streams that have not come to their end
-//! are waited for too, for the same moment.
+//! The same holds for single outputs: bits that have flipped in six of them, on one server or on
+//! several, would take six tries. A server names them at the end of its part. So where the first
+//! loss is a single output, the streams that have not come to their end are waited for too, for the
+//! same moment.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -22,7 +25,8 @@ use crate::{
     settings::Settings,
 };
 
-/// Least and most time for the others: what is lost together is found out within the time of a few tries.
+/// Least and most time for the others: what is lost together is found out within the time of a few
+/// tries.
 const MOMENT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// What the streams of a reader know together.
@@ -30,7 +34,8 @@ pub(super) struct Losses {
     gone: Mutex<BTreeSet<VolumeId>>,
     /// Outputs that are lost by themselves.
     lost: Mutex<Vec<LostOutput>>,
-    /// What streams have in doubt that have failed for most of the time that servers are waited for.
+    /// What streams have in doubt that have failed for most of the time that servers are waited
+    /// for.
     suspects: Mutex<Vec<(u64, Suspect)>>,
     /// Servers that this reader has given up.
     given_up: Mutex<HashSet<String>>,
@@ -86,7 +91,8 @@ pub(super) fn is_loss(error: &Error) -> bool {
 }
 
 impl Losses {
-    /// So many streams begin: all are in doubt until they have an answer, also those whose turn has not come.
+    /// So many streams begin: all are in doubt until they have an answer, also those whose turn has
+    /// not come.
     pub(super) fn begin(&self, streams: usize) {
         self.doubts.send_modify(|doubts| *doubts += streams);
         self.running.send_modify(|running| *running += streams);
@@ -121,7 +127,8 @@ impl Losses {
         self.gone.lock().insert(volume);
     }
 
-    /// Makes of a stream's failure the reader's, once the others have had their moment; `None` if another stream does that.
+    /// Makes of a stream's failure the reader's, once the others have had their moment; `None` if
+    /// another stream does that.
     pub(super) async fn settle(&self, error: Error, settings: &Settings) -> Option<Error> {
         if !is_loss(&error) {
             return Some(error);

@@ -1,15 +1,18 @@
 //! The input of one reduce task.
 //!
-//! - `plan.rs`: what must be seen, grouped by server. `verify.rs`: what has been seen of it, block by block, and the comparison at
-//!   the end. `stream.rs`: one task per server that fetches and resumes; `elsewhere.rs`: where it goes when that server fails it;
-//!   `direct.rs`: the object store itself, when no server is left; `losses.rs`: all that is gone, told with the first loss;
+//! - `plan.rs`: what must be seen, grouped by server. `verify.rs`: what has been seen of it, block
+//!   by block, and the comparison at the end. `stream.rs`: one task per server that fetches and
+//!   resumes; `elsewhere.rs`: where it goes when that server fails it; `direct.rs`: the object
+//!   store itself, when no server is left; `losses.rs`: all that is gone, told with the first loss;
 //!   `report.rs`: telling a server that what it sent is bad.
-//! - Here: the window, the queue of verified blocks, and what happens on the caller's thread: putting long records together,
-//!   decrypting and decoding, so that decoded bytes never wait in memory.
+//! - Here: the window, the queue of verified blocks, and what happens on the caller's thread:
+//!   putting long records together, decrypting and decoding, so that decoded bytes never wait in
+//!   memory.
 //!
-//! **Window.** A stream takes permits for a message before it reads the message's payload, and gives them back when the caller has
-//! taken its last block. A message larger than the window takes the whole window. A record longer than the window is put together
-//! block by block as messages come, so it passes too. A caller that does not ask stops the streams.
+//! **Window.** A stream takes permits for a message before it reads the message's payload, and
+//! gives them back when the caller has taken its last block. A message larger than the window takes
+//! the whole window. A record longer than the window is put together block by block as messages
+//! come, so it passes too. A caller that does not ask stops the streams.
 
 mod direct;
 mod elsewhere;
@@ -61,8 +64,8 @@ pub struct ReadSpec {
     pub partitions: Range<u32>,
     /// Map indexes, half open; `u32::MAX` as the end = no bound.
     pub maps: Range<u32>,
-    /// Exactly the outputs that must be seen: at most one per map index, all in `maps`. Outputs without data in `partitions` may be
-    /// left out.
+    /// Exactly the outputs that must be seen: at most one per map index, all in `maps`. Outputs
+    /// without data in `partitions` may be left out.
     pub outputs: Vec<Output>,
     /// Stored bytes in flight over all servers; `None` = the client's setting.
     pub window: Option<usize>,
@@ -129,8 +132,8 @@ pub struct ReaderStats {
     pub resumes: u64,
 }
 
-/// Reads the blocks of some outputs, from all their servers at once, in no particular order; the blocks of one output and partition
-/// come in the order in which they were written.
+/// Reads the blocks of some outputs, from all their servers at once, in no particular order; the
+/// blocks of one output and partition come in the order in which they were written.
 pub struct Reader {
     queue: mpsc::UnboundedReceiver<Event>,
     shared: Arc<Shared>,
@@ -159,7 +162,8 @@ struct Shared {
     window_bytes: usize,
     /// Streams that may run at a time.
     streams: Semaphore,
-    /// Those that run: one may always, others as the process' account has room for what servers send unasked.
+    /// Those that run: one may always, others as the process' account has room for what servers
+    /// send unasked.
     running: Arc<Held>,
     /// Messages that are here: one may always.
     messages: Arc<Held>,
@@ -267,8 +271,9 @@ impl Reader {
         }
     }
 
-    /// The next block; `None` when everything that was asked for has been released and compared with the commits. May be dropped
-    /// while it waits and called again. After an error it answers the same error for ever.
+    /// The next block; `None` when everything that was asked for has been released and compared
+    /// with the commits. May be dropped while it waits and called again. After an error it answers
+    /// the same error for ever.
     pub async fn next(&mut self) -> Result<Option<Block>, Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -434,7 +439,8 @@ impl Reader {
         }))
     }
 
-    /// Decrypts and decodes. The checksum was right, so what cannot be decoded was written so: no other copy would help.
+    /// Decrypts and decodes. The checksum was right, so what cannot be decoded was written so: no
+    /// other copy would help.
     fn decode(
         &mut self,
         header: &BlockHeader,

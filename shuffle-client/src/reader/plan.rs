@@ -26,7 +26,8 @@ pub(super) struct Group {
     pub(super) expected: HashMap<AttemptId, Progress>,
     /// How often these volumes were looked for elsewhere.
     pub(super) moves: u32,
-    /// Server that has, or had, the volumes, if `address` stands in for it with what lies in the object store.
+    /// Server that has, or had, the volumes, if `address` stands in for it with what lies in the
+    /// object store.
     pub(super) home: Option<String>,
     /// No server is asked: the objects are read from here.
     pub(super) direct: bool,
@@ -44,9 +45,10 @@ pub(super) struct Looked {
     pub(super) missing: Vec<AttemptId>,
 }
 
-/// Checks the spec and groups its outputs by server, in random order: a thousand reducers that start together do not all start with
-/// the same server. Of two copies one is read, by chance and for all readers the same, which keeps what a server caches useful, but that
-/// on this machine if only one of them is; the other one if its server was found gone a moment ago.
+/// Checks the spec and groups its outputs by server, in random order: a thousand reducers that
+/// start together do not all start with the same server. Of two copies one is read, by chance and
+/// for all readers the same, which keeps what a server caches useful, but that on this machine if
+/// only one of them is; the other one if its server was found gone a moment ago.
 pub(super) fn groups(
     spec: &ReadSpec,
     is_down: impl Fn(&str) -> bool,
@@ -124,8 +126,8 @@ impl Group {
         outputs.any(|output| output.mirror.is_some())
     }
 
-    /// Takes out the outputs that have another copy, or the one of this attempt, to be fetched from there; `for_good`: never again
-    /// from here.
+    /// Takes out the outputs that have another copy, or the one of this attempt, to be fetched from
+    /// there; `for_good`: never again from here.
     pub(super) fn split_mirrored(
         &mut self,
         for_good: bool,

@@ -1,8 +1,9 @@
 //! Telling a server that blocks of an attempt are not what was written.
 //!
-//! The reader cannot know where a bit has flipped. The server reads the attempt again: what is bad on its disk is lost for every
-//! reader from then on, as a whole, and comes from the object store or is named in the summary, so that the map runs again once and
-//! not once per reader. What is sound has changed on the way, and asking again is enough.
+//! The reader cannot know where a bit has flipped. The server reads the attempt again: what is bad
+//! on its disk is lost for every reader from then on, as a whole, and comes from the object store
+//! or is named in the summary, so that the map runs again once and not once per reader. What is
+//! sound has changed on the way, and asking again is enough.
 
 use std::time::Duration;
 
@@ -12,15 +13,16 @@ use shuffle_proto::{kind::Kind, v1};
 use super::{stream::Fetch, verify::Fault};
 use crate::channel::Failure;
 
-/// How often a server that is busy with such reports is asked, and the pause before the second time, which doubles.
+/// How often a server that is busy with such reports is asked, and the pause before the second
+/// time, which doubles.
 const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest reason that travels.
 const REASON: usize = 400;
 
 impl Fetch<'_, '_> {
-    /// Reports the attempt that a fault names, once. True if that was done and may have changed something, so that asking again is
-    /// worth it.
+    /// Reports the attempt that a fault names, once. True if that was done and may have changed
+    /// something, so that asking again is worth it.
     pub(super) async fn report(&mut self, fault: &Fault) -> bool {
         let Some(attempt) = fault.attempt.filter(|_| !fault.missing) else {
             return false;
@@ -29,7 +31,8 @@ impl Fetch<'_, '_> {
             return false;
         };
         let (volume, map_index) = (progress.output.volume, progress.output.map_index);
-        // Who stands in has no bytes of its own, and compares checksums of what it reads from the store.
+        // Who stands in has no bytes of its own, and compares checksums of what it reads from the
+        // store.
         if self.group.direct || self.group.home.is_some() {
             return false;
         }

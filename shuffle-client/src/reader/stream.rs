@@ -1,5 +1,5 @@
-//! One task per server: fetches its part, takes broken streams up again, waits for a server that restarts, and looks for volumes
-//! that are served elsewhere now.
+//! One task per server: fetches its part, takes broken streams up again, waits for a server that
+//! restarts, and looks for volumes that are served elsewhere now.
 //!
 //! What is tried before a part is given up:
 //!
@@ -15,13 +15,16 @@
 //! | anything else | at once |
 //! | the object store itself fails, or does not have all | the volume's own server, as it was asked before, when what is to be had elsewhere has been had: what the store does not have is then all that is lost |
 //!
-//! What was written at level `mirror` has another copy, which is gone to first: for good from a server that has lost or spoilt its
-//! own, and to and fro, within the same `retry_deadline`, between servers that do not answer.
+//! What was written at level `mirror` has another copy, which is gone to first: for good from a
+//! server that has lost or spoilt its own, and to and fro, within the same `retry_deadline`,
+//! between servers that do not answer.
 //!
-//! **Standing still.** A stream for whose next message the caller leaves no room is closed after a while and taken up again when
-//! there is room: servers have a number of streams for an app, and the second side of a join may stand for an hour.
+//! **Standing still.** A stream for whose next message the caller leaves no room is closed after a
+//! while and taken up again when there is room: servers have a number of streams for an app, and
+//! the second side of a join may stand for an hour.
 //!
-//! What is meant by elsewhere: `elsewhere.rs`; what happens between the first loss and the failure of the reader: `losses.rs`.
+//! What is meant by elsewhere: `elsewhere.rs`; what happens between the first loss and the failure
+//! of the reader: `losses.rs`.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -98,7 +101,8 @@ pub(super) async fn run(shared: Arc<Shared>, group: Group, events: mpsc::Unbound
         shared.fail(error);
         let _ = events.send(Event::Failed);
     }
-    // The sender stays until the reader is dropped: an end of all senders means that the runtime is gone.
+    // The sender stays until the reader is dropped: an end of all senders means that the runtime is
+    // gone.
     std::future::pending().await
 }
 
@@ -219,7 +223,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
                 }
                 Trouble::Still(_) => {}
                 Trouble::Failed(failure) | Trouble::Silent(failure) => match failure.kind {
-                    // What is written back later, and a store that answers again, are found when the server has not come back.
+                    // What is written back later, and a store that answers again, are found when
+                    // the server has not come back.
                     Kind::Busy | Kind::Unavailable | Kind::Lost if self.group.direct => {
                         self.go_home().await;
                         more.extend(self.group.postpone());
@@ -237,7 +242,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
                         if !busy {
                             let suspect = self.backoff.is_nearly_over().then(|| self.suspect());
                             self.doubt.suspect(suspect);
-                            // One more try where it costs nothing: the connection may have been an old one.
+                            // One more try where it costs nothing: the connection may have been an
+                            // old one.
                             let enough = silent || self.backoff.tries() > 1;
                             if enough && connections.was_waited_for(&address) {
                                 pause = None;
@@ -350,7 +356,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
             connections.answered(&address);
             self.doubt.lift();
             if length > 0 {
-                // The wait for the caller is not the server's fault, but its stream is not to be kept for it.
+                // The wait for the caller is not the server's fault, but its stream is not to be
+                // kept for it.
                 let permit = tokio::time::timeout(settings.idle_stream, self.permit(length));
                 let permit = permit.await.map_err(|_| Trouble::Still(length))?;
                 let mut pieces = Vec::with_capacity(4);
@@ -414,7 +421,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
             .collect()
     }
 
-    /// Counts blocks whose checksums are good, and gives those on that were not given before; false if there are none.
+    /// Counts blocks whose checksums are good, and gives those on that were not given before; false
+    /// if there are none.
     pub(super) async fn deliver(
         &mut self,
         blocks: Vec<(BlockHeader, Bytes)>,
@@ -500,7 +508,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
         Suspect { volumes, lost }
     }
 
-    /// These volumes are gone; but where it was seen what of them is in the object store, what is not is all that is lost.
+    /// These volumes are gone; but where it was seen what of them is in the object store, what is
+    /// not is all that is lost.
     pub(super) fn with_losses(&self, error: Error, gone: Vec<VolumeId>) -> Error {
         let missing = self.missing();
         match missing.is_empty() {
@@ -516,7 +525,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
         found.map(|progress| progress.output.lost()).collect()
     }
 
-    /// The volumes of the group, and those of the other copies of what is in it: these do not answer either.
+    /// The volumes of the group, and those of the other copies of what is in it: these do not
+    /// answer either.
     fn mirrored_volumes(&self) -> Vec<VolumeId> {
         let outputs = self
             .group
@@ -542,8 +552,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
         Error::new(Kind::Busy, message)
     }
 
-    /// Names one expected output of this volume, or of any volume of the group: one that the object store does not have, if that was
-    /// seen.
+    /// Names one expected output of this volume, or of any volume of the group: one that the object
+    /// store does not have, if that was seen.
     pub(super) fn name_one(&self, mut error: Error, volume: Option<VolumeId>) -> Error {
         let expected = &self.group.expected;
         let mut looked = self.group.looked.iter().flat_map(|looked| &looked.missing);

@@ -1,4 +1,5 @@
-//! What has been seen of an output: every block is checked before it is released, and the sum is compared with the commit.
+//! What has been seen of an output: every block is checked before it is released, and the sum is
+//! compared with the commit.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -87,7 +88,8 @@ impl Progress {
 
     /// Counts a verified block; false if it was counted before.
     fn count(&mut self, position: usize, block: &BlockHeader) -> bool {
-        // The blocks of one attempt and partition come in the order of their seq, also when a server starts over.
+        // The blocks of one attempt and partition come in the order of their seq, also when a
+        // server starts over.
         if block.seq < self.seen[position] {
             return false;
         }
@@ -99,12 +101,13 @@ impl Progress {
     }
 }
 
-/// Cuts the payload into blocks and checks those of expected attempts. Nothing is released unless all of them are good (invariant:
-/// verified-before-released).
+/// Cuts the payload into blocks and checks those of expected attempts. Nothing is released unless
+/// all of them are good (invariant: verified-before-released).
 ///
-/// Blocks of other attempts are dropped unseen. One that lost to another (speculation, a map that has run again because this very
-/// block is bad) must not fail the read of what took its place; and where a flipped bit is what makes an expected block look like
-/// another's, the count of its attempt tells.
+/// Blocks of other attempts are dropped unseen. One that lost to another (speculation, a map that
+/// has run again because this very block is bad) must not fail the read of what took its place; and
+/// where a flipped bit is what makes an expected block look like another's, the count of its
+/// attempt tells.
 pub(super) fn cut(
     expected: &HashMap<AttemptId, Progress>,
     headers: Vec<BlockHeader>,
@@ -133,7 +136,8 @@ pub(super) fn check(
     Ok(blocks)
 }
 
-/// Adds one of several messages that are a summary together. It names what was `wanted`, and not without end.
+/// Adds one of several messages that are a summary together. It names what was `wanted`, and not
+/// without end.
 pub(super) fn join(
     summary: &mut v1::Summary,
     more: v1::Summary,
@@ -164,7 +168,8 @@ pub(super) fn join(
     Ok(())
 }
 
-/// Keeps the blocks of expected attempts that were not seen before, and counts them: all of a message, or none.
+/// Keeps the blocks of expected attempts that were not seen before, and counts them: all of a
+/// message, or none.
 pub(super) fn admit(
     expected: &mut HashMap<AttemptId, Progress>,
     blocks: Vec<(BlockHeader, Bytes)>,
@@ -191,8 +196,9 @@ pub(super) fn admit(
     Ok(admitted)
 }
 
-/// Compares what was received with what the server says was committed and with what the engine says has data. What is wrong comes
-/// before what is missing: the server may look at it, and find out that it is missing too.
+/// Compares what was received with what the server says was committed and with what the engine says
+/// has data. What is wrong comes before what is missing: the server may look at it, and find out
+/// that it is missing too.
 pub(super) fn compare(
     expected: &HashMap<AttemptId, Progress>,
     summary: &v1::Summary,

@@ -1,7 +1,9 @@
-//! From records to messages: gathers, compresses, encrypts, checksums and frames, and counts what it built.
+//! From records to messages: gathers, compresses, encrypts, checksums and frames, and counts what
+//! it built.
 //!
-//! CPU only, and nothing is allocated per block: a block is compressed straight into the payload of its message, whose buffer comes
-//! from a pool and goes back when the message is sent and committed.
+//! CPU only, and nothing is allocated per block: a block is compressed straight into the payload of
+//! its message, whose buffer comes from a pool and goes back when the message is sent and
+//! committed.
 
 use std::sync::Arc;
 
@@ -20,7 +22,8 @@ use crate::{
     pool::{BufferPool, Pooled},
 };
 
-/// Bytes of a block's entry in its table, at most or nearly so: a message with its table must fit one HTTP/2 frame.
+/// Bytes of a block's entry in its table, at most or nearly so: a message with its table must fit
+/// one HTTP/2 frame.
 const ENTRY: usize = 28;
 
 /// A finished message, ready to be sent any number of times.
@@ -54,8 +57,8 @@ pub(crate) struct Builder {
     totals: Totals,
 }
 
-/// What was built so far, per partition and together. Computed here, where the blocks are made, so that the commit compares two
-/// independent counts.
+/// What was built so far, per partition and together. Computed here, where the blocks are made, so
+/// that the commit compares two independent counts.
 pub(crate) struct Totals {
     blocks: Vec<u32>,
     partition_bytes: Vec<u64>,
@@ -100,8 +103,8 @@ impl Builder {
         }
     }
 
-    /// Appends one block whose raw bytes are `pieces` (`raw_len` together, 1 to what a block may have); the partition is in range. Gives back
-    /// the message that had to be finished first.
+    /// Appends one block whose raw bytes are `pieces` (`raw_len` together, 1 to what a block may
+    /// have); the partition is in range. Gives back the message that had to be finished first.
     pub(crate) fn add(
         &mut self,
         partition: PartitionId,
@@ -203,7 +206,8 @@ impl Builder {
         })
     }
 
-    /// The bytes of the message that is being built. A short one is copied, or it would hold the memory of a long one until the commit.
+    /// The bytes of the message that is being built. A short one is copied, or it would hold the
+    /// memory of a long one until the commit.
     fn payload(&mut self) -> Option<(Bytes, usize)> {
         let filled = std::mem::take(&mut self.filled);
         let buffer = self.payload.as_mut()?;
@@ -324,7 +328,8 @@ mod tests {
 
     use super::*;
 
-    /// A billion rows of one map in one partition are nothing special; blocks and batches are counted in 32 bits, sums are not.
+    /// A billion rows of one map in one partition are nothing special; blocks and batches are
+    /// counted in 32 bits, sums are not.
     #[test]
     fn sums_of_a_map_go_beyond_32_bits() {
         const BLOCKS: u64 = 1100;

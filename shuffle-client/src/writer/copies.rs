@@ -1,5 +1,5 @@
-//! The copies of one output: one, or two at level `mirror`. Each has a push task of its own, which brings it to a server that no other
-//! copy is at; the messages are shared.
+//! The copies of one output: one, or two at level `mirror`. Each has a push task of its own, which
+//! brings it to a server that no other copy is at; the messages are shared.
 
 use std::sync::Arc;
 
@@ -56,7 +56,8 @@ impl Copies {
             })
     }
 
-    /// The first failure, if there is one; else the bytes that the slowest copy is still to hand to a connection.
+    /// The first failure, if there is one; else the bytes that the slowest copy is still to hand to
+    /// a connection.
     pub(super) fn check(&self) -> Result<usize, Error> {
         self.copies
             .iter()

@@ -1,9 +1,10 @@
 //! The output of one map attempt.
 //!
-//! Two parts that share a [`State`](state::State): the [`MapWriter`] in the hands of the task, which costs CPU only
-//! (`build.rs`), and a task of the runtime (`push.rs`) that brings finished messages to a server and starts over at another
-//! server when it must. Messages are kept until the commit, as far as `replay_buffer` reaches. At level `mirror` there are two of
-//! these tasks (`copies.rs`).
+//! Two parts that share a [`State`](state::State): the [`MapWriter`] in the hands of the task,
+//! which costs CPU only (`build.rs`), and a task of the runtime (`push.rs`) that brings finished
+//! messages to a server and starts over at another server when it must. Messages are kept until the
+//! commit, as far as `replay_buffer` reaches. At level `mirror` there are two of these tasks
+//! (`copies.rs`).
 
 mod build;
 mod copies;
@@ -39,7 +40,8 @@ use crate::{
 /// Longest byte string of [`MapWriter::add_long`]: what fits an array of any engine.
 pub(crate) const MAX_LONG: usize = i32::MAX as usize;
 
-/// Finished messages that may wait for the connection before [`MapWriter::ready`] holds the caller back.
+/// Finished messages that may wait for the connection before [`MapWriter::ready`] holds the caller
+/// back.
 const AHEAD: usize = 4;
 
 /// What is written, and where to.
@@ -59,7 +61,8 @@ pub struct WriteSpec {
     pub attempt: AttemptId,
     /// How safe the output must be before the commit is acknowledged.
     pub durability: Durability,
-    /// Candidate servers as [`AppHandle::place`](crate::AppHandle::place) ordered them; map index `m` goes to number `m mod k`.
+    /// Candidate servers as [`AppHandle::place`](crate::AppHandle::place) ordered them; map index
+    /// `m` goes to number `m mod k`.
     pub candidates: Arc<[String]>,
     /// How blocks are compressed.
     pub compression: Compression,
@@ -153,10 +156,12 @@ impl MapWriter {
         }
     }
 
-    /// Adds one block: the pieces, back to back, hold `records` whole records of `partition`; together at least 1 byte and at most
-    /// [`longest_block`](Self::longest_block), best `block_bytes`. Costs CPU only (gather, compress, encrypt, checksum); call [`ready`](Self::ready) now and then, at the
-    /// latest after every few MiB, to let the servers hold you back. A block of a lower partition than the one before starts a new
-    /// message, so a sorted arena is cheapest.
+    /// Adds one block: the pieces, back to back, hold `records` whole records of `partition`;
+    /// together at least 1 byte and at most [`longest_block`](Self::longest_block), best
+    /// `block_bytes`. Costs CPU only (gather, compress, encrypt, checksum); call
+    /// [`ready`](Self::ready) now and then, at the latest after every few MiB, to let the servers
+    /// hold you back. A block of a lower partition than the one before starts a new message, so a
+    /// sorted arena is cheapest.
     ///
     /// Answers early with the writer's failure if there is one.
     pub fn add_block(
@@ -184,8 +189,9 @@ impl MapWriter {
         (MAX_BLOCK - extra) as usize
     }
 
-    /// Adds a byte string of any length up to 2 GiB that must reach its reader in one piece: a record longer than a block, or a
-    /// closed serialisation stream. What is longer than a block is split over blocks that the reader puts together again.
+    /// Adds a byte string of any length up to 2 GiB that must reach its reader in one piece: a
+    /// record longer than a block, or a closed serialisation stream. What is longer than a block is
+    /// split over blocks that the reader puts together again.
     pub fn add_long(
         &mut self,
         partition: PartitionId,
@@ -209,7 +215,8 @@ impl MapWriter {
         Ok(())
     }
 
-    /// Waits until no more than a few messages are still to be handed to the connection. At once if that is so already.
+    /// Waits until no more than a few messages are still to be handed to the connection. At once if
+    /// that is so already.
     pub async fn ready(&mut self) -> Result<(), Error> {
         if self.committed.is_some() {
             return Ok(());
@@ -229,8 +236,8 @@ impl MapWriter {
         self.copies.drained_to(ahead).await
     }
 
-    /// Sends what is left and commits. May be dropped while it waits and called again; nothing may be added after the first call.
-    /// Called again after success it answers the same.
+    /// Sends what is left and commits. May be dropped while it waits and called again; nothing may
+    /// be added after the first call. Called again after success it answers the same.
     pub async fn commit(&mut self) -> Result<Commit, Error> {
         if let Some(commit) = &self.committed {
             return Ok(commit.clone());

@@ -1,20 +1,26 @@
-//! The task that brings one output to a server: opens the stream, feeds it, reads the answers, and starts over when it must.
+//! The task that brings one output to a server: opens the stream, feeds it, reads the answers, and
+//! starts over when it must.
 //!
-//! **Which server.** One that is near (`near.rs`), as long as it has not got a quarter more than its part of the shuffle. Else the
-//! candidate of the map index, unless it was found gone, or refused, a moment ago; then the stand-ins in order;
-//! then the servers of the settings that are no candidates (they joined later); then around again, with growing pauses (`route.rs`).
-//! Servers that do not answer are waited for until `retry_deadline`, so one that restarts is; servers that answer and take nothing
-//! (busy, full, draining) are waited for longer, and what ends that says so. So are those that took a stream and do not go on with it
-//! for `retry_deadline`: they are short of something, and whoever is not gets the output.
+//! **Which server.** One that is near (`near.rs`), as long as it has not got a quarter more than
+//! its part of the shuffle. Else the candidate of the map index, unless it was found gone, or
+//! refused, a moment ago; then the stand-ins in order; then the servers of the settings that are no
+//! candidates (they joined later); then around again, with growing pauses (`route.rs`). Servers
+//! that do not answer are waited for until `retry_deadline`, so one that restarts is; servers that
+//! answer and take nothing (busy, full, draining) are waited for longer, and what ends that says
+//! so. So are those that took a stream and do not go on with it for `retry_deadline`: they are
+//! short of something, and whoever is not gets the output.
 //!
-//! **Lease.** A server at which the app's lease ran out has nothing of it any more, and takes what is written next once it is
-//! registered there again. A task has all that is needed for that, and need not wait for the driver.
+//! **Lease.** A server at which the app's lease ran out has nothing of it any more, and takes what
+//! is written next once it is registered there again. A task has all that is needed for that, and
+//! need not wait for the driver.
 //!
-//! **Lost acknowledgement.** If the stream breaks after Commit was sent, the same server is asked first: it answers `committed` to
-//! Open, and Commit alone brings the receipt. If it stays away, another server gets the whole output: two servers may then hold the
-//! attempt, and only the one named to the engine is ever read.
+//! **Lost acknowledgement.** If the stream breaks after Commit was sent, the same server is asked
+//! first: it answers `committed` to Open, and Commit alone brings the receipt. If it stays away,
+//! another server gets the whole output: two servers may then hold the attempt, and only the one
+//! named to the engine is ever read.
 //!
-//! **Mirror.** The second copy begins at the first stand-in, on another machine if there is one, and neither goes to a server that the other is at.
+//! **Mirror.** The second copy begins at the first stand-in, on another machine if there is one,
+//! and neither goes to a server that the other is at.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -41,7 +47,8 @@ use crate::{
     placement,
 };
 
-/// How long the word that an output is given up may take to leave. The server finds out anyway when the stream ends.
+/// How long the word that an output is given up may take to leave. The server finds out anyway when
+/// the stream ends.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 pub(super) struct Push {
@@ -52,7 +59,8 @@ pub(super) struct Push {
     backoff: Backoff,
     /// Servers at which the app was registered from here.
     registered: Vec<String>,
-    /// Outputs of the shuffle that a server should have at most; 0 while nobody is preferred, and once a server has failed.
+    /// Outputs of the shuffle that a server should have at most; 0 while nobody is preferred, and
+    /// once a server has failed.
     share: u32,
 }
 
@@ -94,7 +102,8 @@ impl Push {
         }
     }
 
-    /// Runs until the output is committed, given up or failed; the shared state has the result then, whatever happens.
+    /// Runs until the output is committed, given up or failed; the shared state has the result
+    /// then, whatever happens.
     pub(super) async fn run(mut self) {
         struct Abandoned(Arc<Shared>);
         impl Drop for Abandoned {
@@ -121,8 +130,8 @@ impl Push {
             let copies = 1 + u32::from(self.spec.durability == Durability::Mirror);
             self.share = placement::share(self.spec.num_maps, copies, candidates.len());
         }
-        // A server that others have just found gone comes last: a host that swallows packets costs a time-out per try. So does, before
-        // those, one that has just refused.
+        // A server that others have just found gone comes last: a host that swallows packets costs
+        // a time-out per try. So does, before those, one that has just refused.
         candidates.sort_by_key(|address| self.client.connections().reluctance(address));
         let mut route = Route::new(candidates);
         let mut started = false;
@@ -183,7 +192,8 @@ impl Push {
                 server = address, error = failure.message, "push broke",
             );
             let refused = failure.answered && failure.kind.retryable();
-            // Without its messages only an output whose commit is on its way can still be had, and only from this server.
+            // Without its messages only an output whose commit is on its way can still be had, and
+            // only from this server.
             commit_sent |= stream.commit_sent;
             if !self.shared.replayable() {
                 if !commit_sent || failure.kind == Kind::Lost {
@@ -195,7 +205,8 @@ impl Push {
                 self.pause(pause).await;
                 continue;
             }
-            // A server that has the commit and is busy with it is asked again like one whose answer was lost.
+            // A server that has the commit and is busy with it is asked again like one whose answer
+            // was lost.
             let outcome = if stalled {
                 // It is there, and short of something: whoever is not gets the output.
                 self.client.connections().refused(&address);
@@ -244,7 +255,8 @@ impl Push {
         }
     }
 
-    /// Registers the app at a server at which its lease ran out; false if that was tried, or does not help.
+    /// Registers the app at a server at which its lease ran out; false if that was tried, or does
+    /// not help.
     async fn register(&mut self, address: &str) -> bool {
         if self.registered.iter().any(|known| known == address) {
             return false;
@@ -267,8 +279,9 @@ impl Push {
         }
     }
 
-    /// Adds the servers of the settings that are no candidates; false if there are none. At level `mirror` they must be no candidates
-    /// under another name either, or both copies would be on one server.
+    /// Adds the servers of the settings that are no candidates; false if there are none. At level
+    /// `mirror` they must be no candidates under another name either, or both copies would be on
+    /// one server.
     async fn add_newcomers(&self, route: &mut Route) -> bool {
         let addresses = self.client.addresses().await;
         let mut others: Vec<String> = addresses
@@ -303,8 +316,8 @@ impl Push {
         strangers
     }
 
-    /// One stream, from Open to its end. `eager`: batches are sent before the server has answered Open, which saves a round trip;
-    /// not when the server may have the commit already.
+    /// One stream, from Open to its end. `eager`: batches are sent before the server has answered
+    /// Open, which saves a round trip; not when the server may have the commit already.
     async fn stream(&self, address: &str, eager: bool) -> End {
         let (sender, receiver) = mpsc::channel(1);
         let body: Outgoing = Box::pin(ReceiverStream::new(receiver));
@@ -329,7 +342,8 @@ impl Push {
         tokio::select! {
             biased;
             () = aborted.cancelled() => {
-                // The stream must go on for a moment, or the word would not leave; the server ends it when it has read it.
+                // The stream must go on for a moment, or the word would not leave; the server ends
+                // it when it has read it.
                 let _ = tokio::time::timeout(FAREWELL, &mut run).await;
                 End::Aborted
             }
@@ -337,7 +351,8 @@ impl Push {
         }
     }
 
-    /// Sends what there is to send, and after Commit or Abort the end of the stream. Does not end itself: how it went is in the answers.
+    /// Sends what there is to send, and after Commit or Abort the end of the stream. Does not end
+    /// itself: how it went is in the answers.
     async fn feed(&self, sender: mpsc::Sender<Result<Rope, Status>>, eager: bool) -> Failure {
         let spec = &self.spec;
         let open = v1::push_request::Step::Open(v1::Open {
@@ -491,13 +506,14 @@ impl Push {
         }
     }
 
-    /// Fails when the server owes something for too long. A peer that is gone is found by the connection's own probes; this is for
-    /// one that answers those and does not go on.
+    /// Fails when the server owes something for too long. A peer that is gone is found by the
+    /// connection's own probes; this is for one that answers those and does not go on.
     async fn watch(&self, address: &str) -> Failure {
         let settings = self.client.settings();
         loop {
             let stream = self.shared.stream();
-            // Back-pressure may last: a server that is short of memory is as alive as one that restarts.
+            // Back-pressure may last: a server that is short of memory is as alive as one that
+            // restarts.
             let limit = if stream.opened {
                 settings.retry_deadline
             } else {
@@ -598,7 +614,8 @@ impl Push {
 fn stops(kind: Kind) -> bool {
     match kind {
         Kind::Invalid | Kind::Fenced | Kind::Denied | Kind::Internal => true,
-        // Lost and corrupt on a push: the server does not have what it should, or got other bytes than were sent.
+        // Lost and corrupt on a push: the server does not have what it should, or got other bytes
+        // than were sent.
         Kind::Busy | Kind::Unavailable | Kind::Lost | Kind::Corrupt => false,
     }
 }
@@ -610,7 +627,8 @@ fn internal(address: &str, error: &wire::Invalid) -> Failure {
     )
 }
 
-/// Partitions whose totals go into one message. A server takes 4 MiB, and small ones without a queue.
+/// Partitions whose totals go into one message. A server takes 4 MiB, and small ones without a
+/// queue.
 const PART: usize = 4096;
 
 /// The totals as messages that each fit; one at least.

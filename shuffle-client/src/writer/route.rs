@@ -1,9 +1,10 @@
 //! Which server is tried next: a pure decision on what came of the tries so far.
 //!
-//! Every server is asked once before any is waited for: one that refuses costs a round trip, one that cannot be connected to no
-//! second try, and only a stream that broke is tried once more at the same server, because most break for reasons that are over at
-//! once. Who was asked are the candidates first, then the servers that joined later. Then the rounds begin: each server once, with a
-//! pause before the round that grows from round to round.
+//! Every server is asked once before any is waited for: one that refuses costs a round trip, one
+//! that cannot be connected to no second try, and only a stream that broke is tried once more at
+//! the same server, because most break for reasons that are over at once. Who was asked are the
+//! candidates first, then the servers that joined later. Then the rounds begin: each server once,
+//! with a pause before the round that grows from round to round.
 
 use std::time::Duration;
 
@@ -27,9 +28,11 @@ pub(super) enum Next {
     Again,
     /// Another server, at once.
     Other,
-    /// All were asked that are known: more should be added, if there are more, before a round begins.
+    /// All were asked that are known: more should be added, if there are more, before a round
+    /// begins.
     Round {
-        /// A server of the round before has answered: that all are full or busy does not mean that they are gone.
+        /// A server of the round before has answered: that all are full or busy does not mean that
+        /// they are gone.
         answered: bool,
         /// The shortest pause that one of them asked for.
         at_least: Option<Duration>,
@@ -104,7 +107,8 @@ impl Route {
         }
     }
 
-    /// Adds servers that are not there yet, to be asked before the round that was about to begin; false if there are none.
+    /// Adds servers that are not there yet, to be asked before the round that was about to begin;
+    /// false if there are none.
     pub(super) fn add(&mut self, others: impl IntoIterator<Item = String>) -> bool {
         let before = self.servers.len();
         for address in others {

@@ -1,7 +1,9 @@
-//! What a [`MapWriter`](super::MapWriter) and its push task share: the messages that are kept, how far they are sent, the result.
+//! What a [`MapWriter`](super::MapWriter) and its push task share: the messages that are kept, how
+//! far they are sent, the result.
 //!
-//! A message is kept until the commit, so that the output can be sent again from the start, unless the output has outgrown the
-//! replay buffer: then a message goes when it is handed to the connection, and a stream that breaks is the end of the attempt.
+//! A message is kept until the commit, so that the output can be sent again from the start, unless
+//! the output has outgrown the replay buffer: then a message goes when it is handed to the
+//! connection, and a stream that breaks is the end of the attempt.
 
 use std::collections::VecDeque;
 
@@ -271,8 +273,8 @@ impl Shared {
         self.state.lock().stream.progress = Instant::now();
     }
 
-    /// Most acknowledgements that a server can owe on the current stream: one for each message, and for each part of the commit, which
-    /// has so many partitions.
+    /// Most acknowledgements that a server can owe on the current stream: one for each message, and
+    /// for each part of the commit, which has so many partitions.
     pub(super) fn most_acks(&self, part: usize) -> usize {
         let state = self.state.lock();
         let totals = state.totals.as_ref();
@@ -291,7 +293,8 @@ impl Shared {
             .unwrap_or(0)
     }
 
-    /// What to send now: messages that fit one HTTP/2 frame together, the commit, or that it is given up.
+    /// What to send now: messages that fit one HTTP/2 frame together, the commit, or that it is
+    /// given up.
     pub(super) fn step(&self) -> Step {
         let mut state = self.state.lock();
         if let Some(reason) = &state.reason {
@@ -332,8 +335,8 @@ impl Shared {
 }
 
 impl State {
-    /// Lets go of what was handed over, once the output has outgrown the replay buffer. Not before the server has taken the stream: one
-    /// that refuses it must not cost the output.
+    /// Lets go of what was handed over, once the output has outgrown the replay buffer. Not before
+    /// the server has taken the stream: one that refuses it must not cost the output.
     fn let_go(&mut self) {
         if self.outgrown && self.stream.opened {
             for message in self.messages.drain(..self.handed) {

@@ -1,8 +1,10 @@
-//! The admin port from before there is a server: a thread of its own with a runtime of its own, so that probes are answered while
-//! volumes are recovered, and while clients have all threads and all of the processor that a quota leaves.
+//! The admin port from before there is a server: a thread of its own with a runtime of its own, so
+//! that probes are answered while volumes are recovered, and while clients have all threads and all
+//! of the processor that a quota leaves.
 //!
-//! Nothing on this thread waits for a disk or for a lock that a long piece of work holds: what has to look at all of the server is
-//! done beside it ([`Front::look`]), and what changes the server is done by the server's own runtime ([`Front::work`]).
+//! Nothing on this thread waits for a disk or for a lock that a long piece of work holds: what has
+//! to look at all of the server is done beside it ([`Front::look`]), and what changes the server is
+//! done by the server's own runtime ([`Front::work`]).
 
 use std::{
     io,
@@ -108,7 +110,8 @@ impl Front {
         tokio::task::spawn_blocking(look).await.map_err(panicked)
     }
 
-    /// Does what changes the server where its other work is done, to its end, also if who asked leaves.
+    /// Does what changes the server where its other work is done, to its end, also if who asked
+    /// leaves.
     pub(super) async fn work<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,

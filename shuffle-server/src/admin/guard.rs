@@ -1,7 +1,9 @@
-//! Who may change something over the admin port: a person on the server's own machine. Nobody over a network, and no web page.
+//! Who may change something over the admin port: a person on the server's own machine. Nobody over
+//! a network, and no web page.
 //!
-//! The port knows no credential yet, so what it lets do is bound by where the caller is. A page in the browser of an operator is on
-//! the operator's machine too; it gives itself away by where it was loaded from:
+//! The port knows no credential yet, so what it lets do is bound by where the caller is. A page in
+//! the browser of an operator is on the operator's machine too; it gives itself away by where it
+//! was loaded from:
 //!
 //! | header | refused when |
 //! |---|---|

@@ -1,7 +1,9 @@
-//! Connections of the admin port: bounded in number and in time, so that they cannot use up the process' files.
+//! Connections of the admin port: bounded in number and in time, so that they cannot use up the
+//! process' files.
 //!
-//! A connection on which no request is being answered must get on with it: a head that does not come, an answer that nobody reads and
-//! a connection that is kept for later all end after [`STILL`]. One whose answer takes its time (`?wait`, a deletion) stays.
+//! A connection on which no request is being answered must get on with it: a head that does not
+//! come, an answer that nobody reads and a connection that is kept for later all end after
+//! [`STILL`]. One whose answer takes its time (`?wait`, a deletion) stays.
 
 use std::{
     convert::Infallible,
@@ -28,7 +30,8 @@ use crate::core::peers::Peers;
 
 /// Connections from other machines, and those of one of them. Probes and Prometheus need a handful.
 const NETWORK: (usize, usize) = (256, 64);
-/// Connections from this machine have a bound of their own, so that a network that uses up its share locks nobody out here.
+/// Connections from this machine have a bound of their own, so that a network that uses up its
+/// share locks nobody out here.
 const LOCAL: usize = 64;
 /// A head comes at once.
 const HEAD: Duration = Duration::from_secs(10);

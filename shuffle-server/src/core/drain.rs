@@ -1,9 +1,9 @@
-//! The end of the server: who asked for it, how far it has got, when it is over. [`crate::server`] goes the steps; everything else
-//! asks for them and looks at them here.
+//! The end of the server: who asked for it, how far it has got, when it is over. [`crate::server`]
+//! goes the steps; everything else asks for them and looks at them here.
 //!
-//! A drain is write-back first: it is urgent from the first moment, beside the pushes that run. They get a part of the time
-//! ([`Drain::fence`]), and are then told to go to another server, because what only their clients have is saved by that and what
-//! lies here is not.
+//! A drain is write-back first: it is urgent from the first moment, beside the pushes that run.
+//! They get a part of the time ([`Drain::fence`]), and are then told to go to another server,
+//! because what only their clients have is saved by that and what lies here is not.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub(crate) enum Step {
 pub(crate) struct Progress {
     pub(crate) draining: bool,
     pub(crate) step: Step,
-    /// Who asked for it.
+    /// The person, signal or file that asked for the end.
     pub(crate) why: Option<String>,
     pub(crate) pushes: i64,
     pub(crate) fetches: i64,
@@ -50,7 +50,7 @@ pub(crate) struct Progress {
     pub(crate) bytes_sent: Option<u64>,
     /// How long write-back still takes at the rate so far; `None` while nothing can be said.
     pub(crate) needs_ms: Option<u64>,
-    /// Until what still runs is ended.
+    /// Time until calls that still run are ended.
     pub(crate) time_left_ms: Option<u64>,
 }
 
@@ -85,7 +85,7 @@ impl Drain {
         self.over.cancelled().await;
     }
 
-    /// Until what still runs is ended.
+    /// Time until calls that still run are ended.
     pub(crate) fn ends_at(&self, deadline: Instant) {
         self.state.lock().deadline = Some(deadline);
     }
@@ -114,7 +114,8 @@ impl Drain {
 }
 
 impl Core {
-    /// Asks for the end; from now on new attempts are refused. The first who asks is remembered, asking again changes nothing.
+    /// Asks for the end; from now on new attempts are refused. The first who asks is remembered,
+    /// asking again changes nothing.
     pub(crate) fn drain(&self, why: impl Into<String>) {
         {
             let mut state = self.drain.state.lock();
@@ -132,7 +133,7 @@ impl Core {
         self.drain.asked.is_cancelled()
     }
 
-    /// At this moment.
+    /// How far the end has got at this moment.
     pub(crate) fn progress(&self) -> Progress {
         let (step, why, deadline, known) = {
             let state = self.drain.state.lock();
@@ -157,7 +158,8 @@ impl Core {
     }
 }
 
-/// The answer to a push that is not let in any more, or has had its time: the client has all of it, and sends it to another server.
+/// The answer to a push that is not let in any more, or has had its time: the client has all of it,
+/// and sends it to another server.
 pub(crate) fn draining() -> Refusal {
     Refusal::new(
         Kind::Unavailable,

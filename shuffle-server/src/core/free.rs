@@ -1,8 +1,9 @@
-//! What a person frees by name: an app, or one shuffle of it, here and in the object store. No token is asked for; the admin port
-//! decides who gets here.
+//! What a person frees by name: an app, or one shuffle of it, here and in the object store. No
+//! token is asked for; the admin port decides who gets here.
 //!
-//! As deep as a deletion by the driver, and idempotent: what is not there is freed already. Other servers keep what they have on their
-//! disks until they are asked too, or the lease is over (invariant: delete-by-lease, whose owner a person overrules by name here).
+//! As deep as a deletion by the driver, and idempotent: what is not there is freed already. Other
+//! servers keep what they have on their disks until they are asked too, or the lease is over
+//! (invariant: delete-by-lease, whose owner a person overrules by name here).
 
 use serde::Serialize;
 use shuffle_proto::{
@@ -16,9 +17,10 @@ use crate::{core::Core, error::Refusal};
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) struct Freed {
-    /// On the disks and in the memory of this server.
+    /// Bytes that were freed on the disks and in the memory of this server.
     pub(crate) bytes: u64,
-    /// In the object store, of whichever server; `None` without one.
+    /// Objects that were removed from the store, whichever server wrote them; `None` without a
+    /// store.
     pub(crate) objects: Option<u64>,
 }
 

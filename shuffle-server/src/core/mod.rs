@@ -1,7 +1,9 @@
-//! What a server is without a wire: its volumes, who is let in and how much one may have, where it is, how it ends.
+//! What a server is without a wire: its volumes, who is let in and how much one may have, where it
+//! is, how it ends.
 //!
-//! Owns no connection and no message: [`crate::service`] decodes, calls what is here, and encodes; [`crate::admin`] shows it to people.
-//! Owns no bytes and no apps either: those are the volumes' and the registry's.
+//! Owns no connection and no message: [`crate::service`] decodes, calls what is here, and encodes;
+//! [`crate::admin`] shows it to people. Owns no bytes and no apps either: those are the volumes'
+//! and the registry's.
 
 pub(crate) mod drain;
 pub(crate) mod free;

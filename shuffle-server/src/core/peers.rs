@@ -1,7 +1,8 @@
 //! How much one peer address may have at the same time, and what is said when a bound is met.
 //!
-//! A peer is an IPv4 address, or the /64 that an IPv6 address is in: whoever has one of those has all of it. Executors behind one NAT
-//! are one peer, so the bounds are far above what a single machine needs.
+//! A peer is an IPv4 address, or the /64 that an IPv6 address is in: whoever has one of those has
+//! all of it. Executors behind one NAT are one peer, so the bounds are far above what a single
+//! machine needs.
 
 use std::{
     collections::HashMap,
@@ -15,7 +16,8 @@ use shuffle_proto::ids::AppId;
 
 use crate::{core::Core, metrics::Limit};
 
-/// Streams whose first message is not here yet, of all peers and of one. It comes with the stream, so they are few.
+/// Streams whose first message is not here yet, of all peers and of one. It comes with the stream,
+/// so they are few.
 const OPENINGS: (usize, usize) = (4096, 1024);
 /// How long the log says nothing more of a bound that it has told of.
 const TOLD: Duration = Duration::from_secs(600);
@@ -35,7 +37,7 @@ struct Held {
     by_peer: HashMap<IpAddr, usize>,
 }
 
-/// One of what is counted, as long as it lives.
+/// A peer's share of the bound, for as long as the value lives.
 pub(crate) struct Share {
     of: Arc<Peers>,
     peer: IpAddr,
@@ -95,7 +97,7 @@ impl Peers {
         })
     }
 
-    /// One more, if both bounds allow it.
+    /// Takes a share for a peer, or names the bound that is met.
     pub(crate) fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Share, Over> {
         let peer = group(peer);
         let mut held = self.held.lock();
@@ -164,7 +166,8 @@ impl<K: Eq + std::hash::Hash> Rates<K> {
             (left + grown).min(self.burst)
         };
         if buckets.len() >= MANY && !buckets.contains_key(&key) {
-            // Those that are full say nothing. Whoever has so many addresses that none is, is not stopped by this.
+            // Those that are full say nothing. Whoever has so many addresses that none is, is not
+            // stopped by this.
             buckets.retain(|_, bucket| filled(*bucket) < self.burst);
             if buckets.len() >= MANY {
                 buckets.clear();

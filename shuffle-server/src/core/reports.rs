@@ -1,4 +1,5 @@
-//! Attempts that readers have found wrong: which are looked at, and which were. The looking is `service::verify`'s.
+//! Attempts that readers have found wrong: which are looked at, and which were. The looking is
+//! `service::verify`'s.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -16,6 +17,7 @@ pub(crate) struct Reports(pub(crate) Mutex<Looks>);
 pub(crate) struct Looks {
     pub(crate) running: Vec<AppId>,
     pub(crate) sound: HashMap<(VolumeId, AttemptKey), Instant>,
-    /// Shuffles that are looked through, one at a time, and those that were; since when, and whether that is over.
+    /// Shuffles that are looked through, one at a time, and those that were; since when, and
+    /// whether that is over.
     pub(crate) around: HashMap<(VolumeId, AppId, ShuffleId), (Instant, watch::Receiver<bool>)>,
 }

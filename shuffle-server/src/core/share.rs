@@ -1,5 +1,5 @@
-//! How many outputs of a shuffle this server takes from clients that prefer it, which is their word (`Open.share`): they know of their
-//! own only, and this is where those of all meet.
+//! How many outputs of a shuffle this server takes from clients that prefer it, which is their word
+//! (`Open.share`): they know of their own only, and this is where those of all meet.
 //!
 //! Owns the count of those that are being written; those that are committed the volumes count.
 
@@ -14,7 +14,7 @@ type Key = (AppId, ShuffleId);
 #[derive(Clone, Default)]
 pub(crate) struct Shares(Arc<Mutex<HashMap<Key, u64>>>);
 
-/// One of them, as long as it lives.
+/// An output that is being written, for as long as the value lives.
 pub(crate) struct Share {
     shares: Shares,
     key: Key,
@@ -30,7 +30,8 @@ impl Shares {
     ) -> Option<Share> {
         let mut running = self.0.lock();
         let of_key = running.get(&key).copied().unwrap_or(0);
-        // Under the lock, so that one that is committed at this moment is counted twice rather than not at all.
+        // Under the lock, so that one that is committed at this moment is counted twice rather than
+        // not at all.
         if most > 0 && of_key + committed() >= u64::from(most) {
             return None;
         }

@@ -42,7 +42,7 @@ pub(crate) struct Memory {
     pub(crate) waiting: u64,
 }
 
-/// One data directory.
+/// State of one volume.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) struct VolumeState {
@@ -73,7 +73,8 @@ pub(crate) struct ShuffleState {
     pub(crate) shuffle: u32,
     /// Committed ones.
     pub(crate) attempts: u64,
-    /// Their bytes by the level they have reached. Of level mirror each of two servers has its copy at disk.
+    /// Bytes of these attempts by the durability level that they have reached. Of level `mirror`
+    /// each of two servers has its copy at `disk`.
     pub(crate) bytes: LevelBytes,
 }
 
@@ -167,8 +168,9 @@ impl Core {
         }
     }
 
-    /// Whether something new may be sent here, and what a person should know about it. One volume that is out of service is no reason
-    /// to hide the others: the server is not ready when all of them are.
+    /// Whether something new may be sent here, and what a person should know about it. One volume
+    /// that is out of service is no reason to hide the others: the server is not ready when all of
+    /// them are.
     pub(crate) fn readiness(&self) -> (bool, Vec<String>) {
         let mut reasons = Vec::new();
         let mut broken = 0;

@@ -1,4 +1,5 @@
-//! The volumes of this server: which of them takes an attempt, which of them has what was asked for.
+//! The volumes of this server: which of them takes an attempt, which of them has what was asked
+//! for.
 
 use std::{
     collections::HashMap,
@@ -28,7 +29,8 @@ pub(crate) struct Volumes(Arc<Inner>);
 
 struct Inner {
     volumes: Vec<Volume>,
-    /// Where attempts are being written, so that a second stream of one meets the first. Not kept for a single volume.
+    /// Where attempts are being written, so that a second stream of one meets the first. Not kept
+    /// for a single volume.
     writing: Mutex<HashMap<AttemptKey, (VolumeId, usize)>>,
 }
 
@@ -66,7 +68,8 @@ impl Volumes {
         })
     }
 
-    /// The volume for an attempt: the one that has it already, or else one that is well, by its free space.
+    /// The volume for an attempt: the one that has it already, or else one that is well, by its
+    /// free space.
     pub(crate) fn choose(&self, key: &AttemptKey) -> Result<(&Volume, Choice), Refusal> {
         let free = Choice { held: None };
         if let Some(volume) = self.iter().find(|volume| volume.committed(key).is_some()) {
@@ -84,10 +87,12 @@ impl Volumes {
             .get(key)
             .and_then(|(id, _)| self.iter().find(|volume| volume.id() == *id));
         let volume = match running {
-            // One that has ceased to answer is left to itself: what the older stream of the attempt sent there is of no use.
+            // One that has ceased to answer is left to itself: what the older stream of the attempt
+            // sent there is of no use.
             Some(volume) if volume.check_answers().is_ok() => volume,
             _ => {
-                // One that did not answer when the app came does not know it; it does once the disk is back.
+                // One that did not answer when the app came does not know it; it does once the disk
+                // is back.
                 let known = self.iter().any(|volume| volume.knows(&key.app));
                 let well = self.iter().filter(|volume| {
                     volume.health() == Health::Ok && (volume.knows(&key.app) || !known)
@@ -124,7 +129,7 @@ impl Volumes {
         Refusal::new(Kind::Unavailable, message + "; push to another server")
     }
 
-    /// On all volumes at the same time; those that do not answer are not waited for.
+    /// Makes a call on all volumes at the same time; volumes that do not answer are not waited for.
     fn each<T: Send + 'static>(
         &self,
         call: impl Fn(&Volume) -> Result<T, Error> + Clone + Send + 'static,
@@ -195,8 +200,9 @@ impl Ledger for Volumes {
         for (volume, result) in self.iter().zip(results) {
             match result {
                 Ok(bytes) => freed += bytes,
-                // Nobody can read it there any more, and more cannot be done before the server is started again: then it goes, or its
-                // lease runs out. An app that comes again under this name is not to wait for that on all the other disks.
+                // Nobody can read it there any more, and more cannot be done before the server is
+                // started again: then it goes, or its lease runs out. An app that comes again under
+                // this name is not to wait for that on all the other disks.
                 Err(error) if volume.health().is_broken() => {
                     tracing::warn!(%app, %error, "the app's data stay on a disk that is out of service");
                 }
@@ -234,7 +240,8 @@ pub(crate) fn disk(volume: &Volume) -> String {
     PathBuf::from(volume.dir()).display().to_string()
 }
 
-/// Why a volume is not ok, for those who have no token: without paths, which name the server's directories and its apps. The log has them.
+/// Why a volume is not ok, for those who have no token: without paths, which name the server's
+/// directories and its apps. The log has them.
 pub(crate) fn why(volume: &Volume, health: &Health) -> Option<String> {
     let dir = volume.dir().display().to_string();
     health.reason().map(|reason| without_paths(reason, &dir))
@@ -273,8 +280,9 @@ fn without_paths(reason: &str, dir: &str) -> String {
     shown
 }
 
-/// Weighted rendezvous hashing: the volume with the highest score takes the attempt, and each takes a share like its free space.
-/// A retry mostly meets the volume of the first try, and nothing has to be remembered.
+/// Weighted rendezvous hashing: the volume with the highest score takes the attempt, and each takes
+/// a share like its free space. A retry mostly meets the volume of the first try, and nothing has
+/// to be remembered.
 fn score(key: &AttemptKey, volume: &Volume) -> f64 {
     let mut hasher = DefaultHasher::new();
     (key, volume.id()).hash(&mut hasher);

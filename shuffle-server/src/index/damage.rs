@@ -1,8 +1,10 @@
-//! Opening an index of which something is damaged: what is put right first, and what is left when that cannot be done.
+//! Opening an index of which something is damaged: what is put right first, and what is left when
+//! that cannot be done.
 //!
-//! What has changed in logs and tables is put right ([`super::mend`], [`super::parity`]); an index that RocksDB does not open then is
-//! made anew from what can be read of it, beside the old one, and takes its place when it is whole. A crash at any moment leaves the
-//! one or the other, and a note for as long as records may be missing and nobody has drawn the conclusions from that.
+//! What has changed in logs and tables is put right ([`super::mend`], [`super::parity`]); an index
+//! that RocksDB does not open then is made anew from what can be read of it, beside the old one,
+//! and takes its place when it is whole. A crash at any moment leaves the one or the other, and a
+//! note for as long as records may be missing and nobody has drawn the conclusions from that.
 //!
 //! | beside `index` | what it is |
 //! |---|---|
@@ -30,7 +32,8 @@ fn beside(index: &Path, what: &str) -> PathBuf {
     index.with_file_name(format!("{name}.{what}"))
 }
 
-/// Puts right what can be. An error: nothing may write to the index, or what follows a flipped bit would be dropped.
+/// Puts right what can be. An error: nothing may write to the index, or what follows a flipped bit
+/// would be dropped.
 pub(super) fn put_right(index: &Path) -> io::Result<()> {
     remove_dir(&beside(index, "repairing"))?;
     take_repaired(index)?;
@@ -73,8 +76,8 @@ pub(super) fn forget(index: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes what `repair` can read of an index, in a copy of it. Records that are gone lose their attempts; one that comes back
-/// because what deleted it is gone names files that are gone.
+/// Takes what `repair` can read of an index, in a copy of it. Records that are gone lose their
+/// attempts; one that comes back because what deleted it is gone names files that are gone.
 pub(super) fn repair(
     index: &Path,
     repair: impl FnOnce(&Path) -> Result<(), String>,
@@ -130,8 +133,8 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
 // === impl Overlay ===
 
 impl Overlay {
-    /// The index as it would be if it could be put right, in a directory of its own; `None` if nothing is wrong with it. And whether
-    /// records are missing then.
+    /// The index as it would be if it could be put right, in a directory of its own; `None` if
+    /// nothing is wrong with it. And whether records are missing then.
     pub(super) fn of(index: &Path) -> io::Result<Option<(Self, bool)>> {
         let changes = changes(index)?;
         if changes.is_empty() {

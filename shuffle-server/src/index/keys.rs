@@ -1,4 +1,5 @@
-//! Keys of the index: fixed sizes, big-endian, so that one shuffle's records lie together and are deleted as one range.
+//! Keys of the index: fixed sizes, big-endian, so that one shuffle's records lie together and are
+//! deleted as one range.
 //!
 //! | kind | key | bytes |
 //! |---|---|---|

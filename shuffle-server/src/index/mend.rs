@@ -1,15 +1,18 @@
 //! Puts right what has changed in the files of the index, before RocksDB opens them.
 //!
-//! RocksDB finds a flipped bit in its log, and drops *everything that was written after it*: thousands of commits, for a bit. So its
-//! files are looked at first. A byte that has changed in a record of a log (the write-ahead log, or MANIFEST, which is one) is put
-//! right by the record's checksum, see `shuffle_proto::stored::mend`; in the write-ahead log only if the record is then what was
-//! written by a second checksum too ([`seal`]). A record of the write-ahead log that has changed more is left out alone, and the log
-//! is written anew without it; what the log was is kept in `lost/`. A torn end of the newest log is left as it is: RocksDB knows what
-//! that is. Tables: [`super::parity`].
+//! RocksDB finds a flipped bit in its log, and drops *everything that was written after it*:
+//! thousands of commits, for a bit. So its files are looked at first. A byte that has changed in a
+//! record of a log (the write-ahead log, or MANIFEST, which is one) is put right by the record's
+//! checksum, see `shuffle_proto::stored::mend`; in the write-ahead log only if the record is then
+//! what was written by a second checksum too ([`seal`]). A record of the write-ahead log that has
+//! changed more is left out alone, and the log is written anew without it; what the log was is kept
+//! in `lost/`. A torn end of the newest log is left as it is: RocksDB knows what that is. Tables:
+//! [`super::parity`].
 //!
-//! Looking changes nothing; what is found to be done is a list of [`Change`]s, each of which is made whole or not at all, in any
-//! order and as often as one likes. So a crash in the midst of them costs nothing, a byte is put right on a disk that is full, and
-//! one that is read-only is read with the changes that it cannot be given.
+//! Looking changes nothing; what is found to be done is a list of [`Change`]s, each of which is
+//! made whole or not at all, in any order and as often as one likes. So a crash in the midst of
+//! them costs nothing, a byte is put right on a disk that is full, and one that is read-only is
+//! read with the changes that it cannot be given.
 
 mod log;
 pub(super) mod seal;
@@ -188,8 +191,8 @@ pub(super) fn lost_name(index: &Path, name: &str) -> io::Result<PathBuf> {
     Ok(free.next().unwrap_or_else(|| lost.join(name)))
 }
 
-/// Keeps a file of the index where a person finds it, when another is about to take its place. No copy, which a full disk has no room
-/// for, where the file system has links.
+/// Keeps a file of the index where a person finds it, when another is about to take its place. No
+/// copy, which a full disk has no room for, where the file system has links.
 fn keep_lost(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let index = path.parent().unwrap_or(path);

@@ -1,8 +1,10 @@
-//! What a volume knows of its files: which runs lie where, which attempts are committed, which shuffles and apps there are.
+//! What a volume knows of its files: which runs lie where, which attempts are committed, which
+//! shuffles and apps there are.
 //!
-//! Owns the format of keys ([`keys`]) and values ([`values`]) and the door to RocksDB ([`rocks`]). Does not own the files; `staging`
-//! writes bytes first and then their records, in one [`Changes`] that is applied whole or not at all (invariant: bytes-before-index).
-//! What was written survives the process; what was written with `sync`, and all before it, survives a power cut.
+//! Owns the format of keys ([`keys`]) and values ([`values`]) and the door to RocksDB ([`rocks`]).
+//! Does not own the files; `staging` writes bytes first and then their records, in one [`Changes`]
+//! that is applied whole or not at all (invariant: bytes-before-index). What was written survives
+//! the process; what was written with `sync`, and all before it, survives a power cut.
 //!
 //! Two implementations of [`SegmentIndex`], one conformance suite.
 
@@ -46,7 +48,8 @@ macro_rules! file_id {
 }
 
 file_id! {
-    /// A segment file. Ids rise, also across restarts, and are never used again; the same for runs and logs.
+    /// A segment file. Ids rise, also across restarts, and are never used again; the same for runs
+    /// and logs.
     SegmentId
 }
 file_id! {
@@ -195,7 +198,8 @@ pub fn read(index: &dyn SegmentIndex, key: Key) -> Result<Option<Record>, Error>
     }
 }
 
-/// All records of a kind, in order. One that cannot be read is given as its error, and the others still come.
+/// All records of a kind, in order. One that cannot be read is given as its error, and the others
+/// still come.
 pub fn read_all(
     index: &dyn SegmentIndex,
     kind: u8,

@@ -1,8 +1,10 @@
-//! A second chance for the tables of the index: a small file beside each from which a damaged stretch of it is put together again.
+//! A second chance for the tables of the index: a small file beside each from which a damaged
+//! stretch of it is put together again.
 //!
-//! A table of RocksDB never changes, and holds thousands of records; a flipped bit in the wrong place of it makes all of them
-//! unreadable. A table is cut into chunks of 4 KiB, of which every sixteenth belongs to the same stripe; the parity of a stripe is
-//! the exclusive or of its chunks. So 64 KiB in a row may be damaged, for 64 KiB and 0.1 % of the table.
+//! A table of RocksDB never changes, and holds thousands of records; a flipped bit in the wrong
+//! place of it makes all of them unreadable. A table is cut into chunks of 4 KiB, of which every
+//! sixteenth belongs to the same stripe; the parity of a stripe is the exclusive or of its chunks.
+//! So 64 KiB in a row may be damaged, for 64 KiB and 0.1 % of the table.
 //!
 //! | bytes of `index/parity/<table>` | field |
 //! |---|---|
@@ -13,7 +15,8 @@
 //! | after them | parity of each of the 16 stripes, 4096 bytes |
 //! | the last 4 | CRC-32 of all before |
 //!
-//! Made when the index is opened, and now and then while it is written; a table without one is as safe as RocksDB makes it.
+//! Made when the index is opened, and now and then while it is written; a table without one is as
+//! safe as RocksDB makes it.
 
 use std::{
     collections::BTreeSet,
@@ -40,7 +43,8 @@ fn dir_of(index: &Path) -> PathBuf {
     index.join("parity")
 }
 
-/// Compares all tables with what is known of them; answers how those that have changed are put together again.
+/// Compares all tables with what is known of them; answers how those that have changed are put
+/// together again.
 pub(super) fn look(index: &Path) -> io::Result<Vec<Change>> {
     let mut changes = Vec::new();
     for entry in fs::read_dir(dir_of(index)).into_iter().flatten() {

@@ -1,8 +1,9 @@
 //! The index in RocksDB: the only file that names it.
 //!
-//! There is one record per run and per attempt, none per block, so that the whole index is a few thousand rows per terabyte. Its
-//! settings follow from that: no compression (values are packed already), small buffers and caches, the log always on. A log write
-//! goes to the kernel with every batch, so the index survives the process; `sync` adds the device.
+//! There is one record per run and per attempt, none per block, so that the whole index is a few
+//! thousand rows per terabyte. Its settings follow from that: no compression (values are packed
+//! already), small buffers and caches, the log always on. A log write goes to the kernel with every
+//! batch, so the index survives the process; `sync` adds the device.
 
 use std::{
     collections::BTreeSet,
@@ -77,7 +78,8 @@ impl RocksIndex {
         })
     }
 
-    /// Makes an index anew of the rows that can be read of one that opens, and has tables that cannot be read whole.
+    /// Makes an index anew of the rows that can be read of one that opens, and has tables that
+    /// cannot be read whole.
     pub fn salvage(path: &Path) -> Result<(), Error> {
         let name = path.display().to_string();
         let mut options = options();
@@ -98,7 +100,8 @@ impl RocksIndex {
         salvaged.map_err(|error| store(&name, "salvage", &error))
     }
 
-    /// Opens what is there for reading, and changes nothing of it; writes are refused. What has changed is read as it was all the same.
+    /// Opens what is there for reading, and changes nothing of it; writes are refused. What has
+    /// changed is read as it was all the same.
     pub fn open_read_only(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
         let overlay = Overlay::of(path).map_err(|error| store(&name, "look through", &error))?;
@@ -180,8 +183,8 @@ pub(super) fn record_of(batch: &Changes) -> Vec<u8> {
     sealed(batch).data().to_vec()
 }
 
-/// Copies all rows that can be read of an index that is open for reading: from the first to where it breaks, and from the last back to
-/// there. Within that it is not known what there was.
+/// Copies all rows that can be read of an index that is open for reading: from the first to where
+/// it breaks, and from the last back to there. Within that it is not known what there was.
 fn copy_readable(from: &DB, to: &DB) -> Result<u64, rocksdb::Error> {
     let mut unsynced = WriteOptions::default();
     unsynced.disable_wal(true);

@@ -16,7 +16,8 @@
 //! | attempt | synced u8, bytes u64, records u64, runs varint, each run's id u64, log u8 (1: log id u64, offset u64, length u64), then the totals, see `shuffle_proto::stored::totals` |
 //! | written | objects u32, bytes u64, then per attempt map index u32, attempt u64 |
 //!
-//! A directory entry ends where the next one begins, the last one at `blocks` and `data length`: 16 bytes per partition.
+//! A directory entry ends where the next one begins, the last one at `blocks` and `data length`: 16
+//! bytes per partition.
 
 use std::time::Duration;
 

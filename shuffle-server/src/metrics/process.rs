@@ -1,4 +1,5 @@
-//! This process, as the kernel counts it, by the names that every Prometheus client uses (`process_…`, without our prefix).
+//! This process, as the kernel counts it, by the names that every Prometheus client uses
+//! (`process_…`, without our prefix).
 
 use std::{fs, sync::atomic::AtomicU64};
 

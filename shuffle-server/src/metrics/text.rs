@@ -5,8 +5,9 @@
 //! | text 0.0.4 | whoever says nothing, `*/*` or `text/plain`: agents, people, `promtool check metrics` |
 //! | OpenMetrics 1.0 | whoever prefers it by name, as Prometheus does |
 //!
-//! The encoder that the registry has writes OpenMetrics. Text 0.0.4 is the same lines but for what describes them: a counter is called
-//! by the name of its samples, with `_total`, and there is neither a unit nor an end.
+//! The encoder that the registry has writes OpenMetrics. Text 0.0.4 is the same lines but for what
+//! describes them: a counter is called by the name of its samples, with `_total`, and there is
+//! neither a unit nor an end.
 
 /// A format of `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,8 @@ pub(crate) enum Format {
     OpenMetrics,
 }
 
-/// How well something in an `Accept` fits: its quality in thousandths; then how exactly it is named; then whether it comes first.
+/// How well something in an `Accept` fits: its quality in thousandths; then how exactly it is
+/// named; then whether it comes first.
 type Rank = (u16, u8, std::cmp::Reverse<usize>);
 
 impl Format {
@@ -36,7 +38,8 @@ impl Format {
         }
     }
 
-    /// What these values of `Accept` ask for. Text where they want neither or both alike: it is what everybody can read.
+    /// What these values of `Accept` ask for. Text where they want neither or both alike: it is
+    /// what everybody can read.
     pub(crate) fn of<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
         let ranges: Vec<_> = accept
             .into_iter()
@@ -47,7 +50,8 @@ impl Format {
                 let (exactness, quality) = format.fits(range)?;
                 Some((quality, exactness, std::cmp::Reverse(place)))
             });
-            // What is named most exactly decides about a format, also when something wider has the better quality.
+            // What is named most exactly decides about a format, also when something wider has the
+            // better quality.
             fits.max_by_key(|(quality, exactness, place): &Rank| (*exactness, *quality, *place))
                 .filter(|(quality, ..)| *quality > 0)
         };
@@ -58,7 +62,8 @@ impl Format {
         }
     }
 
-    /// How exactly a media range names this format, and with which quality; `None` if it is another's.
+    /// How exactly a media range names this format, and with which quality; `None` if it is
+    /// another's.
     fn fits(self, range: &str) -> Option<(u8, u16)> {
         let mut parts = range.split(';').map(str::trim);
         let (kind, subtype) = parts.next()?.split_once('/')?;
@@ -79,7 +84,8 @@ impl Format {
             if is(name, "q") {
                 quality = thousandths(value)?;
             } else if is(name, "version") {
-                // Another version is another format; Prometheus names an older one of OpenMetrics beside this.
+                // Another version is another format; Prometheus names an older one of OpenMetrics
+                // beside this.
                 if value != own_version {
                     return None;
                 }

@@ -1,4 +1,5 @@
-//! The steps of the end: running pushes, write-back, volumes. [`super::Server::run`] goes them in this order.
+//! The steps of the end: running pushes, write-back, volumes. [`super::Server::run`] goes them in
+//! this order.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,10 +13,12 @@ use crate::core::{Core, drain::Step, volumes::Volumes};
 
 /// How often `notice-file` is looked for.
 pub(super) const NOTICE_PERIOD: Duration = Duration::from_millis(500);
-/// What a volume gets to put on disk what only memory holds, beyond `drain-timeout`. It is asked to at the beginning, too.
+/// What a volume gets to put on disk what only memory holds, beyond `drain-timeout`. It is asked to
+/// at the beginning, too.
 pub(super) const CLOSE: Duration = Duration::from_secs(10);
 
-/// Running pushes commit, or are told to go elsewhere once they have had their time. What commits even then is waited for.
+/// Running pushes commit, or are told to go elsewhere once they have had their time. What commits
+/// even then is waited for.
 pub(super) async fn end_pushes(core: &Core, fence: Instant, deadline: Instant) {
     if timeout_at(fence, core.pushes.wait()).await.is_err() {
         tracing::warn!(
@@ -37,7 +40,8 @@ pub(super) async fn end_pushes(core: &Core, fence: Instant, deadline: Instant) {
     }
 }
 
-/// Everything that the object store is to have; answers the bytes that are left, for which there was no time.
+/// Everything that the object store is to have; answers the bytes that are left, for which there
+/// was no time.
 pub(super) async fn write_back(core: &Core, deadline: Instant) -> u64 {
     let Some(tier) = &core.remote else {
         return 0;
@@ -56,7 +60,8 @@ pub(super) async fn write_back(core: &Core, deadline: Instant) -> u64 {
     left
 }
 
-/// All at the same time, so that none waits for the disk of another; answers the bytes that only memory had and that are gone.
+/// Closes all volumes at the same time, so that none waits for the disk of another. Returns the
+/// bytes that were in memory only and are lost.
 pub(super) async fn close_volumes(volumes: &Volumes) -> u64 {
     let mut closing = JoinSet::new();
     for volume in volumes.iter() {

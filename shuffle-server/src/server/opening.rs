@@ -23,7 +23,8 @@ use crate::{
 
 /// How long a start waits for the object store.
 pub(super) const STORE_PATIENCE: Duration = Duration::from_secs(3);
-/// How long a look at what a data directory lies on may take, before it is left to the volume to say what is wrong with the disk.
+/// How long a look at what a data directory lies on may take, before it is left to the volume to
+/// say what is wrong with the disk.
 pub(super) const GROUND: Duration = Duration::from_secs(5);
 
 pub(super) fn open_store(config: &Config, metrics: &Metrics) -> Result<Option<Store>, Error> {
@@ -37,7 +38,8 @@ pub(super) fn open_store(config: &Config, metrics: &Metrics) -> Result<Option<St
     config.remote.as_ref().map(open).transpose()
 }
 
-/// Looks whether the store is ours to write to. One that does not answer is asked again later, before anything is written.
+/// Looks whether the store is ours to write to. One that does not answer is asked again later,
+/// before anything is written.
 pub(super) async fn open_remote(
     store: Store,
     clock: Arc<dyn Clock>,
@@ -75,8 +77,9 @@ pub(super) async fn listen(
     Ok((listener, addr))
 }
 
-/// All at the same time: recovery reads each disk by itself. One that cannot be opened does not keep the others from being served;
-/// without any that takes something there is nothing to serve for.
+/// Opens all volumes at the same time: recovery reads each disk by itself. A volume that cannot be
+/// opened does not keep the others from being served. If no volume takes anything, the server does
+/// not start.
 pub(super) async fn open_volumes(
     config: &Config,
     components: &Components,

@@ -60,7 +60,8 @@ fn policy(value: i32) -> Result<Option<Policy>, Invalid> {
     }
 }
 
-/// The version in which to answer a caller whose highest is `theirs`. A newer caller speaks ours too, or says that it does not.
+/// The version in which to answer a caller whose highest is `theirs`. A newer caller speaks ours
+/// too, or says that it does not.
 pub(super) fn version(field: &'static str, theirs: u32) -> Result<u32, Refusal> {
     if theirs < PROTOCOL_MIN {
         let remedy = format!(

@@ -1,8 +1,9 @@
 //! Which connections there are, what runs on each, and which one makes room for a new one.
 //!
-//! Clients keep connections for later, and anybody can hold one by answering pings. So when a bound is met, the connection that has
-//! run no call for longest is asked to leave: of the same peer if it is the peer's bound, else of the peer that has the most. Its client
-//! connects again when it has something to call, and a call that is on its way is still taken (HTTP/2's graceful GOAWAY).
+//! Clients keep connections for later, and anybody can hold one by answering pings. So when a bound
+//! is met, the connection that has run no call for longest is asked to leave: of the same peer if
+//! it is the peer's bound, else of the peer that has the most. Its client connects again when it
+//! has something to call, and a call that is on its way is still taken (HTTP/2's graceful GOAWAY).
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,7 @@ use crate::core::peers::{Over, Peers, Share, group};
 /// How long a connection must have been without a call: one that is new is about to have its first.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// All connections.
+/// The connections of the data port.
 pub(super) struct Connections {
     peers: Arc<Peers>,
     open: Mutex<Table>,
@@ -38,7 +39,7 @@ struct Entry {
     leave: CancellationToken,
 }
 
-/// One connection, as long as it lives.
+/// A connection, for as long as the value lives.
 pub(super) struct Connection {
     of: Arc<Connections>,
     id: u64,
@@ -60,7 +61,7 @@ impl Connections {
         })
     }
 
-    /// One more, or the bound that is met.
+    /// Counts one more connection, or names the bound that is met.
     pub(super) fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Arc<Connection>, Over> {
         let share = self.peers.take(peer)?;
         let mut open = self.open.lock();

@@ -1,7 +1,8 @@
 //! Fetch: serves blocks of committed attempts, volume by volume, and at the end the summary.
 //!
-//! All volumes' reads begin before the first byte is sent, so that what they cover is one moment. One part of about a MiB is read
-//! ahead while the one before it is sent; the sender's pace is the reader's, by HTTP/2's flow control.
+//! All volumes' reads begin before the first byte is sent, so that what they cover is one moment.
+//! One part of about a MiB is read ahead while the one before it is sent; the sender's pace is the
+//! reader's, by HTTP/2's flow control.
 //!
 //! | bytes of a cursor | meaning |
 //! |---|---|

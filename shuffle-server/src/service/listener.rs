@@ -1,7 +1,7 @@
 //! Connections: accepted, bounded, kept alive, ended.
 //!
-//! hyper's HTTP/2 is driven directly and not through tonic's server, which can neither send ropes nor bound what a connection
-//! buffers for sending.
+//! hyper's HTTP/2 is driven directly and not through tonic's server, which can neither send ropes
+//! nor bound what a connection buffers for sending.
 
 use std::{
     io,
@@ -36,7 +36,8 @@ use crate::{
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How often a preface that came in part is looked at again.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How long a new connection waits for one that makes room, and one that is refused for its peer to have read why.
+/// How long a new connection waits for one that makes room, and one that is refused for its peer to
+/// have read why.
 const MOMENT: Duration = Duration::from_secs(1);
 /// Connections that wait for that at the same time. More are closed without a word.
 const MAX_WAITING: usize = 256;
@@ -44,9 +45,10 @@ const MAX_WAITING: usize = 256;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Calls at the same time on one connection. More wait at the client.
 const MAX_STREAMS: u32 = 256;
-/// Out of reach of [`MAX_STREAMS`] full stream windows. A push that waits for memory leaves its bytes unread; if those could use up
-/// the connection's window, a push beside it that has its memory already could not finish, and its memory may be what the first one
-/// waits for. What is unread is bounded by the streams' own windows.
+/// Out of reach of [`MAX_STREAMS`] full stream windows. A push that waits for memory leaves its
+/// bytes unread; if those could use up the connection's window, a push beside it that has its
+/// memory already could not finish, and its memory may be what the first one waits for. What is
+/// unread is bounded by the streams' own windows.
 const CONNECTION_WINDOW: u32 = MAX_STREAMS * settings::WINDOW;
 /// Bytes of request headers: gRPC's are a few hundred.
 const MAX_HEADERS: u32 = 16 << 10;
@@ -123,7 +125,8 @@ impl Listener {
         }
     }
 
-    /// Serves a connection over the bound once another one has made room; if none does, says why not.
+    /// Serves a connection over the bound once another one has made room; if none does, says why
+    /// not.
     async fn wait(
         &self,
         stream: TcpStream,
@@ -229,8 +232,8 @@ async fn preface(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Says in HTTP/2's words why a connection is not served, and waits for the peer to close it: a socket that is closed with unread
-/// bytes takes its last words with it.
+/// Says in HTTP/2's words why a connection is not served, and waits for the peer to close it: a
+/// socket that is closed with unread bytes takes its last words with it.
 async fn farewell(mut stream: TcpStream, why: &str) -> io::Result<()> {
     let text = &why.as_bytes()[..why.len().min(200)];
     // SETTINGS without any, then GOAWAY: no stream was looked at, ENHANCE_YOUR_CALM.

@@ -1,7 +1,9 @@
-//! Calls: decoded, checked, carried out, answered. tonic and hyper are seen only here and in `server.rs`.
+//! Calls: decoded, checked, carried out, answered. tonic and hyper are seen only here and in
+//! `server.rs`.
 //!
-//! Owns connections ([`listener`]), the time that a peer gets ([`pace`]), routes ([`router`]) and one handler per call: [`push`] and
-//! [`fetch`] framed by hand, [`control`] generated. Owns no state: that is [`crate::core`]'s.
+//! Owns connections ([`listener`]), the time that a peer gets ([`pace`]), routes ([`router`]) and
+//! one handler per call: [`push`] and [`fetch`] framed by hand, [`control`] generated. Owns no
+//! state: that is [`crate::core`]'s.
 
 mod caller;
 mod connections;

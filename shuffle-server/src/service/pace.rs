@@ -1,8 +1,10 @@
-//! How slow a peer may be. Whoever begins a message goes on with it; whoever has begun none may rest as long as its connection lives.
+//! How slow a peer may be. Whoever begins a message goes on with it; whoever has begun none may
+//! rest as long as its connection lives.
 //!
-//! A message that was begun holds memory, of the budget once its head was read. So it is given [`Pace::grace`], and as much time more
-//! as its bytes take at [`RATE`]: a pause of the network is forgiven, a byte now and then is not. What counts is time in which this
-//! server looked and nothing came; time in which the server itself stood still is not the peer's.
+//! A message that was begun holds memory, of the budget once its head was read. So it is given
+//! [`Pace::grace`], and as much time more as its bytes take at [`RATE`]: a pause of the network is
+//! forgiven, a byte now and then is not. What counts is time in which this server looked and
+//! nothing came; time in which the server itself stood still is not the peer's.
 
 use std::{
     net::SocketAddr,
@@ -46,7 +48,7 @@ impl Pace {
         reader
     }
 
-    /// The same of a fetch.
+    /// A reader of a fetch whose caller is not known yet.
     pub(super) fn first_fetch(body: Incoming) -> MessageReader<Incoming> {
         let mut reader = MessageReader::new(body);
         reader.limit(MAX_FETCH, MAX_FETCH);
@@ -142,7 +144,8 @@ impl Core {
         }
     }
 
-    /// Gives the payload of the message whose head was read to `take`. Memory that was granted for it is withheld from all others.
+    /// Gives the payload of the message whose head was read to `take`. Memory that was granted for
+    /// it is withheld from all others.
     pub(super) async fn payload(
         &self,
         reader: &mut MessageReader<Incoming>,
@@ -194,7 +197,8 @@ impl Patience {
         done
     }
 
-    /// Notes a while in which so many bytes came. One that took much longer than was asked for was this server's standstill.
+    /// Notes a while in which so many bytes came. One that took much longer than was asked for was
+    /// this server's standstill.
     fn note(&mut self, slice: Duration, took: Duration, bytes: u64) {
         self.waited += took.min(2 * slice);
         self.bytes += bytes;

@@ -1,7 +1,9 @@
-//! Push: takes the output of one map attempt. One message in, one answer out, until the commit or the end of the stream.
+//! Push: takes the output of one map attempt. One message in, one answer out, until the commit or
+//! the end of the stream.
 //!
-//! For a batch the head comes first, then memory for exactly its payload, then the payload: while there is no memory nothing is
-//! read, and HTTP/2 holds the sender back. When the peer goes away, hyper drops the answer's stream, and with it the attempt.
+//! For a batch the head comes first, then memory for exactly its payload, then the payload: while
+//! there is no memory nothing is read, and HTTP/2 holds the sender back. When the peer goes away,
+//! hyper drops the answer's stream, and with it the attempt.
 
 mod commit;
 mod open;
@@ -101,10 +103,11 @@ struct Writing {
 
 struct Committed {
     attempt: Attempt,
-    /// Batches are skipped when the attempt was committed before, and wrong when this stream has committed it.
+    /// Batches are skipped when the attempt was committed before, and wrong when this stream has
+    /// committed it.
     here: bool,
     batches: u64,
-    /// As its receipt says.
+    /// Stored bytes, by the receipt.
     bytes: u64,
     parts: Parts,
 }
@@ -113,7 +116,7 @@ struct Committed {
 #[derive(Default)]
 struct Parts {
     totals: Vec<PartitionTotal>,
-    /// Of what the attempt is known to have, as much as these say.
+    /// Blocks and bytes that these totals claim, bounded by what the attempt is known to have.
     counted: u64,
     begun: bool,
 }
@@ -126,7 +129,8 @@ struct Attempt {
     level: Level,
     volume: Volume,
     _choice: Choice,
-    /// Until it is committed and the volume counts it.
+    /// The attempt's place among outputs that are being written, until the volume counts it as
+    /// committed.
     share: Option<Share>,
     _stream: StreamPermit,
     _push: TaskTrackerToken,
@@ -145,8 +149,9 @@ impl Push {
         }
     }
 
-    /// The next step, unless the server drains and the time of its pushes is over. What has been read as a commit is carried out all
-    /// the same: it is the last moment at which a client that goes elsewhere would send everything twice.
+    /// The next step, unless the server drains and the time of its pushes is over. What has been
+    /// read as a commit is carried out all the same: it is the last moment at which a client that
+    /// goes elsewhere would send everything twice.
     async fn next(&mut self) -> Answer {
         let core = self.core.clone();
         let (message, payload) = tokio::select! {
@@ -295,8 +300,9 @@ impl Drop for Push {
     }
 }
 
-/// As long as it takes: meanwhile nothing is read, and the sender is held back. Unless the volume ceases to answer: then what was sent
-/// goes, and with it the memory that others wait for.
+/// Waits for memory as long as it takes: meanwhile nothing is read, and the sender is held back. If
+/// the volume stops answering, the wait ends with an error: the push ends, and its memory goes to
+/// others who wait.
 async fn wait_for_memory(core: &Core, volume: &Volume, cost: usize) -> Result<Permit, Refusal> {
     if let Some(permit) = core.budget.try_acquire(cost) {
         return Ok(permit);
@@ -318,7 +324,8 @@ async fn wait_for_memory(core: &Core, volume: &Volume, cost: usize) -> Result<Pe
 // === impl Parts ===
 
 impl Parts {
-    /// Adds a part. What comes in several is bounded by what the attempt is known to have; that it is just this, the volume sees.
+    /// Adds a part. What comes in several is bounded by what the attempt is known to have; that it
+    /// is just this, the volume sees.
     fn add(
         &mut self,
         part: &v1::Commit,

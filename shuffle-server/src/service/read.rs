@@ -1,5 +1,6 @@
-//! What a fetch reads of one volume, from wherever it is: the volume itself, and the object store for what the volume has written back
-//! and does not have, or cannot read, any more. A volume that is not served here is read from the store alone.
+//! What a fetch reads of one volume, from wherever it is: the volume itself, and the object store
+//! for what the volume has written back and does not have, or cannot read, any more. A volume that
+//! is not served here is read from the store alone.
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
@@ -31,11 +32,11 @@ pub(super) struct Subject {
 
 /// Where a read of a volume begins.
 pub(super) enum Begin {
-    /// With its first block.
+    /// At the first block of the volume.
     Start,
-    /// After a part of an earlier read; what the tier does not know is the start.
+    /// Behind a part of an earlier read. A cursor that the source does not know means the start.
     After(Bytes),
-    /// Behind its last block: the reader has them all, and wants the summary.
+    /// Behind the last block of the volume: the reader has all blocks, and wants the summary.
     End,
 }
 
@@ -63,7 +64,7 @@ enum Source {
 }
 
 impl Begin {
-    /// In the words of a tier.
+    /// Converts to a source's own cursor type.
     fn cursor<C>(&self, end: C, parse: impl FnOnce(&[u8]) -> Option<C>) -> Option<C> {
         match self {
             Begin::Start => None,
@@ -206,7 +207,8 @@ impl Read {
                     self.source = Source::Done;
                 }
                 Source::Done => {
-                    // A disk that does not answer has lost nothing: whoever asks again later, or elsewhere, may get it.
+                    // A disk that does not answer has lost nothing: whoever asks again later, or
+                    // elsewhere, may get it.
                     let mut lost = self.summary.lost.iter();
                     return match self.unanswered.take() {
                         Some(Unanswered { error, attempts })
@@ -246,7 +248,8 @@ impl Read {
         }
     }
 
-    /// After the volume: what it cannot serve may be in the store.
+    /// The read that follows the volume's: attempts that the volume cannot serve may be in the
+    /// store.
     async fn rest(&self, core: &Core) -> Result<Source, Refusal> {
         if self.summary.lost.is_empty() {
             return Ok(Source::Done);
@@ -264,7 +267,7 @@ impl Read {
         Ok(fetch.map_or(Source::Done, |fetch| Source::Remote(Box::new(fetch))))
     }
 
-    /// Of which volume.
+    /// The volume that is read.
     pub(super) fn volume(&self) -> VolumeId {
         self.volume
     }

@@ -1,4 +1,5 @@
-//! From a request to who answers it: `Push` and `Fetch` by hand, everything else by generated tonic services.
+//! From a request to who answers it: `Push` and `Fetch` by hand, everything else by generated tonic
+//! services.
 
 use std::{
     convert::Infallible,
@@ -229,7 +230,8 @@ fn refused(status: &Status) -> Response<Body> {
         header::CONTENT_TYPE,
         header::HeaderValue::from_static("application/grpc"),
     );
-    // Without it the client has nothing to go by but the end of the stream, which it takes for a broken one.
+    // Without it the client has nothing to go by but the end of the stream, which it takes for a
+    // broken one.
     let _ = status.add_header(answer.headers_mut());
     answer
 }
@@ -260,7 +262,8 @@ impl<T: Unpin> http_body::Body for Held<T> {
     }
 }
 
-/// The body of a control call: small, and here at once. What else comes would be kept until the peer goes.
+/// The body of a control call: small, and here at once. What else comes would be kept until the
+/// peer goes.
 struct Small {
     body: Incoming,
     left: usize,

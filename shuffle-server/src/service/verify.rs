@@ -1,11 +1,13 @@
 //! Verify: a reader says that an attempt is not what was written, and the volume looks.
 //!
-//! Reading an attempt again costs what a fetch of it costs, and more often than not it has changed on the way only. So one is looked
-//! at by one call at a time, an app has one such call, the server a few, and what was found sound is not read again at once: who
-//! comes too early is told to come back.
+//! Reading an attempt again costs what a fetch of it costs, and more often than not it has changed
+//! on the way only. So one is looked at by one call at a time, an app has one such call, the server
+//! a few, and what was found sound is not read again at once: who comes too early is told to come
+//! back.
 //!
-//! If it is bad, what lies beside it is looked at too, once in a while for each shuffle, and the answer waits for that a moment: so the
-//! reader is told of all that is lost, and the engine loses one attempt of a stage and not one for each bit.
+//! If it is bad, what lies beside it is looked at too, once in a while for each shuffle, and the
+//! answer waits for that a moment: so the reader is told of all that is lost, and the engine loses
+//! one attempt of a stage and not one for each bit.
 
 use std::{
     sync::Arc,
@@ -33,7 +35,7 @@ const MOST: usize = 4;
 const SOUND_FOR: Duration = Duration::from_secs(5);
 /// Such attempts that are remembered.
 const REMEMBERED: usize = 1024;
-/// Of a reader's words, for the log.
+/// Bytes of a reader's reason that go to the log.
 const REASON: usize = 400;
 
 /// How long the answer waits for what lies beside a bad attempt; the look goes on.

@@ -1,7 +1,8 @@
 //! Staging: what executors push is held in memory, put into files of local disks, and served again.
 //!
-//! Owns volumes: data directories with segments, commit logs and an index. Does not own the network, tokens or leases; `service`
-//! calls [`Volume::open_attempt`], [`AttemptWriter`] and [`Volume::fetch`], `registry` calls the app and deletion calls.
+//! Owns volumes: data directories with segments, commit logs and an index. Does not own the
+//! network, tokens or leases; `service` calls [`Volume::open_attempt`], [`AttemptWriter`] and
+//! [`Volume::fetch`], `registry` calls the app and deletion calls.
 //!
 //! ```text
 //! append ─▶ memory ──commit──▶ commit log ──quiet, pressure──▶ run in a segment
@@ -9,23 +10,29 @@
 //!              └────────────────────pressure──────────────────▶│
 //! ```
 //!
-//! The folders are floors. What stands on the left may use what stands to the right of it, and never the other way round:
+//! The folders are floors. What stands on the left may use what stands to the right of it, and
+//! never the other way round:
 //!
 //! ```text
 //! volume ─▶ recover ─▶ seal, reclaim, warden, write, read ─▶ state ─▶ files ─▶ options ─▶ disk
 //! ```
 //!
-//! `write` is the way in, `read` the way out, `state` what this process knows, `files` what outlives it, `disk` the calls of the file
-//! system. What is defined in this file is the ground under all of them.
+//! `write` is the way in, `read` the way out, `state` what this process knows, `files` what
+//! outlives it, `disk` the calls of the file system. What is defined in this file is the ground
+//! under all of them.
 //!
-//! One thread per volume, the *writer*, moves bytes to disk; everything else reads snapshots. What survives a crash of the process:
-//! every attempt whose commit was answered at [`Durability::Disk`] or above. What survives a power cut: those at
-//! [`Durability::Fsync`].
+//! One thread per volume, the *writer*, moves bytes to disk; everything else reads snapshots. What
+//! survives a crash of the process: every attempt whose commit was answered at [`Durability::Disk`]
+//! or above. What survives a power cut: those at [`Durability::Fsync`].
 //!
-//! - invariant: bytes-before-index. A record in the index names only bytes that are written already.
-//! - invariant: whole-attempt-or-none. An attempt is in the commit map with totals that were compared with its blocks, or not.
-//! - invariant: acked-is-kept. A write that fails is reported to those who wait for it; what was acknowledged stays where it is.
-//! - invariant: unknown-is-never-empty. A shuffle that is not known, or deleted, is [`Error::Lost`].
+//! - invariant: bytes-before-index. A record in the index names only bytes that are written
+//!   already.
+//! - invariant: whole-attempt-or-none. An attempt is in the commit map with totals that were
+//!   compared with its blocks, or not.
+//! - invariant: acked-is-kept. A write that fails is reported to those who wait for it; what was
+//!   acknowledged stays where it is.
+//! - invariant: unknown-is-never-empty. A shuffle that is not known, or deleted, is
+//!   [`Error::Lost`].
 
 mod disk;
 pub(crate) mod files;
@@ -118,7 +125,8 @@ pub enum Health {
     Full(String),
     /// A call of it does not come back; it will again when it is quick.
     Slow(String),
-    /// Its file system takes no writes: not before the server is started again, as with those below. What can be read is still served.
+    /// Its file system takes no writes: not before the server is started again, as with those
+    /// below. What can be read is still served.
     ReadOnly(String),
     /// The device or the index fails.
     Failed(String),
@@ -208,7 +216,8 @@ impl Error {
             Error::Busy(_) => Kind::Busy,
             Error::Lost(_) => Kind::Lost,
             Error::Corrupt { .. } => Kind::Corrupt,
-            // A disk or an index that fails is this server's trouble: the same call may succeed on another.
+            // A disk or an index that fails is this server's trouble: the same call may succeed on
+            // another.
             Error::Unavailable { .. } | Error::Io { .. } | Error::Index(_) => Kind::Unavailable,
             Error::Internal(_) | Error::Directory { .. } => Kind::Internal,
         }

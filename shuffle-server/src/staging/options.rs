@@ -11,10 +11,12 @@ use crate::{
 /// Whether runs are written past the page cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DirectIo {
-    /// Through the page cache while what the volume holds fits into half of the memory that is free for it, past it from then on.
+    /// Through the page cache while what the volume holds fits into half of the memory that is free
+    /// for it, past it from then on.
     ///
-    /// Shuffle data is usually read within minutes. Read from the page cache it costs 1.3 times raw TCP, from the device 1.7, and
-    /// that outweighs what O_DIRECT saves in writing (1.6 against 2.0). Data that cannot stay in the page cache has no such gain.
+    /// Shuffle data is usually read within minutes. Read from the page cache it costs 1.3 times raw
+    /// TCP, from the device 1.7, and that outweighs what O_DIRECT saves in writing (1.6 against
+    /// 2.0). Data that cannot stay in the page cache has no such gain.
     #[default]
     Auto,
     /// Always, where the file system takes it.
@@ -28,7 +30,8 @@ pub enum DirectIo {
 pub struct Options {
     /// Whether runs are written past the page cache.
     pub direct_io: DirectIo,
-    /// How long a shuffle must not be written to before what it has in the commit log is sorted into a run.
+    /// How long a shuffle must not be written to before what it has in the commit log is sorted
+    /// into a run.
     pub quiet: Duration,
     /// Largest run, unless its partitions need a larger one for extents of 64 KiB.
     pub max_run: u64,
@@ -38,18 +41,21 @@ pub struct Options {
     pub max_log: u64,
     /// Bytes per partition from which a commit is written as a run and not to the commit log.
     ///
-    /// At 32 KiB an extent is read from a cold disk at half the device's speed, and the 16 bytes of its directory entry are nothing
-    /// beside it. A commit under that is cheaper twice: once to the log, once in a larger run.
+    /// At 32 KiB an extent is read from a cold disk at half the device's speed, and the 16 bytes of
+    /// its directory entry are nothing beside it. A commit under that is cheaper twice: once to the
+    /// log, once in a larger run.
     pub min_extent: u64,
     /// How often a full volume is asked whether it has space again, and the disk is looked at.
     pub probe: Duration,
     /// How long one call of the file system may take before the volume is called slow.
     pub slow: Duration,
-    /// Bytes that segments and commit logs may take, by the volume's own account; `None`: what the file system has.
+    /// Bytes that segments and commit logs may take, by the volume's own account; `None`: what the
+    /// file system has.
     ///
     /// What is committed already may go over it while it moves from a commit log into a run.
     pub limit: Option<u64>,
-    /// Bytes that are kept for the index, so that deletions can be written down on a disk that is full. Less on a small disk: an eighth.
+    /// Bytes that are kept for the index, so that deletions can be written down on a disk that is
+    /// full. Less on a small disk: an eighth.
     pub ballast: u64,
 }
 

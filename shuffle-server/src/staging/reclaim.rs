@@ -1,4 +1,5 @@
-//! The local copy's space comes back once the object store has all that is in it (invariant: remote-before-reclaim).
+//! The local copy's space comes back once the object store has all that is in it
+//! (invariant: remote-before-reclaim).
 
 use std::{
     collections::BTreeSet,
@@ -20,8 +21,8 @@ use crate::{
     },
 };
 
-/// Removes the local copy of a shuffle that is whole in the object store; answers the bytes that this freed, 0 if it may not go
-/// now. Blocking.
+/// Removes the local copy of a shuffle that is whole in the object store; answers the bytes that
+/// this freed, 0 if it may not go now. Blocking.
 pub(super) fn reclaim(shared: &Shared, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
     if shared.is_broken() {
         // Nothing new goes there, and what its index would be told is gone with the next start.
@@ -30,12 +31,14 @@ pub(super) fn reclaim(shared: &Shared, app: &AppId, shuffle: ShuffleId) -> Resul
     let Some(shuffle) = shared.shuffle(app, shuffle) else {
         return Ok(0);
     };
-    // Before the gate, which is taken inside of this lock when a file is made. What is written from here on goes to another file.
+    // Before the gate, which is taken inside of this lock when a file is made. What is written from
+    // here on goes to another file.
     *shuffle.output.lock() = None;
     let _gate = shared.gate.lock();
     let mut changes = Changes::default();
     let runs = {
-        // Looked at and taken away under one lock: a fetch that begins later sees that it is gone, and goes to the store.
+        // Looked at and taken away under one lock: a fetch that begins later sees that it is gone,
+        // and goes to the store.
         let mut state = shuffle.state.lock();
         if !may_reclaim(&shuffle, &state) {
             return Ok(0);
@@ -65,7 +68,8 @@ pub(super) fn reclaim(shared: &Shared, app: &AppId, shuffle: ShuffleId) -> Resul
             changes.delete(Key::Segment(shuffle.app_no, shuffle.id, id));
         }
     }
-    // The files stay for as long as the index names them: a crash, or an index that fails, costs space and nothing else.
+    // The files stay for as long as the index names them: a crash, or an index that fails, costs
+    // space and nothing else.
     shared
         .index
         .write(&changes, false)
@@ -82,8 +86,10 @@ pub(super) fn reclaim(shared: &Shared, app: &AppId, shuffle: ShuffleId) -> Resul
 
 /// Whether the local copy of a shuffle can go.
 pub(super) fn may_reclaim(shuffle: &Shuffle, state: &State) -> bool {
-    // invariant: remote-before-reclaim. Every commit is in `written`, which is filled by the index's record of a manifest only; of a
-    // volume that is out of service without it, and such a volume reclaims nothing. A fetch counts itself before it takes its snapshot, so one that is not seen here has not looked yet.
+    // invariant: remote-before-reclaim. Every commit is in `written`, which is filled by the
+    // index's record of a manifest only; of a volume that is out of service without it, and such a
+    // volume reclaims nothing. A fetch counts itself before it takes its snapshot, so one that is
+    // not seen here has not looked yet.
     !state.deleted
         && state.open.is_empty()
         && state.held.is_empty()

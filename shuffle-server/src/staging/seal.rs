@@ -1,8 +1,9 @@
-//! What write-back asks of a volume: which shuffles have something that is in no object, a stable view of it, and the record that it is
-//! in the object store now.
+//! What write-back asks of a volume: which shuffles have something that is in no object, a stable
+//! view of it, and the record that it is in the object store now.
 //!
-//! The order is carried by [`Sealed`]: it is made from committed attempts, and only it can be [recorded](Sealed::record), which its
-//! owner does when the manifest is there. Only what was recorded can be reclaimed (`super::reclaim`).
+//! The order is carried by [`Sealed`]: it is made from committed attempts, and only it can be
+//! [recorded](Sealed::record), which its owner does when the manifest is there. Only what was
+//! recorded can be reclaimed (`super::reclaim`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,9 +47,10 @@ pub struct Unwritten {
     pub volume: VolumeId,
     /// Committed attempts that are in no object.
     pub attempts: u64,
-    /// Their bytes.
+    /// Bytes of those attempts.
     pub bytes: u64,
-    /// Since the first of them was committed, or the volume opened if that was later; zero without any.
+    /// Since the first of them was committed, or the volume opened if that was later; zero without
+    /// any.
     pub waiting: Duration,
     /// Attempts that are being pushed.
     pub open: usize,
@@ -58,12 +60,14 @@ pub struct Unwritten {
     pub read: bool,
     /// Bytes of its segments.
     pub local: u64,
-    /// Whether all of its local copy could go: everything is in the object store, nobody reads it, and nothing is only in memory.
+    /// Whether all of its local copy could go: everything is in the object store, nobody reads it,
+    /// and nothing is only in memory.
     pub reclaimable: bool,
-    /// Manifests that no later one has replaced and that can be read here, with their bytes: one that takes the place of several
-    /// can be made of them.
+    /// Generations that count and whose attempts can all be read here, with their bytes: candidates
+    /// for compaction into one generation.
     pub generations: Vec<(u32, u64)>,
-    /// Since the last manifest was recorded; counts from the opening of the volume if that was earlier.
+    /// Since the last manifest was recorded; counts from the opening of the volume if that was
+    /// earlier.
     pub written_for: Duration,
 }
 
@@ -152,7 +156,8 @@ pub(super) fn is_deleted(shared: &Shared, app: &AppId, shuffle: ShuffleId) -> bo
     known.is_some_and(|app| app.deleted.contains(shuffle))
 }
 
-/// Where a committed attempt is. `Fenced` if its shuffle was deleted, `Lost` if it cannot be read and so never written back.
+/// Where a committed attempt is. `Fenced` if its shuffle was deleted, `Lost` if it cannot be read
+/// and so never written back.
 pub(super) fn placement(shared: &Shared, key: &AttemptKey) -> Result<Placement, Error> {
     let fenced = || fenced(&key.app, key.shuffle);
     let shuffle = shared.shuffle(&key.app, key.shuffle);
@@ -172,9 +177,10 @@ pub(super) fn placement(shared: &Shared, key: &AttemptKey) -> Result<Placement, 
     }
 }
 
-/// Takes hold of what a shuffle has committed and not written back, and of what these generations have, so that one manifest
-/// takes the place of theirs; `None` if there is nothing to be done. Of what is in no generation only so much that it is about
-/// `most` bytes: first of these attempts, then of the others by map index, which lie together.
+/// Takes hold of what a shuffle has committed and not written back, and of what these generations
+/// have, so that one manifest takes the place of theirs; `None` if there is nothing to be done. Of
+/// what is in no generation only so much that it is about `most` bytes: first of these attempts,
+/// then of the others by map index, which lie together.
 pub(super) fn seal_some(
     (shared, open): (&Arc<Shared>, Arc<dyn Send + Sync>),
     shuffle: Arc<Shuffle>,
@@ -289,8 +295,8 @@ impl Sealed {
             .collect()
     }
 
-    /// The store does not have these generations any more, or nobody can read what they have: of their attempts those that are here
-    /// are to be written once more. Blocking.
+    /// The store does not have these generations any more, or nobody can read what they have: of
+    /// their attempts those that are here are to be written once more. Blocking.
     pub fn write_again(&self, generations: &[u32]) -> Result<(), Error> {
         let (shared, shuffle) = (&self.shared, &self.shuffle);
         let _gate = shared.gate.lock();
@@ -344,7 +350,8 @@ impl Sealed {
         &self.replaces
     }
 
-    /// Whether it should make way: it only takes the place of others, and something was committed that is in none.
+    /// Whether it should make way: it only takes the place of others, and something was committed
+    /// that is in none.
     pub fn is_in_the_way(&self) -> bool {
         self.merges_only && self.shuffle.state.lock().unwritten > 0
     }
@@ -396,8 +403,8 @@ impl Sealed {
         }
     }
 
-    /// [`Sealed::record`] and the like on a thread that may block. `Unavailable` when the disk does not answer; what was to be done may
-    /// follow all the same.
+    /// [`Sealed::record`] and the like on a thread that may block. `Unavailable` when the disk does
+    /// not answer; what was to be done may follow all the same.
     pub async fn patiently<T: Send + 'static>(
         self: &Arc<Self>,
         call: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
@@ -410,8 +417,8 @@ impl Sealed {
         shared.patiently(receiver).await?
     }
 
-    /// Records that the attempts of a manifest that is in the store are there; answers the bytes of those that were not before.
-    /// `Fenced` if the shuffle was deleted meanwhile. Blocking.
+    /// Records that the attempts of a manifest that is in the store are there; answers the bytes of
+    /// those that were not before. `Fenced` if the shuffle was deleted meanwhile. Blocking.
     pub fn record(&self, made: Made) -> Result<u64, Error> {
         let Made {
             generation,
@@ -440,15 +447,16 @@ impl Sealed {
         for replaced in &replaces {
             changes.delete(Key::Written(shuffle.app_no, shuffle.id, *replaced));
         }
-        // Synced, with all that was written before: a power cut must not forget this and keep what is reclaimed because of it.
+        // Synced, with all that was written before: a power cut must not forget this and keep what
+        // is reclaimed because of it.
         let written = shared.index.write(&changes, true).map_err(Error::Index);
         if let Err(error) = written {
             shared.note(&error);
             if !shared.is_broken() {
                 return Err(error);
             }
-            // What was saved from a broken disk is served from the store. A later start that can read the index finds the manifest
-            // again, as after a crash at this point.
+            // What was saved from a broken disk is served from the store. A later start that can
+            // read the index finds the manifest again, as after a crash at this point.
             tracing::debug!(volume = %shared.id, %error, "written back without a record");
         }
         let mut state = shuffle.state.lock();

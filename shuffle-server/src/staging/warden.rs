@@ -1,7 +1,9 @@
-//! The *warden*: a thread per volume that never touches the disk, so that it can say of a disk that hangs that it does. Who touches
-//! it to have a look is a thread of its own, which may hang with it, and knows the [`Disk`] but not the volume: nothing waits for it.
+//! The *warden*: a thread per volume that never touches the disk, so that it can say of a disk that
+//! hangs that it does. Who touches it to have a look is a thread of its own, which may hang with
+//! it, and knows the [`Disk`] but not the volume: nothing waits for it.
 //!
-//! Owns the looking; the states are `state::health`'s, what is concluded from errors is in `state::conclusions`.
+//! Owns the looking; the states are `state::health`'s, what is concluded from errors is in
+//! `state::conclusions`.
 
 use std::{
     path::Path,
@@ -58,7 +60,8 @@ impl Shared {
         }
     }
 
-    /// The writer hangs: what waits for it goes elsewhere, and memory that it would free is freed here. Volumes share it.
+    /// The writer hangs: what waits for it goes elsewhere, and memory that it would free is freed
+    /// here. Volumes share it.
     fn relieve_others(&self) {
         for request in self.more_requests() {
             request.refuse(self.unavailable());

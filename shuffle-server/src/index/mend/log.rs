@@ -19,7 +19,8 @@ const FULL: u8 = 1;
 const FIRST: u8 = 2;
 const MIDDLE: u8 = 3;
 const LAST: u8 = 4;
-/// Kinds that RocksDB writes with the settings of [`super::super::RocksIndex`] or may come to write: none with a longer header.
+/// Kinds that RocksDB writes with the settings of [`super::super::RocksIndex`] or may come to
+/// write: none with a longer header.
 const KNOWN: [u8; 7] = [FULL, FIRST, MIDDLE, LAST, 9, 10, 130];
 
 /// A log that was looked through.
@@ -93,7 +94,8 @@ impl Log {
         }
     }
 
-    /// Takes back what was put right of records whose seal does not fit then: it was a wrong guess. Of the write-ahead log only.
+    /// Takes back what was put right of records whose seal does not fit then: it was a wrong guess.
+    /// Of the write-ahead log only.
     pub(super) fn check_seals(&mut self) {
         let is_mended =
             |piece: &Piece| matches!(piece, Piece::Good { mended, .. } if mended.is_some());
@@ -156,8 +158,8 @@ impl Log {
         Some(record)
     }
 
-    /// What is to become of it. With `droppable` records are left out rather than lose what comes after them; with `newest` a bad end
-    /// is taken for one that was never written whole.
+    /// What is to become of it. With `droppable` records are left out rather than lose what comes
+    /// after them; with `newest` a bad end is taken for one that was never written whole.
     pub(super) fn verdict(mut self, droppable: bool, newest: bool) -> Verdict {
         if droppable && newest {
             let good = |piece: &Piece| matches!(piece, Piece::Good { .. });
@@ -213,7 +215,8 @@ fn piece(bytes: &[u8], at: usize, end: usize) -> Option<(u8, Range<usize>)> {
     (masked(computed) == stored).then_some((kind, payload))
 }
 
-/// Puts one byte of a piece, or its checksum, right and answers the places; `None` if that does not make it a good one.
+/// Puts one byte of a piece, or its checksum, right and answers the places; `None` if that does not
+/// make it a good one.
 fn mend_piece(bytes: &mut [u8], at: usize, end: usize) -> Option<Range<usize>> {
     if end - at < HEADER {
         return None;

@@ -1,8 +1,10 @@
-//! A second checksum of what is written to the index's log: over all changes of a batch, deletions too.
+//! A second checksum of what is written to the index's log: over all changes of a batch, deletions
+//! too.
 //!
-//! A byte that is put right by the log's own checksum may have been guessed: damage of many bytes looks like that of one now and
-//! then, the more often the longer the record. Values have a checksum of their own, deletions have none. So each batch ends with
-//! bytes that RocksDB carries along in its log and nowhere else, and a record that was put right counts only if they fit.
+//! A byte that is put right by the log's own checksum may have been guessed: damage of many bytes
+//! looks like that of one now and then, the more often the longer the record. Values have a
+//! checksum of their own, deletions have none. So each batch ends with bytes that RocksDB carries
+//! along in its log and nowhere else, and a record that was put right counts only if they fit.
 //!
 //! | bytes of a record | field |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! The first message of a push: who it is, what it wants to write and how safe, and whether it is let in.
+//! The first message of a push: who it is, what it wants to write and how safe, and whether it is
+//! let in.
 
 use shuffle_proto::{
     block::MAX_BATCH,
@@ -93,7 +94,8 @@ impl Push {
         };
         let (volume, choice) = volumes.choose(&key)?;
         let opened = volume.open_attempt(key.clone(), num_maps, num_partitions)?;
-        // The app may have gone while the volume did not know of the attempt yet: what is deleted must not come back.
+        // The app may have gone while the volume did not know of the attempt yet: what is deleted
+        // must not come back.
         self.core.registry.alive(&app)?;
         let attempt = Attempt {
             app,

@@ -13,7 +13,8 @@ use crate::clock::{Clock, SystemClock};
 /// Buffer that is gathered into before a write past the page cache.
 pub(crate) const GATHER: usize = 4 << 20;
 
-/// An aligned buffer of [`GATHER`] bytes that is gathered into and written whole, past the page cache or not.
+/// An aligned buffer of [`GATHER`] bytes that is gathered into and written whole, past the page
+/// cache or not.
 pub(crate) struct Gather(MmapMut);
 
 // === impl Gather ===
@@ -31,8 +32,9 @@ impl Gather {
     }
 }
 
-/// Memory that the machine, or the container, could still use for the page cache; by a look that is up to a second old, because it
-/// is asked for with every run and the files of `/proc` take a while to make up.
+/// Memory that the machine, or the container, could still use for the page cache; by a look that is
+/// up to a second old, because it is asked for with every run and the files of `/proc` take a while
+/// to make up.
 pub(crate) fn page_cache_room() -> Option<u64> {
     static LAST: Mutex<Option<(Instant, Option<u64>)>> = Mutex::new(None);
     let now = SystemClock.now();

@@ -1,7 +1,9 @@
-//! The index of a volume as its other parts see it: its calls are watched, as those of files are, and fail when a test wants it.
+//! The index of a volume as its other parts see it: its calls are watched, as those of files are,
+//! and fail when a test wants it.
 //!
-//! An index that could not be opened for writing may be opened for reading, so that what the volume has is served. If that was for
-//! want of space, every write tries to open it again, and what has to be written first goes in front of it.
+//! An index that could not be opened for writing may be opened for reading, so that what the volume
+//! has is served. If that was for want of space, every write tries to open it again, and what has
+//! to be written first goes in front of it.
 
 use std::{
     path::{Path, PathBuf},
@@ -59,7 +61,7 @@ impl WatchedIndex {
         })
     }
 
-    /// From now on writes try to open it for writing, and write this first.
+    /// From now on every write tries to open the index for writing, and writes these changes first.
     pub(crate) fn write_first(&self, changes: Changes) {
         if let Access::ReadOnly { first, .. } = &mut *self.access.write() {
             *first = Some(changes);

@@ -1,4 +1,5 @@
-//! Calls of the file system: whole reads and writes, errors that name the file, and a place to make them fail in tests.
+//! Calls of the file system: whole reads and writes, errors that name the file, and a place to make
+//! them fail in tests.
 
 pub(crate) mod direct;
 pub(crate) mod index;
@@ -35,12 +36,14 @@ use crate::staging::{
 
 /// Most pieces of one gathered write (the system's own limit).
 const MAX_PIECES: usize = 1024;
-/// Bytes of one write through the page cache. Larger ones gain nothing, and make the kernel look for page cache in blocks of
-/// several MiB: on a virtual machine that gives free memory back to its host (free page reporting works on such blocks) those are
-/// the ones that are not there. Measured on one, in CPU s/GB: 0.3 in writes of 1 MiB, 1.9 to 4.1 in writes of 64 MiB.
+/// Bytes of one write through the page cache. Larger ones gain nothing, and make the kernel look
+/// for page cache in blocks of several MiB: on a virtual machine that gives free memory back to its
+/// host (free page reporting works on such blocks) those are the ones that are not there. Measured
+/// on one, in CPU s/GB: 0.3 in writes of 1 MiB, 1.9 to 4.1 in writes of 64 MiB.
 const MAX_WRITE: usize = 1 << 20;
 
-/// Which directory a path leads to: another file system that is mounted there, or none any more, is another one.
+/// Which directory a path leads to: another file system that is mounted there, or none any more, is
+/// another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     device: u64,
@@ -64,7 +67,8 @@ pub(crate) struct Disk {
     pub(crate) watch: Watch,
     /// Whether it has refused to write past the page cache.
     refuses_direct: AtomicBool,
-    /// The buffer of the last gathered write, for the next one: new memory costs about as much to clear as to copy into.
+    /// The buffer of the last gathered write, for the next one: new memory costs about as much to
+    /// clear as to copy into.
     spare: Mutex<Option<Gather>>,
 }
 
@@ -198,7 +202,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Writes one aligned piece past the page cache. `Ok(false)`: the file system does not take it, nothing was written.
+    /// Writes one aligned piece past the page cache. `Ok(false)`: the file system does not take it,
+    /// nothing was written.
     pub(crate) fn write_direct(
         &self,
         file: &File,
@@ -288,7 +293,8 @@ impl Disk {
             .map_err(|source| Error::io("punch a hole into", path, source))
     }
 
-    /// Writes a few bytes and removes them again, with `sync` by way of the device; the error says why that cannot be done.
+    /// Writes a few bytes and removes them again, with `sync` by way of the device; the error says
+    /// why that cannot be done.
     pub(crate) fn try_write(&self, path: &Path, sync: bool) -> Result<(), Error> {
         // One that a crash has left.
         let _ = self.remove(path);

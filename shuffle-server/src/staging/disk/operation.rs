@@ -1,4 +1,5 @@
-//! Names of the calls of a file system: for errors, for the watch, and for tests that let one of them fail.
+//! Names of the calls of a file system: for errors, for the watch, and for tests that let one of
+//! them fail.
 
 use std::{io, path::Path};
 

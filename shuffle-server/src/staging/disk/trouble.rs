@@ -13,11 +13,11 @@ pub(crate) enum Trouble {
     Files,
     /// No space.
     Full,
-    /// It takes no writes.
+    /// The file system takes no writes.
     ReadOnly,
-    /// It is not there any more.
+    /// The device or the directory is gone.
     Removed,
-    /// It does not do what it is told.
+    /// The device fails.
     Failing,
     /// Something else, which may well be about one file.
     Other,

@@ -1,7 +1,8 @@
-//! Calls of the file system that run at this moment. By the age of the oldest a disk that hangs is known without touching it.
+//! Calls of the file system that run at this moment. By the age of the oldest a disk that hangs is
+//! known without touching it.
 //!
-//! Owns the table of calls and nothing of what follows from it: that is `state::health`'s. Time is the machine's, whatever clock
-//! leases go by: a call that hangs knows nothing of a test's clock.
+//! Owns the table of calls and nothing of what follows from it: that is `state::health`'s. Time is
+//! the machine's, whatever clock leases go by: a call that hangs knows nothing of a test's clock.
 
 use std::{
     collections::BTreeMap,
@@ -66,12 +67,12 @@ impl Watch {
         self.patience
     }
 
-    /// By the clock that calls are timed with.
+    /// Now, by the clock that calls are timed with.
     pub(crate) fn now(&self) -> Instant {
         SystemClock.now()
     }
 
-    /// Before a call; drop what it answers after it.
+    /// Enters a call into the table; drop the returned value when the call is over.
     pub(crate) fn begin(&self, operation: Operation, path: &Path) -> Running<'_> {
         let call = Call {
             operation,
@@ -82,18 +83,18 @@ impl Watch {
         Running { watch: self, id }
     }
 
-    /// The call that has run longest, if that is too long. Removals do not count: that of a large file takes its time on a disk that is
-    /// well, and on one that is not other calls hang too.
+    /// The call that has run longest, if that is too long. Removals do not count: that of a large
+    /// file takes its time on a disk that is well, and on one that is not other calls hang too.
     pub(crate) fn overdue(&self) -> Option<Overdue> {
         self.oldest(|operation| operation != Operation::Remove)
     }
 
-    /// The same for who has patience of his own.
+    /// The overdue call, if it has run for `patience` at least.
     pub(crate) fn overdue_by(&self, patience: Duration) -> Option<Overdue> {
         self.overdue().filter(|call| call.age >= patience)
     }
 
-    /// The same of reads: where writes hang, what is read may still come.
+    /// The overdue read, if there is one: where writes hang, reads may still be answered.
     pub(crate) fn overdue_read(&self) -> Option<Overdue> {
         self.oldest(|operation| operation == Operation::Read)
     }
@@ -123,7 +124,8 @@ impl Calls {
 // === impl Running ===
 
 impl Running<'_> {
-    /// One of several steps is done: a large write to a slow disk is not a write that hangs.
+    /// Starts the call's time anew after one of several steps: a large write to a slow disk is not
+    /// a write that hangs.
     pub(crate) fn goes_on(&mut self) {
         let mut calls = self.watch.calls.lock();
         if let Some(mut call) = calls.running.remove(&self.id) {

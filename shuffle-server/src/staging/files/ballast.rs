@@ -1,7 +1,9 @@
-//! Space that is kept for the index: a file that is given up when the disk is full, so that deletions, which make space, can be written
-//! down, and the index can be opened again. It comes back with the space, before the volume takes attempts again.
+//! Space that is kept for the index: a file that is given up when the disk is full, so that
+//! deletions, which make space, can be written down, and the index can be opened again. It comes
+//! back with the space, before the volume takes attempts again.
 //!
-//! While it is given up nobody else may use what it has left: [`Ballast::missing`] is what has to stay free.
+//! While it is given up nobody else may use what it has left: [`Ballast::missing`] is what has to
+//! stay free.
 
 use std::{
     fs, io,
@@ -18,7 +20,7 @@ use crate::staging::{
     options::Options,
 };
 
-/// Of the disk's size, or of what the volume may take of it, at most one in so many bytes.
+/// The ballast is at most one `SHARE`th of the disk, or of the part of it that the volume may take.
 const SHARE: u64 = 8;
 /// Less is of no use to the index.
 const LEAST: u64 = 1 << 20;
@@ -32,7 +34,8 @@ pub(crate) struct Ballast {
 }
 
 impl Ballast {
-    /// Looks for it, and makes it if there is room. With little room it is given up at once: opening the index takes some.
+    /// Looks for it, and makes it if there is room. With little room it is given up at once:
+    /// opening the index takes some.
     pub(crate) fn open(disk: &Disk, dir: &Path, options: &Options, space: Space) -> Self {
         let room = options.limit.unwrap_or(u64::MAX).min(space.total) / SHARE;
         let size = match options.ballast.min(room) >> 12 << 12 {
@@ -57,7 +60,7 @@ impl Ballast {
         ballast
     }
 
-    /// Of a volume that is not there.
+    /// The ballast of a volume that is not there.
     pub(crate) fn none() -> Self {
         Self {
             path: PathBuf::new(),
@@ -98,7 +101,7 @@ impl Ballast {
         }
     }
 
-    /// Its size, there or not.
+    /// Size of the ballast file, whether it is there or given up.
     pub(crate) fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
     }

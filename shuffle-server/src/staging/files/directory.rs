@@ -1,8 +1,10 @@
-//! A data directory before anything of it is opened: whose it is, which volume it holds, and whether its disk is there.
+//! A data directory before anything of it is opened: whose it is, which volume it holds, and
+//! whether its disk is there.
 //!
-//! A disk that is not mounted leaves an empty directory at its mount point, which looks like one that is new. So a volume that lies on
-//! a disk of its own leaves a note beside the mount point, on the file system that is there without it: `.<mount point>.forebay`. Where
-//! that cannot be written, there is none, and nothing else depends on it.
+//! A disk that is not mounted leaves an empty directory at its mount point, which looks like one
+//! that is new. So a volume that lies on a disk of its own leaves a note beside the mount point, on
+//! the file system that is there without it: `.<mount point>.forebay`. Where that cannot be
+//! written, there is none, and nothing else depends on it.
 
 use std::{
     fs::{self, File},
@@ -143,7 +145,8 @@ pub(crate) fn check_mounted(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Leaves a note beside the mount point, so that [`check_mounted`] knows that there is one. Volumes that are there no more go from it.
+/// Leaves a note beside the mount point, so that [`check_mounted`] knows that there is one. Volumes
+/// that are there no more go from it.
 pub(crate) fn note_mount(dir: &Path, id: VolumeId) {
     let dir = resolved(dir);
     let mounts = mounts().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Bytes of segments and commit logs. All numbers are little-endian.
 //!
-//! A **segment** is runs one after the other, each beginning at a multiple of 4096 so that it can be written past the page cache:
+//! A **segment** is runs one after the other, each beginning at a multiple of 4096 so that it can
+//! be written past the page cache:
 //!
 //! | bytes of a run | field |
 //! |---|---|
@@ -8,7 +9,8 @@
 //! | 64.. | table: a row ([`shuffle_proto::stored`], 40 bytes) per block, ascending by (partition, map index, attempt, seq) |
 //! | after it | data: the blocks' bytes back to back in the same order |
 //!
-//! A **commit log** is records one after the other, each the blocks of one attempt in the order of their seq:
+//! A **commit log** is records one after the other, each the blocks of one attempt in the order of
+//! their seq:
 //!
 //! | bytes of a record | field |
 //! |---|---|
@@ -29,8 +31,9 @@
 //! | 44..60 | volume id, 16 bytes |
 //! | 60..64 | CRC-32 of bytes 0..60 |
 //!
-//! What holds a file together is the index: a run or record that the index does not name does not exist, whatever its bytes say. The
-//! header is for finding mistakes (another file under this name) and for people with a hex editor.
+//! What holds a file together is the index: a run or record that the index does not name does not
+//! exist, whatever its bytes say. The header is for finding mistakes (another file under this name)
+//! and for people with a hex editor.
 
 use shuffle_proto::{
     ids::{AttemptId, MapIndex, ShuffleId, VolumeId},
@@ -105,7 +108,7 @@ impl Header {
         bytes
     }
 
-    /// The same of one in which a byte may have changed.
+    /// Decodes a header in which one byte may have changed.
     pub(crate) fn decode_mended(bytes: &[u8; HEADER]) -> Result<Self, String> {
         Self::decode(bytes).or_else(|reason| {
             let mut mended = *bytes;

@@ -17,7 +17,7 @@ use shuffle_proto::ids::{AppId, ShuffleId};
 
 use crate::index::AppNo;
 
-/// Of all segments of an app: its number and its name, which is there for people.
+/// Directory of an app's segments. Its name has the app's number, and the app's id for people.
 pub(crate) fn app_dir(dir: &Path, app: &AppId, no: AppNo) -> PathBuf {
     dir.join("apps").join(format!("{}.{app}", no.0))
 }
@@ -29,7 +29,7 @@ pub(crate) fn app_of(name: &str) -> Option<AppId> {
     AppId::try_new(app)
 }
 
-/// Of the segments of a shuffle.
+/// Directory of a shuffle's segments.
 pub(crate) fn shuffle_dir(dir: &Path, app: &AppId, no: AppNo, shuffle: ShuffleId) -> PathBuf {
     app_dir(dir, app, no).join(shuffle.to_string())
 }

@@ -1,5 +1,5 @@
-//! Files of the commit log: their names, how far they are written and synced, and how many attempts need them. Their bytes are
-//! described in [`super::format`].
+//! Files of the commit log: their names, how far they are written and synced, and how many attempts
+//! need them. Their bytes are described in [`super::format`].
 
 use std::{
     fs::File,

@@ -1,5 +1,6 @@
-//! `lost/`: what nothing serves any more and a person may want to look at: files that a damaged index did not name, and what was
-//! damaged of the index as it was. It is bounded, and goes first of all when space is short.
+//! `lost/`: what nothing serves any more and a person may want to look at: files that a damaged
+//! index did not name, and what was damaged of the index as it was. It is bounded, and goes first
+//! of all when space is short.
 
 use std::{
     fs,
@@ -12,7 +13,7 @@ use crate::staging::{Error, disk::Disk};
 
 /// Bytes that may lie there, at most.
 const MOST: u64 = 1 << 30;
-/// Of the disk, or of what the volume may take of it, at most one byte in so many.
+/// `lost/` takes at most one `SHARE`th of the disk, or of the part of it that the volume may take.
 const SHARE: u64 = 16;
 /// How long it lies there at most.
 const AGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -31,8 +32,8 @@ pub(crate) fn lost_dir(dir: &Path) -> PathBuf {
     dir.join("lost")
 }
 
-/// How much of it may lie on a disk of which `all` bytes are the volume's to use and so many are free; nothing where a volume is `full`
-/// and it is the disk that has no space.
+/// How much of it may lie on a disk of which `all` bytes are the volume's to use and so many are
+/// free; nothing where a volume is `full` and it is the disk that has no space.
 pub(crate) fn most(all: u64, free: u64, full: bool) -> u64 {
     match full && free < all / SHARE {
         true => 0,
@@ -40,8 +41,8 @@ pub(crate) fn most(all: u64, free: u64, full: bool) -> u64 {
     }
 }
 
-/// Removes what is too old at `now`, and the oldest of what is more than `most`; answers the bytes that were removed. What cannot be
-/// removed is tried again the next time.
+/// Removes what is too old at `now`, and the oldest of what is more than `most`; answers the bytes
+/// that were removed. What cannot be removed is tried again the next time.
 pub(crate) fn bound(disk: &Disk, dir: &Path, most: u64, now: Duration) -> Result<u64, Error> {
     let lost = lost_dir(dir);
     let (mut files, mut dirs) = (Vec::new(), vec![lost.clone()]);

@@ -1,6 +1,8 @@
-//! What outlives the process: the files of a data directory. Their bytes, their names, and how far each is written and synced.
+//! What outlives the process: the files of a data directory. Their bytes, their names, and how far
+//! each is written and synced.
 //!
-//! Owns no decision about what is in them: that is `state`'s and above. Knows nothing of shuffles but their ids.
+//! Owns no decision about what is in them: that is `state`'s and above. Knows nothing of shuffles
+//! but their ids.
 
 pub(crate) mod ballast;
 pub(crate) mod directory;

@@ -1,4 +1,5 @@
-//! Segment files of one shuffle: their names, how far they are written and synced. Their bytes are described in [`super::format`].
+//! Segment files of one shuffle: their names, how far they are written and synced. Their bytes are
+//! described in [`super::format`].
 
 use std::{
     fs::File,
@@ -55,7 +56,8 @@ impl Segment {
         self.written.store(length, Ordering::Release);
     }
 
-    /// Puts its bytes, up to `end` at least, and its name on the device. Answers whether that took a sync.
+    /// Puts its bytes, up to `end` at least, and its name on the device. Answers whether that took
+    /// a sync.
     pub(crate) fn sync(&self, disk: &Disk, end: u64) -> Result<bool, Error> {
         if self.synced.load(Ordering::Acquire) >= end && self.named.load(Ordering::Acquire) {
             return Ok(false);
@@ -63,7 +65,8 @@ impl Segment {
         let written = self.written.load(Ordering::Acquire);
         disk.sync(self.reader(disk)?, &self.path)?;
         if !self.named.load(Ordering::Acquire) {
-            // The directories of the shuffle, of the app and of all apps: each may be as new as the file.
+            // The directories of the shuffle, of the app and of all apps: each may be as new as the
+            // file.
             for dir in self.path.ancestors().skip(1).take(3) {
                 disk.sync_dir(dir)?;
             }

@@ -12,11 +12,11 @@ pub struct Cursor(pub(crate) Position);
 /// How far a fetch is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Position {
-    /// All runs before this one are done.
+    /// Id of the run that the fetch is in: all runs with a smaller id are done.
     pub(super) run: u64,
     /// Blocks of the run before this ordinal are done.
     pub(super) ordinal: u32,
-    /// Of what was in no run, everything before this is done.
+    /// Attempt and seq up to which blocks that were in no run are done.
     pub(super) memory: Option<(Owner, u32)>,
 }
 
@@ -29,7 +29,7 @@ impl Position {
     const VERSION: u8 = 1;
     const BYTES: usize = 30;
 
-    /// Behind everything.
+    /// The position behind all blocks.
     pub(crate) const END: Self = Self {
         run: u64::MAX,
         ordinal: u32::MAX,
@@ -76,15 +76,16 @@ impl Position {
 // === impl Cursor ===
 
 impl Cursor {
-    /// Behind everything: such a fetch returns no block, only the summary.
+    /// The cursor behind all blocks: such a fetch returns the summary only.
     pub const END: Self = Self(Position::END);
 
-    /// Reads what [`Cursor::to_bytes`] wrote; `None` if it is anything else, which means starting over.
+    /// Reads what [`Cursor::to_bytes`] wrote; `None` if it is anything else, which means starting
+    /// over.
     pub fn try_from_bytes(bytes: &[u8]) -> Option<Self> {
         Position::decode(bytes).map(Self)
     }
 
-    /// As it travels.
+    /// The cursor's bytes on the wire.
     pub fn to_bytes(self) -> Bytes {
         self.0.encode()
     }

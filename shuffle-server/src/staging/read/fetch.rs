@@ -1,10 +1,10 @@
 //! The way out: a read of some partitions of some maps, as `service` has it.
 //!
-//! A fetch covers the attempts that were committed when it began. What it knows is a [`Reader`], which goes to a thread that may block
-//! when the next bytes are in a file, and comes back.
+//! A fetch covers the attempts that were committed when it began. What it knows is a [`Reader`],
+//! which goes to a thread that may block when the next bytes are in a file, and comes back.
 //!
-//! Checksums are not computed here: the reader does that over its own copy, which says more, and reports what fails
-//! (`super::verify`).
+//! Checksums are not computed here: the reader does that over its own copy, which says more, and
+//! reports what fails (`super::verify`).
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
@@ -68,7 +68,8 @@ impl Fetch {
         })
     }
 
-    /// Of these attempts alone; the summary names each of them, as covered or as lost.
+    /// Restricts the fetch to these attempts; the summary names each of them, as covered or as
+    /// lost.
     pub fn only(mut self, only: Option<Arc<BTreeSet<(MapIndex, AttemptId)>>>) -> Self {
         if let (Some(reader), Some(only)) = (&mut self.reader, only) {
             let commits = reader.commits.clone();
@@ -89,7 +90,8 @@ impl Fetch {
         self
     }
 
-    /// Some more blocks; `None` after the last. Dropped while it waits, or failed, the fetch is over.
+    /// Some more blocks; `None` after the last. Dropped while it waits, or failed, the fetch is
+    /// over.
     pub async fn next(&mut self) -> Result<Option<FetchPart>, Error> {
         let over = || Error::Internal("the fetch is over".into());
         let mut reader = self.reader.take().ok_or_else(over)?;
@@ -113,7 +115,8 @@ impl Fetch {
         }
     }
 
-    /// What was left out because the disk did not answer; known once [`Fetch::next`] has returned `None`.
+    /// What was left out because the disk did not answer; known once [`Fetch::next`] has returned
+    /// `None`.
     pub fn unanswered(&mut self) -> Option<Unanswered> {
         self.unanswered.take()
     }
@@ -141,8 +144,9 @@ impl std::fmt::Debug for Fetch {
     }
 }
 
-/// A step on a thread that may block: a cold disk must not hold up the connections of this one, and one that hangs neither this fetch
-/// nor all such threads. With `partly` what only that disk has is left out then, and the rest is served.
+/// A step on a thread that may block: a cold disk must not hold up the connections of this one, and
+/// one that hangs neither this fetch nor all such threads. With `partly` what only that disk has is
+/// left out then, and the rest is served.
 async fn read_disk(mut reader: Box<Reader>, partly: bool) -> Result<(Box<Reader>, Step), Error> {
     let mut again = reader.again();
     let reads = reader.shared.reads.clone();

@@ -22,8 +22,8 @@ use crate::{
 // === impl Reader ===
 
 impl Reader {
-    /// Once the disk does not answer: leaves out what only it has of what is still to be sent, and the attempts that have any of it,
-    /// also where memory has more of them.
+    /// Once the disk does not answer: leaves out runs that only the disk has, and attempts with
+    /// blocks in such runs, also the blocks of these attempts that memory has.
     pub(super) fn leave_out(&mut self, snapshot: &Snapshot) {
         let position = self.position;
         let Some(left_out) = self.left_out.as_mut().filter(|one| one.resume.is_none()) else {

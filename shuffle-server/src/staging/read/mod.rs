@@ -1,4 +1,5 @@
-//! The way out: a fetch, from runs and from memory, in parts of about a MiB; and a second look at an attempt that a reader reports.
+//! The way out: a fetch, from runs and from memory, in parts of about a MiB; and a second look at
+//! an attempt that a reader reports.
 
 pub(crate) mod cursor;
 pub(crate) mod fetch;

@@ -1,4 +1,5 @@
-//! Building one part of a fetch: about a MiB of blocks whose bytes come from memory as they are, or from files into one buffer.
+//! Building one part of a fetch: about a MiB of blocks whose bytes come from memory as they are, or
+//! from files into one buffer.
 
 use std::{ops::Range, sync::Arc};
 
@@ -13,7 +14,7 @@ use crate::staging::{
 /// Some blocks, at most about a MiB of them.
 #[derive(Clone, Debug)]
 pub struct FetchPart {
-    /// In the order of the bytes.
+    /// Headers of the blocks, in the order of the bytes.
     pub blocks: Vec<BlockHeader>,
     /// The blocks' bytes back to back; pieces do not follow the blocks' borders.
     pub data: Vec<Bytes>,
@@ -21,9 +22,11 @@ pub struct FetchPart {
     pub cursor: Cursor,
 }
 
-/// Blocks that a part has at most, so that the table of tiny ones stays smaller than the bytes of large ones.
+/// Blocks that a part has at most, so that the table of tiny ones stays smaller than the bytes of
+/// large ones.
 const PART_BLOCKS: usize = 16 << 10;
-/// Pieces of memory under this are copied together: handing a piece to the network costs about as much as copying this.
+/// Pieces of memory under this are copied together: handing a piece to the network costs about as
+/// much as copying this.
 const SMALL_PIECE: usize = 4 << 10;
 
 /// A part while it is built.
@@ -38,7 +41,7 @@ pub(crate) struct PartBuilder {
 
 enum Piece {
     Memory(Bytes),
-    /// Of the buffer.
+    /// A range of the builder's buffer.
     Buffer(Range<usize>),
 }
 
@@ -65,7 +68,7 @@ impl PartBuilder {
         self.is_empty() || self.takes_more(0, 0, length)
     }
 
-    /// The same when `blocks` of `bytes` are about to be added before.
+    /// Whether a block of this length still belongs into the part after `blocks` more of `bytes`.
     pub(crate) fn takes_more(&self, blocks: usize, bytes: usize, length: u32) -> bool {
         self.bytes + bytes + length as usize <= PART && self.blocks.len() + blocks < PART_BLOCKS
     }
@@ -97,7 +100,8 @@ impl PartBuilder {
             - self.filled
     }
 
-    /// Room in the buffer, to be followed by [`PartBuilder::keep`] and [`PartBuilder::advance`]. `None` if there is not enough.
+    /// Room in the buffer, to be followed by [`PartBuilder::keep`] and [`PartBuilder::advance`].
+    /// `None` if there is not enough.
     pub(crate) fn room(&mut self, length: usize) -> Option<&mut [u8]> {
         let pool = &self.pool;
         if self.filled == 0

@@ -1,13 +1,15 @@
 //! Walks over a shuffle's runs, oldest first, and then over what is in no run yet.
 //!
-//! A reader holds on to the totals of the attempts that it covers, but not to their bytes: every step takes a new [`Snapshot`], so a
-//! slow reader keeps nobody's memory. If blocks move into a new run between two steps, that run comes next, and what was already sent
-//! from memory is left out of it; that works because an attempt's blocks leave memory in the order of their seq, and because memory is
-//! walked in the order of (map index, attempt, seq).
+//! A reader holds on to the totals of the attempts that it covers, but not to their bytes: every
+//! step takes a new [`Snapshot`], so a slow reader keeps nobody's memory. If blocks move into a new
+//! run between two steps, that run comes next, and what was already sent from memory is left out of
+//! it; that works because an attempt's blocks leave memory in the order of their seq, and because
+//! memory is walked in the order of (map index, attempt, seq).
 //!
-//! An attempt goes out in the order of seq, or from some point on not at all: once any of it is lost, or left out because the disk
-//! does not answer, nothing of it is sent that comes after. So whoever has the rest (the object store, the other copy, the disk that
-//! is quick again) can complete what the reader has.
+//! An attempt goes out in the order of seq, or from some point on not at all: once any of it is
+//! lost, or left out because the disk does not answer, nothing of it is sent that comes after. So
+//! whoever has the rest (the object store, the other copy, the disk that is quick again) can
+//! complete what the reader has.
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
@@ -72,7 +74,8 @@ pub struct Unanswered {
 #[derive(Clone)]
 pub(super) struct LeftOut {
     pub(super) reason: String,
-    /// Before all of it: a reader that comes back is to get it too. Absent until it is known what that is.
+    /// Position before everything that is left out, so that a reader that comes back gets it.
+    /// `None` until `leave_out` has looked.
     pub(super) resume: Option<Position>,
     pub(super) runs: BTreeSet<RunId>,
     pub(super) attempts: BTreeSet<Owner>,
@@ -96,7 +99,8 @@ pub(super) enum Filled {
 // === impl Reader ===
 
 impl Reader {
-    /// The same once more, for when this one goes to a thread that does not come back.
+    /// A second reader at the same position, for when this one goes to a thread that does not come
+    /// back.
     pub(super) fn again(&self) -> Box<Self> {
         Box::new(Self {
             shared: self.shared.clone(),
@@ -196,7 +200,8 @@ impl Reader {
         Ok(Filled::More)
     }
 
-    /// Whether a block of a run goes out: it is asked for, not sent yet, and of the stream that was committed.
+    /// Whether a block of a run goes out: it is asked for, not sent yet, and of the stream that was
+    /// committed.
     pub(super) fn wants(
         &self,
         snapshot: &Snapshot,
@@ -233,7 +238,8 @@ impl Reader {
         self.shuffle.damage();
     }
 
-    /// Sends nothing more of attempts that are not whole here (invariant: an attempt is served in the order of seq, or not at all).
+    /// Sends nothing more of attempts that are not whole here (invariant: an attempt is served in
+    /// the order of seq, or not at all).
     pub(super) fn exclude_lost(&mut self, snapshot: &Snapshot) {
         let commits = self.commits.clone();
         for (owner, _) in of_maps(&commits, &self.maps) {

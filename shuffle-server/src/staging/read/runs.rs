@@ -25,12 +25,13 @@ use crate::staging::{
 
 /// Rows that are read at once.
 const ROWS: u32 = 16 << 10;
-/// Bytes between two wanted blocks that are read along rather than left out: a second read costs more.
+/// Bytes between two wanted blocks that are read along rather than left out: a second read costs
+/// more.
 const GAP: u64 = 64 << 10;
 
 /// Neighbouring bytes that are read together.
 struct Extent {
-    /// In the run's data.
+    /// Range in the run's data.
     bytes: Range<u64>,
     /// What of them is wanted.
     wanted: Vec<Range<u64>>,
@@ -154,7 +155,8 @@ impl Reader {
             .iter()
             .map(|extent| extent.bytes.end - extent.bytes.start)
             .sum();
-        // All of them are read before the part changes, so that a read that fails leaves it as it was.
+        // All of them are read before the part changes, so that a read that fails leaves it as it
+        // was.
         let corrupt = || Error::Internal(format!("{total} bytes do not fit into a part of {PART}"));
         let room = part.room(total as usize).ok_or_else(corrupt)?;
         let mut filled = 0;
@@ -186,7 +188,8 @@ impl Reader {
         Ok(())
     }
 
-    /// The table from a block whose bytes begin nobody knows where: from the beginning of its partition, where the directory knows.
+    /// The table from a block whose bytes begin nobody knows where: from the beginning of its
+    /// partition, where the directory knows.
     fn seek(&self, run: &Run, ordinal: u32, end: u32) -> Result<Table, Error> {
         let entry = run.entry_of(ordinal).map(|at| run.directory[at]);
         let (mut next, mut offset) =

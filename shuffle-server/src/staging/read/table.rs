@@ -8,7 +8,7 @@ pub(super) struct Table {
     pub(super) rows: Vec<BlockHeader>,
     /// Ordinal of the first row.
     pub(super) first: u32,
-    /// Of the next row that nobody has looked at.
+    /// Ordinal of the next row that nobody has looked at.
     pub(super) next: u32,
     /// Where that row's bytes begin in the run's data.
     pub(super) offset: u64,

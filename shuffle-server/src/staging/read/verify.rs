@@ -1,11 +1,13 @@
 //! Looking at an attempt again because a reader says that it is not what was written.
 //!
-//! Every block of it is read and checked, and what is there is compared with what its commit says. What is bad is lost as a whole, for
-//! every reader from then on and after a restart too: the index's record of it names no place any more. If the object store has the
-//! attempt, that is where it is read from now; if not, it is named as lost, and its map runs again.
+//! Every block of it is read and checked, and what is there is compared with what its commit says.
+//! What is bad is lost as a whole, for every reader from then on and after a restart too: the
+//! index's record of it names no place any more. If the object store has the attempt, that is where
+//! it is read from now; if not, it is named as lost, and its map runs again.
 //!
-//! A disk that has changed one bit has changed others, and whoever reads other partitions finds them later, when the first map has run
-//! again: so all attempts that lie beside a bad one are looked at too, in the order in which they lie.
+//! A disk that has changed one bit has changed others, and whoever reads other partitions finds
+//! them later, when the first map has run again: so all attempts that lie beside a bad one are
+//! looked at too, in the order in which they lie.
 //!
 //! Called by `service`, which sees to it that not too many of these run at a time.
 
@@ -36,8 +38,9 @@ const READINGS: usize = 2;
 /// Blocks, bytes and records.
 type Counted = (u64, u64, u64);
 
-/// Reads all of a committed attempt; answers why it cannot be served from here, `None` if it is whole. `Lost` if it is not
-/// known, `Unavailable` if the disk does not answer. Goes on to its end only as long as the caller waits.
+/// Reads all of a committed attempt; answers why it cannot be served from here, `None` if it is
+/// whole. `Lost` if it is not known, `Unavailable` if the disk does not answer. Goes on to its end
+/// only as long as the caller waits.
 pub(crate) async fn verify(
     shared: &Arc<Shared>,
     key: &AttemptKey,
@@ -79,8 +82,8 @@ pub(crate) async fn verify(
     Ok(Some(found))
 }
 
-/// Reads all that is committed of a shuffle, and has what is bad lost; answers how many attempts that were. Ends early when `stop`
-/// says so, or when the disk does not answer.
+/// Reads all that is committed of a shuffle, and has what is bad lost; answers how many attempts
+/// that were. Ends early when `stop` says so, or when the disk does not answer.
 pub(crate) async fn verify_all(
     shared: &Arc<Shared>,
     app: &AppId,
@@ -204,7 +207,8 @@ fn lose_attempt(
         }
         committed.lost = (!in_store).then(|| reason.to_owned());
         if committed.durability > Durability::Memory {
-            // A record that names no place is of an attempt that is lost, or only in the store: see `recover`.
+            // A record that names no place is of an attempt that is lost, or only in the store: see
+            // `recover`.
             let key = Key::Attempt(shuffle.app_no, shuffle.id, owner.0, owner.1);
             changes.put(key, &committed.record(None));
         }

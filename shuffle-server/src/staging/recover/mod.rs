@@ -1,8 +1,10 @@
 //! What a volume finds when it is opened.
 //!
-//! The index says what there is; files are only looked at for their length, and log records for their table. A run or record that is
-//! not whole loses exactly its attempts. A run that no committed attempt names is forgotten; files that the index does not name are
-//! removed, or set aside if the index was damaged. New runs always go to new files, because the end of an old one may hold what nobody knows of.
+//! The index says what there is; files are only looked at for their length, and log records for
+//! their table. A run or record that is not whole loses exactly its attempts. A run that no
+//! committed attempt names is forgotten; files that the index does not name are removed, or set
+//! aside if the index was damaged. New runs always go to new files, because the end of an old one
+//! may hold what nobody knows of.
 
 mod log_record;
 mod records;
@@ -49,7 +51,8 @@ pub(crate) struct Recovered {
     pub(crate) changes: Changes,
 }
 
-/// Reads the index of the volume at `dir`; `new` if the volume has just been made. Unless it is `writable` nothing is changed.
+/// Reads the index of the volume at `dir`; `new` if the volume has just been made. Unless it is
+/// `writable` nothing is changed.
 pub(crate) fn recover(
     dir: &Path,
     index: &dyn SegmentIndex,
@@ -129,7 +132,8 @@ pub(crate) fn recover(
     })
 }
 
-/// Deletions that a crash, or an index that could not be written to, has left half-way: what they took away stays away.
+/// Deletions that a crash, or an index that could not be written to, has left half-way: what they
+/// took away stays away.
 fn carry_through(
     dir: &Path,
     names: &mut Names,

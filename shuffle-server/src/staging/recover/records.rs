@@ -39,7 +39,8 @@ pub(super) struct Found {
     pub(super) written: BTreeMap<u32, values::Written>,
 }
 
-/// Checks the index's version and counts this opening; answers the count, and how it is written down.
+/// Checks the index's version and counts this opening; answers the count, and how it is written
+/// down.
 pub(super) fn open_index(
     dir: &Path,
     index: &dyn SegmentIndex,
@@ -71,7 +72,8 @@ pub(super) fn open_index(
         }
         _ => 1,
     };
-    // The last count may be what was lost of a damaged index, and an id that is used twice is refused by the file that has it.
+    // The last count may be what was lost of a damaged index, and an id that is used twice is
+    // refused by the file that has it.
     let opened = opened.max(1 + last_opening(dir));
     let mut changes = Changes::default();
     changes.put(
@@ -102,7 +104,8 @@ fn has_entries(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// Answers whether all records can be read. An app without one is gone, with all that it has: nobody knows whose it was.
+/// Answers whether all records can be read. An app without one is gone, with all that it has:
+/// nobody knows whose it was.
 pub(super) fn read_apps(
     index: &dyn SegmentIndex,
     names: &mut Names,
@@ -146,7 +149,7 @@ pub(super) fn read_apps(
     Ok(whole)
 }
 
-/// And whether the records of all shuffles can be read.
+/// Reads the records of all shuffles; false if some of them cannot be read.
 pub(super) fn read_shuffles(
     index: &dyn SegmentIndex,
     changes: &mut Changes,
@@ -203,7 +206,8 @@ pub(super) fn read_shuffles(
                         .written
                         .insert(generation, record);
                 }
-                // The manifest is in the store; it is found again when the next generation is begun.
+                // The manifest is in the store; it is found again when the next generation is
+                // begun.
                 (Some(Key::Written(..)), Err(error)) => {
                     tracing::error!(%error, "record of a write-back is broken")
                 }

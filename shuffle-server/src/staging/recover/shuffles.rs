@@ -177,7 +177,8 @@ impl Recovery<'_> {
         };
         let totals = Totals::decode(attempt.totals);
         let lost = broken.or_else(|| totals.is_none().then(|| "its totals cannot be read".into()));
-        // A commit names where its blocks are, unless the object store has them and the local copy was reclaimed.
+        // A commit names where its blocks are, unless the object store has them and the local copy
+        // was reclaimed.
         let nowhere = attempt.bytes > 0 && attempt.runs.is_empty() && attempt.log.is_none();
         let reclaimed = nowhere && state.written.contains(&owner);
         if reclaimed {
@@ -246,7 +247,8 @@ impl Recovery<'_> {
 
     fn log(&mut self, id: LogId) -> Option<Arc<LogFile>> {
         let (path, disk) = (log_path(self.dir, id), self.disk);
-        // invariant: acked-is-kept. Also if it cannot be opened: that may be over at the next start.
+        // invariant: acked-is-kept. Also if it cannot be opened: that may be over at the next
+        // start.
         self.kept.insert(path.clone());
         let open = || {
             let file = disk

@@ -24,9 +24,9 @@ pub(crate) struct Batch {
 
 #[derive(Debug)]
 pub(crate) enum Data {
-    /// With their permit.
+    /// In memory; the bytes own their permit.
     Memory(Bytes),
-    /// After a restart, or when memory was needed: at this offset of a commit log.
+    /// At an offset of a commit log: after a restart, or when memory was needed.
     Log(Arc<LogFile>, u64),
 }
 
@@ -54,7 +54,7 @@ impl Batch {
         })
     }
 
-    /// The same blocks, with their bytes in a log.
+    /// A batch of the same blocks with their bytes in a log.
     pub(crate) fn moved(&self, log: Arc<LogFile>, offset: u64) -> Self {
         Self {
             headers: self.headers.clone(),
@@ -118,7 +118,8 @@ fn starts(headers: &[BlockHeader]) -> Option<Arc<[u32]>> {
     Some(starts.into())
 }
 
-/// Cuts an attempt's blocks, in the order of their seq, into pieces that are sorted by partition and no larger than `u32` can count.
+/// Cuts an attempt's blocks, in the order of their seq, into pieces that are sorted by partition
+/// and no larger than `u32` can count.
 pub(crate) fn sorted_pieces(headers: Vec<BlockHeader>) -> Vec<Vec<BlockHeader>> {
     let mut pieces: Vec<Vec<BlockHeader>> = Vec::new();
     let mut length = 0u64;

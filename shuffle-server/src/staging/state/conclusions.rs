@@ -1,4 +1,5 @@
-//! What a volume concludes of its disk from errors and from calls that do not come back. The states are [`super::health`]'s.
+//! What a volume concludes of its disk from errors and from calls that do not come back. The states
+//! are [`super::health`]'s.
 
 use std::sync::atomic::Ordering;
 
@@ -36,7 +37,8 @@ impl Shared {
         }
     }
 
-    /// For blocks of attempts that were begun when it was well: a full disk may have space again before they are committed.
+    /// For blocks of attempts that were begun when it was well: a full disk may have space again
+    /// before they are committed.
     pub(crate) fn check_answers(&self) -> Result<(), Error> {
         match self.disk_health.rank() {
             0..SLOW => Ok(()),
@@ -65,7 +67,8 @@ impl Shared {
         self.disk_health.rank() == SLOW
     }
 
-    /// Whether waiting for the disk is of no use: also of one that has failed before. A call that is overdue makes the volume `slow`.
+    /// Whether waiting for the disk is of no use: also of one that has failed before. A call that
+    /// is overdue makes the volume `slow`.
     pub(crate) fn check_hung(&self) -> bool {
         if let Some(call) = self.disk.watch.overdue() {
             self.worsen(Health::Slow(call.to_string()));
@@ -104,7 +107,7 @@ impl Shared {
         }
     }
 
-    /// The same of a write of so many bytes.
+    /// Draws conclusions from an error of a write of `bytes`.
     pub(crate) fn note_write(&self, error: &Error, bytes: u64) {
         if trouble_of(error) == Some(Trouble::Full) {
             self.disk_health.wanted.fetch_max(bytes, Ordering::Relaxed);
@@ -120,7 +123,8 @@ impl Shared {
         }
     }
 
-    /// Draws conclusions from an error of a read: most are about one file, and say nothing of the others.
+    /// Draws conclusions from an error of a read: most are about one file, and say nothing of the
+    /// others.
     pub(crate) fn note_read(&self, error: &Error) {
         let Error::Io { source, .. } = error else {
             return;
@@ -162,14 +166,15 @@ impl Shared {
         conclude_index(&self.disk, &self.dir, error)
     }
 
-    /// Whether the index takes writes: after one that failed RocksDB refuses all, until it has found its way back by itself.
+    /// Whether the index takes writes: after one that failed RocksDB refuses all, until it has
+    /// found its way back by itself.
     pub(crate) fn try_index(&self) -> Result<(), Error> {
         let mut nothing = Changes::default();
         nothing.delete(Key::App(AppNo(u32::MAX)));
         Ok(self.index.write(&nothing, false)?)
     }
 
-    /// That it is removed, if the path leads to another directory than it did, or to none.
+    /// `Removed`, if the volume's path leads to another directory than at the start, or to none.
     fn gone(&self) -> Option<Health> {
         let reason = gone(&self.disk, &self.dir, self.disk_health.place)?;
         Some(Health::removed(reason))
@@ -197,7 +202,8 @@ impl Shared {
         self.wake();
     }
 
-    /// From a state that passes; what has become worse meanwhile stays.
+    /// Makes the volume `ok` again if its state passes by itself and `from` accepts it; a worse
+    /// state stays.
     pub(crate) fn recover(&self, from: impl Fn(&Health) -> bool) {
         let mut health = self.disk_health.health.lock();
         if !health.is_broken() && from(&health) {

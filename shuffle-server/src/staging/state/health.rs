@@ -6,8 +6,9 @@
 //!  └── it is quick ─┘
 //! ```
 //!
-//! A state gives way to those on its right only; `full` and `slow` pass by themselves. The others stay until the server is started
-//! again: a write that succeeds after one that failed does not say that the one before it is there.
+//! A state gives way to those on its right only; `full` and `slow` pass by themselves. The others
+//! stay until the server is started again: a write that succeeds after one that failed does not say
+//! that the one before it is there.
 
 use std::{
     fmt,
@@ -44,7 +45,7 @@ pub(crate) struct DiskHealth {
     pub(crate) full_since: Mutex<Option<Instant>>,
     /// Bytes of the largest write for which there was no space.
     pub(crate) wanted: AtomicU64,
-    /// Who tries what the disk does does it alone.
+    /// Held by the one thread that probes the disk.
     pub(crate) probing: Mutex<()>,
     /// Which directory it was when it was opened.
     pub(crate) place: Place,
@@ -61,15 +62,15 @@ pub(crate) struct Look {
 
 /// How a look ended.
 pub(crate) enum Found {
-    /// It is there.
+    /// The directory is there.
     Well,
-    /// And takes a write and a sync in decent time.
+    /// The directory is there, and takes a write and a sync in decent time.
     Quick,
     /// Something else is at its path, or nothing.
     Gone(String),
     /// Mounted read-only.
     ReadOnly,
-    /// It could not be written to.
+    /// The directory could not be looked at or written to.
     Failed(Error),
 }
 
@@ -79,7 +80,7 @@ impl Health {
     /// The words for all states, in the order of their rank.
     pub const STATES: [&'static str; 6] = ["ok", "full", "slow", "read-only", "failed", "removed"];
 
-    /// Its word.
+    /// The state's word in logs, metrics and JSON.
     pub fn state(&self) -> &'static str {
         Self::STATES[usize::from(self.rank())]
     }
@@ -187,7 +188,8 @@ impl DiskHealth {
 }
 
 pub(crate) fn conclude_index(disk: &Disk, dir: &Path, error: &Error) -> Health {
-    // After a write for which there was no space RocksDB refuses all, with that error, until it has looked for space again.
+    // After a write for which there was no space RocksDB refuses all, with that error, until it has
+    // looked for space again.
     let no_space = error.to_string().contains("No space");
     let found = match disk.try_write(&dir.join("probe-index"), false) {
         Err(Error::Io { source, .. }) => trouble(&source),
@@ -226,7 +228,8 @@ pub(crate) fn trouble_of(error: &Error) -> Option<Trouble> {
         return None;
     };
     Some(match trouble(source) {
-        // The kernel tells of pages that it could not write once, and then drops them: the next sync succeeds, and they are nowhere.
+        // The kernel tells of pages that it could not write once, and then drops them: the next
+        // sync succeeds, and they are nowhere.
         Trouble::None | Trouble::Full if *operation == SYNC => Trouble::Failing,
         other => other,
     })

@@ -9,7 +9,8 @@ pub(crate) const PART: usize = 1 << 20;
 /// Buffers that are kept for the next reads.
 const POOLED: usize = 64;
 
-/// Recycled buffers of [`PART`] bytes, so that a read neither zeroes memory nor asks the system for it.
+/// Recycled buffers of [`PART`] bytes, so that a read neither zeroes memory nor asks the system for
+/// it.
 #[derive(Default)]
 pub(crate) struct Pool(Mutex<Vec<Box<[u8]>>>);
 

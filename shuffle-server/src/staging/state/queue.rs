@@ -55,9 +55,9 @@ pub(crate) struct Queue {
 /// How the writer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// After what only memory has is on disk.
+    /// Ends once blocks that only memory has are on disk.
     Flush,
-    /// At once, as a crash would.
+    /// Ends at once, as a crash would.
     Now,
 }
 

@@ -1,4 +1,5 @@
-//! Runs as this process knows them: where they are in their segments, and what of them is still in memory.
+//! Runs as this process knows them: where they are in their segments, and what of them is still in
+//! memory.
 
 use std::{
     ops::Range,
@@ -35,7 +36,7 @@ use crate::{
 pub(crate) struct Run {
     pub(crate) id: RunId,
     pub(crate) segment: Arc<Segment>,
-    /// Of its header in the segment.
+    /// Offset of the run's header in the segment.
     pub(crate) offset: u64,
     pub(crate) attempts: u32,
     pub(crate) blocks: u32,
@@ -47,18 +48,19 @@ pub(crate) struct Run {
     abandoned: AtomicU32,
     /// Version of its shuffle's state from which on all its attempts are committed.
     pub(crate) settled: AtomicU64,
-    /// Its blocks in memory, until memory is needed.
+    /// The run's blocks in memory, until memory is needed.
     cache: Mutex<Option<Arc<Cached>>>,
     /// Why it cannot be read.
     pub(crate) lost: OnceLock<String>,
-    /// Which byte of its table has changed on the disk, and by which bits, once that was looked for.
+    /// Which byte of its table has changed on the disk, and by which bits, once that was looked
+    /// for.
     mended: OnceLock<Option<(usize, u8)>>,
 }
 
 /// A run's blocks in memory.
 pub(crate) struct Cached {
     pub(crate) batches: Vec<Arc<Batch>>,
-    /// In the order of the run: which batch, and which block of it.
+    /// Batch and block of each ordinal of the run.
     pub(crate) slots: Box<[(u32, u32)]>,
 }
 
@@ -97,7 +99,8 @@ impl Run {
         }
     }
 
-    /// Reads rows of its table as they are in the file, but for a byte that is known to have changed.
+    /// Reads rows of its table as they are in the file, but for a byte that is known to have
+    /// changed.
     pub(crate) fn read_rows(&self, disk: &Disk, bytes: &mut [u8], first: u32) -> Result<(), Error> {
         let from = first as usize * ROW;
         let at = self.offset + HEADER as u64 + from as u64;
@@ -110,8 +113,9 @@ impl Run {
         Ok(())
     }
 
-    /// Looks whether a byte of the table has changed that its checksum can put right, the first time that somebody asks; then it is
-    /// right from now on. A table describes blocks of many attempts: one bit of it must not cost them all.
+    /// Looks whether a byte of the table has changed that its checksum can put right, the first
+    /// time that somebody asks; then it is right from now on. A table describes blocks of many
+    /// attempts: one bit of it must not cost them all.
     pub(crate) fn mend(&self, disk: &Disk) -> Result<bool, Error> {
         if self.mended.get().is_some() {
             return Ok(false);
@@ -177,7 +181,7 @@ impl Run {
         self.abandoned.fetch_add(1, Ordering::AcqRel) + 1 == self.attempts
     }
 
-    /// One of its attempts is not there any more: whose blocks are in it has to be looked up from now on.
+    /// Counts an attempt that is lost: from now on each block's attempt has to be looked up.
     pub(crate) fn unsettle(&self) {
         self.pending.fetch_add(1, Ordering::AcqRel);
         self.settled.store(u64::MAX, Ordering::Release);

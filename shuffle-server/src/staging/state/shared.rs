@@ -1,8 +1,10 @@
-//! What all parts of a volume share: its parts, its names, its health, and the way to wake its writer.
+//! What all parts of a volume share: its parts, its names, its health, and the way to wake its
+//! writer.
 //!
-//! Order of locks: a shuffle's `output`, then `gate`, then `names`, then a shuffle's `state`, then an attempt's `state`. None is held
-//! across an await, and only `output` and `gate` while a file or the index is written. Whoever wants an `output` takes it before the
-//! `gate`, or after it is given back.
+//! Order of locks: a shuffle's `output`, then `gate`, then `names`, then a shuffle's `state`, then
+//! an attempt's `state`. None is held across an await, and only `output` and `gate` while a file or
+//! the index is written. Whoever wants an `output` takes it before the `gate`, or after it is given
+//! back.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -44,13 +46,15 @@ use crate::{
 
 /// Ids are this many bits of counting under the number of times the volume was opened.
 pub(crate) const ID_BITS: u32 = 40;
-/// Reads of up to a MiB that a disk does at the same time; more make none of those that we know faster.
+/// Concurrent reads per volume, of up to a MiB each. No disk that was measured gets faster beyond
+/// this.
 pub const READS: usize = 64;
 /// Lines of log about what fails ...
 const LINES: u64 = 10;
 /// ... in so many ms.
 const LINES_IN: u64 = 10_000;
-/// Free space from which a volume that was full takes attempts again, if what it waits to write is less.
+/// Free space from which a volume that was full takes attempts again, if what it waits to write is
+/// less.
 const ENOUGH: u64 = 64 << 20;
 
 pub(crate) struct Shared {
@@ -64,7 +68,8 @@ pub(crate) struct Shared {
     pub(crate) index: Box<dyn SegmentIndex>,
     pub(crate) stats: Stats,
     pub(crate) names: RwLock<Names>,
-    /// Held while the index is written and what was written becomes visible, so that a deletion comes before or after, never between.
+    /// Held while the index is written and what was written becomes visible, so that a deletion
+    /// comes before or after, never between.
     pub(crate) gate: Mutex<()>,
     /// Runs that are still in memory, oldest first.
     pub(crate) cached: Mutex<VecDeque<Weak<Run>>>,
@@ -179,7 +184,8 @@ impl Shared {
         self.names.read().shuffles.values().cloned().collect()
     }
 
-    /// For calls that need a volume that is not closing. What is decided under a shuffle's lock is seen by the writer's last flush.
+    /// For calls that need a volume that is not closing. What is decided under a shuffle's lock is
+    /// seen by the writer's last flush.
     pub(crate) fn check_running(&self) -> Result<(), Error> {
         if self.stopping.load(Ordering::SeqCst) {
             return Err(self.unavailable());
@@ -187,7 +193,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether one more line may be logged about what fails: a volume that refuses everything is not to fill another disk with that.
+    /// Whether one more line may be logged about what fails: a volume that refuses everything is
+    /// not to fill another disk with that.
     pub(crate) fn may_log(&self) -> bool {
         let now = self.millis() / LINES_IN;
         let mut lines = self.lines.lock();
@@ -230,7 +237,7 @@ impl Shared {
         self.wake();
     }
 
-    /// From now on what only memory has is put on disk as soon as it is committed.
+    /// Tells the writer to put on disk at once whatever is committed to memory from now on.
     pub(crate) fn keep(&self) {
         self.queue.lock().keep = true;
         self.wake();
@@ -274,18 +281,20 @@ impl Shared {
 
     // --- space ---
 
-    /// Bytes that may still be written: what the file system has left, within the limit of the settings. Asks the disk.
+    /// Bytes that may still be written: what the file system has left, within the limit of the
+    /// settings. Asks the disk.
     pub(crate) fn free(&self) -> u64 {
         let free = self.disk.space(&self.dir).map_or(0, |space| space.free);
         free.min(self.within_limit())
     }
 
-    /// The same, by the last look at the disk.
+    /// Bytes that may still be written, by the last look at the disk.
     pub(crate) fn free_lately(&self) -> u64 {
         self.disk_health.free().min(self.within_limit())
     }
 
-    /// Refuses to write this much that is on no disk yet if it would go over the limit of the settings.
+    /// Refuses to write this much that is on no disk yet if it would go over the limit of the
+    /// settings.
     pub(crate) fn check_limit(&self, bytes: u64) -> Result<(), Error> {
         match self.options.limit {
             Some(limit) if bytes > self.within_limit() => {
@@ -300,7 +309,8 @@ impl Shared {
         }
     }
 
-    /// Refuses to write this much if that would take what is kept for the index while the ballast is given up.
+    /// Refuses to write this much if that would take what is kept for the index while the ballast
+    /// is given up.
     pub(crate) fn check_reserve(&self, bytes: u64) -> Result<(), Error> {
         let missing = self.ballast.missing();
         if missing == 0 {
@@ -316,8 +326,9 @@ impl Shared {
         Err(Error::io("write", &self.dir, full))
     }
 
-    /// Free space with which a volume that was full takes attempts again: for what could not be written, twice, and what still has to
-    /// be; so that it is not full again with the next commit. Never more than a part of what there is.
+    /// Free space with which a volume that was full takes attempts again: for what could not be
+    /// written, twice, and what still has to be; so that it is not full again with the next commit.
+    /// Never more than a part of what there is.
     pub(crate) fn enough(&self) -> u64 {
         let all = self.disk.space(&self.dir).map_or(0, |space| space.total);
         let all = all.min(self.options.limit.unwrap_or(u64::MAX));

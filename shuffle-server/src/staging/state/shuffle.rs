@@ -1,7 +1,8 @@
-//! One shuffle on one volume, as this process knows it: its runs, its commits, what is still in memory, who writes.
+//! One shuffle on one volume, as this process knows it: its runs, its commits, what is still in
+//! memory, who writes.
 //!
-//! Readers take a [`Snapshot`]: four pointers under a short lock. Writers change the maps behind the pointers in place while nobody
-//! holds them, and copy them when somebody does.
+//! Readers take a [`Snapshot`]: four pointers under a short lock. Writers change the maps behind
+//! the pointers in place while nobody holds them, and copy them when somebody does.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -40,7 +41,7 @@ pub(crate) struct Shuffle {
     pub(crate) id: ShuffleId,
     pub(crate) num_maps: u32,
     pub(crate) num_partitions: u32,
-    /// Of its segments.
+    /// Directory of the shuffle's segments.
     pub(crate) dir: PathBuf,
     pub(crate) state: Mutex<State>,
     /// Where the next run goes; only the writer takes it.
@@ -89,11 +90,11 @@ pub(crate) struct State {
     pub(crate) reclaimed: Arc<BTreeSet<Owner>>,
     /// Attempts that cannot be written back, because they cannot be read.
     pub(crate) unwritable: BTreeSet<Owner>,
-    /// Of the last manifest; 0 if there is none.
+    /// Generation of the last manifest; 0 if there is none.
     pub(crate) generation: u32,
     /// Committed attempts that are not in the object store, and may be put there.
     pub(crate) unwritten: u64,
-    /// Their bytes.
+    /// Bytes of the unwritten attempts.
     pub(crate) unwritten_bytes: u64,
     /// When the first of them was committed, in ms since the volume was opened.
     pub(crate) unwritten_since: u64,
@@ -155,7 +156,7 @@ pub(crate) struct OpenAttempt {
 #[derive(Default)]
 pub(crate) struct OpenState {
     pub(crate) phase: Phase,
-    /// In the order of seq, without those that are in a run.
+    /// Batches that are in no run, in the order of seq.
     pub(crate) batches: Vec<Arc<Batch>>,
     /// Runs that have blocks of it.
     pub(crate) runs: Vec<Arc<Run>>,
@@ -167,11 +168,11 @@ pub(crate) enum Phase {
     /// Takes blocks.
     #[default]
     Open,
-    /// Its commit waits for the writer; nobody can take over any more.
+    /// The attempt's commit waits for the writer; no other stream can take the attempt over.
     Sealed,
     /// Committed or failed; its blocks are no longer here.
     Done,
-    /// Not the caller's any more, and why.
+    /// Taken from the stream that opened it, with the reason.
     Fenced(String),
 }
 
@@ -209,8 +210,9 @@ impl Shuffle {
 
     /// What there is to read now, kept from being reclaimed.
     pub(crate) fn pin(self: &Arc<Self>) -> Result<(Pin, Snapshot), Error> {
-        // A reclaim looks at the count under the same lock as the snapshot is taken under, see `reclaim`; here the count
-        // comes first, so that a reclaim that misses it has finished before the snapshot.
+        // A reclaim looks at the count under the same lock as the snapshot is taken under, see
+        // `reclaim`; here the count comes first, so that a reclaim that misses it has finished
+        // before the snapshot.
         self.readers.fetch_add(1, Ordering::SeqCst);
         let pin = Pin(self.clone());
         Ok((pin, self.snapshot()?))
@@ -243,7 +245,7 @@ impl Shuffle {
         fenced(&self.app, self.id)
     }
 
-    /// As the index has it.
+    /// The record that the index keeps.
     pub(crate) fn record(&self) -> values::Record {
         values::Record::Shuffle(values::Shuffle {
             num_maps: self.num_maps,
@@ -281,7 +283,8 @@ impl State {
         Arc::make_mut(&mut self.runs).push(run);
     }
 
-    /// Makes an attempt visible (invariant: whole-attempt-or-none), with its runs and what is in no run.
+    /// Makes an attempt visible (invariant: whole-attempt-or-none), with its runs and what is in no
+    /// run.
     pub(crate) fn commit(
         &mut self,
         shuffle: &Shuffle,
@@ -291,7 +294,8 @@ impl State {
         held: Option<Held>,
     ) {
         self.version += 1;
-        // One that was lost and is taken again, see `Volume::open_attempt`: nothing of the old one is sent or counted any more.
+        // One that was lost and is taken again, see `Volume::open_attempt`: nothing of the old one
+        // is sent or counted any more.
         if let Some(before) = self.commits.get(&owner).cloned() {
             let counted = before.lost.is_none() && !self.written.contains(&owner);
             if counted && !self.unwritable.contains(&owner) {
@@ -328,7 +332,8 @@ impl State {
         self.open.remove(&owner);
     }
 
-    /// Takes an attempt that is over from those in progress, unless a later stream of it is there already.
+    /// Takes an attempt that is over from those in progress, unless a later stream of it is there
+    /// already.
     pub(crate) fn forget(&mut self, attempt: &Arc<OpenAttempt>) {
         let owner = attempt.owner();
         let open = self.open.get(&owner);
@@ -374,7 +379,7 @@ impl Committed {
         }
     }
 
-    /// As the index has it.
+    /// The record that the index keeps.
     pub(crate) fn record(&self, log: Option<LogPlace>) -> values::Record {
         values::Record::Attempt(values::Attempt {
             synced: self.durability == Durability::Fsync,
@@ -394,7 +399,7 @@ impl Held {
         self.batches.iter().map(|batch| batch.memory()).sum()
     }
 
-    /// Its bytes in the log are no longer needed.
+    /// Tells the commit log that these blocks are no longer needed there.
     pub(crate) fn leave_log(&self, shuffle: &Shuffle) {
         if let Some((log, _)) = &self.log {
             log.leave();
@@ -424,8 +429,9 @@ impl OpenAttempt {
         (self.key.map_index, self.key.attempt)
     }
 
-    /// Takes it from its writer. False while its commit waits for the writer: then it is past that. One that is over already is
-    /// nobody's, and another stream may take its place.
+    /// Takes the attempt from its stream, so that another may take over. False while the attempt's
+    /// commit waits for the writer: then it is too late. An attempt that is over already has no
+    /// stream.
     pub(crate) fn fence(&self, reason: impl FnOnce() -> String) -> bool {
         let mut state = self.state.lock();
         match state.phase {
@@ -439,8 +445,8 @@ impl OpenAttempt {
         }
     }
 
-    /// Ends it without a commit, whatever it was waiting for: another stream of it may begin at once, and the shuffle no longer counts
-    /// it among those in progress.
+    /// Ends it without a commit, whatever it was waiting for: another stream of it may begin at
+    /// once, and the shuffle no longer counts it among those in progress.
     pub(crate) fn fail(self: &Arc<Self>, reason: String) {
         let mut shuffle_state = self.shuffle.state.lock();
         let mut state = self.state.lock();

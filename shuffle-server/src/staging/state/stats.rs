@@ -17,7 +17,7 @@ macro_rules! counters {
         }
 
         impl Stats {
-            /// All of them now.
+            /// Values of all counters at this moment.
             pub fn snapshot(&self) -> StatsSnapshot {
                 StatsSnapshot { $($name: self.$name.load(Relaxed),)* }
             }
@@ -46,7 +46,8 @@ counters! {
     direct_runs,
     /// Runs that were written because memory was needed.
     pressure_runs,
-    /// Runs that were written from the commit log, because a shuffle had gone quiet or what it had filled a run.
+    /// Runs that were written from the commit log, because a shuffle had gone quiet or what it had
+    /// filled a run.
     settled_runs,
     /// Bytes that were appended to commit logs.
     log_bytes,

@@ -1,7 +1,9 @@
-//! Ids of the shuffles of an app that were deleted: what comes late to one of them is refused (invariant: delete-by-lease).
+//! Ids of the shuffles of an app that were deleted: what comes late to one of them is refused
+//! (invariant: delete-by-lease).
 //!
-//! Kept as ranges. Engines count shuffles up and delete nearly all of them, so those of a stream that runs for months are a handful of
-//! ranges, where a tombstone each would be memory that grows and a longer list for the writer to go through at every turn.
+//! Kept as ranges. Engines count shuffles up and delete nearly all of them, so those of a stream
+//! that runs for months are a handful of ranges, where a tombstone each would be memory that grows
+//! and a longer list for the writer to go through at every turn.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +12,7 @@ use shuffle_proto::ids::ShuffleId;
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Deleted {
-    /// From the first to the last id of a range; ranges neither touch nor overlap.
+    /// First id of each range to its last; ranges neither touch nor overlap.
     ranges: BTreeMap<u32, u32>,
 }
 

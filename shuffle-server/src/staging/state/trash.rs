@@ -1,15 +1,18 @@
-//! What is deleted and not gone yet. `write::delete` puts it there, `write::remover` removes it, file by file.
+//! What is deleted and not gone yet. `write::delete` puts it there, `write::remover` removes it,
+//! file by file.
 //!
-//! A name below `trash/` says what was deleted, so a start after a crash carries the deletion through: into the index, if that does not
-//! know of it, and then to the last file. Until the index knows of a deletion its directory stays, empty; and whoever asks for the
-//! deletion again is told that it is not done.
+//! A name below `trash/` says what was deleted, so a start after a crash carries the deletion
+//! through: into the index, if that does not know of it, and then to the last file. Until the index
+//! knows of a deletion its directory stays, empty; and whoever asks for the deletion again is told
+//! that it is not done.
 //!
 //! | name | what lies there |
 //! |---|---|
 //! | `trash/<id>.app.<number>` | an app's directory |
 //! | `trash/<id>.shuffle.<number>.<shuffle>` | a shuffle's |
 //!
-//! Owns the list of what is left of deletions, and nothing of what they take away from readers and writers.
+//! Owns the list of what is left of deletions, and nothing of what they take away from readers and
+//! writers.
 
 use std::{
     collections::BTreeMap,
@@ -72,7 +75,7 @@ pub(crate) struct Waste {
 pub(crate) enum What {
     /// An app, with its number in the index.
     App(AppNo, Option<AppId>),
-    /// One of its shuffles.
+    /// A shuffle, with the app's number in the index.
     Shuffle(AppNo, ShuffleId),
     /// A file that nothing names any more.
     File,
@@ -137,7 +140,7 @@ pub(crate) fn found(dir: &Path) -> Vec<(PathBuf, What)> {
 // === impl Waste ===
 
 impl Waste {
-    /// Of a deletion that nobody has recorded, and whose files are where they were.
+    /// A deletion that is not recorded yet, and whose files are where they were.
     pub(crate) fn of(what: What, used: u64, freed: u64) -> Arc<Self> {
         Arc::new(Self {
             what,
@@ -203,7 +206,7 @@ impl Trash {
         self.unrecorded(|what| *what == What::Shuffle(no, id))
     }
 
-    /// One of an app.
+    /// A deletion of an app that the index does not know of yet.
     pub(crate) fn unrecorded_app(&self, app: &AppId) -> Option<Arc<Waste>> {
         self.unrecorded(|what| matches!(what, What::App(_, Some(id)) if id == app))
     }
@@ -252,7 +255,8 @@ impl Trash {
         queue.waste.values().map(used).sum()
     }
 
-    /// What there is to remove; waits while there is nothing, or nothing new for as long as `again`. `None`: it is told to stop.
+    /// What there is to remove; waits while there is nothing, or nothing new for as long as
+    /// `again`. `None`: it is told to stop.
     pub(crate) fn next(&self, again: Duration) -> Option<Vec<(u64, Arc<Waste>)>> {
         let mut queue = self.queue.lock();
         if !queue.stop && !queue.fresh {

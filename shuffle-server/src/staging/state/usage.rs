@@ -9,7 +9,8 @@ use crate::staging::{
     state::{shared::Shared, shuffle::Shuffle},
 };
 
-/// What an app, or one shuffle of it, holds on a volume: bytes of committed attempts by the level they have reached.
+/// What an app, or one shuffle of it, holds on a volume: bytes of committed attempts by the level
+/// they have reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Committed attempts.

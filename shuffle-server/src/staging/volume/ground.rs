@@ -1,8 +1,10 @@
 //! What a data directory lies on, before anything is made in it.
 //!
-//! Shuffle data fill disks. On the device of `/` they fill the machine's own, and kubelet evicts pods for it; in a container's own
-//! file system they go with the container, through layers that make every write slow. Both are what a directory is that was to be a
-//! mount and is none. So both are refused unless somebody wants it so (setting `allow-root-device`). A tmpfs is memory: it is told.
+//! Shuffle data fill disks. On the device of `/` they fill the machine's own, and kubelet evicts
+//! pods for it; in a container's own file system they go with the container, through layers that
+//! make every write slow. Both are what a directory is that was to be a mount and is none. So both
+//! are refused unless somebody wants it so (setting `allow-root-device`). A tmpfs is memory: it is
+//! told.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -15,9 +17,11 @@ use crate::staging::{
 const LAYERS: [&str; 2] = ["overlay", "fuse.fuse-overlayfs"];
 const MEMORY: [&str; 2] = ["tmpfs", "ramfs"];
 
-/// Refuses what data do not belong on; answers what a person should know about it otherwise. Blocking.
+/// Refuses what data do not belong on; answers what a person should know about it otherwise.
+/// Blocking.
 pub fn check_ground(dir: &Path, allow_root: bool) -> Result<Option<String>, Error> {
-    // A disk that is not mounted is told as such when the directory is opened, and is no reason not to serve the others.
+    // A disk that is not mounted is told as such when the directory is opened, and is no reason not
+    // to serve the others.
     if check_mounted(dir).is_err() {
         return Ok(None);
     }

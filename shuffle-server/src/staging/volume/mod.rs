@@ -1,7 +1,7 @@
 //! The handle to a data directory: what `service`, `registry` and `writeback` call.
 //!
-//! Owns the threads of a volume and nothing that they do: each call goes to the floor that does it. Where everything lies is in
-//! `files::layout`.
+//! Owns the threads of a volume and nothing that they do: each call goes to the floor that does it.
+//! Where everything lies is in `files::layout`.
 
 pub(super) mod ground;
 mod opening;
@@ -43,19 +43,21 @@ use crate::staging::{
 
 /// How often is looked whether the writer has ended.
 const CLOSE_POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Calls that may hang at the same time, each with its thread; one more is refused. While the disk answers there may be more.
+/// Calls that may hang at the same time, each with its thread; one more is refused. While the disk
+/// answers there may be more.
 const MAX_BLOCKING_CALLS: usize = 32;
 /// How often who waits for such a call looks whether the disk still answers.
 pub(crate) const CALL_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// One data directory. Clones are the same volume; when the last is dropped without [`Volume::close`], what only memory holds is gone.
+/// One data directory. Clones are the same volume; when the last is dropped without
+/// [`Volume::close`], what only memory holds is gone.
 #[derive(Clone)]
 pub struct Volume(pub(crate) Arc<Handle>);
 
 pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
     pub(crate) writer: Mutex<Option<JoinHandle<()>>>,
-    /// With what ends it when it is dropped.
+    /// The warden's thread, and the sender whose drop ends it.
     pub(crate) warden: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
     pub(crate) remover: Mutex<Option<JoinHandle<()>>>,
     /// Calls that wait for the disk, see [`Volume::start`].
@@ -65,12 +67,12 @@ pub(crate) struct Handle {
 // === impl Volume ===
 
 impl Volume {
-    /// Its identity.
+    /// The UUID that was made with the directory.
     pub fn id(&self) -> VolumeId {
         self.0.shared.id
     }
 
-    /// Its directory.
+    /// The data directory.
     pub fn dir(&self) -> &Path {
         &self.0.shared.dir
     }
@@ -85,12 +87,14 @@ impl Volume {
         self.0.shared.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that may still be written, by a look that is about a second old. Does not touch the disk, which may hang.
+    /// Bytes that may still be written, by a look that is about a second old. Does not touch the
+    /// disk, which may hang.
     pub fn bytes_free(&self) -> u64 {
         self.0.shared.free_lately()
     }
 
-    /// An error once its disk does not answer, or has failed: what waits for it should go elsewhere.
+    /// An error once its disk does not answer, or has failed: what waits for it should go
+    /// elsewhere.
     pub fn check_answers(&self) -> Result<(), Error> {
         self.0.shared.check_answers()
     }
@@ -122,19 +126,22 @@ impl Volume {
         self.0.shared.shuffle(app, shuffle).is_some()
     }
 
-    /// Deletes all that an app has. Idempotent; answers bytes freed, while their files go. Blocking.
+    /// Deletes all that an app has. Idempotent; answers bytes freed, while their files go.
+    /// Blocking.
     pub fn delete_app(&self, app: &AppId) -> Result<u64, Error> {
         delete::delete_app(&self.0.shared, app)
     }
 
-    /// Deletes a shuffle; pushes and fetches of it are refused until the app is gone. Idempotent; answers bytes freed. Blocking.
+    /// Deletes a shuffle; pushes and fetches of it are refused until the app is gone. Idempotent;
+    /// answers bytes freed. Blocking.
     pub fn delete_shuffle(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
         delete::delete_shuffle(&self.0.shared, app, shuffle)
     }
 
     /// Begins an attempt, taking over from an older stream of the same one. Does not block.
     ///
-    /// `Busy` while the older stream's commit is being written: a moment later it is committed, or failed.
+    /// `Busy` while the older stream's commit is being written: a moment later it is committed, or
+    /// failed.
     pub fn open_attempt(
         &self,
         key: AttemptKey,
@@ -149,7 +156,8 @@ impl Volume {
         open::committed(&self.0.shared, key)
     }
 
-    /// Answers the commit of an attempt that is committed already: compares totals, raises the level if a higher one is asked for.
+    /// Answers the commit of an attempt that is committed already: compares totals, raises the
+    /// level if a higher one is asked for.
     pub async fn confirm(
         &self,
         key: &AttemptKey,
@@ -192,12 +200,14 @@ impl Volume {
         Fetch::new(shared.clone(), shuffle, partitions, maps, position)
     }
 
-    /// The end is near: what only memory holds is put on disk now, and what is committed from here on at once. Does not wait.
+    /// The end is near: what only memory holds is put on disk now, and what is committed from here
+    /// on at once. Does not wait.
     pub fn keep(&self) {
         self.0.shared.keep();
     }
 
-    /// Bytes of committed attempts that only memory holds: neither the disk has them, nor the object store.
+    /// Bytes of committed attempts that only memory holds: neither the disk has them, nor the
+    /// object store.
     pub fn only_in_memory(&self) -> u64 {
         let of_one = |shuffle: &Arc<Shuffle>| -> u64 {
             let state = shuffle.state.lock();
@@ -210,14 +220,15 @@ impl Volume {
         self.0.shared.shuffles().iter().map(of_one).sum()
     }
 
-    /// An error once what waits for memory to be sent there should go elsewhere: its disk does not answer, has failed, or has been full
-    /// for so long that what the memory is wanted for will hardly be committed.
+    /// An error once what waits for memory to be sent there should go elsewhere: its disk does not
+    /// answer, has failed, or has been full for so long that what the memory is wanted for will
+    /// hardly be committed.
     pub fn check_waits(&self) -> Result<(), Error> {
         self.0.shared.check_waits()
     }
 
-    /// Remembers an app, or its new lease. Must come before the app's first attempt. Blocking (a write to the index). What fails is
-    /// done later, when the volume is well.
+    /// Remembers an app, or its new lease. Must come before the app's first attempt. Blocking (a
+    /// write to the index). What fails is done later, when the volume is well.
     pub fn put_app(&self, app: &AppRecord) -> Result<(), Error> {
         apps::put_app(&self.0.shared, app)
     }
@@ -237,14 +248,15 @@ impl Volume {
         self.0.shared.add_usages(usages);
     }
 
-    /// Reads all of a committed attempt; answers why it cannot be served from here, `None` if it is whole. `Lost` if it is not
-    /// known, `Unavailable` if the disk does not answer. Goes on to its end only as long as the caller waits.
+    /// Reads all of a committed attempt; answers why it cannot be served from here, `None` if it is
+    /// whole. `Lost` if it is not known, `Unavailable` if the disk does not answer. Goes on to its
+    /// end only as long as the caller waits.
     pub async fn verify(&self, key: &AttemptKey) -> Result<Option<String>, Error> {
         verify::verify(&self.0.shared, key).await
     }
 
-    /// Reads all that is committed of a shuffle, and has what is bad lost; answers how many attempts that were. Ends early when `stop`
-    /// says so, or when the disk does not answer.
+    /// Reads all that is committed of a shuffle, and has what is bad lost; answers how many
+    /// attempts that were. Ends early when `stop` says so, or when the disk does not answer.
     pub async fn verify_all(
         &self,
         app: &AppId,
@@ -254,7 +266,8 @@ impl Volume {
         verify::verify_all(&self.0.shared, app, shuffle, stop).await
     }
 
-    /// Puts on disk what only memory holds and ends the writer. Further calls answer `Unavailable`. A writer that hangs is left behind.
+    /// Puts on disk what only memory holds and ends the writer. Further calls answer `Unavailable`.
+    /// A writer that hangs is left behind.
     pub async fn close(&self) {
         let shared = &self.0.shared;
         shared.stop(Stop::Flush);
@@ -284,8 +297,8 @@ impl Drop for Handle {
         self.shared.trash.stop();
         let threads = [self.writer.lock().take(), self.remover.lock().take()];
         for thread in threads.into_iter().flatten() {
-            // The warden still says whether the disk answers; a thread that hangs is left behind. A removal that takes long is no hang,
-            // and ends with its file.
+            // The warden still says whether the disk answers; a thread that hangs is left behind. A
+            // removal that takes long is no hang, and ends with its file.
             while !thread.is_finished() && !self.shared.check_hung() {
                 std::thread::sleep(CLOSE_POLL_INTERVAL);
             }

@@ -46,14 +46,16 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Volume {
-    /// Opens or creates it. Blocking: recovers what the index has and removes what it has not.
+    /// Opens a data directory, or makes one. Blocking: loads all records of the index, and removes
+    /// files that no record names.
     pub fn open(dir: &Path, options: Options, components: Components) -> Result<Self, Error> {
         let disk = Arc::new(Disk::new(components.faults.clone(), options.slow));
         open(&disk, dir, options, components, &OnceLock::new())
     }
 
-    /// The same for one of several: what cannot be opened is a volume that is out of service, with the id that it has if that can be
-    /// read, and nothing in it. So is one whose disk does not answer.
+    /// Opens one of several volumes. A directory that cannot be opened, or whose disk does not
+    /// answer, becomes an empty volume that is out of service, under the id in its file `volume` if
+    /// that can be read.
     pub fn open_or_broken(dir: &Path, options: Options, components: Components) -> Self {
         let disk = Arc::new(Disk::new(components.faults.clone(), options.slow));
         let patience = PATIENCE.max(3 * options.slow);
@@ -163,7 +165,7 @@ fn open(
     start(shared, Logs::recovered(found.logs))
 }
 
-/// Those that are missing; answers whether there were any.
+/// Makes the subdirectories that are missing; returns whether there were any.
 fn make_directories(disk: &Disk, dir: &Path) -> Result<bool, Error> {
     let _running = disk.watch.begin(Operation::Open, dir);
     let mut made = false;
@@ -195,7 +197,8 @@ fn open_index(
         writable()
     };
     let opened = match writable() {
-        // invariant: one-bit-one-map. What cannot be read of it costs what it says, and not the volume.
+        // invariant: one-bit-one-map. What cannot be read of it costs what it says, and not the
+        // volume.
         Err(Error::Index(index::Error::Unreadable { .. })) => salvaged(),
         opened => opened,
     };
@@ -225,7 +228,7 @@ fn open_index(
     Ok((index, found, health))
 }
 
-/// With its threads.
+/// Starts the threads of the volume.
 fn start(shared: Arc<Shared>, logs: Logs) -> Result<Volume, Error> {
     let weak = Arc::downgrade(&shared);
     shared.budget.on_pressure(move || {

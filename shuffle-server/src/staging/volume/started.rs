@@ -1,4 +1,5 @@
-//! A call that may wait for the disk: on a thread of its own, so that who waits for it need not hang with it.
+//! A call that may wait for the disk: on a thread of its own, so that who waits for it need not
+//! hang with it.
 
 use std::sync::{
     Arc,
@@ -17,7 +18,7 @@ pub struct Started<T> {
     reply: Receiver<Result<T, Error>>,
 }
 
-/// One of the calls that wait.
+/// A call that runs, counted for as long as the value lives.
 pub(super) struct BlockingCall {
     all: Arc<AtomicUsize>,
     place: usize,
@@ -26,8 +27,8 @@ pub(super) struct BlockingCall {
 // === impl Volume ===
 
 impl Volume {
-    /// Makes a call that may block, on a thread of its own: with a disk that hangs the call hangs, and ends when the disk comes back,
-    /// but who waits for it does not.
+    /// Makes a call that may block, on a thread of its own: with a disk that hangs the call hangs,
+    /// and ends when the disk comes back, but who waits for it does not.
     pub fn start<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
@@ -76,7 +77,8 @@ impl Drop for BlockingCall {
 // === impl Started ===
 
 impl<T> Started<T> {
-    /// Its answer. `Unavailable` when the disk does not answer; the call goes on all the same. Blocking.
+    /// Waits for the call's result. `Unavailable` when the disk does not answer; the call goes on
+    /// all the same. Blocking.
     pub fn wait(self) -> Result<T, Error> {
         let shared = &self.volume.0.shared;
         loop {

@@ -9,7 +9,7 @@ use crate::staging::{
 };
 
 impl Volume {
-    /// All shuffles that are not deleted, for the planner.
+    /// The planner's view of all shuffles that are not deleted.
     pub fn unwritten(&self) -> Vec<Unwritten> {
         seal::unwritten(&self.0.shared)
     }
@@ -19,7 +19,8 @@ impl Volume {
         seal::is_deleted(&self.0.shared, app, shuffle)
     }
 
-    /// Where a committed attempt is. `Fenced` if its shuffle was deleted, `Lost` if it cannot be read and so never written back.
+    /// Where a committed attempt is. `Fenced` if its shuffle was deleted, `Lost` if it cannot be
+    /// read and so never written back.
     pub fn placement(&self, key: &AttemptKey) -> Result<Placement, Error> {
         seal::placement(&self.0.shared, key)
     }
@@ -29,9 +30,10 @@ impl Volume {
         self.seal_some(app, shuffle, merge, &[], u64::MAX)
     }
 
-    /// Takes hold of what a shuffle has committed and not written back, and of what these generations have, so that one manifest
-    /// takes the place of theirs; `None` if there is nothing to be done. Of what is in no generation only so much that it is about
-    /// `most` bytes: first of these attempts, then of the others by map index, which lie together.
+    /// Takes hold of what a shuffle has committed and not written back, and of what these
+    /// generations have, so that one manifest takes the place of theirs; `None` if there is nothing
+    /// to be done. Of what is in no generation only so much that it is about `most` bytes: first of
+    /// these attempts, then of the others by map index, which lie together.
     pub fn seal_some(
         &self,
         app: &AppId,
@@ -45,8 +47,8 @@ impl Volume {
         seal::seal_some((shared, self.0.clone()), shuffle, merge, first, most)
     }
 
-    /// Removes the local copy of a shuffle that is whole in the object store; answers the bytes that this freed, 0 if it may not go
-    /// now. Blocking.
+    /// Removes the local copy of a shuffle that is whole in the object store; answers the bytes
+    /// that this freed, 0 if it may not go now. Blocking.
     pub fn reclaim(&self, app: &AppId, shuffle: ShuffleId) -> Result<u64, Error> {
         reclaim::reclaim(&self.0.shared, app, shuffle)
     }

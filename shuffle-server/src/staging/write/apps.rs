@@ -9,10 +9,11 @@ use crate::{
     },
 };
 
-/// Remembers an app, or its new lease. Must come before the app's first attempt. Blocking (a write to the index). What fails is
-/// done later, when the volume is well.
+/// Remembers an app, or its new lease. Must come before the app's first attempt. Blocking (a write
+/// to the index). What fails is done later, when the volume is well.
 pub(crate) fn put_app(shared: &Shared, app: &AppRecord) -> Result<(), Error> {
-    // Under the same name with another token it is another app: nothing of the one before may be taken for its own.
+    // Under the same name with another token it is another app: nothing of the one before may be
+    // taken for its own.
     let before = shared
         .names
         .read()
@@ -29,7 +30,8 @@ pub(crate) fn put_app(shared: &Shared, app: &AppRecord) -> Result<(), Error> {
     put(shared, app, false)
 }
 
-/// Tells the volume, now that it is well, what it could not be told. Apps that are gone meanwhile stay so.
+/// Tells the volume, now that it is well, what it could not be told. Apps that are gone meanwhile
+/// stay so.
 pub(crate) fn put_missed(shared: &Shared) {
     let missed: Vec<_> = shared.missed.lock().values().cloned().collect();
     for app in missed {
@@ -54,7 +56,7 @@ fn put(shared: &Shared, app: &AppRecord, missed: bool) -> Result<(), Error> {
     put
 }
 
-/// Under the gate.
+/// Writes an app's record. The caller holds the gate.
 fn write(shared: &Shared, app: &AppRecord) -> Result<(), Error> {
     let no = {
         let mut names = shared.names.write();

@@ -58,7 +58,8 @@ impl AttemptWriter {
         self.attempt.shuffle.num_partitions
     }
 
-    /// Takes a batch: its blocks sorted by partition, their bytes back to back, the permit inside `data`. Does not block.
+    /// Takes a batch: its blocks sorted by partition, their bytes back to back, the permit inside
+    /// `data`. Does not block.
     pub fn append(&mut self, headers: Vec<BlockHeader>, data: Bytes) -> Result<(), Error> {
         let invalid =
             |what: String| Error::Invalid(format!("batch of {}: {what}", self.attempt.key));
@@ -113,7 +114,8 @@ impl AttemptWriter {
         Ok(())
     }
 
-    /// Makes the attempt visible once it is as durable as asked. Dropped while it waits, the commit goes on.
+    /// Makes the attempt visible once it is as durable as asked. Dropped while it waits, the commit
+    /// goes on.
     pub async fn commit(
         mut self,
         totals: Vec<PartitionTotal>,
@@ -127,7 +129,8 @@ impl AttemptWriter {
                 return Err(error);
             }
         };
-        // The writer may finish it after all: then two volumes have the attempt, and the one that is named counts.
+        // The writer may finish it after all: then two volumes have the attempt, and the one that
+        // is named counts.
         self.shared.patiently(receiver).await?
     }
 

@@ -1,7 +1,9 @@
-//! Commits that reach the disk, in groups: whoever waits when the writer comes round is written, recorded and answered together.
+//! Commits that reach the disk, in groups: whoever waits when the writer comes round is written,
+//! recorded and answered together.
 //!
-//! Per shuffle the group's blocks become one run, if that makes extents of decent size; what does not goes to the commit log, all
-//! shuffles in one write. Then one batch of records goes to the index, and what it names becomes visible.
+//! Per shuffle the group's blocks become one run, if that makes extents of decent size; what does
+//! not goes to the commit log, all shuffles in one write. Then one batch of records goes to the
+//! index, and what it names becomes visible.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Instant};
 
@@ -33,7 +35,7 @@ use crate::{
     },
 };
 
-/// One attempt of a group.
+/// An attempt in a group of commits.
 struct Job {
     attempt: Arc<OpenAttempt>,
     committed: Committed,
@@ -242,7 +244,8 @@ fn record(shared: &Shared, jobs: &mut [Job]) {
             }
             state.recorded
         };
-        // More often than need be: a few bytes, so that no damage to one record of the index's log costs the shuffle or the app.
+        // More often than need be: a few bytes, so that no damage to one record of the index's log
+        // costs the shuffle or the app.
         if !recorded && let Some(app) = shared.names.read().apps.get(&shuffle.app) {
             changes.put(Key::App(app.no), &app_record(&app.record));
         }
@@ -416,7 +419,7 @@ fn raise(
     }
 }
 
-/// The same error for another who waited for the same write.
+/// Copies an error for another commit that waited for the same write.
 fn clone_error(error: &Error) -> Error {
     match error {
         Error::Io {

@@ -1,7 +1,9 @@
-//! Commit logs: blocks of small commits, as they came, until a run has them. Their bytes are described in `files::format`.
+//! Commit logs: blocks of small commits, as they came, until a run has them. Their bytes are
+//! described in `files::format`.
 //!
-//! One file is open for appending; a group of commits is one write. A file is removed once no attempt needs it, which is what the
-//! writer looks after ([`Logs::reap`]); who still reads it has it open.
+//! One file is open for appending; a group of commits is one write. A file is removed once no
+//! attempt needs it, which is what the writer looks after ([`Logs::reap`]); who still reads it has
+//! it open.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -42,12 +44,13 @@ pub(crate) struct Entry<'a> {
 // === impl Logs ===
 
 impl Logs {
-    /// After a restart: these are read and never appended to.
+    /// The logs that a start has found: they are read and never appended to.
     pub(crate) fn recovered(all: Vec<Arc<LogFile>>) -> Self {
         Self { current: None, all }
     }
 
-    /// Appends all entries in one write; answers where they are, in their order. They are counted as live.
+    /// Appends all entries in one write; answers where they are, in their order. They are counted
+    /// as live.
     pub(crate) fn append(
         &mut self,
         shared: &Shared,

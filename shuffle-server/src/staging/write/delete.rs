@@ -1,10 +1,12 @@
-//! Deletion of shuffles and apps. It is told by the lease's owner, never found out here (invariant: delete-by-lease).
+//! Deletion of shuffles and apps. It is told by the lease's owner, never found out here
+//! (invariant: delete-by-lease).
 //!
-//! What is deleted is unknown to readers and writers first, then its directory gets another name, then the index is told, and then
-//! the call is answered; [`super::remover`] removes the files. Directories carry the app's number, which is never used again while
-//! anything of it is there, so that nothing that comes late can meet what came back under the same name. Only the first of these steps
-//! is made under the gate: nobody adds to what is deleted. A fetch that is under way is told `Lost` at its next step; what it has open
-//! stays readable until then.
+//! What is deleted is unknown to readers and writers first, then its directory gets another name,
+//! then the index is told, and then the call is answered; [`super::remover`] removes the files.
+//! Directories carry the app's number, which is never used again while anything of it is there, so
+//! that nothing that comes late can meet what came back under the same name. Only the first of
+//! these steps is made under the gate: nobody adds to what is deleted. A fetch that is under way is
+//! told `Lost` at its next step; what it has open stays readable until then.
 
 use std::{
     io,
@@ -28,8 +30,8 @@ use crate::{
     },
 };
 
-/// Deletes a shuffle and leaves its tombstone; answers bytes freed. An error: it is unknown to readers, and not through; it goes on by
-/// itself, and asked again it answers when it is.
+/// Deletes a shuffle and leaves its tombstone; answers bytes freed. An error: it is unknown to
+/// readers, and not through; it goes on by itself, and asked again it answers when it is.
 pub(crate) fn delete_shuffle(shared: &Shared, app: &AppId, id: ShuffleId) -> Result<u64, Error> {
     let (waste, shuffle) = {
         let _gate = shared.gate.lock();
@@ -67,7 +69,8 @@ pub(crate) fn delete_shuffle(shared: &Shared, app: &AppId, id: ShuffleId) -> Res
     Ok(bytes)
 }
 
-/// Deletes all that an app has, and the app; answers bytes freed. An error means the same as with a shuffle.
+/// Deletes all that an app has, and the app; answers bytes freed. An error means the same as with a
+/// shuffle.
 pub(crate) fn delete_app(shared: &Shared, app: &AppId) -> Result<u64, Error> {
     let (waste, no, shuffles) = {
         let _gate = shared.gate.lock();
@@ -101,8 +104,8 @@ pub(crate) fn delete_app(shared: &Shared, app: &AppId) -> Result<u64, Error> {
     Ok(bytes)
 }
 
-/// Makes a shuffle unknown to readers and writers; answers the bytes of its files and of all that it had, or `None` if it is deleted
-/// already.
+/// Makes a shuffle unknown to readers and writers; answers the bytes of its files and of all that
+/// it had, or `None` if it is deleted already.
 fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<(u64, u64)> {
     let (old, open) = {
         let mut state = shuffle.state.lock();
@@ -140,8 +143,9 @@ fn empty(shared: &Shared, shuffle: &Shuffle) -> Option<(u64, u64)> {
     Some((files, files + held))
 }
 
-/// Closes the file that the next run would go to, when a run that is just being written is through: a file that is open keeps its
-/// space although it has no name any more. Not under the gate, which is taken inside of the output's lock when a file is made.
+/// Closes the file that the next run would go to, when a run that is just being written is through:
+/// a file that is open keeps its space although it has no name any more. Not under the gate, which
+/// is taken inside of the output's lock when a file is made.
 fn close_output(shuffle: &Shuffle) {
     *shuffle.output.lock() = None;
 }
@@ -149,7 +153,8 @@ fn close_output(shuffle: &Shuffle) {
 // === impl Waste ===
 
 impl Waste {
-    /// Gives its directory a name that says what was deleted: from here on a crash does not bring it back.
+    /// Gives its directory a name that says what was deleted: from here on a crash does not bring
+    /// it back.
     pub(crate) fn move_away(&self, shared: &Shared, dir: &Path) {
         let Some(name) = self.what.name(shared.next_id()) else {
             return;
@@ -159,7 +164,8 @@ impl Waste {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
             other => other.map(|()| true),
         };
-        // A disk that is full to the last byte has no room for the name either, until the ballast is given up.
+        // A disk that is full to the last byte has no room for the name either, until the ballast
+        // is given up.
         let moved = move_it().or_else(|error| {
             shared.note(&error);
             move_it()
@@ -191,8 +197,8 @@ impl Waste {
         Ok(self.freed)
     }
 
-    /// Tells the index, and leaves the files to the remover. What could not be told is left with a name that says it, if only of an empty
-    /// directory.
+    /// Tells the index, and leaves the files to the remover. What could not be told is left with a
+    /// name that says it, if only of an empty directory.
     pub(crate) fn finish(self: Arc<Self>, shared: &Shared) -> Result<u64, Error> {
         let recorded = self.record(shared);
         if recorded.is_err()

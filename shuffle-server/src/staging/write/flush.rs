@@ -1,4 +1,5 @@
-//! Flushing: what a shuffle has in memory or in a commit log goes into a run, and the run becomes known.
+//! Flushing: what a shuffle has in memory or in a commit log goes into a run, and the run becomes
+//! known.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -36,7 +37,7 @@ pub(crate) enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attempts {
     Committed,
-    /// Those in progress too.
+    /// Committed attempts and attempts in progress.
     All,
 }
 
@@ -50,7 +51,7 @@ pub(crate) struct Flush {
 }
 
 impl Flush {
-    /// Of what is committed, not synced.
+    /// A flush of committed attempts that need not be synced.
     pub(crate) fn committed(cause: Cause) -> Self {
         Self {
             attempts: Attempts::Committed,
@@ -60,8 +61,8 @@ impl Flush {
     }
 }
 
-/// Writes what a shuffle has in memory or in the commit log as one run and makes it known. Answers the bytes written; 0 means there
-/// is nothing left.
+/// Writes what a shuffle has in memory or in the commit log as one run and makes it known. Answers
+/// the bytes written; 0 means there is nothing left.
 pub(crate) fn flush_shuffle(
     shared: &Shared,
     shuffle: &Arc<Shuffle>,
@@ -79,7 +80,8 @@ pub(crate) fn flush_shuffle(
     }
     shared.check_limit(new_bytes(shuffle, &sources))?;
     let run = write_run(shared, shuffle, &sources)?;
-    // What was on the device before must not be replaced by something that is not, and what is called synced must be so in all runs.
+    // What was on the device before must not be replaced by something that is not, and what is
+    // called synced must be so in all runs.
     let older: Vec<Arc<Run>> = {
         let state = shuffle.state.lock();
         let committed: Vec<_> = sources
@@ -109,8 +111,8 @@ pub(crate) fn flush_shuffle(
             return Err(shuffle.fenced());
         }
         for source in sources.iter().filter(|source| source.open.is_none()) {
-            // Only this thread, a deletion and a loss take committed blocks away, and the gate keeps deletions out. What was lost
-            // meanwhile stays so.
+            // Only this thread, a deletion and a loss take committed blocks away, and the gate
+            // keeps deletions out. What was lost meanwhile stays so.
             let held = state.held.contains_key(&source.owner);
             let Some(committed) = state.commits.get(&source.owner).filter(|_| held) else {
                 continue;
@@ -147,7 +149,8 @@ pub(crate) fn flush_shuffle(
     for source in &sources {
         if let Some(open) = &source.open {
             let mut open_state = open.state.lock();
-            // Anything else has taken its blocks along; what the run has of them nobody will ask for.
+            // Anything else has taken its blocks along; what the run has of them nobody will ask
+            // for.
             if matches!(open_state.phase, Phase::Open | Phase::Sealed) {
                 let bytes = source
                     .batches
@@ -175,7 +178,8 @@ pub(crate) fn flush_shuffle(
     Ok(run.data_length)
 }
 
-/// Records committed attempts of which only memory knows, though their blocks, if they have any, are in runs.
+/// Records committed attempts of which only memory knows, though their blocks, if they have any,
+/// are in runs.
 pub(crate) fn record_memory(shared: &Shared, shuffle: &Shuffle) -> Result<(), Error> {
     let _gate = shared.gate.lock();
     let mut changes = Changes::default();
@@ -229,7 +233,8 @@ pub(crate) fn sync_runs<'a>(
     Ok(())
 }
 
-/// Counts the bytes of a run that is in the index now. Under the gate, so that a deletion subtracts neither too much nor too little.
+/// Counts the bytes of a run that is in the index now. Under the gate, so that a deletion subtracts
+/// neither too much nor too little.
 pub(crate) fn account(shared: &Shared, shuffle: &Shuffle, run: &Run) {
     let bytes = align(run.end() - run.offset);
     shuffle.file_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -278,7 +283,8 @@ fn new_bytes(shuffle: &Shuffle, sources: &[Source]) -> u64 {
         .sum()
 }
 
-/// Bytes that a run should not go far beyond, and from which more of them would not make its extents better.
+/// Bytes that a run should not go far beyond, and from which more of them would not make its
+/// extents better.
 pub(crate) fn full_run(shared: &Shared, shuffle: &Shuffle) -> u64 {
     let extents = u64::from(shuffle.num_partitions) * GOOD_EXTENT;
     shared.options.max_run.max(extents)
@@ -333,7 +339,8 @@ fn collect(shared: &Shared, shuffle: &Arc<Shuffle>, attempts: Attempts) -> Vec<S
     sources
 }
 
-/// Reads blocks back that only a log has; false if they cannot be read, which is noted where readers see it.
+/// Reads blocks back that only a log has; false if they cannot be read, which is noted where
+/// readers see it.
 fn reload(shared: &Shared, shuffle: &Shuffle, source: &mut Source) -> bool {
     for batch in &mut source.batches {
         let Data::Log(log, offset) = batch.data() else {

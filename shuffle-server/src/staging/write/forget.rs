@@ -1,7 +1,9 @@
-//! Shuffles of which nothing is left but their name: attempts were opened, and none came to anything.
+//! Shuffles of which nothing is left but their name: attempts were opened, and none came to
+//! anything.
 //!
-//! Whoever opens attempts of ever new shuffles would otherwise leave an entry for each until the app ends. An entry goes only when
-//! nobody else has it in hand: an attempt that is just being opened holds it, and so do the writer and every reader.
+//! Whoever opens attempts of ever new shuffles would otherwise leave an entry for each until the
+//! app ends. An entry goes only when nobody else has it in hand: an attempt that is just being
+//! opened holds it, and so do the writer and every reader.
 
 use std::sync::Arc;
 

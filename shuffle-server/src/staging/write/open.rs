@@ -1,4 +1,5 @@
-//! How a stream of an attempt begins: as a new one, or with the receipt of the one that is committed already.
+//! How a stream of an attempt begins: as a new one, or with the receipt of the one that is
+//! committed already.
 
 use std::sync::Arc;
 
@@ -28,7 +29,8 @@ pub enum Opened {
 
 /// Begins an attempt, taking over from an older stream of the same one. Does not block.
 ///
-/// `Busy` while the older stream's commit is being written: a moment later it is committed, or failed.
+/// `Busy` while the older stream's commit is being written: a moment later it is committed, or
+/// failed.
 pub(crate) fn open_attempt(
     shared: &Arc<Shared>,
     key: AttemptKey,
@@ -129,7 +131,8 @@ pub(crate) fn committed(shared: &Arc<Shared>, key: &AttemptKey) -> Option<Receip
     (!lost).then(|| committed.receipt(shared.id))
 }
 
-/// Answers the commit of an attempt that is committed already: compares totals, raises the level if a higher one is asked for.
+/// Answers the commit of an attempt that is committed already: compares totals, raises the level if
+/// a higher one is asked for.
 pub(crate) async fn confirm(
     shared: &Arc<Shared>,
     key: &AttemptKey,

@@ -1,9 +1,10 @@
 //! Memory, and space, that is given back without writing data.
 //!
-//! What a commit log has need not be in memory too: readers read it from the log, as after a restart. It stays in memory for as long as
-//! there is enough, because the next run is made from it; it goes where no run can be written, because the disk is full, broken or
-//! does not answer, so that one such volume does not keep the memory of all. And the space of runs of which nothing is committed is
-//! given back to the file system.
+//! What a commit log has need not be in memory too: readers read it from the log, as after a
+//! restart. It stays in memory for as long as there is enough, because the next run is made from
+//! it; it goes where no run can be written, because the disk is full, broken or does not answer, so
+//! that one such volume does not keep the memory of all. And the space of runs of which nothing is
+//! committed is given back to the file system.
 
 use std::{
     cmp::Reverse,
@@ -28,8 +29,9 @@ use crate::{
 };
 
 impl Shared {
-    /// Drops from memory what a commit log has of the shuffle that has most; false if there is nothing. With `verify` only what the log
-    /// can be read to have: of a disk that has failed nobody knows. Without, the disk is not touched.
+    /// Drops from memory what a commit log has of the shuffle that has most; false if there is
+    /// nothing. With `verify` only what the log can be read to have: of a disk that has failed
+    /// nobody knows. Without, the disk is not touched.
     pub(crate) fn drop_logged(&self, verify: bool) -> bool {
         let memory = |shuffle: &Arc<Shuffle>| shuffle.memory.load(Ordering::Relaxed);
         let mut shuffles = self.shuffles();
@@ -78,7 +80,8 @@ impl Shuffle {
 }
 
 impl Held {
-    /// The same blocks with their bytes in the log; `None` if they are nowhere else or not in memory.
+    /// The held batches with their bytes in the log instead of memory; `None` if the log does not
+    /// have them, or memory does not.
     fn in_log(&self) -> Option<Vec<Arc<Batch>>> {
         let (log, place) = self.log.as_ref()?;
         if self.lost.get().is_some() || self.memory() == 0 {
@@ -113,8 +116,8 @@ impl Held {
     }
 }
 
-/// Gives back the space of runs all of whose attempts have ended without a commit. Not while somebody reads the shuffle, who may be
-/// about to read their tables. Blocking.
+/// Gives back the space of runs all of whose attempts have ended without a commit. Not while
+/// somebody reads the shuffle, who may be about to read their tables. Blocking.
 pub(crate) fn drop_dead_runs(shared: &Shared, shuffle: &Shuffle) {
     let dead = std::mem::take(&mut *shuffle.dead.lock());
     if dead.is_empty() {
@@ -132,7 +135,8 @@ pub(crate) fn drop_dead_runs(shared: &Shared, shuffle: &Shuffle) {
     }
 }
 
-/// Takes them out of the index. A crash after that costs their space until the shuffle is deleted, and nothing else.
+/// Takes them out of the index. A crash after that costs their space until the shuffle is deleted,
+/// and nothing else.
 fn forget(shared: &Shared, shuffle: &Shuffle, dead: &[Arc<Run>]) -> Result<bool, Error> {
     let mut changes = Changes::default();
     {

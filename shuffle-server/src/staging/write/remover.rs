@@ -1,9 +1,10 @@
 //! The *remover*: a thread per volume that removes what is deleted.
 //!
-//! A deletion gives the directory another name, below `trash/`, and answers; the files go later, without a lock and at half of what
-//! the disk could do, because the end of an app is told to all servers at once; and as fast as it can, the largest first, when nothing
-//! can be written or more is to be removed than is free. Calls of it that take long say nothing of the disk, see `disk::watch`; ones
-//! that fail are made again.
+//! A deletion gives the directory another name, below `trash/`, and answers; the files go later,
+//! without a lock and at half of what the disk could do, because the end of an app is told to all
+//! servers at once; and as fast as it can, the largest first, when nothing can be written or more
+//! is to be removed than is free. Calls of it that take long say nothing of the disk, see
+//! `disk::watch`; ones that fail are made again.
 
 use std::{cmp::Reverse, fs, io, path::Path, sync::atomic::Ordering, time::Duration};
 
@@ -18,8 +19,9 @@ use crate::staging::{
 
 /// Time that removals take before as much of it is left to others.
 const SLICE: Duration = Duration::from_millis(10);
-/// The longest pause between two removals. One that takes longer is not short of the disk for others, it is the disk that is slow:
-/// to wait as long again would be to fall behind what is deleted.
+/// The longest pause between two removals. One that takes longer is not short of the disk for
+/// others, it is the disk that is slow: to wait as long again would be to fall behind what is
+/// deleted.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How fast is removed.
@@ -53,8 +55,9 @@ impl Waste {
             let _ = self.record(shared);
         }
         if let Some(Place { path, says }) = self.place.get() {
-            // Without a name that says so a crash would bring back an index that names files which are gone. On a full disk that is
-            // better than none of its space ever coming back: what is asked for of a deleted shuffle is lost either way.
+            // Without a name that says so a crash would bring back an index that names files which
+            // are gone. On a full disk that is better than none of its space ever coming back: what
+            // is asked for of a deleted shuffle is lost either way.
             if !says && !self.is_recorded() && !shared.is_full() {
                 return false;
             }
@@ -78,7 +81,8 @@ impl Waste {
         self.is_recorded()
     }
 
-    /// A file, or all that is in a directory. The first error is told when the others have been tried.
+    /// A file, or all that is in a directory. The first error is told when the others have been
+    /// tried.
     fn clear_path(&self, shared: &Shared, path: &Path, pace: &mut Pace) -> io::Result<()> {
         if self.what == What::File {
             return pace.step(shared, || shared.disk.remove(path));
@@ -125,7 +129,8 @@ impl Waste {
 // === impl Trash ===
 
 impl Trash {
-    /// Whether somebody waits for the space: nothing can be written, or more is to be removed than is free.
+    /// Whether somebody waits for the space: nothing can be written, or more is to be removed than
+    /// is free.
     pub(crate) fn hurries(&self, shared: &Shared) -> bool {
         shared.is_full() || self.pending() > shared.free_lately()
     }
@@ -177,7 +182,8 @@ fn bound_lost(shared: &Shared) {
 // === impl Pace ===
 
 impl Pace {
-    /// One removal, and now and then a pause as long as those before took. What is not there is removed.
+    /// Makes one removal, and now and then a pause as long as the removals before it took. A file
+    /// that is not there counts as removed.
     fn step(&mut self, shared: &Shared, remove: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let begun = shared.disk.watch.now();
         let removed = remove();

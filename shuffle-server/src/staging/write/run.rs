@@ -1,6 +1,7 @@
 //! Writing one run: sorting blocks of one shuffle and gathering them into its segment.
 //!
-//! What comes out is on disk and known to nobody; [`super::flush`] and [`super::commit`] put it into the index and show it to readers.
+//! What comes out is on disk and known to nobody; [`super::flush`] and [`super::commit`] put it
+//! into the index and show it to readers.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -32,8 +33,8 @@ use crate::{
     },
 };
 
-/// Blocks smaller than this on average are gathered before they are written: a piece of a gathered write costs about as much as
-/// copying this.
+/// Blocks smaller than this on average are gathered before they are written: a piece of a gathered
+/// write costs about as much as copying this.
 const SMALL_BLOCK: u64 = 8 << 10;
 
 /// What an attempt brings to a run.
@@ -46,7 +47,8 @@ pub(crate) struct Source {
     pub(crate) reloaded: bool,
 }
 
-/// Writes blocks as one run. `sources` ascend by owner, each attempt's batches by seq. The run is not known to anybody yet.
+/// Writes blocks as one run. `sources` ascend by owner, each attempt's batches by seq. The run is
+/// not known to anybody yet.
 pub(crate) fn write_run(
     shared: &Shared,
     shuffle: &Shuffle,
@@ -108,7 +110,8 @@ pub(crate) fn write_run(
     let (length, direct) = match written {
         Ok(written) => written,
         Err(error) => {
-            // Give back what a full disk took for the half that was written, and begin anew: nobody knows what the rest looks like.
+            // Give back what a full disk took for the half that was written, and begin anew: nobody
+            // knows what the rest looks like.
             shared.disk.cut(&output.file, &output.segment.path, offset);
             *guard = None;
             return Err(error);
@@ -122,8 +125,8 @@ pub(crate) fn write_run(
     Stats::add(&shared.stats.run_bytes, length);
     Stats::add(&shared.stats.direct_runs, direct.into());
     shared.observer.flushed(length, shared.clock.now() - begun);
-    // What went through the page cache is read from there, and its memory is the next batch's at once. Blocks that were read back
-    // from a log are in nobody's budget and go at once too.
+    // What went through the page cache is read from there, and its memory is the next batch's at
+    // once. Blocks that were read back from a log are in nobody's budget and go at once too.
     let in_memory = direct
         && batches.iter().all(|batch| batch.memory() > 0)
         && sources.iter().all(|source| !source.reloaded);
@@ -149,8 +152,8 @@ fn sort(batches: &[Arc<Batch>]) -> (Box<[(u32, u32)]>, usize) {
         };
         keyed.extend(batch.headers().iter().enumerate().map(block));
     }
-    // The batches come in the order of (map index, attempt, seq), so a stable sort by partition is the whole order. It finds the
-    // batches, which are sorted, and merges them.
+    // The batches come in the order of (map index, attempt, seq), so a stable sort by partition is
+    // the whole order. It finds the batches, which are sorted, and merges them.
     keyed.sort_by_key(|&(partition, ..)| partition);
     let partitions = keyed.chunk_by(|a, b| a.0 == b.0).count();
     (
@@ -180,7 +183,8 @@ fn create(shared: &Shared, shuffle: &Shuffle) -> Result<Output, Error> {
     })
 }
 
-/// Writes at the end of a segment; answers the run's length and whether it went past the page cache.
+/// Writes at the end of a segment; answers the run's length and whether it went past the page
+/// cache.
 fn write_bytes(
     shared: &Shared,
     output: &mut Output,
@@ -250,8 +254,8 @@ fn wants_direct(shared: &Shared) -> bool {
     }
 }
 
-/// Copies pieces into the buffer and hands it on whenever it is full; `padded` rounds the last one up with zeros. Ends early, with
-/// false, when `write` does.
+/// Copies pieces into the buffer and hands it on whenever it is full; `padded` rounds the last one
+/// up with zeros. Ends early, with false, when `write` does.
 fn gather<'a>(
     gather: &mut Gather,
     pieces: impl Iterator<Item = &'a [u8]>,

@@ -1,8 +1,9 @@
 //! The writer of a volume: the one thread that moves bytes to its disk.
 //!
-//! It wakes when somebody commits, when memory is needed, and when shuffles may have gone quiet, and does what is due: commits
-//! first, because somebody waits for them. Being one thread it needs no locks around segments and logs, and a group of commits forms
-//! by itself while it writes the one before.
+//! It wakes when somebody commits, when memory is needed, and when shuffles may have gone quiet,
+//! and does what is due: commits first, because somebody waits for them. Being one thread it needs
+//! no locks around segments and logs, and a group of commits forms by itself while it writes the
+//! one before.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -40,7 +41,8 @@ pub(crate) fn run(shared: &Shared, logs: Logs) {
         keeping: false,
     };
     if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-        // The panic hook has said where. Whoever waits gets an error, because the replies are dropped.
+        // The panic hook has said where. Whoever waits gets an error, because the replies are
+        // dropped.
         shared.worsen(Health::Failed(
             "its writer has panicked, which is a bug of this server: start it again".into(),
         ));
@@ -119,11 +121,13 @@ impl Writer<'_> {
         }
     }
 
-    /// Frees memory until there is enough: first what is on disk already, then by flushing the largest.
+    /// Frees memory until there is enough: first what is on disk already, then by flushing the
+    /// largest.
     ///
-    /// Everything that holds a permit is one of: being received or sent, which ends by itself; cached after a flush; held for a
-    /// committed attempt; held for one in progress. The last three are freed here, without anything else having to happen, so a push
-    /// that waits for memory gets it.
+    /// Everything that holds a permit is one of: being received or sent, which ends by itself;
+    /// cached after a flush; held for a committed attempt; held for one in progress. The last three
+    /// are freed here, without anything else having to happen, so a push that waits for memory gets
+    /// it.
     fn relieve(&mut self) {
         let budget = &self.shared.budget;
         // Costs no write, and so goes also where none is possible.
@@ -149,8 +153,9 @@ impl Writer<'_> {
                 self.commit_waiting();
             }
         }
-        // Where nothing can be written, what a commit log has need not be in memory; others share it. Of a disk that has failed the log
-        // is read first, and if that does not help not at every turn.
+        // Where nothing can be written, what a commit log has need not be in memory; others share
+        // it. Of a disk that has failed the log is read first, and if that does not help not at
+        // every turn.
         let (verify, now) = (self.shared.is_broken(), self.shared.clock.now());
         if verify && self.verify_at.is_some_and(|at| now < at) {
             return;
@@ -163,8 +168,8 @@ impl Writer<'_> {
         }
     }
 
-    /// The shuffle that gives most memory back; blocks in progress only when no committed ones are left, because they may be dropped
-    /// before they cost a write.
+    /// The shuffle that gives most memory back; blocks in progress only when no committed ones are
+    /// left, because they may be dropped before they cost a write.
     fn largest(&self) -> Option<(Arc<Shuffle>, Attempts)> {
         let shuffles = self.shared.shuffles();
         let most = |bytes: fn(&Shuffle) -> u64| {
@@ -208,7 +213,8 @@ impl Writer<'_> {
         true
     }
 
-    /// Sorts what shuffles have in the log into runs: of those that are quiet all, of the others what fills a run.
+    /// Sorts what shuffles have in the log into runs: of those that are quiet all, of the others
+    /// what fills a run.
     fn settle(&mut self) {
         let (now, quiet) = (self.shared.millis(), self.shared.options.quiet.as_millis());
         for shuffle in self.shared.shuffles() {

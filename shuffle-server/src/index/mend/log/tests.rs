@@ -3,7 +3,8 @@
 use super::*;
 use crate::index::{Changes, Step, record_of};
 
-/// Batches of many lengths, over several blocks, as they are written one after the other; every third deletes only.
+/// Batches of many lengths, over several blocks, as they are written one after the other; every
+/// third deletes only.
 pub(in crate::index::mend) fn records() -> Vec<Vec<u8>> {
     let mut sequence = 1u64;
     let record = |number: usize| {
@@ -81,7 +82,8 @@ fn a_flipped_bit_anywhere_is_put_right() {
 
 #[test]
 fn a_wrong_guess_is_not_taken_for_what_was_written() {
-    // Such damage is rare; here it is made: another record, whose checksum is then changed as one wrong byte elsewhere would change it.
+    // Such damage is rare; here it is made: another record, whose checksum is then changed as one
+    // wrong byte elsewhere would change it.
     let records = records();
     for (number, what) in [
         (3, "a deletion of a range"),
@@ -114,7 +116,8 @@ fn a_wrong_guess_is_not_taken_for_what_was_written() {
         let mut others = records.clone();
         others.remove(number);
         assert_eq!(read(&looked(&bytes, true)), others, "{what}");
-        // At the end of the newest log it is no more than a torn end, and stays one: the guess is not written there either.
+        // At the end of the newest log it is no more than a torn end, and stays one: the guess is
+        // not written there either.
         let torn = &bytes[..end];
         assert!(looked(torn, true) == torn, "{what}");
         assert_eq!(read(&looked(torn, false)), others[..number], "{what}");
