@@ -38,7 +38,7 @@ pub const ENCRYPTION: u32 = 24;
 /// of them and decodes none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Codec {
-    /// As they are; `raw_length` bytes.
+    /// Stored as they are; `raw_length` bytes.
     None,
     /// LZ4 block format without a size prefix; the size is `raw_length`.
     Lz4,
@@ -70,7 +70,7 @@ impl Flags {
         )
     }
 
-    /// The same of a block that is encrypted, after its codec.
+    /// The flags of a block that is encrypted after it was encoded.
     #[must_use]
     pub fn encrypted(self) -> Self {
         Self(self.0 | Self::ENCRYPTED)
@@ -81,7 +81,7 @@ impl Flags {
         (bits & !(Self::CONTINUES | Self::CONTINUED | Self::ENCRYPTED) <= 2).then_some(Self(bits))
     }
 
-    /// As they are sent and stored.
+    /// The flags' bits, on the wire and in files.
     pub fn bits(self) -> u32 {
         self.0
     }
@@ -131,7 +131,7 @@ impl std::fmt::Debug for Flags {
     }
 }
 
-/// All that is known of a block beside its bytes.
+/// Header of a block: all that is known of it beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockHeader {
     /// Reduce partition.

@@ -87,7 +87,7 @@ pub enum FrameError {
     TooLarge {
         /// "message", "message head", "payload", or [`HEAD`].
         what: &'static str,
-        /// As announced.
+        /// Bytes that the message's prefix announced.
         bytes: usize,
         /// The bound.
         limit: usize,
@@ -228,7 +228,7 @@ pub struct RopeBody<S> {
 }
 
 impl<S> RopeBody<S> {
-    /// Of a request: `stream` ends when it ends.
+    /// Body of a request: `stream` ends when the body ends.
     pub fn request(stream: S) -> Self {
         Self {
             stream: Some(stream),
@@ -236,7 +236,7 @@ impl<S> RopeBody<S> {
         }
     }
 
-    /// Of a response: an `Err` of the stream, or its end, become the trailers.
+    /// Body of a response: an `Err` of the stream, or its end, become the trailers.
     pub fn response(stream: S) -> Self {
         Self {
             stream: Some(stream),

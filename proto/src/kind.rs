@@ -32,7 +32,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them, for tables and tests.
+    /// All kinds, for tables and tests.
     pub const ALL: [Kind; 8] = [
         Kind::Invalid,
         Kind::Fenced,
@@ -44,7 +44,7 @@ impl Kind {
         Kind::Denied,
     ];
 
-    /// As the trailer has it.
+    /// The kind's name in the trailer.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Invalid => "invalid",

@@ -69,12 +69,12 @@ impl<'a> Reader<'a> {
         Some(head)
     }
 
-    /// All that is left.
+    /// Takes all bytes that are left.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
-    /// One byte.
+    /// Takes one byte.
     pub fn u8(&mut self) -> Option<u8> {
         Some(self.take(1)?[0])
     }

@@ -362,9 +362,9 @@ impl Members {
         }
     }
 
-    /// One call to every known server; fails if none answered. Servers that were not well when they
-    /// were last asked are not waited for beside others. A call that is not waited for any more
-    /// goes on.
+    /// Makes a call to every known server; fails if none answered. Servers that were not well when
+    /// they were last asked are waited for only if no other answers. A call that is no longer
+    /// waited for goes on.
     async fn everywhere<F>(
         &self,
         what: &str,

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 /// How many times `retry_deadline` servers are waited for that answer and take nothing.
 pub(crate) const OVERLOAD: u32 = 10;
 
-/// One chain of tries at the same thing.
+/// A chain of tries at the same thing.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     base: Duration,
@@ -126,7 +126,7 @@ mod tests {
         })
     }
 
-    /// As if it had begun so long ago.
+    /// Makes a time as if it had begun so long ago.
     fn age(since: &mut Option<Instant>, seconds: u64) {
         let earlier = Instant::now().checked_sub(Duration::from_secs(seconds));
         *since = Some(earlier.expect("the machine has been up for longer"));

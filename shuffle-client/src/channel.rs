@@ -67,7 +67,7 @@ pub(crate) struct Failure {
     pub(crate) kind: Kind,
     pub(crate) message: String,
     pub(crate) retry_after: Option<Duration>,
-    /// It is the server's own word: so it is there.
+    /// Whether the server itself said so, which means that it is there.
     pub(crate) answered: bool,
     /// Nothing is wrong with the server, but it has its share of a shuffle.
     pub(crate) elsewhere: bool,
@@ -80,7 +80,7 @@ pub(crate) enum Bulk {
     Fetch,
 }
 
-/// All connections of a client.
+/// The connections of a client.
 pub(crate) struct Connections {
     settings: Settings,
     handle: Handle,
@@ -119,7 +119,7 @@ struct Standing {
 
 /// How long a server that could not be connected to is no first choice.
 const DOWN: Duration = Duration::from_secs(10);
-/// The same for a server that refused.
+/// How long a server that refused is no first choice.
 const REFUSED: Duration = Duration::from_secs(5);
 /// What is known of a server that nobody had to do with for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
@@ -273,7 +273,7 @@ impl Connections {
         }
     }
 
-    /// The same for control calls.
+    /// Makes no more control calls over the connections that are up to this server.
     pub(crate) fn distrust_control(&self, address: &str) {
         self.table.control.lock().remove(address);
     }
@@ -295,7 +295,7 @@ impl Connections {
         Ok(ControlClient::new(channel))
     }
 
-    /// The same over a connection that nothing else uses, now or later.
+    /// A control client over a connection that nothing else uses, now or later.
     pub(crate) fn fresh_control(&self, address: &str) -> Result<ControlClient<Channel>, Failure> {
         Ok(ControlClient::new(self.channel(address)?))
     }

@@ -45,7 +45,7 @@ struct Inner {
 /// Unused payload buffers of writers that are kept, in bytes: what a handful of tasks have in
 /// flight.
 const KEPT_BATCHES: usize = 64 << 20;
-/// The same for decoded blocks of readers.
+/// Bytes of decoded blocks' buffers that are kept for the next readers.
 const KEPT_BLOCKS: usize = 16 << 20;
 
 /// On whose behalf calls are made.
@@ -53,7 +53,7 @@ const KEPT_BLOCKS: usize = 16 << 20;
 pub struct Caller {
     /// The application.
     pub app: AppId,
-    /// Its token. Never logged.
+    /// The application's token. Never logged.
     pub token: Arc<str>,
     /// How long its data outlives its last call; zero = the server's default.
     pub lease: Duration,
@@ -66,7 +66,7 @@ pub enum Durability {
     Memory,
     /// In a file and the index: survives the server process.
     Disk,
-    /// The same, synced to the device: survives the node.
+    /// In a file and the index, synced to the device: survives the node.
     Fsync,
     /// On two servers: survives either of them for good.
     Mirror,
@@ -94,13 +94,14 @@ pub struct Description {
     pub version: String,
     /// Data directories that it serves.
     pub volumes: Vec<VolumeState>,
-    /// It takes no new outputs.
+    /// Whether the server takes no new outputs because it ends.
     pub draining: bool,
     /// Bytes of its memory budget in use.
     pub memory_used: u64,
-    /// Its memory budget.
+    /// Bytes of the server's memory budget.
     pub memory_limit: u64,
-    /// It has an object store, and serves also what other servers have written back there.
+    /// Whether the server has an object store, and serves also what other servers have written back
+    /// there.
     pub remote: bool,
     /// This run of its process: one server under two addresses says the same at both. Empty if it
     /// does not say.
@@ -120,10 +121,10 @@ pub struct Location {
     pub address: String,
 }
 
-/// One data directory of a server.
+/// A data directory of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeState {
-    /// Its identity.
+    /// The volume's UUID.
     pub id: VolumeId,
     /// Bytes staged on it.
     pub bytes_used: u64,
@@ -152,8 +153,8 @@ impl Client {
         Self::build(settings, handle, None)
     }
 
-    /// The same, with blocks encrypted. Every client of the application must have the same secret:
-    /// what was written with another one, or in the clear, is not read.
+    /// A client whose blocks are encrypted. Every client of the application must have the same
+    /// secret: blocks that were written with another secret, or in the clear, are not read.
     pub fn encrypted(settings: Settings, handle: Handle, secret: Secret) -> Result<Self, Error> {
         Self::build(settings, handle, Some(secret))
     }
@@ -229,7 +230,7 @@ impl Client {
         self.inner.near.look(self, servers).await
     }
 
-    /// Who is known to be near.
+    /// The servers that are known to be near.
     pub(crate) fn near(&self) -> &Near {
         &self.inner.near
     }
@@ -241,13 +242,13 @@ impl Client {
         description
     }
 
-    /// The same over a connection of its own, which behind a load balancer may lead to another
-    /// server.
+    /// Describes a server over a connection of its own, which behind a load balancer may lead to
+    /// another server.
     pub(crate) async fn describe_afresh(&self, address: &str) -> Result<Description, Failure> {
         describe(address, self.connections().fresh_control(address)?).await
     }
 
-    /// The same within a time; a connection that did not answer is not used again.
+    /// Describes a server within a time; a connection that did not answer is not used again.
     pub(crate) async fn describe_within(
         &self,
         address: &str,
@@ -378,7 +379,7 @@ async fn describe(
 // === impl Caller ===
 
 impl Caller {
-    /// As every opening message has it.
+    /// The caller as every opening message names it.
     pub(crate) fn message(&self) -> v1::Caller {
         v1::Caller {
             protocol: shuffle_proto::PROTOCOL,
@@ -411,7 +412,7 @@ impl Durability {
         Self::Object,
     ];
 
-    /// As settings have it.
+    /// The level's name in settings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",

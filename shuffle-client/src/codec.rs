@@ -15,7 +15,7 @@ const WORTH_COMPRESSING: usize = 32;
 /// How a writer compresses its blocks. A block that would not get shorter is stored as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Compression {
-    /// Not at all.
+    /// Blocks are not compressed.
     None,
     /// LZ4: the fastest.
     #[default]

@@ -39,7 +39,7 @@ pub(crate) enum Distance {
 #[derive(Clone, Debug)]
 struct Known {
     distance: Distance,
-    /// Its machine, if it has said so.
+    /// The server's machine, if it has said so.
     node: String,
     until: Instant,
 }

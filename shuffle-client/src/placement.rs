@@ -47,8 +47,8 @@ pub fn share(num_maps: u32, copies: u32, candidates: usize) -> u32 {
     u32::try_from(part * 5 / 4).unwrap_or(u32::MAX)
 }
 
-/// The same of [`candidates`] of which some are in the zone of who asks, these first: others only
-/// where there are too few.
+/// [`candidates`] with those first that are in the caller's zone; others only where there are too
+/// few.
 pub fn zoned_candidates(
     app: &AppId,
     shuffle: ShuffleId,

@@ -30,7 +30,7 @@ pub(crate) struct SharedStore {
 }
 
 impl SharedStore {
-    /// Of a URL that was checked. Does no I/O.
+    /// A store at a URL that was checked. Does no I/O.
     pub(crate) fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),

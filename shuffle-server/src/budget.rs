@@ -36,7 +36,7 @@ pub struct Permit {
     bytes: u64,
 }
 
-/// One received batch while it is being received.
+/// A batch while it is being received.
 pub struct StagedBuilder {
     bytes: Vec<u8>,
     permit: Permit,

@@ -93,7 +93,7 @@ pub struct Refusal {
     pub kind: Kind,
     /// Field, value, remedy.
     pub message: String,
-    /// With `Busy`.
+    /// Time to wait before the next try, with `Busy`.
     pub retry_after: Option<Duration>,
 }
 
@@ -101,7 +101,7 @@ pub struct Refusal {
 const COME_BACK: Duration = Duration::from_millis(500);
 
 impl Refusal {
-    /// Of this kind.
+    /// A refusal of this kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         let retry_after = (kind == Kind::Busy).then_some(COME_BACK);
         Self {
@@ -111,13 +111,13 @@ impl Refusal {
         }
     }
 
-    /// Not before this time has passed.
+    /// Asks the caller to wait so long before the next try.
     pub fn after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// As gRPC says it.
+    /// The refusal as a gRPC status.
     pub fn status(&self) -> Status {
         self.kind.status(&self.message, self.retry_after)
     }

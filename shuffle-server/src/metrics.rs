@@ -44,7 +44,7 @@ struct OpLabel {
 pub enum Limit {
     /// All connections of clients.
     Connections,
-    /// Those of one address.
+    /// Connections of one address.
     ConnectionsPerPeer,
     /// Running calls of one address.
     StreamsPerPeer,
@@ -63,7 +63,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// All of them, for their labels.
+    /// All limits, for their labels.
     pub const ALL: [Limit; 9] = [
         Limit::Connections,
         Limit::ConnectionsPerPeer,
@@ -76,7 +76,7 @@ impl Limit {
         Limit::AdminConnections,
     ];
 
-    /// As a label; a setting's name where there is one.
+    /// The limit's label: a setting's name where there is one.
     pub fn name(self) -> &'static str {
         match self {
             Limit::Connections => "max-connections",
@@ -117,7 +117,7 @@ pub struct Metrics {
     pub commits: Counter,
     /// Pushes that ended without a commit.
     pub aborts: Counter,
-    /// From Commit to its answer.
+    /// Time from Commit to its answer.
     pub commit_latency: Histogram,
     /// How long batches waited for memory, those that did.
     pub permit_wait: Histogram,
@@ -126,7 +126,7 @@ pub struct Metrics {
     limits: Family<LimitLabel, Counter>,
     /// Leases that ran out.
     pub leases_expired: Counter,
-    /// Of the object store.
+    /// Metrics of the object store.
     pub remote: RemoteMetrics,
 }
 
@@ -292,7 +292,7 @@ impl Observer for Metrics {
 pub struct Running(Gauge);
 
 impl Running {
-    /// In this gauge.
+    /// Counts one more in this gauge.
     pub fn new(gauge: Gauge) -> Self {
         gauge.inc();
         Self(gauge)

@@ -43,7 +43,7 @@ impl Crc {
         Self { table, by_highest }
     }
 
-    /// Of these bytes.
+    /// Checksum of these bytes.
     pub fn of<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
         let mut state = u32::MAX;
         for byte in pieces.into_iter().flatten() {

@@ -113,7 +113,7 @@ impl Totals {
         })
     }
 
-    /// As they are stored.
+    /// The totals' bytes in files.
     pub fn encoded(&self) -> &[u8] {
         &self.encoded
     }

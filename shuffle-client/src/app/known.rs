@@ -12,7 +12,7 @@ pub(super) struct Pool {
     pub(super) servers: BTreeMap<String, Known>,
 }
 
-/// One server, or what was taken for one.
+/// A server, or several behind one address that were taken for one.
 #[derive(Clone, Default)]
 pub(super) struct Known {
     /// What it said when it was last asked; `None` = it did not answer.
@@ -23,11 +23,11 @@ pub(super) struct Known {
     pub(super) instance: String,
     /// Runs that answered before that one.
     former: Vec<String>,
-    /// It was visited at least once.
+    /// Whether the server was asked at least once.
     asked: bool,
     /// What came of the last visit.
     failure: Option<Failure>,
-    /// It is several servers.
+    /// Whether the address leads to several servers.
     ambiguous: bool,
 }
 

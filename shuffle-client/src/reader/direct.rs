@@ -50,7 +50,7 @@ impl From<shuffle_remote::Error> for Stop {
 }
 
 impl Fetch<'_, '_> {
-    /// One read of the group's volume, from the cursor to the summary.
+    /// Reads the group's volume once, from the cursor to the summary.
     pub(super) async fn direct(&mut self) -> Result<(), Trouble> {
         let shared = self.shared;
         let (Some(store), Some(volume)) = (shared.client.store(), self.group.volumes.first())

@@ -43,7 +43,7 @@ pub(super) struct Losses {
     doubts: watch::Sender<usize>,
     /// Streams that have not come to their end.
     running: watch::Sender<usize>,
-    /// One stream has lost something, and waits.
+    /// Whether a stream has lost something, and waits.
     settling: Mutex<bool>,
     next: Mutex<u64>,
 }
@@ -98,7 +98,7 @@ impl Losses {
         self.running.send_modify(|running| *running += streams);
     }
 
-    /// One of them has come to its end, or failed.
+    /// Notes that a stream has come to its end, or failed.
     pub(super) fn ended(&self) {
         self.running.send_modify(|running| *running -= 1);
     }

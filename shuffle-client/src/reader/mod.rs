@@ -56,7 +56,7 @@ use crate::{
 /// What is read.
 #[derive(Clone, Debug)]
 pub struct ReadSpec {
-    /// On whose behalf.
+    /// The application that reads.
     pub caller: Caller,
     /// The shuffle.
     pub shuffle: ShuffleId,
@@ -71,7 +71,7 @@ pub struct ReadSpec {
     pub window: Option<usize>,
 }
 
-/// One committed map output that must be seen.
+/// A committed map output that must be seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Volume that holds it.
@@ -113,7 +113,7 @@ pub struct Buffer(Storage);
 enum Storage {
     /// Decoded into a buffer that goes back to its pool.
     Pooled(Pooled),
-    /// As they were received, not copied.
+    /// The bytes as they were received, not copied.
     Received(Bytes),
     /// Put together from several blocks.
     Joined(Vec<u8>),
@@ -141,7 +141,7 @@ pub struct Reader {
     done: usize,
     finished: bool,
     failed: Option<Error>,
-    /// Of the message that is being released.
+    /// Blocks of the message that is being released.
     blocks: VecDeque<(BlockHeader, Bytes)>,
     _permit: Option<Room>,
     /// Records that are not whole yet: at most one per attempt and partition.
@@ -162,8 +162,8 @@ struct Shared {
     window_bytes: usize,
     /// Streams that may run at a time.
     streams: Semaphore,
-    /// Those that run: one may always, others as the process' account has room for what servers
-    /// send unasked.
+    /// Streams that run: one may always run, others as the process' account has room for what
+    /// servers send unasked.
     running: Arc<Held>,
     /// Messages that are here: one may always.
     messages: Arc<Held>,
@@ -178,7 +178,7 @@ struct Shared {
 enum Event {
     /// Verified blocks of expected outputs, none of them released before.
     Blocks(VecDeque<(BlockHeader, Bytes)>, Room),
-    /// One server's part is complete and compared.
+    /// A server's part is complete and compared.
     Done,
     /// Look at `Shared::failed`.
     Failed,
@@ -191,7 +191,7 @@ struct Held {
     fewer: Notify,
 }
 
-/// One of them, with its part of the process' account.
+/// A stream that runs, with its part of the process' account.
 struct Hold {
     held: Arc<Held>,
     _permit: Permit,

@@ -76,7 +76,8 @@ pub(super) fn groups(
     Ok(groups)
 }
 
-/// One group per server, or several where there are more outputs than one request names.
+/// Groups outputs by server, with several groups where there are more outputs than one request
+/// names.
 fn by_server(outputs: impl Iterator<Item = Progress>) -> Vec<Group> {
     let mut servers: BTreeMap<(String, usize), Group> = BTreeMap::new();
     let mut counts: HashMap<String, usize> = HashMap::new();
@@ -180,7 +181,8 @@ impl Group {
         })
     }
 
-    /// The same, to be fetched from a server that does not have the volume, but the object store.
+    /// A group of the volume's outputs, to be fetched from a server that has the object store and
+    /// not the volume.
     pub(super) fn stand_in(&mut self, volume: VolumeId, address: String) -> Group {
         let home = self.home.clone().unwrap_or_else(|| self.address.clone());
         Group {
@@ -189,7 +191,7 @@ impl Group {
         }
     }
 
-    /// The same, to be read from the object store itself.
+    /// A group of the volume's outputs, to be read from the object store itself.
     pub(super) fn direct(&mut self, volume: VolumeId, store: &str) -> Group {
         Group {
             direct: true,

@@ -304,7 +304,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
         Ok(more)
     }
 
-    /// One stream, from the cursor to the summary.
+    /// Runs one stream, from the cursor to the summary.
     async fn stream(&mut self) -> Result<(), Trouble> {
         let settings = self.shared.client.settings();
         let spec = &self.shared.spec;
@@ -538,7 +538,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
         volumes.chain(mirrors).collect()
     }
 
-    /// Not a loss, so it names no output: running maps again would only make it worse.
+    /// The error for servers that are overloaded. It names no output: running maps again would only
+    /// make it worse.
     fn overloaded(&self, failure: &Failure) -> Error {
         let message = format!(
             "{} answers, and has not served {} for {:.0?} ({OVERLOAD} times {}): {}. Nothing is lost: raise the limit that it names, \

@@ -12,7 +12,7 @@ use shuffle_proto::{
 
 use super::Output;
 
-/// One expected output, and how much of it was received.
+/// An expected output, and how much of it was received.
 pub(super) struct Progress {
     pub(super) output: Output,
     /// Per partition of `output.partitions`: seq of the last block, plus one.
@@ -29,7 +29,7 @@ pub(super) struct Fault {
     pub(super) attempt: Option<AttemptId>,
     /// The attempt is not there, as opposed to wrong.
     pub(super) missing: bool,
-    /// All attempts that are not there, if that was asked.
+    /// Attempts that the server does not have, if it was asked for all of them.
     pub(super) lost: Vec<AttemptId>,
     pub(super) message: String,
 }
@@ -117,7 +117,7 @@ pub(super) fn cut(
     check(blocks.filter(|(header, _)| expected.contains_key(&header.attempt)))
 }
 
-/// The same for blocks that come one by one.
+/// Checks blocks that come one by one.
 pub(super) fn check(
     found: impl IntoIterator<Item = (BlockHeader, Bytes)>,
 ) -> Result<Vec<(BlockHeader, Bytes)>, Fault> {

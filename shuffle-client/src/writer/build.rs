@@ -296,7 +296,7 @@ impl Totals {
         self.records += u64::from(block.records);
     }
 
-    /// As `Commit` has them: partitions with a block, ascending.
+    /// The totals that `Commit` carries: partitions with a block, ascending.
     pub(crate) fn message(&self) -> v1::PartitionTotals {
         let written = self
             .blocks

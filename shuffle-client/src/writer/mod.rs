@@ -47,13 +47,13 @@ const AHEAD: usize = 4;
 /// What is written, and where to.
 #[derive(Clone, Debug)]
 pub struct WriteSpec {
-    /// On whose behalf.
+    /// The application that writes.
     pub caller: Caller,
     /// The shuffle.
     pub shuffle: ShuffleId,
-    /// Its map tasks.
+    /// Map tasks of the shuffle.
     pub num_maps: u32,
-    /// Its reduce partitions.
+    /// Reduce partitions of the shuffle.
     pub num_partitions: u32,
     /// This map task.
     pub map_index: MapIndex,

@@ -294,7 +294,8 @@ impl Push {
         route.add(others)
     }
 
-    /// Of `others` those that answer and are none of `known`, nor one another.
+    /// The servers among `others` that answer and are none of `known`, nor the same as another of
+    /// them.
     async fn strangers(&self, known: &[String], others: Vec<String>) -> Vec<String> {
         let limit = self.client.settings().connect_timeout;
         let asked = known.iter().chain(&others);
@@ -316,8 +317,8 @@ impl Push {
         strangers
     }
 
-    /// One stream, from Open to its end. `eager`: batches are sent before the server has answered
-    /// Open, which saves a round trip; not when the server may have the commit already.
+    /// Runs one stream, from Open to its end. With `eager`, batches are sent before the server has
+    /// answered Open, which saves a round trip; not when the server may have the commit already.
     async fn stream(&self, address: &str, eager: bool) -> End {
         let (sender, receiver) = mpsc::channel(1);
         let body: Outgoing = Box::pin(ReceiverStream::new(receiver));

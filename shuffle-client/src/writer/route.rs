@@ -17,14 +17,14 @@ pub(super) enum Outcome {
     Silent,
     /// A stream broke that was open.
     Broke,
-    /// It was not tried: another copy is there.
+    /// The server was not tried: another copy is there.
     Taken,
 }
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// The same server, after a moment.
+    /// Try the same server again, after a moment.
     Again,
     /// Another server, at once.
     Other,

@@ -52,7 +52,7 @@ pub(super) struct State {
     messages: VecDeque<Message>,
     /// Messages before the first in `messages`: gone, because the output outgrew the replay buffer.
     gone: usize,
-    /// Of `messages`, how many were handed to the current stream.
+    /// Count of `messages` that were handed to the current stream.
     handed: usize,
     kept_bytes: usize,
     unsent_bytes: usize,

@@ -56,7 +56,7 @@ pub(crate) struct Port {
 // === impl Front ===
 
 impl Front {
-    /// Of a server that starts on this runtime.
+    /// The front of a server that starts on this runtime.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             core: OnceLock::new(),

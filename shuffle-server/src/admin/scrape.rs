@@ -115,7 +115,7 @@ const VOLUME_COUNTS: [Count; 15] = [
     ),
 ];
 
-/// All of it, in this format; without a state while the server starts.
+/// All metrics in this format; without a state while the server starts.
 pub(crate) fn render(metrics: &Metrics, state: Option<&State>, format: Format) -> String {
     let mut open_metrics = String::new();
     let mut current = Registry::with_prefix(PREFIX);

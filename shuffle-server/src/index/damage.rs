@@ -61,7 +61,7 @@ pub(super) fn is_noted(index: &Path) -> bool {
     beside(index, "damaged").exists()
 }
 
-/// Before anything is lost.
+/// Writes the note that damage was found, before anything is lost.
 fn note(index: &Path) -> io::Result<()> {
     let path = beside(index, "damaged");
     fs::write(&path, "records of the index may be missing\n")?;

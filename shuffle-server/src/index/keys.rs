@@ -63,7 +63,7 @@ pub enum Key {
 // === impl Key ===
 
 impl Key {
-    /// As it is stored.
+    /// The key's bytes in the index.
     pub fn encode(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(ATTEMPT_BYTES);
         let mut head = |kind: u8, app: AppNo| {
@@ -151,7 +151,7 @@ pub(crate) fn app_range(kind: u8, app: AppNo) -> (Vec<u8>, Vec<u8>) {
     range(kind, u64::from(app.0), size_of::<u32>())
 }
 
-/// Of keys that begin with `kind` and the lowest `width` bytes of `prefix`.
+/// Range of the keys that begin with `kind` and the lowest `width` bytes of `prefix`.
 fn range(kind: u8, prefix: u64, width: usize) -> (Vec<u8>, Vec<u8>) {
     let bytes = |value: u64| {
         let mut bytes = vec![kind];

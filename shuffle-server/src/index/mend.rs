@@ -41,9 +41,9 @@ pub(super) struct Change {
 enum How {
     /// These bytes are to be these.
     Bytes(Vec<(usize, u8)>),
-    /// It is to be this.
+    /// The file is to have these bytes.
     Whole(Vec<u8>),
-    /// It is to be this, without the records that were in these places.
+    /// The file is to have these bytes; records that were in these ranges are left out.
     Without(Vec<u8>, Vec<Range<usize>>),
 }
 
@@ -106,7 +106,7 @@ fn look_at_log(path: &Path, droppable: bool, newest: bool) -> io::Result<Option<
 // === impl Change ===
 
 impl Change {
-    /// That a file is to be this.
+    /// The change after which a file has these bytes.
     pub(super) fn whole(path: PathBuf, bytes: Vec<u8>) -> Self {
         let how = How::Whole(bytes);
         Self { path, how }

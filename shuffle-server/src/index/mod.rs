@@ -103,7 +103,7 @@ pub enum Error {
     /// The store under it failed.
     #[error("index {path}: {operation}: {message}")]
     Store {
-        /// Its directory.
+        /// Directory of the index.
         path: String,
         /// What was tried.
         operation: &'static str,
@@ -113,7 +113,7 @@ pub enum Error {
     /// Some of it is not what was written, and nobody knows which records that was.
     #[error("index {path}: cannot be read whole: {message}")]
     Unreadable {
-        /// Its directory.
+        /// Directory of the index.
         path: String,
         /// The store's words.
         message: String,
@@ -131,9 +131,9 @@ pub enum Error {
         "index format is version {found}, this server reads version {known}: run the server that wrote it, or empty the directory"
     )]
     Version {
-        /// In the index.
+        /// Format of the index.
         found: u32,
-        /// Of this server.
+        /// Format of this server.
         known: u32,
     },
 }
@@ -189,7 +189,7 @@ impl Changes {
 
 // === reading ===
 
-/// One record, if it is there.
+/// Reads one record, if it is there.
 pub fn read(index: &dyn SegmentIndex, key: Key) -> Result<Option<Record>, Error> {
     let bytes = key.encode();
     match index.get(&bytes)? {
@@ -198,8 +198,8 @@ pub fn read(index: &dyn SegmentIndex, key: Key) -> Result<Option<Record>, Error>
     }
 }
 
-/// All records of a kind, in order. One that cannot be read is given as its error, and the others
-/// still come.
+/// Reads all records of a kind, in order. A record that cannot be read is given as its error, and
+/// the others still come.
 pub fn read_all(
     index: &dyn SegmentIndex,
     kind: u8,

@@ -42,7 +42,7 @@ pub struct RocksIndex {
     overlay: Option<Overlay>,
     /// Bytes of batches since new tables were looked for.
     written: AtomicU64,
-    /// Who looks for them.
+    /// The thread that makes parities of new tables.
     protecting: Mutex<Option<JoinHandle<()>>>,
 }
 

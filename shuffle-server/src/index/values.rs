@@ -64,7 +64,7 @@ pub struct Meta {
 /// An app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct App {
-    /// Its name.
+    /// The app's id.
     pub id: AppId,
     /// SHA-256 of its token.
     pub token_hash: [u8; 32],
@@ -97,7 +97,7 @@ pub enum Tier {
 pub struct Segment {
     /// End of its last run.
     pub length: u64,
-    /// Its state.
+    /// Whether the segment takes runs.
     pub tier: Tier,
 }
 
@@ -136,7 +136,7 @@ pub struct LogPlace {
     pub log: LogId,
     /// Where the record begins.
     pub offset: u64,
-    /// Its length.
+    /// Length of the segment.
     pub length: u64,
 }
 
@@ -151,7 +151,7 @@ pub struct Attempt {
     pub records: u64,
     /// Runs that have blocks of it, ascending.
     pub runs: Vec<RunId>,
-    /// Its blocks that are in no run.
+    /// Place of the attempt's blocks that are in no run.
     pub log: Option<LogPlace>,
     /// Totals per partition, as [`shuffle_proto::stored::totals`] codes them.
     pub totals: Vec<u8>,
@@ -171,7 +171,7 @@ pub struct Written {
 // === impl Record ===
 
 impl Record {
-    /// As it is stored under `key`.
+    /// The record's bytes under `key`.
     pub fn encode(&self, key: &[u8]) -> Vec<u8> {
         let mut out = vec![0; HEAD];
         match self {

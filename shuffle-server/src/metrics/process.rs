@@ -16,7 +16,8 @@ const TICKS: f64 = 100.0;
 type Seconds = Gauge<f64, AtomicU64>;
 type Size = Gauge<u64, AtomicU64>;
 
-/// In a registry that adds no prefix. What `/proc` does not tell is left out: 0 would be believed.
+/// Registers the metrics of the process, in a registry that adds no prefix. A value that `/proc`
+/// does not tell is left out: 0 would be believed.
 pub(crate) fn register(r: &mut Registry) {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let seconds = Counter::<f64, AtomicU64>::default();

@@ -23,7 +23,7 @@ pub(crate) enum Format {
 type Rank = (u16, u8, std::cmp::Reverse<usize>);
 
 impl Format {
-    /// As HTTP calls it.
+    /// The format's media type.
     pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",

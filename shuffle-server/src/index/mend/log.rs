@@ -26,7 +26,7 @@ const KNOWN: [u8; 7] = [FULL, FIRST, MIDDLE, LAST, 9, 10, 130];
 /// A log that was looked through.
 #[derive(Debug)]
 pub(super) struct Log {
-    /// With what could be put right.
+    /// The log's bytes, with everything put right that could be.
     bytes: Vec<u8>,
     pieces: Vec<Piece>,
 }
