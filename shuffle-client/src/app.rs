@@ -32,9 +32,10 @@ use tokio_util::{
 use self::known::Pool;
 use crate::{
     channel::Failure,
-    client::{Caller, Client, Description, WriteBack},
+    client::Client,
     error::{Error, Kind},
     placement,
+    types::{Caller, Description, WriteBack},
 };
 
 /// How often servers are asked how they are: a server that drains is left out of new shuffles after
@@ -76,8 +77,20 @@ struct Members {
     tasks: TaskTracker,
 }
 
+// === impl Client ===
+
+impl Client {
+    /// Registers an app with all servers that answer, at least one of which must within
+    /// `retry_deadline`, and keeps its lease until the handle is dropped.
+    pub async fn open_app(&self, caller: Caller) -> Result<AppHandle, Error> {
+        AppHandle::open(self.clone(), caller).await
+    }
+}
+
+// === impl AppHandle ===
+
 impl AppHandle {
-    pub(crate) async fn open(client: Client, caller: Caller) -> Result<Self, Error> {
+    async fn open(client: Client, caller: Caller) -> Result<Self, Error> {
         let stop = CancellationToken::new();
         let members = Arc::new(Members {
             client,

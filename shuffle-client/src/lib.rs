@@ -30,6 +30,7 @@ mod reader;
 mod settings;
 mod store;
 mod tally;
+mod types;
 mod writer;
 
 pub use shuffle_proto::{
@@ -39,12 +40,13 @@ pub use shuffle_proto::{
 
 pub use crate::{
     app::AppHandle,
-    client::{Caller, Client, Description, Durability, Location, VolumeState, WriteBack},
+    client::Client,
     codec::Compression,
     crypt::Secret,
     error::{Error, LostOutput},
     reader::{Block, Buffer, Output, ReadSpec, Reader, ReaderStats},
     settings::Settings,
     tally::{ServerStats, Tally},
+    types::{Caller, Description, Durability, Location, VolumeState, WriteBack},
     writer::{Commit, MapWriter, WriteSpec, WriterStats},
 };

@@ -16,17 +16,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{client::Client, settings::Settings};
-
 /// How long is believed what a server has said, and how long that it has said nothing.
 const BELIEVED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
-/// How long a task waits to know it.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// How far away a server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Distance {
@@ -49,7 +43,7 @@ struct Known {
 pub(crate) struct Near {
     known: Mutex<HashMap<String, Known>>,
     /// Tasks that start together ask once.
-    asking: tokio::sync::Mutex<()>,
+    pub(crate) asking: tokio::sync::Mutex<()>,
 }
 
 /// How far the candidates of a shuffle are, and who shares a machine.
@@ -63,46 +57,33 @@ pub(crate) struct Nearby {
 // === impl Near ===
 
 impl Near {
-    /// Asks the servers of which nothing is known; a second at most.
-    pub(crate) async fn look(&self, client: &Client, servers: &[String]) -> Nearby {
-        let settings = client.settings();
-        if servers.len() > 1 && !self.unknown(servers).is_empty() {
-            let _asking = self.asking.lock().await;
-            let unknown = self.unknown(servers);
-            let asked = unknown.iter().map(|server| async move {
-                let known = tokio::time::timeout(PATIENCE, ask(client, server)).await;
-                (server, known.ok().flatten())
-            });
-            let answers = join_all(asked).await;
-            let now = Instant::now();
-            let mut known = self.known.lock();
-            for (server, answer) in answers {
-                let believed = if answer.is_some() {
-                    BELIEVED.0
-                } else {
-                    BELIEVED.1
-                };
-                let (distance, node) = answer.unwrap_or((Distance::Far, String::new()));
-                let until = now + believed;
-                known.insert(
-                    server.clone(),
-                    Known {
-                        distance,
-                        node,
-                        until,
-                    },
-                );
-            }
-        }
+    /// Notes how far a server is, by its own word; `None`: it has said nothing.
+    pub(crate) fn learn(&self, server: &str, answer: Option<(Distance, String)>) {
+        let believed = match answer {
+            Some(_) => BELIEVED.0,
+            None => BELIEVED.1,
+        };
+        let (distance, node) = answer.unwrap_or((Distance::Far, String::new()));
+        let known = Known {
+            distance,
+            node,
+            until: Instant::now() + believed,
+        };
+        self.known.lock().insert(server.to_owned(), known);
+    }
+
+    /// What is known of these servers. `told`: this process was told its node or its zone.
+    pub(crate) fn nearby(&self, servers: &[String], told: bool) -> Nearby {
         let known = self.known.lock();
         let found = servers.iter().filter_map(|server| {
             let known = known.get(server)?;
             Some((server.clone(), (known.distance, known.node.clone())))
         });
-        Nearby::of(found.collect(), is_told(settings))
+        Nearby::of(found.collect(), told)
     }
 
-    fn unknown(&self, servers: &[String]) -> Vec<String> {
+    /// Servers of which nothing is known, or nothing that is still believed.
+    pub(crate) fn unknown(&self, servers: &[String]) -> Vec<String> {
         let (known, now) = (self.known.lock(), Instant::now());
         let unknown = |server: &&String| known.get(*server).is_none_or(|known| known.until <= now);
         servers.iter().filter(unknown).cloned().collect()
@@ -117,37 +98,9 @@ impl Near {
     }
 }
 
-fn is_told(settings: &Settings) -> bool {
-    settings.node.is_some() || settings.zone.is_some()
-}
-
-/// How far one server is, and its machine's name; `None` if it does not say.
-async fn ask(client: &Client, server: &str) -> Option<(Distance, String)> {
-    let settings = client.settings();
-    if !is_told(settings) {
-        let addresses = tokio::net::lookup_host(server).await.ok()?;
-        let here = addresses.into_iter().any(|address| is_own(address.ip()));
-        let distance = if here { Distance::Node } else { Distance::Far };
-        return Some((distance, String::new()));
-    }
-    let said = client.try_describe(server).await.ok()?;
-    let same = |own: &Option<String>, other: &str| {
-        own.as_deref()
-            .is_some_and(|own| !own.is_empty() && own == other)
-    };
-    let distance = if same(&settings.node, &said.node) {
-        Distance::Node
-    } else if same(&settings.zone, &said.zone) {
-        Distance::Zone
-    } else {
-        Distance::Far
-    };
-    Some((distance, said.node))
-}
-
 /// Whether the address is this machine's: what would be sent there would come from it. Sends
 /// nothing.
-fn is_own(ip: IpAddr) -> bool {
+pub(crate) fn is_own(ip: IpAddr) -> bool {
     let any: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -8,8 +8,8 @@ use shuffle_remote::shown_url;
 
 use crate::{
     budget::Share,
-    client::WriteBack,
     error::{Error, Kind},
+    types::WriteBack,
 };
 
 /// Settings of a [`Client`](crate::Client).

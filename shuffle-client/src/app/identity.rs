@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use shuffle_proto::kind::Kind;
 
 use super::Members;
-use crate::{channel::Failure, client::Description};
+use crate::{channel::Failure, types::Description};
 
 /// Connections over which all addresses together are asked, about.
 const ALL: usize = 96;

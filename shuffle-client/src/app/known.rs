@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{channel::Failure, client::Description};
+use crate::{channel::Failure, types::Description};
 
 /// All servers that the settings name now, by address.
 #[derive(Default)]
@@ -114,7 +114,7 @@ impl Pool {
             let Some(description) = &server.description else {
                 continue;
             };
-            let works = |volumes: &[crate::client::VolumeState]| {
+            let works = |volumes: &[crate::types::VolumeState]| {
                 volumes.iter().any(|volume| volume.state == "ok")
             };
             if server.leased.is_some()

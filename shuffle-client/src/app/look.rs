@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 
 use super::AppHandle;
-use crate::client::Description;
+use crate::types::Description;
 
 impl AppHandle {
     /// Asks all servers now how they are, those of the settings and `more`, and answers after twice

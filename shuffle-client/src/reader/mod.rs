@@ -2,7 +2,7 @@
 //!
 //! - `plan.rs`: what must be seen, grouped by server. `verify.rs`: what has been seen of it, block
 //!   by block, and the comparison at the end. `stream.rs`: one task per server that fetches and
-//!   resumes; `elsewhere.rs`: where it goes when that server fails it; `direct.rs`: the object
+//!   resumes; `failover.rs`: where it goes when that server fails it; `direct.rs`: the object
 //!   store itself, when no server is left; `losses.rs`: all that is gone, told with the first loss;
 //!   `report.rs`: telling a server that what it sent is bad.
 //! - Here: the window, the queue of verified blocks, and what happens on the caller's thread:
@@ -15,7 +15,7 @@
 //! come, so it passes too. A caller that does not ask stops the streams.
 
 mod direct;
-mod elsewhere;
+mod failover;
 mod losses;
 mod plan;
 mod report;
@@ -44,13 +44,13 @@ use tokio_util::task::AbortOnDropHandle;
 use self::losses::Losses;
 use crate::{
     budget::{Budget, Permit, Share},
-    client::{Caller, Client, Location},
+    client::Client,
     codec::Decoder,
     crypt::Decryptor,
     error::{Error, Kind, LostOutput},
     pool::{BufferPool, Pooled},
     tally::Tally,
-    writer::MAX_LONG,
+    types::{Caller, Location, MAX_LONG},
 };
 
 /// What is read.
@@ -211,8 +211,20 @@ struct Record {
     data: Vec<u8>,
 }
 
+// === impl Client ===
+
+impl Client {
+    /// Starts to read the outputs named in `spec`. Connects in the background; a wrong spec is
+    /// answered by the first `next`.
+    pub fn open_reader(&self, spec: ReadSpec) -> Reader {
+        Reader::open(self.clone(), spec)
+    }
+}
+
+// === impl Reader ===
+
 impl Reader {
-    pub(crate) fn open(client: Client, spec: ReadSpec) -> Self {
+    fn open(client: Client, spec: ReadSpec) -> Self {
         let settings = client.settings();
         let window_bytes = spec
             .window

@@ -23,7 +23,7 @@
 //! while and taken up again when there is room: servers have a number of streams for an app, and
 //! the second side of a join may stand for an hour.
 //!
-//! What is meant by elsewhere: `elsewhere.rs`; what happens between the first loss and the failure
+//! What is meant by elsewhere: `failover.rs`; what happens between the first loss and the failure
 //! of the reader: `losses.rs`.
 
 use std::{

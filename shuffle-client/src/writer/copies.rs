@@ -11,7 +11,7 @@ use super::{
     build::Message,
     state::{Receipt, Shared},
 };
-use crate::{budget::Budget, client::Durability, error::Error, tally::Tally};
+use crate::{budget::Budget, error::Error, tally::Tally, types::Durability};
 
 pub(super) struct Copies {
     copies: Vec<Arc<Shared>>,

@@ -30,15 +30,13 @@ use self::{
 };
 use crate::{
     budget::{Budget, Share},
-    client::{Caller, Client, Durability, Location},
+    client::Client,
     codec::{Compression, Encoder},
     crypt::Encryptor,
     error::{Error, Kind},
     tally::Tally,
+    types::{Caller, Durability, Location, MAX_LONG},
 };
-
-/// Longest byte string of [`MapWriter::add_long`]: what fits an array of any engine.
-pub(crate) const MAX_LONG: usize = i32::MAX as usize;
 
 /// Finished messages that may wait for the connection before [`MapWriter::ready`] holds the caller
 /// back.
@@ -112,8 +110,20 @@ pub struct MapWriter {
     committed: Option<Commit>,
 }
 
+// === impl Client ===
+
+impl Client {
+    /// Starts the output of one map attempt. Connects in the background; a wrong spec is answered
+    /// by the first call of the writer.
+    pub fn open_writer(&self, spec: WriteSpec) -> MapWriter {
+        MapWriter::open(self.clone(), spec)
+    }
+}
+
+// === impl MapWriter ===
+
 impl MapWriter {
-    pub(crate) fn open(client: Client, spec: WriteSpec) -> Self {
+    fn open(client: Client, spec: WriteSpec) -> Self {
         let settings = client.settings();
         let copies = Copies::new(spec.durability, settings.replay_buffer, client.budget());
         let checked = check(&spec).and_then(|()| Encoder::new(spec.compression));

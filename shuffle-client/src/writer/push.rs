@@ -42,9 +42,10 @@ use super::{
 use crate::{
     backoff::{Backoff, OVERLOAD},
     channel::{Bulk, Failure, Outgoing, ended},
-    client::{Client, Durability},
+    client::Client,
     error::{Error, Kind},
     placement,
+    types::Durability,
 };
 
 /// How long the word that an output is given up may take to leave. The server finds out anyway when

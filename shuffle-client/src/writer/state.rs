@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::build::Message;
 use crate::{
     budget::{Budget, Share},
-    client::Durability,
     error::{Error, Kind},
     tally::Tally,
+    types::Durability,
 };
 
 /// What a server said to the commit.

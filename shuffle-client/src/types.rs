@@ -1,0 +1,213 @@
+//! The client's words: who calls, how safe an output is to be, where it is, what a server says of itself.
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use shuffle_proto::{
+    ids::{AppId, VolumeId},
+    v1,
+};
+
+use crate::error::{Error, Kind};
+
+/// Longest byte string of `MapWriter::add_long`: what fits an array of any engine.
+pub(crate) const MAX_LONG: usize = i32::MAX as usize;
+
+/// On whose behalf calls are made.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The application.
+    pub app: AppId,
+    /// The application's token. Never logged.
+    pub token: Arc<str>,
+    /// How long its data outlives its last call; zero = the server's default.
+    pub lease: Duration,
+}
+
+/// How safe an output is before its commit is acknowledged. Every level includes those above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// In the server's memory: survives executors.
+    Memory,
+    /// In a file and the index: survives the server process.
+    Disk,
+    /// In a file and the index, synced to the device: survives the node.
+    Fsync,
+    /// On two servers: survives either of them for good.
+    Mirror,
+    /// In object storage: survives all servers.
+    Object,
+}
+
+/// When servers that have an object store copy an app's output there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WriteBack {
+    /// After a delay, when a disk is nearly full, or when a server ends.
+    Lazy,
+    /// As soon as it is committed.
+    Eager,
+    /// Never.
+    Off,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Where it was asked.
+    pub address: String,
+    /// Version of its program.
+    pub version: String,
+    /// Data directories that it serves.
+    pub volumes: Vec<VolumeState>,
+    /// Whether the server takes no new outputs because it ends.
+    pub draining: bool,
+    /// Bytes of its memory budget in use.
+    pub memory_used: u64,
+    /// Bytes of the server's memory budget.
+    pub memory_limit: u64,
+    /// Whether the server has an object store, and serves also what other servers have written back
+    /// there.
+    pub remote: bool,
+    /// This run of its process: one server under two addresses says the same at both. Empty if it
+    /// does not say.
+    pub instance: String,
+    /// The machine that it is on, as executors there know it; empty if nobody has said.
+    pub node: String,
+    /// The failure domain of that machine; empty if nobody has said.
+    pub zone: String,
+}
+
+/// Where an output is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The volume that holds it.
+    pub volume: VolumeId,
+    /// Server where that volume was last seen, `host:port`.
+    pub address: String,
+}
+
+/// A data directory of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeState {
+    /// The volume's UUID.
+    pub id: VolumeId,
+    /// Bytes staged on it.
+    pub bytes_used: u64,
+    /// Bytes free on its file system.
+    pub bytes_free: u64,
+    /// ok, full or failed.
+    pub state: String,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// The caller as every opening message names it.
+    pub(crate) fn message(&self) -> v1::Caller {
+        v1::Caller {
+            protocol: shuffle_proto::PROTOCOL,
+            app: self.app.as_str().into(),
+            token: self.token.to_string(),
+            lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
+            write_back: v1::WriteBack::Unspecified.into(),
+        }
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("app", &self.app)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Durability ===
+
+impl Durability {
+    /// All levels, weakest first.
+    pub const ALL: [Self; 5] = [
+        Self::Memory,
+        Self::Disk,
+        Self::Fsync,
+        Self::Mirror,
+        Self::Object,
+    ];
+
+    /// The level's name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Fsync => "fsync",
+            Self::Mirror => "mirror",
+            Self::Object => "object",
+        }
+    }
+
+    pub(crate) fn message(self) -> v1::Durability {
+        match self {
+            Self::Memory => v1::Durability::Memory,
+            Self::Disk => v1::Durability::Disk,
+            Self::Fsync => v1::Durability::Fsync,
+            Self::Mirror => v1::Durability::Mirror,
+            Self::Object => v1::Durability::Object,
+        }
+    }
+
+    pub(crate) fn of(message: v1::Durability) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|level| level.message() == message)
+    }
+}
+
+// === impl WriteBack ===
+
+impl WriteBack {
+    pub(crate) fn message(self) -> v1::WriteBack {
+        match self {
+            Self::Lazy => v1::WriteBack::Lazy,
+            Self::Eager => v1::WriteBack::Eager,
+            Self::Off => v1::WriteBack::Off,
+        }
+    }
+}
+
+impl FromStr for WriteBack {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "lazy" => Ok(Self::Lazy),
+            "eager" => Ok(Self::Eager),
+            "off" => Ok(Self::Off),
+            _ => Err(Error::new(
+                Kind::Invalid,
+                format!("write-back is {text:?}: write lazy, eager or off"),
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Durability {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::ALL
+            .into_iter()
+            .find(|level| level.name() == text)
+            .ok_or_else(|| {
+                Error::new(
+                    Kind::Invalid,
+                    format!("durability is {text:?}: write memory, disk, fsync, mirror or object"),
+                )
+            })
+    }
+}
