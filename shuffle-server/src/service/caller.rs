@@ -1,6 +1,6 @@
 //! Who calls: the part of a message that opens every conversation.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use shuffle_proto::{
     PROTOCOL,
@@ -15,6 +15,10 @@ use crate::{
     registry::{Caller, TokenHash},
     writeback::Policy,
 };
+
+/// The client's address, for the log; an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// Checks what can be checked without knowing the app.
 pub(super) fn check(message: Option<&v1::Caller>) -> Result<Caller, Refusal> {

@@ -10,7 +10,10 @@ use shuffle_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{caller, router::Peer, verify};
+use super::{
+    caller::{self, Peer},
+    verify,
+};
 
 use crate::{
     core::{Core, peers::Rates, volumes::why},

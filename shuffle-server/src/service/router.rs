@@ -30,11 +30,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service as _;
 
 use super::{
+    caller::Peer,
     connections::{Call, Connection},
     control::Control,
     fetch, push,
 };
-
 use crate::{
     core::{
         Core,
@@ -52,10 +52,6 @@ const FETCH: &str = "/forebay.v1.Data/Fetch";
 const PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of a control call: a token and a few numbers.
 const MAX_CALL: usize = 64 << 10;
-
-/// The client's address, for the log; an extension of every request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) SocketAddr);
 
 /// The generated services, and the handle with which health is told.
 pub(crate) async fn generated(core: Arc<Core>) -> (Routes, HealthReporter) {
