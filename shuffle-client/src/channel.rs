@@ -20,6 +20,8 @@
 //! many executors as there are hold them otherwise for as long as they live. What is known of
 //! servers that are gone is forgotten with them.
 
+mod failure;
+
 use std::{
     collections::{BTreeSet, HashMap},
     pin::Pin,
@@ -38,9 +40,9 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use shuffle_proto::{
-    frame::{FrameError, MessageReader, Rope, RopeBody},
+    frame::{MessageReader, Rope, RopeBody},
     http2,
-    kind::{KIND_TRAILER, Kind},
+    kind::Kind,
     v1::control_client::ControlClient,
 };
 use tokio::{net::TcpStream, runtime::Handle, time::Instant};
@@ -52,26 +54,18 @@ use tonic::{
 
 use crate::settings::Settings;
 
+pub(crate) use failure::Failure;
+use failure::describe;
+
 /// Ropes on their way out.
 pub(crate) type Outgoing = Pin<Box<dyn Stream<Item = Result<Rope, Status>> + Send>>;
+
 type Sender = SendRequest<RopeBody<Outgoing>>;
 
 /// Streams of one connection, well under what servers allow at a time (commonly 100 to 250).
 const STREAMS: usize = 64;
 /// Out of reach of [`STREAMS`] full stream windows, see the module's header.
 const CONNECTION_WINDOW: u32 = 1 << 30;
-
-/// Why a call or a stream failed, before anybody has decided what to do about it.
-#[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    pub(crate) kind: Kind,
-    pub(crate) message: String,
-    pub(crate) retry_after: Option<Duration>,
-    /// Whether the server itself said so, which means that it is there.
-    pub(crate) answered: bool,
-    /// Nothing is wrong with the server, but it has its share of a shuffle.
-    pub(crate) elsewhere: bool,
-}
 
 /// The two bulk calls; each has connections of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,7 +117,6 @@ const DOWN: Duration = Duration::from_secs(10);
 const REFUSED: Duration = Duration::from_secs(5);
 /// What is known of a server that nobody had to do with for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
-
 /// How often, every 5 ms, it is looked whether a connection that broke has ended.
 const LAST_WORD: u32 = 20;
 
@@ -565,59 +558,3 @@ pub(crate) fn ended(reader: &MessageReader<Incoming>, missing: &str) -> Failure 
 }
 
 // === impl Failure ===
-
-impl Failure {
-    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            retry_after: None,
-            answered: false,
-            elsewhere: false,
-        }
-    }
-}
-
-impl From<Status> for Failure {
-    fn from(status: Status) -> Self {
-        let mut message = status.message().to_string();
-        let mut source = std::error::Error::source(&status);
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
-        if message.is_empty() {
-            message = format!("status {:?} without a message", status.code());
-        }
-        let kind = Kind::of(&status);
-        Self {
-            kind,
-            message,
-            retry_after: Kind::retry_after(&status),
-            // A connection that is closed because there are enough is an answer too.
-            answered: kind == Kind::Busy || status.metadata().contains_key(KIND_TRAILER),
-            elsewhere: false,
-        }
-    }
-}
-
-impl From<FrameError> for Failure {
-    fn from(error: FrameError) -> Self {
-        let kind = match error {
-            FrameError::Malformed(_) | FrameError::TooLarge { .. } => Kind::Internal,
-            FrameError::Truncated | FrameError::Transport(_) => Kind::Unavailable,
-        };
-        Self::new(kind, error.to_string())
-    }
-}
-
-/// An error with its causes: hyper's own text alone says nothing.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}

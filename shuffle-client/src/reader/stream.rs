@@ -26,10 +26,11 @@
 //! What is meant by elsewhere: `failover.rs`; what happens between the first loss and the failure
 //! of the reader: `losses.rs`.
 
+mod blame;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -45,14 +46,14 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Event, Room, Shared,
-    losses::{self, Doubt, Suspect},
+    losses::{self, Doubt},
     plan::{Group, Looked},
     verify::{self, Fault, Progress},
 };
 use crate::{
-    backoff::{Backoff, OVERLOAD},
+    backoff::Backoff,
     channel::{Bulk, Failure, ended},
-    error::{Error, Kind, LostOutput},
+    error::{Error, Kind},
 };
 
 /// Failures in a row after which the volumes are looked for elsewhere.
@@ -475,101 +476,6 @@ impl<'a, 'd> Fetch<'a, 'd> {
                 .with_lost(outputs(&fault.lost)),
             None => self.name_one(error, None),
         }
-    }
-
-    fn unavailable(&self, failure: &Failure) -> Error {
-        let tried_for: Duration = self.backoff.failing_for();
-        let settings = self.shared.client.settings();
-        let before = if tried_for < settings.retry_deadline {
-            ", as it has not before"
-        } else {
-            ""
-        };
-        let message = format!(
-            "{} did not serve {} within {tried_for:.0?} and {} tries{before}, and no other server has its volumes: {}. Start it again \
-             with its disk, or raise {}",
-            self.group.address,
-            self.shared.name(),
-            self.backoff.tries(),
-            failure.message,
-            settings.name("retry_deadline"),
-        );
-        let error = self.name_one(Error::new(Kind::Unavailable, message), None);
-        self.with_losses(self.with_look(error), self.mirrored_volumes())
-    }
-
-    /// What is lost if the server stays away.
-    fn suspect(&self) -> Suspect {
-        let lost = self.missing();
-        let volumes = match lost.is_empty() {
-            true => self.mirrored_volumes(),
-            false => Vec::new(),
-        };
-        Suspect { volumes, lost }
-    }
-
-    /// These volumes are gone; but where it was seen what of them is in the object store, what is
-    /// not is all that is lost.
-    pub(super) fn with_losses(&self, error: Error, gone: Vec<VolumeId>) -> Error {
-        let missing = self.missing();
-        match missing.is_empty() {
-            true => error.with_gone(gone),
-            false => error.with_lost(missing),
-        }
-    }
-
-    /// What the object store was seen not to have.
-    fn missing(&self) -> Vec<LostOutput> {
-        let looked = self.group.looked.iter().flat_map(|looked| &looked.missing);
-        let found = looked.filter_map(|attempt| self.group.expected.get(attempt));
-        found.map(|progress| progress.output.lost()).collect()
-    }
-
-    /// The volumes of the group, and those of the other copies of what is in it: these do not
-    /// answer either.
-    fn mirrored_volumes(&self) -> Vec<VolumeId> {
-        let outputs = self
-            .group
-            .expected
-            .values()
-            .map(|progress| &progress.output);
-        let mirrors = outputs.filter_map(|output| Some(output.mirror.as_ref()?.volume));
-        let volumes = self.group.volumes.iter().copied();
-        volumes.chain(mirrors).collect()
-    }
-
-    /// The error for servers that are overloaded. It names no output: running maps again would only
-    /// make it worse.
-    fn overloaded(&self, failure: &Failure) -> Error {
-        let message = format!(
-            "{} answers, and has not served {} for {:.0?} ({OVERLOAD} times {}): {}. Nothing is lost: raise the limit that it names, \
-             add servers, or run fewer tasks at a time",
-            self.group.address,
-            self.shared.name(),
-            self.backoff.failing_for(),
-            self.shared.client.settings().name("retry_deadline"),
-            failure.message,
-        );
-        Error::new(Kind::Busy, message)
-    }
-
-    /// Names one expected output of this volume, or of any volume of the group: one that the object
-    /// store does not have, if that was seen.
-    pub(super) fn name_one(&self, mut error: Error, volume: Option<VolumeId>) -> Error {
-        let expected = &self.group.expected;
-        let mut looked = self.group.looked.iter().flat_map(|looked| &looked.missing);
-        let missing = looked.find_map(|attempt| expected.get(attempt));
-        let mut others = expected
-            .values()
-            .filter(|progress| volume.is_none_or(|volume| volume == progress.output.volume));
-        let Some(Progress { output, .. }) = missing.or_else(|| others.next()) else {
-            return error;
-        };
-        error.message = format!(
-            "{} (map {}, attempt {})",
-            error.message, output.map_index, output.attempt
-        );
-        error.with_output(output.lost())
     }
 }
 

@@ -1,0 +1,77 @@
+//! Why a call or a stream failed, in the words of `Kind`, whoever noticed it.
+
+use std::time::Duration;
+
+use shuffle_proto::{
+    frame::FrameError,
+    kind::{KIND_TRAILER, Kind},
+};
+use tonic::Status;
+
+/// Why a call or a stream failed, before anybody has decided what to do about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
+    pub(crate) message: String,
+    pub(crate) retry_after: Option<Duration>,
+    /// Whether the server itself said so, which means that it is there.
+    pub(crate) answered: bool,
+    /// Nothing is wrong with the server, but it has its share of a shuffle.
+    pub(crate) elsewhere: bool,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            retry_after: None,
+            answered: false,
+            elsewhere: false,
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let mut message = status.message().to_string();
+        let mut source = std::error::Error::source(&status);
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        if message.is_empty() {
+            message = format!("status {:?} without a message", status.code());
+        }
+        let kind = Kind::of(&status);
+        Self {
+            kind,
+            message,
+            retry_after: Kind::retry_after(&status),
+            // A connection that is closed because there are enough is an answer too.
+            answered: kind == Kind::Busy || status.metadata().contains_key(KIND_TRAILER),
+            elsewhere: false,
+        }
+    }
+}
+
+impl From<FrameError> for Failure {
+    fn from(error: FrameError) -> Self {
+        let kind = match error {
+            FrameError::Malformed(_) | FrameError::TooLarge { .. } => Kind::Internal,
+            FrameError::Truncated | FrameError::Transport(_) => Kind::Unavailable,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+/// An error with its causes: hyper's own text alone says nothing.
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

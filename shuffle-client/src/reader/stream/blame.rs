@@ -1,0 +1,110 @@
+//! What a read that has failed says: which output is lost, where it was looked for, and who has not answered.
+
+use std::time::Duration;
+
+use shuffle_proto::ids::VolumeId;
+
+use super::Fetch;
+use crate::{
+    backoff::OVERLOAD,
+    channel::Failure,
+    error::{Error, Kind, LostOutput},
+    reader::{losses::Suspect, verify::Progress},
+};
+
+impl<'a, 'd> Fetch<'a, 'd> {
+    pub(super) fn unavailable(&self, failure: &Failure) -> Error {
+        let tried_for: Duration = self.backoff.failing_for();
+        let settings = self.shared.client.settings();
+        let before = if tried_for < settings.retry_deadline {
+            ", as it has not before"
+        } else {
+            ""
+        };
+        let message = format!(
+            "{} did not serve {} within {tried_for:.0?} and {} tries{before}, and no other server has its volumes: {}. Start it again \
+             with its disk, or raise {}",
+            self.group.address,
+            self.shared.name(),
+            self.backoff.tries(),
+            failure.message,
+            settings.name("retry_deadline"),
+        );
+        let error = self.name_one(Error::new(Kind::Unavailable, message), None);
+        self.with_losses(self.with_look(error), self.mirrored_volumes())
+    }
+
+    /// What is lost if the server stays away.
+    pub(super) fn suspect(&self) -> Suspect {
+        let lost = self.missing();
+        let volumes = match lost.is_empty() {
+            true => self.mirrored_volumes(),
+            false => Vec::new(),
+        };
+        Suspect { volumes, lost }
+    }
+
+    /// These volumes are gone; but where it was seen what of them is in the object store, what is
+    /// not is all that is lost.
+    pub(in crate::reader) fn with_losses(&self, error: Error, gone: Vec<VolumeId>) -> Error {
+        let missing = self.missing();
+        match missing.is_empty() {
+            true => error.with_gone(gone),
+            false => error.with_lost(missing),
+        }
+    }
+
+    /// What the object store was seen not to have.
+    pub(super) fn missing(&self) -> Vec<LostOutput> {
+        let looked = self.group.looked.iter().flat_map(|looked| &looked.missing);
+        let found = looked.filter_map(|attempt| self.group.expected.get(attempt));
+        found.map(|progress| progress.output.lost()).collect()
+    }
+
+    /// The volumes of the group, and those of the other copies of what is in it: these do not
+    /// answer either.
+    pub(super) fn mirrored_volumes(&self) -> Vec<VolumeId> {
+        let outputs = self
+            .group
+            .expected
+            .values()
+            .map(|progress| &progress.output);
+        let mirrors = outputs.filter_map(|output| Some(output.mirror.as_ref()?.volume));
+        let volumes = self.group.volumes.iter().copied();
+        volumes.chain(mirrors).collect()
+    }
+
+    /// The error for servers that are overloaded. It names no output: running maps again would only
+    /// make it worse.
+    pub(super) fn overloaded(&self, failure: &Failure) -> Error {
+        let message = format!(
+            "{} answers, and has not served {} for {:.0?} ({OVERLOAD} times {}): {}. Nothing is lost: raise the limit that it names, \
+             add servers, or run fewer tasks at a time",
+            self.group.address,
+            self.shared.name(),
+            self.backoff.failing_for(),
+            self.shared.client.settings().name("retry_deadline"),
+            failure.message,
+        );
+        Error::new(Kind::Busy, message)
+    }
+
+    /// Names one expected output of this volume, or of any volume of the group: one that the object
+    /// store does not have, if that was seen.
+    pub(in crate::reader) fn name_one(&self, mut error: Error, volume: Option<VolumeId>) -> Error {
+        let expected = &self.group.expected;
+        let mut looked = self.group.looked.iter().flat_map(|looked| &looked.missing);
+        let missing = looked.find_map(|attempt| expected.get(attempt));
+        let mut others = expected
+            .values()
+            .filter(|progress| volume.is_none_or(|volume| volume == progress.output.volume));
+        let Some(Progress { output, .. }) = missing.or_else(|| others.next()) else {
+            return error;
+        };
+        error.message = format!(
+            "{} (map {}, attempt {})",
+            error.message, output.map_index, output.attempt
+        );
+        error.with_output(output.lost())
+    }
+}
