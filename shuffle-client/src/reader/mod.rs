@@ -14,11 +14,13 @@
 //! the whole window. A record longer than the window is put together block by block as messages
 //! come, so it passes too. A caller that does not ask stops the streams.
 
+mod block;
 mod direct;
 mod failover;
 mod losses;
 mod plan;
 mod report;
+mod spec;
 mod stream;
 mod verify;
 
@@ -36,101 +38,25 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use shuffle_proto::{
     block::{BlockHeader, Codec},
-    ids::{AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
+    ids::{AttemptId, PartitionId},
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::losses::Losses;
 use crate::{
     budget::{Budget, Permit, Share},
     client::Client,
     codec::Decoder,
     crypt::Decryptor,
-    error::{Error, Kind, LostOutput},
-    pool::{BufferPool, Pooled},
+    error::{Error, Kind},
+    pool::BufferPool,
     tally::Tally,
-    types::{Caller, Location, MAX_LONG},
+    types::MAX_LONG,
 };
-
-/// What is read.
-#[derive(Clone, Debug)]
-pub struct ReadSpec {
-    /// The application that reads.
-    pub caller: Caller,
-    /// The shuffle.
-    pub shuffle: ShuffleId,
-    /// Reduce partitions, half open.
-    pub partitions: Range<u32>,
-    /// Map indexes, half open; `u32::MAX` as the end = no bound.
-    pub maps: Range<u32>,
-    /// Exactly the outputs that must be seen: at most one per map index, all in `maps`. Outputs
-    /// without data in `partitions` may be left out.
-    pub outputs: Vec<Output>,
-    /// Stored bytes in flight over all servers; `None` = the client's setting.
-    pub window: Option<usize>,
-}
-
-/// A committed map output that must be seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Output {
-    /// Volume that holds it.
-    pub volume: VolumeId,
-    /// Server where that volume was last seen, `host:port`.
-    pub address: String,
-    /// The other copy, if it was written at level `mirror`.
-    pub mirror: Option<Location>,
-    /// Map task that wrote it.
-    pub map_index: MapIndex,
-    /// The try that counts.
-    pub attempt: AttemptId,
-    /// The partitions, of those asked for, in which it has data: ascending.
-    pub partitions: Vec<u32>,
-}
-
-/// Verified bytes of one output and partition: whole records, decoded.
-#[derive(Debug)]
-pub struct Block {
-    /// Reduce partition.
-    pub partition: PartitionId,
-    /// Map task that wrote it.
-    pub map_index: MapIndex,
-    /// Try that wrote it.
-    pub attempt: AttemptId,
-    /// Records in `data`.
-    pub records: u32,
-    /// Bytes as they were stored and sent.
-    pub stored_bytes: u64,
-    /// The records, back to back, as they were given to the writer.
-    pub data: Buffer,
-}
-
-/// Contiguous bytes that do not move until they are dropped.
-#[derive(Debug)]
-pub struct Buffer(Storage);
-
-#[derive(Debug)]
-enum Storage {
-    /// Decoded into a buffer that goes back to its pool.
-    Pooled(Pooled),
-    /// The bytes as they were received, not copied.
-    Received(Bytes),
-    /// Put together from several blocks.
-    Joined(Vec<u8>),
-}
-
-/// What a reader did so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReaderStats {
-    /// Stored bytes of the blocks that were released.
-    pub bytes: u64,
-    /// Blocks that were released.
-    pub blocks: u64,
-    /// Time that `next` waited for servers.
-    pub waited: Duration,
-    /// How often a stream was taken up again.
-    pub resumes: u64,
-}
+use block::Storage;
+pub use block::{Block, Buffer};
+use losses::Losses;
+pub use spec::{Output, ReadSpec, ReaderStats};
 
 /// Reads the blocks of some outputs, from all their servers at once, in no particular order; the
 /// blocks of one output and partition come in the order in which they were written.
@@ -504,29 +430,6 @@ impl Reader {
 
 // === impl Output ===
 
-impl Output {
-    /// Turns to the other copy, if there is one, and keeps this one for later unless `for_good`.
-    fn swap(&mut self, for_good: bool) -> bool {
-        let Some(other) = self.mirror.take() else {
-            return false;
-        };
-        let volume = std::mem::replace(&mut self.volume, other.volume);
-        let address = std::mem::replace(&mut self.address, other.address);
-        if !for_good {
-            self.mirror = Some(Location { volume, address });
-        }
-        true
-    }
-
-    fn lost(&self) -> LostOutput {
-        LostOutput {
-            volume: self.volume,
-            map_index: self.map_index,
-            attempt: self.attempt,
-        }
-    }
-}
-
 // === impl Shared ===
 
 impl Shared {
@@ -583,24 +486,6 @@ impl Drop for Hold {
 
 // === impl Buffer ===
 
-impl std::ops::Deref for Buffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Storage::Pooled(bytes) => bytes.as_ref(),
-            Storage::Received(bytes) => bytes,
-            Storage::Joined(bytes) => bytes,
-        }
-    }
-}
-
-impl AsRef<[u8]> for Buffer {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
 /// Adds the time it lived to a sum, also when the future that holds it is dropped.
 struct Timer<'a> {
     started: Instant,
@@ -612,6 +497,7 @@ impl Drop for Timer<'_> {
         *self.sum += self.started.elapsed();
     }
 }
+
 /// So that readers which come later know which of two copies is near: nobody waits for it.
 fn learn_where_copies_are(client: &Client, spec: &ReadSpec) {
     let mut servers: Vec<_> = spec

@@ -1,0 +1,81 @@
+//! What is asked of a reader, and what it counts.
+
+use std::{ops::Range, time::Duration};
+
+use shuffle_proto::ids::{AttemptId, MapIndex, ShuffleId, VolumeId};
+
+use crate::{
+    error::LostOutput,
+    types::{Caller, Location},
+};
+
+/// What is read.
+#[derive(Clone, Debug)]
+pub struct ReadSpec {
+    /// The application that reads.
+    pub caller: Caller,
+    /// The shuffle.
+    pub shuffle: ShuffleId,
+    /// Reduce partitions, half open.
+    pub partitions: Range<u32>,
+    /// Map indexes, half open; `u32::MAX` as the end = no bound.
+    pub maps: Range<u32>,
+    /// Exactly the outputs that must be seen: at most one per map index, all in `maps`. Outputs
+    /// without data in `partitions` may be left out.
+    pub outputs: Vec<Output>,
+    /// Stored bytes in flight over all servers; `None` = the client's setting.
+    pub window: Option<usize>,
+}
+
+/// A committed map output that must be seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Volume that holds it.
+    pub volume: VolumeId,
+    /// Server where that volume was last seen, `host:port`.
+    pub address: String,
+    /// The other copy, if it was written at level `mirror`.
+    pub mirror: Option<Location>,
+    /// Map task that wrote it.
+    pub map_index: MapIndex,
+    /// The try that counts.
+    pub attempt: AttemptId,
+    /// The partitions, of those asked for, in which it has data: ascending.
+    pub partitions: Vec<u32>,
+}
+
+/// What a reader did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReaderStats {
+    /// Stored bytes of the blocks that were released.
+    pub bytes: u64,
+    /// Blocks that were released.
+    pub blocks: u64,
+    /// Time that `next` waited for servers.
+    pub waited: Duration,
+    /// How often a stream was taken up again.
+    pub resumes: u64,
+}
+
+impl Output {
+    /// Turns to the other copy, if there is one, and keeps this one for later unless `for_good`.
+    pub(super) fn swap(&mut self, for_good: bool) -> bool {
+        let Some(other) = self.mirror.take() else {
+            return false;
+        };
+        let volume = std::mem::replace(&mut self.volume, other.volume);
+        let address = std::mem::replace(&mut self.address, other.address);
+        if !for_good {
+            self.mirror = Some(Location { volume, address });
+        }
+        true
+    }
+
+    pub(super) fn lost(&self) -> LostOutput {
+        LostOutput {
+            volume: self.volume,
+            map_index: self.map_index,
+            attempt: self.attempt,
+        }
+    }
+}
