@@ -256,8 +256,8 @@ impl Connections {
         change(servers.entry(address.to_string()).or_default());
     }
 
-    /// Opens no more streams on the connections that are up to this server: one of them has fallen
-    /// silent. Those that are open go on, each is for its own deadline.
+    /// Opens no more streams on the present connections to this server, because a stream on one of
+    /// them has fallen silent. Open streams go on, each until its own deadline.
     pub(crate) async fn distrust(&self, address: &str, call: Bulk) {
         let key = (address.to_string(), call);
         let slot = self.table.bulk.lock().get(&key).cloned();
@@ -524,8 +524,8 @@ fn is_refusal(error: hyper::Error) -> bool {
 async fn broken(address: &str, line: &Line, error: hyper::Error) -> Failure {
     let what = describe(&error);
     let mut refused = is_refusal(error);
-    // The last word of a server reaches the task that drives the connection, which ends about now;
-    // a call that it cuts off says nothing of it.
+    // The server's last word (GOAWAY, say) reaches the task that drives the connection, which ends
+    // about now; the call that is cut off does not carry it.
     for _ in 0..LAST_WORD {
         if refused || line.driver.is_finished() {
             break;

@@ -15,9 +15,9 @@ pub struct Error {
     /// The map output that cannot be read, if a reader failed for want of one: the engine re-runs
     /// it.
     pub output: Option<LostOutput>,
-    /// Every volume that was found gone on the way to this failure, that of `output` among them:
-    /// ascending. The engine forgets what all of them held at once, or it would lose one attempt of
-    /// the stage per volume.
+    /// Volumes that were found gone on the way to this failure, ascending, the volume of `output`
+    /// among them. The engine forgets all outputs on these volumes at once; otherwise the stage
+    /// would lose one attempt per volume.
     pub gone: Vec<VolumeId>,
     /// Every map output that was found lost by itself, whatever lies beside it on its volume, that
     /// of `output` among them if it is one of these: ascending by map and attempt. The engine runs

@@ -18,8 +18,8 @@ use shuffle_proto::ids::{AppId, MapIndex, ShuffleId};
 pub const MIN_CANDIDATES: usize = 3;
 /// A reduce task reads from at most so many servers.
 pub const MAX_FAN_IN: usize = 64;
-/// Maps that a server should get before another one is added: a server merges what it gets, and
-/// merging one map is no gain.
+/// Maps that a server should get before another server is added: merging the output of a single map
+/// is no gain.
 const MAPS_PER_SERVER: usize = 4;
 /// Fetch calls of one shuffle (partitions × candidates) that are fine.
 const MAX_FETCHES: usize = 1 << 20;

@@ -45,35 +45,32 @@ pub struct Settings {
     pub fetch_window: usize,
     /// Servers that one reader reads from at a time. Default 8.
     pub fetch_streams: usize,
-    /// Bytes of one writer that are kept until its commit, so that they can be sent again when a
-    /// server fails. An output that outgrew this fails with its server, and the task has to be run
-    /// again. Default 64 MiB.
+    /// Bytes that a writer keeps until its commit, to send them again when a server fails. An
+    /// output larger than this fails with its server, and the task runs again. Default 64 MiB.
     pub replay_buffer: usize,
     /// Raw bytes of one block. Default 64 KiB: compresses well, and small enough that a reader's
     /// memory stays small.
     pub block_bytes: usize,
     /// Bytes of one message of a push. Default 1 MiB: one HTTP/2 frame.
     pub batch_bytes: usize,
-    /// Bytes that all writers and readers of the process may hold together: what it has left for
-    /// them. Who gets less goes on with less: see [`Budget`](crate::budget::Budget). Default: no
-    /// bound but those of each.
+    /// Bytes that all writers and readers of the process may hold together. A task that gets less
+    /// goes on with less, see [`Budget`](crate::budget::Budget). Default: only each writer's and
+    /// reader's own bounds.
     pub memory: Option<usize>,
-    /// Shares of it that have a bound of their own, because somebody has set it: they are not
-    /// counted.
+    /// Shares of `memory` that are not counted because a setting of their own bounds them.
     pub memory_apart: Vec<Share>,
     /// Bytes that a server may send of a fetch before they are asked for. Default 2 MiB.
     pub stream_window: u32,
-    /// What the person who tunes these calls them, where that is something else: field name → that
-    /// name. Errors use it.
+    /// Names used in error messages: field → the user-facing key, as in `replay_buffer` →
+    /// `spark.forebay.replayBuffer`.
     pub names: BTreeMap<String, String>,
     /// URL of the object store that the servers have in common (their `--remote`): where no server
     /// is left that could serve what was written back, readers read it there themselves. The right
     /// to read must be had here too, where each cloud's own tools find it. Default: none, and
     /// readers wait for a server. Set it if the pool may be gone while something still reads.
     pub remote: Option<String>,
-    /// Name of the machine that this process is on, as the servers there are told it (their setting
-    /// `node`): they are written to first. Default: none, and a server is near whose address is
-    /// this machine's.
+    /// Name of this process' machine, as in the setting `node` of the servers on it, which are
+    /// written to first. Default: none; then a server is near if its address is this machine's.
     pub node: Option<String>,
     /// Name of the failure domain of this machine (the servers' setting `zone`): shuffles go to
     /// servers of the same first, and to others where there are too few. Default: none.

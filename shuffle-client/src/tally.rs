@@ -12,8 +12,7 @@ use parking_lot::Mutex;
 pub struct ServerStats {
     /// `host:port`.
     pub address: String,
-    /// Stored bytes: of the output that it committed, or that were verified after they came from
-    /// it.
+    /// Stored bytes of outputs that the server committed, or of its blocks that were verified.
     pub bytes: u64,
     /// The blocks that these are.
     pub blocks: u64,

@@ -188,9 +188,8 @@ impl Budget {
         self.0.listeners.write().push(Box::new(listener));
     }
 
-    /// Frees half of the empty slabs that nobody has needed since the last time. To be called every
-    /// so often: a server that falls idle gives its memory back within a few calls, one that works
-    /// keeps it.
+    /// Frees half of the empty slabs that were not needed since the last call. Called periodically:
+    /// an idle server gives its memory back within a few calls, a busy one keeps it.
     pub fn trim(&self) {
         let freed: Vec<_> = {
             let mut spare = self.0.spare.lock();

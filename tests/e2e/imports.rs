@@ -83,8 +83,7 @@ fn bare(text: &str) -> String {
     for line in text.lines() {
         let mut quoted = false;
         let mut before = ' ';
-        let chars = line.char_indices().peekable();
-        for (at, char) in chars {
+        for (at, char) in line.char_indices() {
             if !quoted && line[at..].starts_with("//") {
                 break;
             }

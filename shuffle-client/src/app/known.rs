@@ -45,8 +45,9 @@ impl Pool {
         self.servers.get(address).cloned().unwrap_or_default()
     }
 
-    /// A server has said how it is. Fails if it says that it is one that it was before another one:
-    /// what restarts is new each time.
+    /// Takes in a server's description of itself. Fails if the address alternates between two
+    /// instances: a server that restarts has a new instance each time, so a known one that comes
+    /// back is a load balancer's work.
     pub(super) fn described(
         &mut self,
         address: &str,
@@ -105,9 +106,9 @@ impl Pool {
         description.is_some_and(|description| description.zone == zone)
     }
 
-    /// Servers that can take a new shuffle: they took the app, answered, do not drain, and have a
-    /// disk that works; each once. If none is like that, all that are known, because what is known
-    /// may be old.
+    /// Servers that can take a new shuffle, each once: they took the app, answered, do not drain,
+    /// and have a disk that works. If there is none, all known servers, because the knowledge may
+    /// be old.
     pub(super) fn usable(&self) -> Vec<String> {
         let mut taken: Vec<&Description> = Vec::new();
         for server in self.servers.values() {

@@ -85,9 +85,9 @@ impl Fetch<'_, '_> {
         Ok(more)
     }
 
-    /// Looks for volumes at all servers of the settings and takes those that another one serves out
-    /// of the group. With `stand_ins`, what no server has is asked of one that has the object store
-    /// or, if none has, looked for there.
+    /// Looks for volumes at all servers of the settings, and moves those that another server serves
+    /// into groups of their own. With `stand_ins`, a volume that no server has is asked of a server
+    /// with the object store or, if there is none, read from the store.
     pub(super) async fn move_volumes(
         &mut self,
         volumes: Vec<VolumeId>,

@@ -196,9 +196,9 @@ pub(super) fn admit(
     Ok(admitted)
 }
 
-/// Compares what was received with what the server says was committed and with what the engine says
-/// has data. What is wrong comes before what is missing: the server may look at it, and find out
-/// that it is missing too.
+/// Compares the received blocks with the server's summary and with the engine's sizes. Wrong
+/// outputs are told before missing ones: the server looks at a wrong output, and may find that it
+/// is missing too.
 pub(super) fn compare(
     expected: &HashMap<AttemptId, Progress>,
     summary: &v1::Summary,

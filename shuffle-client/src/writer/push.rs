@@ -130,8 +130,8 @@ impl Push {
             let copies = 1 + u32::from(self.spec.durability == Durability::Mirror);
             self.share = placement::share(self.spec.num_maps, copies, candidates.len());
         }
-        // A server that others have just found gone comes last: a host that swallows packets costs
-        // a time-out per try. So does, before those, one that has just refused.
+        // Servers that were just found gone come last, because a host that swallows packets costs a
+        // time-out per try; servers that have just refused come before those.
         candidates.sort_by_key(|address| self.client.connections().reluctance(address));
         let mut route = Route::new(candidates);
         let mut started = false;

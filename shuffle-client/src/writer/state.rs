@@ -293,8 +293,8 @@ impl Shared {
             .unwrap_or(0)
     }
 
-    /// What to send now: messages that fit one HTTP/2 frame together, the commit, or that it is
-    /// given up.
+    /// The next thing to send: messages that fit one HTTP/2 frame together, the commit, or the word
+    /// that the output is given up.
     pub(super) fn step(&self) -> Step {
         let mut state = self.state.lock();
         if let Some(reason) = &state.reason {

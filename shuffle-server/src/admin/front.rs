@@ -110,8 +110,8 @@ impl Front {
         tokio::task::spawn_blocking(look).await.map_err(panicked)
     }
 
-    /// Does what changes the server where its other work is done, to its end, also if who asked
-    /// leaves.
+    /// Makes a call that changes the server on the server's own runtime. The call goes on to its
+    /// end, also if the client disconnects.
     pub(super) async fn work<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,

@@ -30,8 +30,8 @@ use crate::core::peers::Peers;
 
 /// Connections from other machines, and those of one of them. Probes and Prometheus need a handful.
 const NETWORK: (usize, usize) = (256, 64);
-/// Connections from this machine have a bound of their own, so that a network that uses up its
-/// share locks nobody out here.
+/// Bound of connections from this machine, apart from the network's, so that the network locks no
+/// operator out.
 const LOCAL: usize = 64;
 /// A head comes at once.
 const HEAD: Duration = Duration::from_secs(10);

@@ -166,8 +166,8 @@ impl<K: Eq + std::hash::Hash> Rates<K> {
             (left + grown).min(self.burst)
         };
         if buckets.len() >= MANY && !buckets.contains_key(&key) {
-            // Those that are full say nothing. Whoever has so many addresses that none is, is not
-            // stopped by this.
+            // Full buckets carry no information. A peer with so many addresses that no bucket is
+            // full is not stopped by this bound.
             buckets.retain(|_, bucket| filled(*bucket) < self.burst);
             if buckets.len() >= MANY {
                 buckets.clear();

@@ -17,7 +17,7 @@ pub(crate) struct Reports(pub(crate) Mutex<Looks>);
 pub(crate) struct Looks {
     pub(crate) running: Vec<AppId>,
     pub(crate) sound: HashMap<(VolumeId, AttemptKey), Instant>,
-    /// Shuffles that are looked through, one at a time, and those that were; since when, and
-    /// whether that is over.
+    /// Shuffles that are searched for bad attempts, one at a time, or were searched: since when,
+    /// and whether the search is over.
     pub(crate) around: HashMap<(VolumeId, AppId, ShuffleId), (Instant, watch::Receiver<bool>)>,
 }

@@ -168,9 +168,8 @@ impl Core {
         }
     }
 
-    /// Whether something new may be sent here, and what a person should know about it. One volume
-    /// that is out of service is no reason to hide the others: the server is not ready when all of
-    /// them are.
+    /// Whether new outputs may be sent here, with remarks for a person. The server is not ready
+    /// when all volumes are out of service; a single one does not hide the others.
     pub(crate) fn readiness(&self) -> (bool, Vec<String>) {
         let mut reasons = Vec::new();
         let mut broken = 0;

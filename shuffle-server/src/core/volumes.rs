@@ -68,8 +68,8 @@ impl Volumes {
         })
     }
 
-    /// The volume for an attempt: the one that has it already, or else one that is well, by its
-    /// free space.
+    /// Chooses the volume for an attempt: the volume that has the attempt already, or else a
+    /// healthy one, by free space.
     pub(crate) fn choose(&self, key: &AttemptKey) -> Result<(&Volume, Choice), Refusal> {
         let free = Choice { held: None };
         if let Some(volume) = self.iter().find(|volume| volume.committed(key).is_some()) {
@@ -200,9 +200,9 @@ impl Ledger for Volumes {
         for (volume, result) in self.iter().zip(results) {
             match result {
                 Ok(bytes) => freed += bytes,
-                // Nobody can read it there any more, and more cannot be done before the server is
-                // started again: then it goes, or its lease runs out. An app that comes again under
-                // this name is not to wait for that on all the other disks.
+                // Nobody can read the app's data on this volume any more, and nothing more can be
+                // done before the next start, which deletes them, as does the end of the lease. An
+                // app that comes again under this name must not wait for one broken disk.
                 Err(error) if volume.health().is_broken() => {
                     tracing::warn!(%app, %error, "the app's data stay on a disk that is out of service");
                 }
@@ -240,8 +240,8 @@ pub(crate) fn disk(volume: &Volume) -> String {
     PathBuf::from(volume.dir()).display().to_string()
 }
 
-/// Why a volume is not ok, for those who have no token: without paths, which name the server's
-/// directories and its apps. The log has them.
+/// Reason why a volume is not `ok`, for callers without a token: without paths, which name the
+/// server's directories and its apps. The log has the paths.
 pub(crate) fn why(volume: &Volume, health: &Health) -> Option<String> {
     let dir = volume.dir().display().to_string();
     health.reason().map(|reason| without_paths(reason, &dir))

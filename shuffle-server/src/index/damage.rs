@@ -76,8 +76,9 @@ pub(super) fn forget(index: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes what `repair` can read of an index, in a copy of it. Records that are gone lose their
-/// attempts; one that comes back because what deleted it is gone names files that are gone.
+/// Repairs a copy of the index and keeps the records that can be read. Attempts whose records are
+/// gone are lost; a record that comes back because its deletion is gone names files that are gone
+/// too.
 pub(super) fn repair(
     index: &Path,
     repair: impl FnOnce(&Path) -> Result<(), String>,

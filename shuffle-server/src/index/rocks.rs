@@ -183,8 +183,8 @@ pub(super) fn record_of(batch: &Changes) -> Vec<u8> {
     sealed(batch).data().to_vec()
 }
 
-/// Copies all rows that can be read of an index that is open for reading: from the first to where
-/// it breaks, and from the last back to there. Within that it is not known what there was.
+/// Copies all readable rows of an index that is open for reading: from the first row to the damage,
+/// and from the last row back to it. Rows inside the damage are unknown.
 fn copy_readable(from: &DB, to: &DB) -> Result<u64, rocksdb::Error> {
     let mut unsynced = WriteOptions::default();
     unsynced.disable_wal(true);

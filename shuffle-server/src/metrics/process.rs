@@ -53,7 +53,7 @@ pub(crate) fn register(r: &mut Registry) {
         }
     }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
-        // Of those one is what they are read from.
+        // One of the descriptors is the directory that they are read from.
         let open = open.count().saturating_sub(1) as u64;
         let help = "Open files of this process, connections among them";
         add(r, "process_open_fds", help, Size::default()).set(open);

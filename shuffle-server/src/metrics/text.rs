@@ -38,8 +38,8 @@ impl Format {
         }
     }
 
-    /// What these values of `Accept` ask for. Text where they want neither or both alike: it is
-    /// what everybody can read.
+    /// The format that these values of `Accept` ask for. Text if they prefer neither, because every
+    /// scraper reads it.
     pub(crate) fn of<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
         let ranges: Vec<_> = accept
             .into_iter()

@@ -36,8 +36,8 @@ use crate::{
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How often a preface that came in part is looked at again.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How long a new connection waits for one that makes room, and one that is refused for its peer to
-/// have read why.
+/// How long a new connection waits for another to make room, and how long a refused connection
+/// stays open for its peer to read the reason.
 const MOMENT: Duration = Duration::from_secs(1);
 /// Connections that wait for that at the same time. More are closed without a word.
 const MAX_WAITING: usize = 256;

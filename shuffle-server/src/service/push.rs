@@ -324,8 +324,8 @@ async fn wait_for_memory(core: &Core, volume: &Volume, cost: usize) -> Result<Pe
 // === impl Parts ===
 
 impl Parts {
-    /// Adds a part. What comes in several is bounded by what the attempt is known to have; that it
-    /// is just this, the volume sees.
+    /// Adds a part of the totals. Totals in several parts are bounded by the pushed blocks and
+    /// bytes; the volume compares them exactly.
     fn add(
         &mut self,
         part: &v1::Commit,

@@ -295,8 +295,8 @@ impl Sealed {
             .collect()
     }
 
-    /// The store does not have these generations any more, or nobody can read what they have: of
-    /// their attempts those that are here are to be written once more. Blocking.
+    /// Forgets generations that the store has lost, or that nobody can read there: their attempts
+    /// count as unwritten again if they can be read here. Blocking.
     pub fn write_again(&self, generations: &[u32]) -> Result<(), Error> {
         let (shared, shuffle) = (&self.shared, &self.shuffle);
         let _gate = shared.gate.lock();
@@ -350,8 +350,8 @@ impl Sealed {
         &self.replaces
     }
 
-    /// Whether it should make way: it only takes the place of others, and something was committed
-    /// that is in none.
+    /// Whether this round should give way: it only compacts generations, and newly committed
+    /// attempts wait for a round.
     pub fn is_in_the_way(&self) -> bool {
         self.merges_only && self.shuffle.state.lock().unwritten > 0
     }

@@ -60,8 +60,8 @@ impl Shared {
         }
     }
 
-    /// The writer hangs: what waits for it goes elsewhere, and memory that it would free is freed
-    /// here. Volumes share it.
+    /// Does the writer's part while it hangs: refuses waiting commits, so that they go to another
+    /// server, and frees memory, which all volumes share.
     fn relieve_others(&self) {
         for request in self.more_requests() {
             request.refuse(self.unavailable());

@@ -44,8 +44,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
         Suspect { volumes, lost }
     }
 
-    /// These volumes are gone; but where it was seen what of them is in the object store, what is
-    /// not is all that is lost.
+    /// Adds the losses to an error: the volumes that are gone or, where the object store was looked
+    /// at, the outputs on them that it does not have.
     pub(in crate::reader) fn with_losses(&self, error: Error, gone: Vec<VolumeId>) -> Error {
         let missing = self.missing();
         match missing.is_empty() {
@@ -61,8 +61,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
         found.map(|progress| progress.output.lost()).collect()
     }
 
-    /// The volumes of the group, and those of the other copies of what is in it: these do not
-    /// answer either.
+    /// Volumes of the group and of the other copies of its outputs, which do not answer either.
     pub(super) fn mirrored_volumes(&self) -> Vec<VolumeId> {
         let outputs = self
             .group

@@ -158,8 +158,9 @@ impl Log {
         Some(record)
     }
 
-    /// What is to become of it. With `droppable` records are left out rather than lose what comes
-    /// after them; with `newest` a bad end is taken for one that was never written whole.
+    /// Decides what becomes of the log. With `droppable`, bad records are left out, so that the
+    /// records behind them are kept. With `newest`, a bad end counts as torn: it was never written
+    /// whole.
     pub(super) fn verdict(mut self, droppable: bool, newest: bool) -> Verdict {
         if droppable && newest {
             let good = |piece: &Piece| matches!(piece, Piece::Good { .. });
@@ -215,8 +216,8 @@ fn piece(bytes: &[u8], at: usize, end: usize) -> Option<(u8, Range<usize>)> {
     (masked(computed) == stored).then_some((kind, payload))
 }
 
-/// Puts one byte of a piece, or its checksum, right and answers the places; `None` if that does not
-/// make it a good one.
+/// Corrects one byte of a piece or of its checksum and returns the places; `None` if no single byte
+/// makes the piece whole.
 fn mend_piece(bytes: &mut [u8], at: usize, end: usize) -> Option<Range<usize>> {
     if end - at < HEADER {
         return None;

@@ -83,8 +83,8 @@ impl Watch {
         Running { watch: self, id }
     }
 
-    /// The call that has run longest, if that is too long. Removals do not count: that of a large
-    /// file takes its time on a disk that is well, and on one that is not other calls hang too.
+    /// The call that has run longest, if that is too long. Removals do not count: removing a large
+    /// file takes its time on a healthy disk, and on a disk that hangs other calls hang too.
     pub(crate) fn overdue(&self) -> Option<Overdue> {
         self.oldest(|operation| operation != Operation::Remove)
     }

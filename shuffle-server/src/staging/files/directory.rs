@@ -145,8 +145,8 @@ pub(crate) fn check_mounted(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Leaves a note beside the mount point, so that [`check_mounted`] knows that there is one. Volumes
-/// that are there no more go from it.
+/// Writes a note beside the mount point, from which [`check_mounted`] knows that a disk belongs
+/// there. Volumes that are gone are taken out of the note.
 pub(crate) fn note_mount(dir: &Path, id: VolumeId) {
     let dir = resolved(dir);
     let mounts = mounts().unwrap_or_default();

@@ -144,9 +144,9 @@ impl std::fmt::Debug for Fetch {
     }
 }
 
-/// A step on a thread that may block: a cold disk must not hold up the connections of this one, and
-/// one that hangs neither this fetch nor all such threads. With `partly` what only that disk has is
-/// left out then, and the rest is served.
+/// Makes a step on a thread that may block. A cold disk must not hold up the connections of the
+/// calling thread; a disk that hangs must hold up neither this fetch nor all blocking threads. With
+/// `partly`, blocks that only a hanging disk has are left out, and the others are served.
 async fn read_disk(mut reader: Box<Reader>, partly: bool) -> Result<(Box<Reader>, Step), Error> {
     let mut again = reader.again();
     let reads = reader.shared.reads.clone();

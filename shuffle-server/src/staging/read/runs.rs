@@ -155,7 +155,7 @@ impl Reader {
             .iter()
             .map(|extent| extent.bytes.end - extent.bytes.start)
             .sum();
-        // All of them are read before the part changes, so that a read that fails leaves it as it
+        // All extents are read before the part changes, so that a failed read leaves the part as it
         // was.
         let corrupt = || Error::Internal(format!("{total} bytes do not fit into a part of {PART}"));
         let room = part.room(total as usize).ok_or_else(corrupt)?;

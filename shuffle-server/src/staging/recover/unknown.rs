@@ -8,9 +8,9 @@ use std::{
 
 use crate::staging::{disk::Disk, files::lost::lost_dir};
 
-/// Removes segments, logs and directories that nothing names; answers how many files. What we never
-/// made is left alone. If the index was `damaged`, what it does not name may be all that is left of
-/// something: then it goes to `lost/`, where a person may look at it.
+/// Removes segments, logs and directories that the index does not name; returns the number of
+/// files. Files of other kinds are left alone. If the index was `damaged`, an unnamed file may be
+/// all that is left of something: then it goes to `lost/`, where a person may look at it.
 pub(super) fn remove_unknown(
     dir: &Path,
     disk: &Disk,

@@ -113,9 +113,9 @@ impl Run {
         Ok(())
     }
 
-    /// Looks whether a byte of the table has changed that its checksum can put right, the first
-    /// time that somebody asks; then it is right from now on. A table describes blocks of many
-    /// attempts: one bit of it must not cost them all.
+    /// Searches the table for a changed byte that its checksum can correct; only the first call
+    /// does, and later reads apply the correction. A table describes blocks of many attempts: one
+    /// bit must not cost them all.
     pub(crate) fn mend(&self, disk: &Disk) -> Result<bool, Error> {
         if self.mended.get().is_some() {
             return Ok(false);

@@ -326,9 +326,9 @@ impl Shared {
         Err(Error::io("write", &self.dir, full))
     }
 
-    /// Free space with which a volume that was full takes attempts again: for what could not be
-    /// written, twice, and what still has to be; so that it is not full again with the next commit.
-    /// Never more than a part of what there is.
+    /// Free space with which a volume that was full takes attempts again: twice the largest write
+    /// that failed, and all blocks that still have to be written, so that the next commit does not
+    /// fill it again. At most half of the disk.
     pub(crate) fn enough(&self) -> u64 {
         let all = self.disk.space(&self.dir).map_or(0, |space| space.total);
         let all = all.min(self.options.limit.unwrap_or(u64::MAX));

@@ -58,7 +58,7 @@ pub(crate) struct Shuffle {
     pub(crate) touched: AtomicU64,
     /// How often it was found that a run, a log record or an attempt of it cannot be read.
     damages: AtomicU64,
-    /// Fetches that read it: what they read is not reclaimed.
+    /// Count of fetches that read the shuffle; while there are any, nothing of it is reclaimed.
     pub(crate) readers: AtomicUsize,
     /// Bytes that readers got of it.
     pub(crate) fetched: AtomicU64,
@@ -445,8 +445,8 @@ impl OpenAttempt {
         }
     }
 
-    /// Ends it without a commit, whatever it was waiting for: another stream of it may begin at
-    /// once, and the shuffle no longer counts it among those in progress.
+    /// Ends the attempt without a commit, whatever its phase. Another stream of the attempt may
+    /// begin at once, and the shuffle no longer counts it as in progress.
     pub(crate) fn fail(self: &Arc<Self>, reason: String) {
         let mut shuffle_state = self.shuffle.state.lock();
         let mut state = self.state.lock();

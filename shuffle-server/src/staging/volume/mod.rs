@@ -109,7 +109,7 @@ impl Volume {
         self.0.shared.stats.snapshot()
     }
 
-    /// Apps that it knows; after opening, those that were recovered.
+    /// Apps that the volume knows; after opening, the recovered ones.
     pub fn apps(&self) -> Vec<AppRecord> {
         self.0
             .shared

@@ -197,8 +197,8 @@ fn open_index(
         writable()
     };
     let opened = match writable() {
-        // invariant: one-bit-one-map. What cannot be read of it costs what it says, and not the
-        // volume.
+        // invariant: one-bit-one-map. An unreadable part of the index costs the records in it, and
+        // not the volume.
         Err(Error::Index(index::Error::Unreadable { .. })) => salvaged(),
         opened => opened,
     };

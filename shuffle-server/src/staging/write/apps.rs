@@ -1,4 +1,4 @@
-//! The apps that a volume knows. It must know one before it takes anything of it.
+//! Records of apps. A volume must know an app before it takes anything of that app.
 
 use crate::{
     index::{AppNo, Changes, keys::Key},
@@ -30,8 +30,8 @@ pub(crate) fn put_app(shared: &Shared, app: &AppRecord) -> Result<(), Error> {
     put(shared, app, false)
 }
 
-/// Tells the volume, now that it is well, what it could not be told. Apps that are gone meanwhile
-/// stay so.
+/// Writes the records of apps that could not be written while the volume was not well. Apps that
+/// were deleted meanwhile stay deleted.
 pub(crate) fn put_missed(shared: &Shared) {
     let missed: Vec<_> = shared.missed.lock().values().cloned().collect();
     for app in missed {

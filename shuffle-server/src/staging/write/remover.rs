@@ -19,9 +19,8 @@ use crate::staging::{
 
 /// Time that removals take before as much of it is left to others.
 const SLICE: Duration = Duration::from_millis(10);
-/// The longest pause between two removals. One that takes longer is not short of the disk for
-/// others, it is the disk that is slow: to wait as long again would be to fall behind what is
-/// deleted.
+/// The longest pause between two removals. If a removal takes longer than this, the disk is slow:
+/// with a pause of the same length removals would fall behind deletions.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How fast is removed.
@@ -55,9 +54,9 @@ impl Waste {
             let _ = self.record(shared);
         }
         if let Some(Place { path, says }) = self.place.get() {
-            // Without a name that says so a crash would bring back an index that names files which
-            // are gone. On a full disk that is better than none of its space ever coming back: what
-            // is asked for of a deleted shuffle is lost either way.
+            // The directory's name does not say that it is deleted: after a crash the index would
+            // name files that are gone. On a full disk that is accepted, because otherwise no space
+            // would ever come back; a deleted shuffle is lost either way.
             if !says && !self.is_recorded() && !shared.is_full() {
                 return false;
             }

@@ -213,8 +213,8 @@ impl Writer<'_> {
         true
     }
 
-    /// Sorts what shuffles have in the log into runs: of those that are quiet all, of the others
-    /// what fills a run.
+    /// Moves blocks from the commit log into sorted runs: all blocks of quiet shuffles, full runs
+    /// of the others.
     fn settle(&mut self) {
         let (now, quiet) = (self.shared.millis(), self.shared.options.quiet.as_millis());
         for shuffle in self.shared.shuffles() {
