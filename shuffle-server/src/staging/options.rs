@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use crate::{
     budget::Budget,
     clock::{Clock, SystemClock},
-    staging::{Durability, disk::operation::Faults},
+    staging::{disk::operation::Faults, words::Durability},
 };
 
 /// Whether runs are written past the page cache.

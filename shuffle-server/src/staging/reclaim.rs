@@ -11,7 +11,7 @@ use shuffle_proto::ids::{AppId, ShuffleId};
 use crate::{
     index::{Changes, keys::Key},
     staging::{
-        Error,
+        error::Error,
         state::{
             shared::Shared,
             shuffle::{Shuffle, State},

@@ -25,7 +25,7 @@ use crate::{
         values::{Record, Written},
     },
     staging::{
-        AttemptKey, Error,
+        error::Error,
         read::{cursor::Position, fetch::Fetch},
         reclaim::may_reclaim,
         state::{
@@ -33,6 +33,7 @@ use crate::{
             shared::Shared,
             shuffle::{Committed, Generation, Shuffle, fenced},
         },
+        words::AttemptKey,
     },
 };
 

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use shuffle_proto::{
     block::{BlockHeader, Codec, Flags, PartitionTotal},
     ids::{AppId, AttemptId, MapIndex, PartitionId, ShuffleId},
+    kind::Kind,
     summary::Summary,
 };
 use tempfile::TempDir;

@@ -14,12 +14,12 @@ use std::{
 };
 
 use crate::staging::{
-    Health,
     disk::{Disk, Place, trouble::Trouble},
     state::{
         health::{Found, gone, trouble_of},
         shared::Shared,
     },
+    words::Health,
 };
 
 // === impl Shared ===

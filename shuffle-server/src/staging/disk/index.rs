@@ -15,8 +15,8 @@ use parking_lot::RwLock;
 use crate::{
     index::{self, Changes, RocksIndex, SegmentIndex},
     staging::{
-        Error,
         disk::{Disk, operation::Operation},
+        error::Error,
     },
 };
 

@@ -26,12 +26,12 @@ use rustix::{
 };
 
 use crate::staging::{
-    Error,
     disk::{
         direct::Gather,
         operation::{Faults, Operation, SYNC},
         watch::{Running, Watch},
     },
+    error::Error,
 };
 
 /// Most pieces of one gathered write (the system's own limit).

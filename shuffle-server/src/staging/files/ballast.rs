@@ -15,8 +15,8 @@ use std::{
 use rustix::fs::FallocateFlags;
 
 use crate::staging::{
-    Error,
     disk::{Disk, Space, operation::Operation},
+    error::Error,
     options::Options,
 };
 

@@ -15,7 +15,7 @@ use std::{
 use rustix::{fs::FlockOperation, io::Errno};
 use shuffle_proto::ids::VolumeId;
 
-use crate::staging::Error;
+use crate::staging::error::Error;
 
 /// First line of the file `volume`.
 pub(crate) const FORMAT_LINE: &str = "forebay-volume 2";

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     index::LogId,
-    staging::{Error, disk::Disk},
+    staging::{disk::Disk, error::Error},
 };
 
 /// A commit log.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::staging::{Error, disk::Disk};
+use crate::staging::{disk::Disk, error::Error};
 
 /// Bytes that may lie there, at most.
 const MOST: u64 = 1 << 30;

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     index::SegmentId,
-    staging::{Error, disk::Disk},
+    staging::{disk::Disk, error::Error},
 };
 
 /// A file of runs.

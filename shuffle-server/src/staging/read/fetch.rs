@@ -15,7 +15,7 @@ use shuffle_proto::{
 };
 
 use crate::staging::{
-    Error,
+    error::Error,
     read::{
         cursor::Position,
         part::FetchPart,

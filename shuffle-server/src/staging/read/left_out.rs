@@ -10,7 +10,7 @@ use shuffle_proto::{
 use crate::{
     index::RunId,
     staging::{
-        Error,
+        error::Error,
         read::reader::{Reader, Unanswered, of_maps},
         state::{
             batch::{Data, Owner},

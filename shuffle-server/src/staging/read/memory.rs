@@ -5,8 +5,8 @@ use std::{ops::Range, sync::Arc};
 use shuffle_proto::ids::{AttemptId, MapIndex};
 
 use crate::staging::{
-    Error,
     disk::trouble::is_passing,
+    error::Error,
     read::{
         cursor::LAST,
         part::PartBuilder,

@@ -22,8 +22,8 @@ use shuffle_proto::{
 use crate::{
     index::RunId,
     staging::{
-        Error,
         disk::trouble::is_passing,
+        error::Error,
         read::{
             cursor::Position,
             part::{FetchPart, PartBuilder},

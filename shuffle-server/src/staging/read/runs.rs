@@ -8,7 +8,7 @@ use shuffle_proto::{
 };
 
 use crate::staging::{
-    Error,
+    error::Error,
     files::format::HEADER,
     read::{
         part::PartBuilder,

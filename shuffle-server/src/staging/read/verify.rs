@@ -21,7 +21,7 @@ use shuffle_proto::{
 use crate::{
     index::{Changes, keys::Key},
     staging::{
-        AttemptKey, Durability, Error,
+        error::Error,
         read::{cursor::Position, fetch::Fetch, part::FetchPart},
         state::{
             batch::Owner,
@@ -29,6 +29,7 @@ use crate::{
             shared::Shared,
             shuffle::{Committed, Shuffle, lost_reason},
         },
+        words::{AttemptKey, Durability},
     },
 };
 

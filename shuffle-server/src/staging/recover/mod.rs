@@ -22,8 +22,8 @@ use shuffle_proto::ids::AppId;
 use crate::{
     index::{AppNo, Changes, SegmentIndex},
     staging::{
-        Error,
         disk::Disk,
+        error::Error,
         files::log_file::LogFile,
         recover::{
             records::{Found, Place, open_index, read_apps, read_shuffles},

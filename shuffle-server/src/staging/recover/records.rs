@@ -16,7 +16,7 @@ use crate::{
         values::{self, FORMAT, Meta, Record},
     },
     staging::{
-        AppRecord, Error,
+        error::Error,
         recover::unknown::entries,
         state::{
             batch::Owner,
@@ -24,6 +24,7 @@ use crate::{
             shared::ID_BITS,
             tombstones::Deleted,
         },
+        words::AppRecord,
     },
 };
 

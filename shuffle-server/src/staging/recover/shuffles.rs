@@ -19,7 +19,6 @@ use crate::{
         values::{self, LogPlace},
     },
     staging::{
-        Durability,
         disk::Disk,
         files::{
             format::align,
@@ -36,6 +35,7 @@ use crate::{
             run::{Run, find_run},
             shuffle::{Committed, Generation, Held, Shuffle, State},
         },
+        words::Durability,
     },
 };
 

@@ -8,14 +8,15 @@ use tokio::sync::oneshot;
 use crate::{
     index::{AppNo, Changes, keys::Key},
     staging::{
-        Error, Health,
         disk::trouble::{Trouble, trouble},
+        error::Error,
         state::{
             health::{
                 ANSWER_POLL_INTERVAL, BROKEN, FULL, LITTLE, SLOW, conclude_index, gone, trouble_of,
             },
             shared::Shared,
         },
+        words::Health,
     },
 };
 

@@ -23,12 +23,13 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::staging::{
-    Error, Health,
     disk::{
         Disk, Place,
         operation::SYNC,
         trouble::{Trouble, trouble},
     },
+    error::Error,
+    words::Health,
 };
 
 /// How often a call of an async task looks whether the disk still answers.

@@ -7,8 +7,8 @@ use shuffle_proto::ids::{AppId, ShuffleId};
 use crate::{
     index::AppNo,
     staging::{
-        AppRecord,
         state::{shuffle::Shuffle, tombstones::Deleted},
+        words::AppRecord,
     },
 };
 

@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
 use crate::staging::{
-    Durability, Error, Receipt,
+    error::Error,
     state::{
         batch::Owner,
         shuffle::{Committed, OpenAttempt, Shuffle},
     },
+    words::{Durability, Receipt},
 };
 
 /// Something to do, and whom to tell.

@@ -22,8 +22,8 @@ use crate::{
         values::{self, DirectoryEntry},
     },
     staging::{
-        Error,
         disk::Disk,
+        error::Error,
         files::{
             format::{HEADER, Header, head_length},
             segment::Segment,

@@ -27,8 +27,8 @@ use crate::{
     clock::Clock,
     index::{AppNo, SegmentIndex},
     staging::{
-        AppRecord, Error,
         disk::{Disk, Place},
+        error::Error,
         files::ballast::Ballast,
         options::{Components, Observer, Options},
         state::{
@@ -41,6 +41,7 @@ use crate::{
             stats::Stats,
             trash::Trash,
         },
+        words::AppRecord,
     },
 };
 

@@ -25,12 +25,13 @@ use crate::{
         values::{self, LogPlace},
     },
     staging::{
-        AttemptKey, Durability, Error, Receipt,
+        error::Error,
         files::{log_file::LogFile, segment::Output},
         state::{
             batch::{Batch, Owner},
             run::{Run, find_run},
         },
+        words::{AttemptKey, Durability, Receipt},
     },
 };
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use shuffle_proto::ids::{AppId, ShuffleId};
 
 use crate::staging::{
-    Durability,
     state::{shared::Shared, shuffle::Shuffle},
+    words::Durability,
 };
 
 /// What an app, or one shuffle of it, holds on a volume: bytes of committed attempts by the level

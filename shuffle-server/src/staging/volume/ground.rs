@@ -9,7 +9,7 @@
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use crate::staging::{
-    Error,
+    error::Error,
     files::directory::{check_mounted, mount_point, resolved},
 };
 

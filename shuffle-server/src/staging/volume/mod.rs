@@ -28,13 +28,14 @@ use shuffle_proto::{
 };
 
 use crate::staging::{
-    AppRecord, AttemptKey, Durability, Error, Health, Receipt,
+    error::Error,
     read::{
         cursor::{Cursor, Position},
         fetch::Fetch,
         verify,
     },
     state::{queue::Stop, shared::Shared, shuffle::Shuffle, stats::StatsSnapshot, usage::Usage},
+    words::{AppRecord, AttemptKey, Durability, Health, Receipt},
     write::{
         apps, delete,
         open::{self, Opened},

@@ -24,8 +24,8 @@ use shuffle_proto::ids::VolumeId;
 use crate::{
     index::{self, MemoryIndex, RocksIndex},
     staging::{
-        Error, Health,
         disk::{Disk, Place, index::WatchedIndex, operation::Operation},
+        error::Error,
         files::{
             ballast::Ballast,
             directory::{check_mounted, identity, known_id, lock, note_mount},
@@ -38,6 +38,7 @@ use crate::{
             shared::{self, Shared},
         },
         volume::{CALL_POLL_INTERVAL, Handle, Volume},
+        words::Health,
         write::{commit_log::Logs, remover, writer},
     },
 };

@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use crate::staging::{
-    Error,
+    error::Error,
     volume::{CALL_POLL_INTERVAL, MAX_BLOCKING_CALLS, Volume},
 };
 

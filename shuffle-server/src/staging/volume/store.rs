@@ -3,9 +3,12 @@
 use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId};
 
 use super::Volume;
+
 use crate::staging::{
-    AttemptKey, Error, reclaim,
+    error::Error,
+    reclaim,
     seal::{self, Placement, Sealed, Unwritten},
+    words::AttemptKey,
 };
 
 impl Volume {

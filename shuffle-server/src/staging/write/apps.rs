@@ -3,8 +3,9 @@
 use crate::{
     index::{AppNo, Changes, keys::Key},
     staging::{
-        AppRecord, Error,
+        error::Error,
         state::{names::App, shared::Shared, tombstones::Deleted},
+        words::AppRecord,
         write::{commit::app_record, delete::delete_app},
     },
 };

@@ -10,7 +10,7 @@ use shuffle_proto::{
 use tokio::sync::oneshot;
 
 use crate::staging::{
-    AttemptKey, Durability, Error, Receipt,
+    error::Error,
     state::{
         batch::Batch,
         queue::{Request, Task},
@@ -18,6 +18,7 @@ use crate::staging::{
         shuffle::{Committed, Held, OpenAttempt, Phase},
         stats::Stats,
     },
+    words::{AttemptKey, Durability, Receipt},
     write::forget,
 };
 

@@ -17,7 +17,7 @@ use crate::{
         values::{self, LogPlace},
     },
     staging::{
-        AppRecord, Durability, Error, Receipt,
+        error::Error,
         files::log_file::LogFile,
         state::{
             batch::{Batch, Owner},
@@ -27,6 +27,7 @@ use crate::{
             shuffle::{Committed, Held, OpenAttempt, Phase, Shuffle},
             stats::Stats,
         },
+        words::{AppRecord, Durability, Receipt},
         write::{
             commit_log::{Entry, Logs},
             flush::{Cause, Flush, account, flush_shuffle, keep_cached, put_run, sync_runs},

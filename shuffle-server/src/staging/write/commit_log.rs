@@ -12,7 +12,7 @@ use shuffle_proto::stored::{ROW, put_row};
 use crate::{
     index::{LogId, values::LogPlace},
     staging::{
-        Error,
+        error::Error,
         files::{
             format::{HEADER, Header, Subject},
             log_file::{LogFile, log_path},

@@ -19,7 +19,7 @@ use shuffle_proto::ids::{AppId, ShuffleId};
 use crate::{
     index::Changes,
     staging::{
-        Error,
+        error::Error,
         files::layout::app_dir,
         state::{
             shared::Shared,

@@ -12,7 +12,7 @@ use crate::{
         values::{self, Record, Tier},
     },
     staging::{
-        Durability, Error,
+        error::Error,
         files::format::align,
         state::{
             batch::{Batch, Data, Owner},
@@ -21,6 +21,7 @@ use crate::{
             shuffle::{Committed, Phase, Shuffle},
             stats::Stats,
         },
+        words::Durability,
         write::run::{Source, write_run},
     },
 };

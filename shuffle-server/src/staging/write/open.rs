@@ -8,13 +8,14 @@ use shuffle_proto::block::PartitionTotal;
 use tokio::sync::oneshot;
 
 use crate::staging::{
-    AttemptKey, Durability, Error, Receipt,
+    error::Error,
     files::layout::shuffle_dir,
     state::{
         queue::{Request, Task},
         shared::Shared,
         shuffle::{OpenAttempt, Shuffle, State, fenced, lost_reason},
     },
+    words::{AttemptKey, Durability, Receipt},
     write::{attempt::AttemptWriter, forget},
 };
 

@@ -16,7 +16,7 @@ use shuffle_proto::stored::ROW;
 use crate::{
     index::{Changes, keys::Key},
     staging::{
-        Error,
+        error::Error,
         files::format::{HEADER, align},
         state::{
             batch::{Batch, Data, Owner},

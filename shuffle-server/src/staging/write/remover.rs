@@ -9,12 +9,12 @@
 use std::{cmp::Reverse, fs, io, path::Path, sync::atomic::Ordering, time::Duration};
 
 use crate::staging::{
-    Health,
     files::lost,
     state::{
         shared::Shared,
         trash::{Place, Queue, Trash, Waste, What},
     },
+    words::Health,
 };
 
 /// Time that removals take before as much of it is left to others.

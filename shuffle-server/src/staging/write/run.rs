@@ -16,8 +16,8 @@ use crate::{
         values::{self, DirectoryEntry},
     },
     staging::{
-        Error,
         disk::direct::{Gather, page_cache_room},
+        error::Error,
         files::{
             format::{ALIGNMENT, HEADER, Header, Subject, align},
             segment::{Output, Segment, segment_path},

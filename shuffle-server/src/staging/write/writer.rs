@@ -12,8 +12,9 @@ use std::{
 };
 
 use crate::staging::{
-    Error, Health,
+    error::Error,
     state::{queue::Stop, shared::Shared, shuffle::Shuffle},
+    words::Health,
     write::{
         apps::put_missed,
         commit::commit_group,
