@@ -133,6 +133,44 @@ def test_application_without_servers_fails_soon_and_names_them(application, line
         assert warned == (line.version < "4")
 
 
+REFUSED = [  # key, value, what to do about it
+    ("durabilty", "disk", "did you mean spark.forebay.durability?"),
+    ("Servers", NOBODY, "did you mean spark.forebay.servers?"),
+    ("../forbay.lease", "1h", "did you mean spark.forebay.lease?"),
+    ("servers", "pool:70000", "no port from 1 to 65535: write host:port"),
+    ("servers", "http://pool:7400", "write host:port"),
+    ("durability", "thrice", "choose memory, disk, fsync, mirror or object"),
+    ("durability", "mirror", "name another in spark.forebay.servers"),
+    ("lease", "soon", "write a time such as 10min"),
+    ("lease", "10ms", "choose at least 1000ms"),
+    ("token.file", "/nowhere/token", "it cannot be read on the driver"),
+    ("executorMemory", "12345678901234567890g", "write a size such as 256m"),
+    ("executorMemory", "1k", "choose at least 1048576 bytes"),
+    ("writeArena", "2g", "choose 1m to 1g"),
+    ("replayBuffer", "8000p", "choose at most 1024g"),
+    ("fetchStreams", "0", "write a whole number, at least 1"),
+    ("retryDeadline", "-1s", "choose at least 1ms"),
+    ("connectTimeout", "0", "choose at least 1ms"),
+    ("callTimeout", "1000d", "choose at most 365d"),
+    ("writeback.policy", "sometimes", "choose lazy, eager or off"),
+    ("remote", "ftp://bucket/prefix", "s3://BUCKET/PREFIX"),
+    ("fallback", "yes", "write true or false"),
+]
+
+
+@pytest.mark.every_line
+def test_setting_that_cannot_be_is_refused_with_its_key_its_value_and_the_remedy(application, pool):
+    settings = [(f"spark.forebay.{name}".replace("forebay.../", ""), value) for name, value, _ in REFUSED]
+    with application("refused", [pool], {"spark.master": "local[1]", "spark.eventLog.enabled": "false"}) as app:
+        said = app.call("refusals", settings=settings)
+    wrong = [(key, value, text) for (key, value), (_, _, remedy), text in zip(settings, REFUSED, said, strict=True) if not names(text, key, value, remedy)]
+    assert wrong == []
+
+
+def names(text: str, key: str, value: str, remedy: str) -> bool:
+    return any(all(part in line for part in (key, value, remedy)) for line in text.splitlines())
+
+
 @pytest.mark.long
 def test_fallback_puts_the_whole_application_on_sparks_own_shuffle_and_says_why(application, own_answer, marked):
     conf = {"spark.forebay.servers": NOBODY, "spark.forebay.retryDeadline": "2s", "spark.forebay.fallback": "true"}

@@ -31,6 +31,11 @@ def contexts(spark, number):
     _drivers(spark).contexts(spark.sparkContext._jsc, number)
 
 
+def refusals(spark, settings):
+    """What is said of each of these settings, [key, value], if it alone is set besides."""
+    return list(_drivers(spark).refusals(spark.sparkContext._jsc, settings))
+
+
 def left_behind(spark):
     """Threads of ours on the Java side, open files, and threads of the process."""
     return [int(word) for word in _drivers(spark).leftBehind().split()]

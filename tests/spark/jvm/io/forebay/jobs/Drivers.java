@@ -70,6 +70,30 @@ public final class Drivers {
     }
   }
 
+  /**
+   * Stops the context, and makes one after the other with each of these settings, [key, value], and a query if it starts.
+   *
+   * @return what was said, all causes, or "taken"
+   */
+  public static List<String> refusals(JavaSparkContext spark, List<List<String>> settings) {
+    SparkConf conf = spark.getConf().clone().remove("spark.app.id").remove("spark.driver.port");
+    spark.stop();
+    List<String> said = new ArrayList<>();
+    for (List<String> setting : settings) {
+      try (JavaSparkContext next = new JavaSparkContext(conf.clone().set(setting.get(0), setting.get(1)))) {
+        Pairs.run(next, "reduceByKey", 1000);
+        said.add("taken");
+      } catch (Throwable e) {
+        StringBuilder all = new StringBuilder();
+        for (Throwable cause = e; cause != null; cause = cause.getCause()) {
+          all.append(cause.getMessage()).append('\n');
+        }
+        said.add(all.toString());
+      }
+    }
+    return said;
+  }
+
   /** Threads of ours on the Java side, but for the one of the log, of which a JVM has one; open files, and threads of the process. */
   public static String leftBehind() throws Exception {
     long threads = Thread.getAllStackTraces().keySet().stream().filter(thread -> thread.getName().matches("forebay(?!-log$).*")).count();

@@ -9,6 +9,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Optional;
 import java.util.OptionalLong;
@@ -29,6 +30,7 @@ public final class ForebayConf {
     private static final Logger LOG = LoggerFactory.getLogger(ForebayConf.class);
 
     static final String PREFIX = "spark.forebay.";
+    private static final String SPARK = "spark.";
 
     /** Not for people to set: says in the UI and in the event log that, and why, an application is on Spark's own shuffle. */
     static final String STATUS = PREFIX + "status";
@@ -43,9 +45,15 @@ public final class ForebayConf {
 
     private static final long SMALLEST_ARENA = 1L << 20;
 
+    /** More is a slip of the pen, and would overflow where times and sizes are added up. */
+    private static final long LARGEST_SIZE = 1L << 40;
+
+    private static final long LONGEST_MILLIS = 365L * 24 * 3600 * 1000;
+
     /** Memory with which what each stream may hold does not matter. */
     private static final long AMPLE = 512 << 20;
     private static final Pattern SERVER = Pattern.compile("(dns://)?(\\[[0-9a-fA-F:.]+]|[^\\s,/@:\\[\\]]+):[0-9]{1,5}");
+    private static final Pattern SECRET = Pattern.compile("(?i)secret|password|token|key");
     private static final Pattern TOKEN = Pattern.compile("[\\x21-\\x7e]{16,512}");
 
     /** The table of all keys. */
@@ -339,27 +347,50 @@ public final class ForebayConf {
     // === reading ===
 
     private void checkNames(boolean refuse) {
-        for (Tuple2<String, String> entry : conf.getAllWithPrefix(PREFIX)) {
-            String name = PREFIX + entry._1();
-            if (name.equals(STATUS)) {
+        for (Tuple2<String, String> entry : conf.getAll()) {
+            String name = entry._1();
+            if (refuse && isMisspeltPrefix(name)) {
+                String right = PREFIX + name.substring(name.indexOf('.', SPARK.length()) + 1);
+                throw new IllegalArgumentException(
+                        name + "=" + shown(name, entry._2()) + ": Forebay's keys begin with " + PREFIX + ": did you mean " + nearest(right).key + "?");
+            }
+            if (!name.startsWith(PREFIX) || name.equals(STATUS) || nearest(name).key.equals(name)) {
                 continue;
             }
-            Key nearest = null;
-            int distance = Integer.MAX_VALUE;
-            for (Key key : Key.values()) {
-                int d = NearestName.distance(name, key.key);
-                if (d < distance) {
-                    distance = d;
-                    nearest = key;
-                }
+            if (refuse) {
+                throw new IllegalArgumentException(
+                        name + "=" + shown(name, entry._2()) + ": this is not a key of Forebay: did you mean " + nearest(name).key + "?");
             }
-            if (distance > 0 && refuse) {
-                throw new IllegalArgumentException(name + " is not a key of Forebay: did you mean " + nearest.key + "?");
-            }
-            if (distance > 0) {
-                LOG.warn("{} is not a key of the Forebay on this executor, whose jar is older than the driver's, and has no effect here: use one jar", name);
+            LOG.warn("{} is not a key of the Forebay on this executor, whose jar is older than the driver's, and has no effect here: use one jar", name);
+        }
+    }
+
+    /** What somebody has written under a name that nobody knows may be a secret. */
+    private static String shown(String name, String value) {
+        return SECRET.matcher(name).find() || value.indexOf('@') >= 0 ? "(not shown)" : value;
+    }
+
+    /** Such a key would have no effect, and nobody would say so. */
+    private static boolean isMisspeltPrefix(String name) {
+        int end = name.indexOf('.', SPARK.length());
+        if (!name.startsWith(SPARK) || end < 0 || name.startsWith(PREFIX)) {
+            return false;
+        }
+        String word = name.substring(SPARK.length(), end).toLowerCase(Locale.ROOT);
+        return NearestName.distance(SPARK + word + ".", PREFIX) <= 2;
+    }
+
+    private static Key nearest(String name) {
+        Key nearest = null;
+        int distance = Integer.MAX_VALUE;
+        for (Key key : Key.values()) {
+            int d = NearestName.distance(name, key.key);
+            if (d < distance) {
+                distance = d;
+                nearest = key;
             }
         }
+        return nearest;
     }
 
     private List<String> readServers() {
@@ -371,6 +402,10 @@ public final class ForebayConf {
             }
             if (!SERVER.matcher(server).matches()) {
                 throw bad(Key.SERVERS, "\"" + server + "\" is not an address: write host:port or dns://name:port");
+            }
+            int port = Integer.parseInt(server.substring(server.lastIndexOf(':') + 1));
+            if (port < 1 || port > 65_535) {
+                throw bad(Key.SERVERS, "\"" + server + "\" has no port from 1 to 65535: write host:port or dns://name:port, as the servers listen");
             }
             list.add(server);
         }
@@ -444,11 +479,15 @@ public final class ForebayConf {
         long bytes;
         try {
             bytes = conf.getSizeAsBytes(key.key, key.standard);
-        } catch (NumberFormatException e) {
+        } catch (IllegalArgumentException e) {
+            // Not a size, or one that 64 bits cannot hold.
             throw bad(key, "write a size such as " + (key == Key.EXECUTOR_MEMORY ? "256m" : key.standard));
         }
         if (bytes < least) {
             throw bad(key, "choose at least " + least + " bytes");
+        }
+        if (bytes > LARGEST_SIZE) {
+            throw bad(key, "choose at most 1024g");
         }
         return bytes;
     }
@@ -457,11 +496,14 @@ public final class ForebayConf {
         long millis;
         try {
             millis = conf.getTimeAsMs(key.key, key.standard);
-        } catch (NumberFormatException e) {
+        } catch (IllegalArgumentException e) {
             throw bad(key, "write a time such as " + key.standard);
         }
         if (millis < least) {
             throw bad(key, "choose at least " + least + "ms");
+        }
+        if (millis > LONGEST_MILLIS) {
+            throw bad(key, "choose at most 365d");
         }
         return millis;
     }

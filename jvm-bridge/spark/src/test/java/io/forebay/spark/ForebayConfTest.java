@@ -24,7 +24,8 @@ class ForebayConfTest {
     private static String refused(String... keysAndValues) {
         SparkConf conf = conf(keysAndValues);
         String message = assertThrows(IllegalArgumentException.class, () -> new ForebayConf(conf)).getMessage();
-        assertTrue(message.contains(keysAndValues[0]), message);
+        boolean unset = keysAndValues[1].isEmpty();
+        assertTrue(message.startsWith(unset ? keysAndValues[0] : keysAndValues[0] + "=" + keysAndValues[1] + ": "), message);
         return message;
     }
 
@@ -110,8 +111,29 @@ class ForebayConfTest {
     @Test
     void misspeltKeyIsRefusedWithTheNearestName() {
         assertTrue(refused("spark.forebay.durabilty", "disk").endsWith("did you mean spark.forebay.durability?"));
-        assertTrue(refused("spark.forebay.token.File", "x").endsWith("did you mean spark.forebay.token.file?"));
         assertTrue(refused("spark.forebay.server", "a:1").endsWith("did you mean spark.forebay.servers?"));
+    }
+
+    @Test
+    void whatMayBeASecretIsNotShown() {
+        for (String[] entry : new String[][] {{"token", "0123456789abcdef"}, {"s3.accessKey", "0123456789abcdef"}, {"remot", "s3://0123456789abcdef@b/c"}}) {
+            SparkConf conf = conf("spark.forebay." + entry[0], entry[1]);
+            String message = assertThrows(IllegalArgumentException.class, () -> new ForebayConf(conf)).getMessage();
+            assertTrue(message.startsWith("spark.forebay." + entry[0] + "=(not shown): ") && !message.contains("0123456789"), message);
+        }
+        SparkConf conf = conf("spark.forebay.token.File", "/x");
+        String message = assertThrows(IllegalArgumentException.class, () -> new ForebayConf(conf)).getMessage();
+        assertTrue(message.endsWith("did you mean spark.forebay.token.file?"), message);
+    }
+
+    @Test
+    void keyWithAMisspeltPrefixIsRefusedWithTheNearestName() {
+        for (String prefix : new String[] {"spark.forbay.", "spark.Forebay.", "spark.forebays.", "spark.fourbay."}) {
+            String message = refused(prefix + "durability", "mirror");
+            assertTrue(message.endsWith("begin with spark.forebay.: did you mean spark.forebay.durability?"), message);
+        }
+        new ForebayConf(conf("spark.foreign.durability", "x", "spark.forecast.x", "y", "spark.forebay", "z", "forebay.x", "1"));
+        new ForebayConf(conf("spark.forbay.durability", "mirror"), false);
     }
 
     @Test
@@ -144,6 +166,15 @@ class ForebayConfTest {
         refused("spark.forebay.fetchStreams", "many");
         refused("spark.forebay.fallback", "yes");
         refused("spark.forebay.retryDeadline", "0");
+        assertTrue(refused("spark.forebay.retryDeadline", "9999999999d").endsWith("choose at most 365d"));
+        assertTrue(refused("spark.forebay.lease", "-1s").endsWith("choose at least 1000ms"));
+        assertTrue(refused("spark.forebay.replayBuffer", "99999999999999t").contains("64m"));
+        assertTrue(refused("spark.forebay.executorMemory", "8000p").endsWith("choose at most 1024g"));
+        refused("spark.forebay.executorMemory", "1.5g");
+        refused("spark.forebay.executorMemory", "10k");
+        refused("spark.forebay.fetchStreams", "99999999999");
+        assertTrue(refused("spark.forebay.servers", "a:0").contains("1 to 65535"));
+        assertTrue(refused("spark.forebay.servers", "a:1,[::1]:65536").contains("1 to 65535"));
     }
 
     @Test

@@ -93,8 +93,8 @@ final class KeysPage {
     static String text() {
         StringBuilder page = new StringBuilder();
         page.append("# Keys\n\n<!-- Made by KeysPage; the test KeysPageTest says how. -->\n\n");
-        page.append("## Forebay's\n\nA key that is not in this table is refused with the nearest name. Times and sizes are written as elsewhere in ");
-        page.append("Spark (`30s`, `64m`).\n\n| key | default | meaning |\n|---|---|---|\n");
+        page.append("## Forebay's\n\nA key that is not in this table is refused with the nearest name, and so is one whose `spark.forebay.` is misspelt. ");
+        page.append("Times and sizes are written as elsewhere in Spark (`30s`, `64m`).\n\n| key | default | meaning |\n|---|---|---|\n");
         for (ForebayConf.Key key : ForebayConf.Key.values()) {
             String standard = key.standard == null ? "–" : key.standard.matches("[0-9a-z]+") ? "`" + key.standard + "`" : key.standard;
             page.append("| `").append(key.key).append("` | ").append(standard).append(" | ").append(key.meaning).append(" |\n");
