@@ -60,6 +60,25 @@ def test_driver_that_stands_still_for_longer_than_its_lease_between_two_stages(r
     app.stop()
 
 
+@pytest.mark.long
+def test_driver_that_stands_still_for_longer_than_its_lease_in_a_stage(run, line, many_disks, own_answer):
+    """What its executors push meanwhile keeps the lease; then they have nothing to do, and it runs out. So of one shuffle some outputs
+    are lost and some not, side by side on every disk."""
+    app = Application(run, line, f"stopped-{line.version}", [many_disks], CONF)
+    job = {"kind": "marked", "maps": 24, "reduces": 1, "records": 3_000_000}
+    own_answer("run_maps", name="stopped", **job)
+    expected = own_answer("run_reduces", name="stopped")
+    maps = app.start_call("run_maps", name="stopped", **job)
+    wait_until(lambda: many_disks.bytes_in() > 1 << 20, 60, "nothing is written")
+    with standing_still(driver(app)):
+        wait_until(lambda: many_disks.metric("forebay_apps") == 0, 20 * LEASE, "the lease does not run out")
+    maps.result()
+    assert app.call("run_reduces", name="stopped") == expected
+    assert 0 < len(app.maps_rerun()) < 24
+    assert set(app.maps_rerun().values()) == {1}
+    app.stop()
+
+
 WRITING = "ForebayShuffleWriter.write"
 
 
@@ -105,3 +124,22 @@ def test_application_that_is_stopped_in_the_middle_of_a_stage_leaves_nothing(run
         job.result()
     app.stop()
     wait_until(lambda: many_disks.metric("forebay_apps") == 0 and not many_disks.shuffle_files(), 60, "something was left")
+
+
+@pytest.mark.long
+def test_jobs_that_are_cancelled_when_all_servers_are_dead_end_at_once(run, line, many_disks):
+    app = Application(run, line, f"cancelled-{line.version}", [many_disks], CONF | {"spark.forebay.retryDeadline": "120s"})
+    app.call("run_maps", name="cancelled", kind="count", maps=4)
+    writes = app.start_call("slow_maps", records=20_000_000)
+    wait_until(lambda: many_disks.bytes_in() > 5 << 20, 60, "nothing is written")
+    many_disks.kill()
+    time.sleep(5)
+    for job in (writes, app.start_call("run_reduces", name="cancelled")):
+        time.sleep(2)
+        app.call("cancel")
+        with pytest.raises(CallFailed, match="cancelled"):
+            job.result()
+        wait_until(lambda: app.call("running") == [], 30, "tasks run still")
+    assert app.call("stop_context") < 20_000
+    app.stop()
+    many_disks.start()
