@@ -38,7 +38,8 @@ programs() { # MACHINE
   archive=$(PATH=$tools:$PATH shuffle-server/rocksdb.sh --release "$1" "$cache/rocksdb")
   rustup target list --installed | grep -qx "$triple" || rustup target add "$triple"
   # What RocksDB's C header includes comes with every compiler; none of this machine's own headers is to be found for another machine.
-  env PATH="$tools:$PATH" ROCKSDB_LIB_DIR="$archive" ROCKSDB_STATIC=1 \
+  # The day is in BUILD_DATE; where the epoch of a new commit is told, all of C and what depends on it is compiled again.
+  env -u SOURCE_DATE_EPOCH PATH="$tools:$PATH" ROCKSDB_LIB_DIR="$archive" ROCKSDB_STATIC=1 \
     BINDGEN_EXTRA_CLANG_ARGS="-ffreestanding -I$(gcc -print-file-name=include)" \
     cargo-zigbuild zigbuild --profile "$profile" --target "$triple.$glibc" \
     --package shuffle-server --package shuffle-benches --package shuffle-jni
