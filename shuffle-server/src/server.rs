@@ -122,6 +122,15 @@ impl Builder {
             faults,
         };
         let volumes = Volumes::new(open_volumes(&config, &components, &front).await?);
+        if let Some((_, records)) = &remote {
+            let (records, volumes) = (records.clone(), volumes.to_vec());
+            let recalling = tokio::task::spawn_blocking(move || records.remember(volumes));
+            if let Err(panic) = recalling.await {
+                return Err(Error::Process(format!(
+                    "read what is noted of apps: {panic}"
+                )));
+            }
+        }
         let limits = Limits {
             apps: config.max_apps,
             streams: config.max_streams_per_app,

@@ -1,12 +1,15 @@
 //! What is written back is served by any server, and goes when its shuffle, app or lease goes. The object store is a directory.
 
 mod acknowledged;
+mod chains;
 mod endpoints;
 mod faults;
 mod foreign;
 mod removed;
+mod spoilt;
 mod tokens;
 mod troubles;
+mod twice;
 mod when;
 
 use shuffle_tests::{

@@ -211,6 +211,7 @@ impl Probe {
                 "get",
                 "ranged get",
                 "conditional put",
+                "conditional replace",
                 "list",
                 "multipart upload",
                 "multipart abort",
@@ -226,6 +227,9 @@ impl Probe {
             let remedy = "use a store that honours If-None-Match: * on puts (S3, Azure, Google and current S3-compatible servers do): \
                           without it two servers can write one manifest";
             told.check("conditional put", remedy, self.conditional_put())
+                .await;
+            let remedy = "give the right to write below the prefix";
+            told.check("conditional replace", remedy, self.conditional_replace())
                 .await;
             let remedy = "give the right to list the bucket";
             told.check("list", remedy, self.list()).await;
@@ -300,6 +304,32 @@ impl Probe {
             return failed("the second create was refused and has written", remedy);
         }
         Ok("a second create of one key is refused".into())
+    }
+
+    /// Not every store has it, and without it servers look before they write, which leaves a moment between the two.
+    async fn conditional_replace(&self) -> Result<String, Failed> {
+        let key = self.key("replaced");
+        let put = self.store.put(&key, Bytes::from_static(b"first"), false);
+        put.await?;
+        let (_, version) = self.store.get_version(&key).await?;
+        let replace = |bytes: &'static [u8]| {
+            let (key, version) = (&key, &version);
+            async move {
+                let bytes = Bytes::from_static(bytes);
+                self.store.replace(key, bytes, version).await
+            }
+        };
+        replace(b"second").await?;
+        match replace(b"third, by who has read the first").await {
+            Err(Error::Exists { .. }) => {
+                Ok("who has not read the last content does not replace it".into())
+            }
+            Err(error) => Err(error.into()),
+            Ok(()) => Ok(
+                "this store does not compare what is replaced: servers look before they write"
+                    .into(),
+            ),
+        }
     }
 
     async fn list(&self) -> Result<String, Failed> {

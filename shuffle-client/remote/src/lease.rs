@@ -2,14 +2,18 @@
 //! them, and it is there before the first of them: a server that hears of an app for the first time makes it, or compares the token
 //! with it (see the server's `writeback::records`).
 //!
-//! JSON: `version` 2, `token-sha256` in hex, `lease-ms`, `renewals` (rises with every renewal), `buried` (a UUID, or absent), `silent`
-//! (true, or absent), `checksum` (CRC-32 of the others' values with a space between). It holds no time: clocks of different machines jump and disagree. An app lives as long as its record changes; whoever has watched one for
+//! JSON: `version` 3, `token-sha256` in hex, `born` (a UUID), `lease-ms`, `renewals` (rises with every renewal), `buried` (a UUID, or
+//! absent), `silent` (true, or absent), `checksum` (CRC-32 of the others' values with a space between). It holds no time: clocks of different machines jump and disagree. An app lives as long as its record changes; whoever has watched one for
 //! two whole leases and longer, and seen it unchanged, knows by its own clock alone that nobody renews it.
 //!
 //! A record with `buried` is a *tombstone*: the app is dead, what it has is being removed by the one that this UUID names, and the
 //! record goes last. Who is interrupted leaves it, and whoever sees it unchanged goes on. With `silent` it is dead because nobody
-//! renewed the record, and if it turns out to live, its servers make a record of it again; without, somebody has deleted it, and only
-//! its driver can do that.
+//! renewed the record, and if it turns out to live, its servers make a record of it again; without, somebody has deleted it, and it
+//! stays dead. An app of the same name, also with the same token, has a record of its own once that one is gone, with another `born`:
+//! what is said of the one is not meant for the other.
+//!
+//! A record is written in the place of one that was read, and only if nobody has written another meanwhile ([`Store::replace`]): a
+//! tombstone never takes the place of a renewal that its writer has not seen, nor of the record of the next app of that name.
 
 use std::time::Duration;
 
@@ -17,16 +21,17 @@ use serde::{Deserialize, Serialize};
 use shuffle_proto::ids::AppId;
 use uuid::Uuid;
 
-use super::{Error, Store, keys};
+use super::{Error, Store, Version as Read, keys};
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
-/// See the module.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// See the module. Two are equal if they say the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Lease {
     version: u32,
     token_sha256: String,
+    born: String,
     lease_ms: u64,
     renewals: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +40,19 @@ pub struct Lease {
     silent: bool,
     /// Of all the others, so that a flipped bit is nobody else's token.
     checksum: u32,
+    /// What was read, in whose place it is written.
+    #[serde(skip)]
+    read: Option<(Read, bytes::Bytes)>,
 }
+
+impl PartialEq for Lease {
+    fn eq(&self, other: &Self) -> bool {
+        // What was read is no part of what is said.
+        serde_json::to_vec(self).ok() == serde_json::to_vec(other).ok()
+    }
+}
+
+impl Eq for Lease {}
 
 /// What every version has.
 #[derive(Deserialize)]
@@ -60,13 +77,22 @@ impl Lease {
         Self {
             version: VERSION,
             token_sha256: hex(token_hash),
+            born: Uuid::new_v4().to_string(),
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
             renewals: 1,
             buried: None,
             silent: false,
             checksum: 0,
+            read: None,
         }
         .sealed()
+    }
+
+    /// The same, of an app whose record cannot be read any more: the one that was born then.
+    pub fn again(token_hash: [u8; 32], lease: Duration, born: Option<Uuid>) -> Self {
+        let new = Self::new(token_hash, lease);
+        let born = born.map_or(new.born.clone(), |born| born.to_string());
+        Self { born, ..new }.sealed()
     }
 
     /// The next one: of an app that lives.
@@ -101,15 +127,40 @@ impl Lease {
         let Self {
             version,
             token_sha256,
+            born,
             lease_ms,
             renewals,
             buried,
             silent,
             checksum: _,
+            read: _,
         } = self;
         let buried = buried.as_deref().unwrap_or_default();
-        let text = format!("{version} {token_sha256} {lease_ms} {renewals} {buried} {silent}");
+        let text =
+            format!("{version} {token_sha256} {born} {lease_ms} {renewals} {buried} {silent}");
         crc32fast::hash(text.as_bytes())
+    }
+
+    /// Which of the apps that have had this name one after the other.
+    pub fn born(&self) -> Uuid {
+        // One that cannot be read was refused.
+        Uuid::parse_str(&self.born).unwrap_or_default()
+    }
+
+    /// SHA-256 of the token with which the app was registered.
+    pub fn token_hash(&self) -> [u8; 32] {
+        let digit = |at: usize| self.token_sha256.get(at..at + 2);
+        let byte = |at| digit(at).and_then(|two| u8::from_str_radix(two, 16).ok());
+        // One that cannot be read was refused.
+        std::array::from_fn(|at| byte(at * 2).unwrap_or_default())
+    }
+
+    /// The same, to be written whatever is there by now.
+    pub fn anyway(&self) -> Self {
+        Self {
+            read: None,
+            ..self.clone()
+        }
     }
 
     /// Who removes what the app has; `None` while it lives.
@@ -141,19 +192,25 @@ impl Lease {
         let mut reason = String::new();
         // Once more: it may have changed on the way only.
         for _ in 0..2 {
-            let bytes = match store.get(&key).await {
-                Ok(bytes) => bytes,
+            let (bytes, version) = match store.get_version(&key).await {
+                Ok(got) => got,
                 Err(Error::NotFound { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             };
             match Self::decode(&bytes) {
-                Ok(lease) => return Ok(Some(lease)),
+                Ok(lease) => {
+                    let read = Some((version, bytes));
+                    return Ok(Some(Self { read, ..lease }));
+                }
                 Err(why) => reason = why,
             }
         }
         Err(Error::Corrupt {
             key: store.path(&key).to_string(),
-            reason: format!("it is no lease record of Forebay's: {reason}"),
+            reason: format!(
+                "it is no lease record of Forebay's ({reason}): a server that has seen the app's record writes it anew; where none is \
+                 left, remove it"
+            ),
         })
     }
 
@@ -173,6 +230,9 @@ impl Lease {
                 "checksum is {:08x}, computed {computed:08x}",
                 lease.checksum
             ));
+        }
+        if Uuid::parse_str(&lease.born).is_err() {
+            return Err("born is no UUID".into());
         }
         let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         if lease.token_sha256.len() != 64 || !lease.token_sha256.bytes().all(hex) {
@@ -199,9 +259,34 @@ impl Lease {
         store.put(&keys::lease(app), self.encode()?, true).await
     }
 
-    /// Writes it, in the place of the one before.
+    /// Whether what is there is a record of a later format, which is nobody's to mend.
+    pub async fn is_newer(store: &Store, app: &AppId) -> Result<bool, Error> {
+        match store.get(&keys::lease(app)).await {
+            Ok(bytes) => Ok(serde_json::from_slice::<Version>(&bytes)
+                .is_ok_and(|found| found.version > VERSION)),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes it in the place of the one that was read and that it was made from, whatever is there otherwise if it was not;
+    /// [`Error::Exists`] if another is there by now.
     pub async fn write(&self, store: &Store, app: &AppId) -> Result<(), Error> {
-        store.put(&keys::lease(app), self.encode()?, false).await
+        let (key, bytes) = (keys::lease(app), self.encode()?);
+        let Some((version, read)) = &self.read else {
+            return store.put(&key, bytes, false).await;
+        };
+        match store.replace(&key, bytes.clone(), version).await {
+            Err(Error::Exists { key: path }) => match store.get(&key).await {
+                // The first answer was lost, and it is what was written.
+                Ok(now) if now == bytes => Ok(()),
+                // Nobody has written: what is on the way changes the versions (a proxy that compresses makes them weak), and no
+                // app may die of that. No two records are the same, so this is the one that was read.
+                Ok(now) if now == *read => store.put(&key, bytes, false).await,
+                _ => Err(Error::Exists { key: path }),
+            },
+            written => written,
+        }
     }
 
     fn encode(&self) -> Result<bytes::Bytes, Error> {
@@ -220,15 +305,18 @@ mod tests {
 
     #[test]
     fn a_record_opens_for_its_token_and_a_tombstone_is_one_until_it_is_renewed() {
-        let record = Lease::new([7; 32], Duration::from_secs(5));
+        let mut record = Lease::new([7; 32], Duration::from_secs(5));
+        record.born = Uuid::from_u128(7).to_string();
+        let record = record.sealed();
         let mut almost = [7; 32];
         almost[31] ^= 1;
         assert!(record.opens([7; 32]) && !record.opens(almost));
+        assert_eq!(Lease::new(almost, record.lease()).token_hash(), almost);
         let text = String::from_utf8(record.encode().expect("encoded").to_vec()).expect("text");
         assert_eq!(
             text,
             format!(
-                "{{\"version\":2,\"token-sha256\":\"{}\",\"lease-ms\":5000,\"renewals\":1,\"checksum\":1682200996}}",
+                "{{\"version\":3,\"token-sha256\":\"{}\",\"born\":\"00000000-0000-0000-0000-000000000007\",\"lease-ms\":5000,\"renewals\":1,\"checksum\":1821616651}}",
                 "07".repeat(32)
             ),
             "a changed format needs a new version"
@@ -255,6 +343,57 @@ mod tests {
         assert_eq!((again.buried_by(), again.renewals()), (None, 3));
     }
 
+    #[tokio::test]
+    async fn a_record_takes_the_place_of_the_one_that_was_read_and_of_no_other() {
+        let app = AppId::try_new("app-1").expect("valid");
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let url = format!("file://{}", dir.path().display());
+        for store in [
+            Store::in_memory(),
+            Store::open(&url, std::sync::Arc::new(())).expect("a store"),
+        ] {
+            let first = Lease::new([7; 32], Duration::from_secs(5));
+            first.create(&store, &app).await.expect("created");
+            let read = async || Lease::read(&store, &app).await.expect("read");
+            let (one, two) = (read().await.expect("there"), read().await.expect("there"));
+            let renewed = one.renewed(Duration::from_secs(6));
+            renewed.write(&store, &app).await.expect("written");
+            // Whoever has not seen that does not bury it.
+            let stone = two.buried(Uuid::from_u128(1), false);
+            let late = stone.write(&store, &app).await;
+            assert!(
+                matches!(late, Err(Error::Exists { .. })),
+                "{store:?}: {late:?}",
+                store = store.url()
+            );
+            assert_eq!(read().await.as_ref(), Some(&renewed));
+            // A store whose word for a version does not hold is written to all the same, if nobody else has.
+            let other = "forebay-v1/app-1/other";
+            store.put(other, "x".into(), false).await.expect("put");
+            let (_, wrong) = store.get_version(other).await.expect("there");
+            store.delete(other).await.expect("deleted");
+            let mut odd = read().await.expect("there");
+            odd.read.as_mut().expect("as it was read").0 = wrong;
+            let renewed = odd.renewed(Duration::from_secs(6));
+            renewed.write(&store, &app).await.expect("written");
+            assert_eq!(read().await.as_ref(), Some(&renewed));
+            let late = odd.buried(Uuid::from_u128(1), false);
+            let late = late.write(&store, &app).await;
+            assert!(matches!(late, Err(Error::Exists { .. })), "{late:?}");
+            // The same again is what is there: its answer was lost.
+            renewed.write(&store, &app).await.expect("the same again");
+            // Nor does it come back once it is gone.
+            let seen = read().await.expect("there");
+            store.delete(&keys::lease(&app)).await.expect("deleted");
+            let late = seen
+                .renewed(Duration::from_secs(6))
+                .write(&store, &app)
+                .await;
+            assert!(matches!(late, Err(Error::Exists { .. })), "{late:?}");
+            assert_eq!(read().await, None);
+        }
+    }
+
     #[test]
     fn what_is_no_record_of_ours_is_refused() {
         let old = r#"{"version":1,"token-sha256":"HASH","lease-ms":5000,"renewals":1}"#;
@@ -262,15 +401,15 @@ mod tests {
         let error = Lease::decode(old.as_bytes()).expect_err("another version");
         assert_eq!(
             error,
-            "format version is 1, this version of Forebay reads 2"
+            "format version is 1, this version of Forebay reads 3"
         );
         assert!(Lease::is_of_the_old_layout(old.as_bytes()));
         for text in [
             "",
             "{}",
             "rent: 500",
-            r#"{"version":2,"token-sha256":"","lease-ms":1,"renewals":1}"#,
-            r#"{"version":2,"token-sha256":"HASH","lease-ms":-1,"renewals":1}"#,
+            r#"{"version":3,"token-sha256":"","lease-ms":1,"renewals":1}"#,
+            r#"{"version":3,"token-sha256":"HASH","lease-ms":-1,"renewals":1}"#,
         ] {
             let text = text.replace("HASH", &"07".repeat(32));
             assert!(Lease::decode(text.as_bytes()).is_err(), "{text}");

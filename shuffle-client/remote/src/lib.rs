@@ -47,7 +47,7 @@ pub use fetch::{Cursor, Fetch, Only, Part};
 pub use known::{Now, Remote};
 pub use meter::{Meter, RESULTS, VERBS};
 pub use secrets::shown_url;
-pub use store::{Listing, Store, Upload, check_url, provide_tls};
+pub use store::{Listing, Store, Upload, Version, check_url, provide_tls};
 
 /// Who wrote a block, in one shuffle.
 pub type Owner = (MapIndex, AttemptId);

@@ -2,7 +2,7 @@
 //!
 //! JSON: `forebay` (a sentence for whoever finds it), `format` 1, `pool` (a UUID). The first server that uses a store makes it, by a
 //! conditional put; all servers with the same store are one pool. Before anything else is written there it has to be seen. One that was
-//! damaged is made anew where an app's record says that the directory is Forebay's all the
+//! removed or damaged is made anew by whoever has seen it, or where an app's record says that the directory is Forebay's all the
 //! same. What lies there instead is refused by name, and so is the layout of before there was a marker, which no released version wrote: its
 //! directories lay directly below the prefix.
 

@@ -58,6 +58,8 @@ pub struct App {
     /// Who registered it.
     pub(super) peer: Option<IpAddr>,
     bond: AtomicU8,
+    /// When the pool has said last that it is who it is.
+    pub(super) asked_at: AtomicU64,
     /// Something of it was committed, in this process or before.
     committed: AtomicBool,
     /// The lease that it asked for, within the bounds: it has a shorter one before its first commit.
@@ -90,6 +92,7 @@ impl App {
             token,
             peer: None,
             bond: AtomicU8::new(Bond::Bound as u8),
+            asked_at: AtomicU64::new(0),
             committed: AtomicBool::new(true),
             asked: AtomicU64::new(millis(lease)),
             calls: AtomicU64::new(0),
@@ -178,6 +181,11 @@ impl App {
         }
     }
 
+    /// Whether it has called since the server was started.
+    pub(super) fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Acquire)
+    }
+
     /// What write-back wants to know of it, while it is not gone.
     pub(super) fn standing(&self) -> Standing {
         let policy = usize::from(self.policy.load(Ordering::Acquire));
@@ -236,6 +244,9 @@ impl App {
     pub(super) fn end(&self, why: End, now: u64) {
         if self.deadline.swap(GONE, Ordering::AcqRel) != GONE {
             self.note_end(why, now);
+        } else if why == End::Deleted {
+            // Its lease ran out before, and nobody's word counted for that.
+            self.expired.store(false, Ordering::Release);
         }
     }
 

@@ -124,6 +124,12 @@ pub enum Error {
          application was registered by this id first; start this one again under another id"
     )]
     Taken(AppId),
+    /// What an app of this name had before it is still there.
+    #[error(
+        "caller.app is {0}: an application of this id and token was deleted, and what it had in the object store is still being \
+         removed; until that is done nothing of this one is there: compute it again"
+    )]
+    Before(AppId),
     /// The pool cannot be asked.
     #[error("app {0}: whose it is cannot be asked of the object store: {1}")]
     Pool(AppId, String),
@@ -160,7 +166,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Denied(_) | Self::Taken(_) => Kind::Denied,
-            Self::Unknown(_) | Self::Deleted(..) => Kind::Lost,
+            Self::Unknown(_) | Self::Deleted(..) | Self::Before(_) => Kind::Lost,
             Self::Gone(..) => Kind::Fenced,
             Self::TooManyApps(..) | Self::TooManyStreams(..) => Kind::Busy,
             Self::Ledger(..) | Self::Pool(..) => Kind::Unavailable,
@@ -225,6 +231,10 @@ impl Registry {
             app.set_bond(bond);
             if !TokenHash(app.token).opens(record.token_hash) {
                 tracing::warn!(app = %app.id, "volumes hold different tokens of this app; the first one counts");
+            }
+            let pool = registry.pool.as_ref();
+            if pool.is_some_and(|pool| pool.was_deleted(&app.id, app.token)) {
+                app.end(End::Deleted, now);
             }
         }
         drop(apps);
@@ -310,7 +320,7 @@ impl Registry {
         let Some(app) = self.find(caller)? else {
             return Ok(None);
         };
-        app.end(End::Deleted, self.now());
+        self.end(&app, Some(app.token));
         let _alone = app.lifecycle.lock().await;
         self.delete_leftovers(&app).await.map(Some)
     }
@@ -321,9 +331,17 @@ impl Registry {
         let Some(app) = found else {
             return Ok(0);
         };
-        app.end(End::Deleted, self.now());
+        self.end(&app, None);
         let _alone = app.lifecycle.lock().await;
         self.delete_leftovers(&app).await
+    }
+
+    /// Ends one that is deleted, here and for the pool at once: who asked for it may not wait for the rest.
+    fn end(&self, app: &App, token: Option<[u8; 32]>) {
+        if let Some(pool) = &self.pool {
+            pool.ends(&app.id, token);
+        }
+        app.end(End::Deleted, self.now());
     }
 
     /// Renews the lease of an app that is in the middle of a call; refuses if it is gone.
@@ -408,6 +426,8 @@ impl Registry {
         let (token, lease) = (caller.token.0, self.granted(caller.lease));
         let app = Arc::new(App::new(id.clone(), token, lease, now).fresh(caller.peer, now));
         app.set_bond(bond);
+        // The pool was asked just now.
+        app.asked_at.store(now.max(1), Ordering::Release);
         app.wants(caller.write_back);
         apps.insert(id.clone(), app.clone());
         tracing::info!(app = %app.id, lease = ?app.lease(), ?bond, "app registered");
@@ -436,9 +456,9 @@ impl Registry {
         let Some(pool) = &self.pool else {
             return Ok(());
         };
-        match pool::patient(pool.bind(&app.id, app.token, app.lease(), revive)).await {
+        match pool::patient(pool.bind(&app.id, app.token, app.lease())).await {
             Ok(Claim::Another) => Err(Error::Denied(app.id.clone())),
-            Ok(Claim::Deleted) => Err(Error::Gone(app.id.clone(), End::Deleted)),
+            Ok(Claim::Deleted) if !revive => Err(Error::Gone(app.id.clone(), End::Deleted)),
             Ok(Claim::Yours) => {
                 app.set_bond(Bond::Bound);
                 Ok(())
@@ -482,8 +502,18 @@ impl Registry {
             return Ok(0);
         }
         let (ledger, id) = (self.ledger.clone(), app.id.clone());
+        let pool = match app.why_gone() {
+            End::Deleted => self.pool.clone(),
+            End::Expired => None,
+        };
         // invariant: delete-by-lease. `App::end` was called: by the app's own wish, or by the sweep after its deadline.
-        let bytes = blocking(move || ledger.delete(&id))
+        let delete = move || {
+            pool.iter().for_each(|pool| pool.deleting(&id, false));
+            let bytes = ledger.delete(&id)?;
+            pool.iter().for_each(|pool| pool.deleting(&id, true));
+            Ok(bytes)
+        };
+        let bytes = blocking(delete)
             .await
             .map_err(|error| Error::Ledger(app.id.clone(), error))?;
         app.cleaned(self.now());
@@ -519,6 +549,10 @@ impl Apps for Registry {
 
     fn told(&self, app: &AppId, token: [u8; 32], opens: bool) {
         Registry::told(self, app, token, opens);
+    }
+
+    fn told_deleted(&self, app: &AppId, token: [u8; 32]) {
+        Registry::told_deleted(self, app, token);
     }
 }
 

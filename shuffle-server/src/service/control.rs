@@ -19,7 +19,7 @@ use crate::{
     core::{Core, peers::Rates, volumes::why},
     error::Refusal,
     metrics::Limit,
-    registry::Claim,
+    registry::{Caller, Claim},
     release,
     writeback::{Apps, Standing},
 };
@@ -105,21 +105,13 @@ impl Control {
         request: &v1::DeleteAppRequest,
     ) -> Result<v1::DeleteAppResponse, Refusal> {
         let caller = caller::check(request.caller.as_ref())?;
-        let registry = &self.core.registry;
-        let bytes = registry.delete(&caller).await?;
-        let gone = match bytes {
-            Some(_) => registry.standing(&caller.app) == Standing::Deleted,
-            // Its driver is let in anywhere, and nobody else.
-            None => registry.ask_pool(&caller).await? == Some(Claim::Yours),
-        };
-        if let Some(remote) = &self.core.remote
-            && gone
-        {
-            let token = caller.token.0;
-            remote.writeback.app_deleted(&caller.app, token);
-        }
-        let bytes = bytes.unwrap_or(0);
-        Ok(v1::DeleteAppResponse { bytes })
+        let core = self.core.clone();
+        // To its end, also if who asked for it does not wait for the answer.
+        let deleting = tokio::spawn(async move { delete(&core, &caller).await });
+        let deleted = deleting.await.map_err(|panic| {
+            Refusal::new(Kind::Internal, format!("the deletion panicked: {panic}"))
+        })?;
+        deleted.map(|bytes| v1::DeleteAppResponse { bytes })
     }
 
     async fn usage(&self, request: &v1::UsageRequest) -> Result<v1::UsageResponse, Refusal> {
@@ -149,6 +141,23 @@ impl Control {
                 .refuse(call, peer.map(|peer| peer.0), app.as_ref(), &refusal)
         })
     }
+}
+
+/// Deletes an app, here and in the store; answers the bytes that were freed here.
+async fn delete(core: &Core, caller: &Caller) -> Result<u64, Refusal> {
+    let bytes = core.registry.delete(caller).await?;
+    let gone = match bytes {
+        Some(_) => true,
+        // Its driver is let in anywhere, and nobody else.
+        None => core.registry.ask_pool(caller).await? == Some(Claim::Yours),
+    };
+    if let Some(remote) = &core.remote
+        && gone
+    {
+        let token = caller.token.0;
+        remote.writeback.app_deleted(&caller.app, token).await;
+    }
+    Ok(bytes.unwrap_or(0))
 }
 
 /// Storage calls may wait for a disk.

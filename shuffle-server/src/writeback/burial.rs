@@ -14,13 +14,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use shuffle_proto::ids::{AppId, ShuffleId};
+use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
 use shuffle_remote::{
-    Error, Remote,
+    Error, Place, Remote,
     keys::{self, Ours},
     lease::Lease,
 };
 use tokio::{sync::Notify, task::JoinSet};
+use uuid::Uuid;
 
 use super::records::Records;
 use super::{Apps, Standing};
@@ -39,33 +40,40 @@ pub(super) const TAKEN_OVER: Duration = Duration::from_secs(8);
 /// Pause after a burial that failed; doubled with every further one up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The same while somebody waits for it.
+const HURRY: Duration = Duration::from_secs(1);
 /// How often is looked for what is to go.
 const TICK: Duration = Duration::from_millis(200);
 /// How long a deleted shuffle waits for others of its app.
 const TOGETHER_WITHIN: Duration = Duration::from_millis(200);
 /// So many shuffles are not looked for before they are removed.
 const FEW: usize = 2;
+/// Others may write the record between a look at it and the put.
+const TRIES: u32 = 4;
 /// Foreign things that are counted and told.
 const TOLD: usize = 1000;
 
 /// Why something goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Whoever has this token said so.
-    Asked([u8; 32]),
-    /// A person named it.
-    Named,
+    /// Whoever has this token said so, or a person, or it was known before (`None`), of the app that was born then, if that is known.
+    Asked(Option<[u8; 32]>, Option<Uuid>),
     /// Nobody has renewed this record for longer than anybody waits; for so long that is announced, for the app's servers to deny.
     Silent(Lease, Duration),
-    /// It was written after its owner died: by this server, for the app of this token, or by nobody knows whom.
-    Late(Option<[u8; 32]>),
+    /// It has no record: it was written after its owner died, by nobody knows whom.
+    Late,
+    /// This volume wrote it of a shuffle that was deleted meanwhile, for the app of this token.
+    TooLate([u8; 32], VolumeId),
 }
+
+/// A shuffle, or what one volume has written of it.
+type Part = (ShuffleId, Option<VolumeId>);
 
 /// What of an app is to go.
 #[derive(Default)]
 struct Grave {
     whole: Option<Why>,
-    shuffles: BTreeMap<ShuffleId, Why>,
+    shuffles: BTreeMap<Part, Why>,
     tries: u32,
     not_before: Option<Instant>,
     /// The tombstone says that nobody renews the record: whoever does has until then to say so.
@@ -114,9 +122,13 @@ impl Burials {
         let grave = graves.entry(app.clone()).or_default();
         match shuffle {
             None => {
-                let guessed = matches!(grave.whole, None | Some(Why::Silent(..) | Why::Late(_)));
-                if grave.whole.is_none() || guessed && matches!(why, Why::Asked(_) | Why::Named) {
-                    // Who says so need not wait for a denial.
+                // Whose word counts need not wait for a denial; and the next one of this name may be meant, while the one before is still
+                // to go or was buried elsewhere.
+                let known = match (&grave.whole, &why) {
+                    (Some(Why::Asked(_, Some(known))), Why::Asked(_, Some(born))) => known == born,
+                    (whole, why) => whole.as_ref() == Some(why),
+                };
+                if grave.whole.is_none() || !known && matches!(why, Why::Asked(..)) {
                     (grave.announced, grave.not_before) = (None, None);
                     grave.whole = Some(why);
                 }
@@ -126,10 +138,24 @@ impl Burials {
                     // Others will follow, and cost less together.
                     grave.not_before = Some(self.clock.now() + TOGETHER_WITHIN);
                 }
-                grave.shuffles.entry(shuffle).or_insert(why);
+                let volume = match why {
+                    Why::TooLate(_, volume) => Some(volume),
+                    _ => None,
+                };
+                grave.shuffles.entry((shuffle, volume)).or_insert(why);
             }
         }
         self.wake.notify_one();
+    }
+
+    /// Somebody waits for what is to go of an app: what has failed is tried again soon.
+    pub(super) fn hurry(&self, app: &AppId) {
+        let soon = self.clock.now() + HURRY;
+        if let Some(grave) = self.graves.lock().get_mut(app)
+            && grave.announced.is_none()
+        {
+            grave.not_before = grave.not_before.map(|at| at.min(soon));
+        }
     }
 
     /// Whether all of an app is to go.
@@ -137,6 +163,13 @@ impl Burials {
     pub(super) fn is_dying(&self, app: &AppId) -> bool {
         let graves = self.graves.lock();
         graves.get(app).is_some_and(|grave| grave.whole.is_some())
+    }
+
+    /// Whether something of a shuffle is to go.
+    pub(super) fn holds(&self, app: &AppId, shuffle: ShuffleId) -> bool {
+        let graves = self.graves.lock();
+        let grave = graves.get(app);
+        grave.is_some_and(|grave| grave.shuffles.keys().any(|(it, _)| *it == shuffle))
     }
 
     /// Removes what is to go, until it is dropped.
@@ -210,11 +243,14 @@ impl Burials {
                 (grave.tries, grave.not_before, grave.announced) = (0, None, None);
                 if grave.whole == whole {
                     grave.whole = None;
+                    if let Some(Why::Asked(_, Some(born))) = whole {
+                        self.records.ended(app, born);
+                    }
                 }
                 // With the app they went too.
                 grave
                     .shuffles
-                    .retain(|shuffle, _| !shuffles.contains_key(shuffle));
+                    .retain(|part, _| !shuffles.contains_key(part));
                 if grave.whole.is_none() && grave.shuffles.is_empty() {
                     graves.remove(app);
                 }
@@ -236,14 +272,38 @@ impl Burials {
         why: &Why,
         announced: Option<Instant>,
     ) -> Result<Option<u64>, Error> {
+        let mut tries = 0;
+        loop {
+            match self.try_whole(app, why, announced).await {
+                // Somebody has written the record meanwhile: what is right by that one?
+                Err(Error::Exists { .. }) if tries < TRIES => tries += 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_whole(
+        &self,
+        app: &AppId,
+        why: &Why,
+        announced: Option<Instant>,
+    ) -> Result<Option<u64>, Error> {
         let left = |reason: &str| {
             tracing::info!(%app, reason, "an app's objects stay");
             Ok(Some(0))
         };
         let dir = keys::app(app);
-        let Some(record) = self.records.read(app).await? else {
+        let record = match (self.records.read(app).await, why) {
+            // Only who has deleted the app knows whose record that was.
+            (Err(Error::Corrupt { key, reason }), Why::Asked(_, Some(born))) => {
+                let again = self.records.tombstone_again(app, *born).await?;
+                Some(again.ok_or(Error::Corrupt { key, reason })?)
+            }
+            (read, _) => read?,
+        };
+        let Some(record) = record else {
             return match why {
-                Why::Late(_) => self.remove(app, &dir, Guard::NoRecord).await.map(Some),
+                Why::Late => self.remove(app, &dir, Guard::NoRecord).await.map(Some),
                 // invariant: foreign-is-untouched
                 _ => Ok(Some(0)),
             };
@@ -251,19 +311,26 @@ impl Burials {
         let (me, by) = (self.records.me().to_string(), record.buried_by());
         let (mine, others) = (by == Some(&me), by.is_some_and(|by| by != me));
         match why {
-            Why::Late(_) => return left("it has a lease record again"),
-            Why::Asked(token) if !record.opens(*token) => {
+            Why::Late | Why::TooLate(..) => return left("it has a lease record again"),
+            Why::Asked(Some(token), _) if !record.opens(*token) => {
                 return left("its deletion was asked for with another token");
             }
-            Why::Asked(token) if self.lives(app, *token) => return left("its driver came back"),
-            Why::Asked(_) if others => return left("another server removes them"),
+            Why::Asked(_, Some(born)) if record.born() != *born => {
+                return left("another app has its name by now");
+            }
+            Why::Asked(Some(token), None) if self.lives(app, *token) => {
+                return left("its driver came back");
+            }
+            Why::Asked(..) if others && record.is_deleted() => {
+                return left("another server removes them");
+            }
             Why::Silent(seen, _) if record != *seen && !mine => {
                 return left("somebody renews its lease");
             }
             Why::Silent(..) if mine && announced.is_some_and(|until| until > self.clock.now()) => {
                 return Ok(None);
             }
-            Why::Asked(_) | Why::Named | Why::Silent(..) => {}
+            Why::Asked(..) | Why::Silent(..) => {}
         }
         let expired = match why {
             // As the one before said, where this takes over.
@@ -280,61 +347,80 @@ impl Burials {
             tracing::info!(%app, lease = ?seen.lease(), "nobody renews the lease of an app's objects: they go in {within:?}");
             return Ok(None);
         }
-        let removing = self.remove(app, &dir, Guard::Mine);
-        let Some(removed) = self.beside(app, removing).await? else {
-            return left("its lease is renewed, or another server removes them");
+        let key = keys::lease(app);
+        let removing = self.remove_all(app, &dir, Guard::Mine);
+        let mine = match self.beside(app, May::Touch, removing).await? {
+            Some(removed) if self.is_mine(app).await? => {
+                // At once, or after another look: by then another may have made the record of the next one.
+                let last = self.remote.store.delete(&key);
+                let last = self.beside(app, May::Touch, last).await?;
+                last.map(|()| removed)
+            }
+            _ => None,
         };
-        if self.is_mine(app).await? {
-            let ours = |key: &str| keys::parse(key).is_some();
-            self.remote.store.remove_unfinished(&dir, ours).await;
-            self.remote.store.delete(&keys::lease(app)).await?;
-            self.metrics.removed.inc();
-        }
+        let Some(removed) = mine else {
+            return match why {
+                // Whoever has written it may not have seen that it was deleted.
+                Why::Asked(..) => Err(Error::Exists { key }),
+                _ => left("its lease is renewed, or another server removes them"),
+            };
+        };
+        self.metrics.removed.inc();
         self.remote.forget(app, None);
         Ok(Some(removed + 1))
     }
 
-    async fn shuffles(
-        &self,
-        app: &AppId,
-        shuffles: &BTreeMap<ShuffleId, Why>,
-    ) -> Result<u64, Error> {
+    async fn shuffles(&self, app: &AppId, parts: &BTreeMap<Part, Why>) -> Result<u64, Error> {
         let record = self.records.read(app).await?;
         let may = |why: &Why| match (why, &record) {
-            (Why::Late(_), None) => true,
-            (Why::Asked(token) | Why::Late(Some(token)), Some(record)) => record.opens(*token),
-            (Why::Named, Some(_)) => true,
-            (Why::Late(None) | Why::Silent(..), Some(_)) => false,
+            (Why::TooLate(..), None) => true,
+            (Why::Asked(token, born), Some(record)) => {
+                token.is_none_or(|token| record.opens(token))
+                    && born.is_none_or(|born| born == record.born())
+            }
+            (Why::TooLate(token, _), Some(record)) => record.opens(*token),
+            (Why::Late | Why::Silent(..), Some(_)) => false,
             // invariant: foreign-is-untouched
             (_, None) => false,
         };
-        let mut going: Vec<_> = shuffles
+        let mut going: Vec<_> = parts
             .iter()
             .filter(|(_, why)| may(why))
-            .map(|(shuffle, _)| *shuffle)
+            .map(|(part, _)| *part)
             .collect();
         if going.len() > FEW {
             let listing = self.remote.store.list(&keys::app(app)).await?;
-            going.retain(|shuffle| listing.dirs.contains(&shuffle.to_string()));
+            going.retain(|(shuffle, _)| listing.dirs.contains(&shuffle.to_string()));
         }
+        let born = record.as_ref().map(Lease::born);
         let mut removed = 0;
-        for shuffle in going {
-            removed += self
-                .remove(app, &keys::shuffle(app, shuffle), Guard::None)
-                .await?;
-            let (dir, ours) = (keys::shuffle(app, shuffle), |key: &str| {
-                keys::parse(key).is_some()
-            });
-            self.remote.store.remove_unfinished(&dir, ours).await;
+        for (shuffle, volume) in going {
+            // By this name another app may have come, and others write for it what is theirs.
+            let dir = match volume {
+                Some(volume) => keys::place(&Place {
+                    app: app.clone(),
+                    shuffle,
+                    volume,
+                }),
+                None => keys::shuffle(app, shuffle),
+            };
+            let removing = self.remove_all(app, &dir, Guard::None);
+            let Some(gone) = self.beside(app, May::Same(born), removing).await? else {
+                return Err(Error::Exists {
+                    key: keys::lease(app),
+                });
+            };
+            removed += gone;
             self.remote.forget(app, Some(shuffle));
         }
         Ok(removed)
     }
 
-    /// Runs while the tombstone is written anew; `None` if it is somebody else's by then.
+    /// Runs while every now and then is looked whether it still may; `None` if not.
     async fn beside<T>(
         &self,
         app: &AppId,
+        may: May,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<Option<T>, Error> {
         tokio::pin!(work);
@@ -343,15 +429,32 @@ impl Burials {
                 // First: a process that stood still looks before it goes on.
                 biased;
                 () = tokio::time::sleep(TOUCH) => {
-                    let record = self.records.read(app).await?;
-                    let me = self.records.me();
-                    let Some(record) = record.filter(|it| it.buried_by() == Some(&me.to_string())) else {
-                        return Ok(None);
+                    let may = match may {
+                        May::Touch => self.touch(app).await?,
+                        May::Same(born) => {
+                            self.records.read(app).await?.as_ref().map(Lease::born) == born
+                        }
                     };
-                    record.buried(me, !record.is_deleted()).write(&self.remote.store, app).await?;
+                    if !may {
+                        return Ok(None);
+                    }
                 }
                 done = &mut work => return done.map(Some),
             }
+        }
+    }
+
+    /// Writes the tombstone anew; false if it is somebody else's by now.
+    async fn touch(&self, app: &AppId) -> Result<bool, Error> {
+        let (record, me) = (self.records.read(app).await?, self.records.me());
+        let Some(record) = record.filter(|it| it.buried_by() == Some(&me.to_string())) else {
+            return Ok(false);
+        };
+        let again = record.buried(me, !record.is_deleted());
+        match again.write(&self.remote.store, app).await {
+            // Looked at again with the next batch, and here.
+            Ok(()) | Err(Error::Exists { .. }) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
@@ -363,6 +466,14 @@ impl Burials {
     fn lives(&self, app: &AppId, token: [u8; 32]) -> bool {
         let standing = self.apps.standing(app);
         matches!(standing, Standing::Live { token: now, .. } if now == token)
+    }
+
+    /// The same as [`remove`](Self::remove), and ends uploads that were begun there.
+    async fn remove_all(&self, app: &AppId, dir: &str, guard: Guard) -> Result<u64, Error> {
+        let removed = self.remove(app, dir, guard).await?;
+        let ours = |key: &str| keys::parse(key).is_some();
+        self.remote.store.remove_unfinished(dir, ours).await;
+        Ok(removed)
     }
 
     /// Removes what is ours below a directory of an app, and leaves its lease record; answers how many objects went.
@@ -419,6 +530,15 @@ enum Guard {
     None,
     Mine,
     NoRecord,
+}
+
+/// What has to hold from one moment to the next.
+#[derive(Clone, Copy)]
+enum May {
+    /// The tombstone is this server's, and is written anew.
+    Touch,
+    /// The record is of the app that was born then, or there is none.
+    Same(Option<Uuid>),
 }
 
 /// A burial that runs, however it ends.

@@ -8,14 +8,17 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use shuffle_proto::ids::{AppId, ShuffleId};
-use shuffle_remote::{Error, Remote, keys, lease::Lease};
+use shuffle_remote::{Error, Place, Remote, keys, lease::Lease};
 use tokio::task::JoinSet;
 
 use super::{
@@ -32,6 +35,14 @@ const TOGETHER: usize = 32;
 /// The shortest and the longest time between two looks at a record.
 const LEAST: Duration = Duration::from_millis(250);
 const MOST: Duration = Duration::from_secs(60);
+/// How long a record that was seen is taken for good before something is written: it may have been deleted elsewhere.
+const GOOD: Duration = Duration::from_secs(2);
+/// How often who waits for a burial looks at it.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Others may write a record between a look at it and the put.
+const TRIES: u32 = 4;
+/// How long a deletion waits for the store to know of it.
+const TOLD: Duration = Duration::from_secs(2);
 /// How long a drain waits for removals.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,15 +56,22 @@ pub(super) struct Collector {
     /// Of the server: for what has no record.
     lease: Duration,
     own: Mutex<HashMap<AppId, Own>>,
+    numbers: AtomicU64,
     watched: Mutex<HashMap<AppId, Watched>>,
-    /// Apps whose record this process has seen.
-    seen: Mutex<HashSet<AppId>>,
+    /// Apps that call here whose name is still on a tombstone: if who wrote that has stopped, this server goes on with it.
+    in_the_way: Mutex<HashSet<AppId>>,
+    /// Apps whose record this process has seen, with the longest lease that it gave.
+    seen: Mutex<HashMap<AppId, Duration>>,
 }
 
 /// The record of an app that this server hears of, as it was seen last.
 #[derive(Clone, Copy)]
 struct Own {
     token: [u8; 32],
+    /// Of this entry: what was found for another one is not noted here.
+    number: u64,
+    /// The record was this app's once.
+    seen: bool,
     /// The app's calls here that it stands for; `None`: it was not looked at yet.
     calls: Option<u64>,
     renewals: u64,
@@ -102,32 +120,41 @@ impl Collector {
             clock,
             lease,
             own: Mutex::default(),
+            numbers: AtomicU64::new(0),
             watched: Mutex::default(),
+            in_the_way: Mutex::default(),
             seen: Mutex::default(),
         }
     }
 
-    /// Sees to it that an app has a record, by which what is about to be written goes one day, and that it is this app's.
+    /// Sees to it that an app has a record, by which what is about to be written goes one day, and that it is this app's; false while
+    /// what was deleted under its name is still being removed.
     pub(super) async fn ensure(
         &self,
         app: &AppId,
         token: [u8; 32],
         lease: Duration,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let now = self.clock.now();
         let good = self.own.lock().get(app).copied().filter(|own| {
-            own.token == token && own.good.is_some_and(|at| now - at < period_of(lease))
+            own.token == token
+                && own
+                    .good
+                    .is_some_and(|at| now - at < GOOD.min(period_of(lease)))
         });
-        if good.is_some() {
-            return Ok(());
+        if good.is_some() && !self.records.is_ending(app) {
+            return Ok(true);
         }
-        match self.records.bind(app, token, lease, false).await? {
+        match self.records.bind(app, token, lease).await? {
             Claim::Yours | Claim::Nobody => {
                 self.apps.told(app, token, true);
-                self.seen.lock().insert(app.clone());
-                Ok(())
+                self.see(app, lease);
+                Ok(true)
             }
-            Claim::Deleted => Err(self.records.not_yet(app)),
+            Claim::Deleted => {
+                self.take_over(app);
+                Ok(false)
+            }
             Claim::Another => {
                 self.apps.told(app, token, false);
                 let key = self.remote.store.path(&keys::lease(app)).to_string();
@@ -137,21 +164,91 @@ impl Collector {
         }
     }
 
+    /// Goes on with the burial that is in an app's way, if who has begun it has stopped; asked again and again while it is waited for.
+    fn take_over(&self, app: &AppId) {
+        let stone = self.records.last(app).filter(Lease::is_deleted);
+        let me = self.records.me().to_string();
+        let Some(stone) = stone.filter(|stone| stone.buried_by() != Some(&me)) else {
+            return;
+        };
+        if self.note(app, Some(stone.clone()), AGAIN) > TAKEN_OVER {
+            let why = Why::Silent(stone, Duration::ZERO);
+            self.burials.add(app, None, why);
+        }
+    }
+
+    fn see(&self, app: &AppId, lease: Duration) {
+        let mut seen = self.seen.lock();
+        let longest = seen.entry(app.clone()).or_default();
+        *longest = lease.max(*longest);
+    }
+
+    /// Whether what was written of a shuffle for its app's predecessor, or too late, is still to go.
+    pub(super) fn is_to_go(&self, app: &AppId, shuffle: ShuffleId) -> bool {
+        self.burials.holds(app, shuffle)
+    }
+
     // === what goes ===
 
     /// Something of the app is to go, as who has this token says: all, or one shuffle.
     pub(super) fn dead(&self, app: &AppId, shuffle: Option<ShuffleId>, token: [u8; 32]) {
-        self.burials.add(app, shuffle, Why::Asked(token));
+        let born = match shuffle {
+            Some(_) => self.records.last_born(app, token),
+            None => {
+                // One that comes back by this name is another.
+                self.own.lock().remove(app);
+                self.records.end(app, Some(token))
+            }
+        };
+        self.burials
+            .add(app, shuffle, Why::Asked(Some(token), born));
+    }
+
+    /// Notes that an app was deleted of which nothing is here, and tells the other servers, if that is soon done: its name may be
+    /// registered there at once.
+    pub(super) async fn tell(&self, app: &AppId) {
+        self.records.note_gone(app).await;
+        match tokio::time::timeout(TOLD, self.records.entomb(app)).await {
+            Ok(Ok(())) => {}
+            // Its burial tries again.
+            told => {
+                tracing::info!(%app, ?told, "the store does not know yet that the app was deleted")
+            }
+        }
+    }
+
+    /// Somebody waits for what is to go of an app.
+    pub(super) fn hurry(&self, app: &AppId) {
+        self.burials.hurry(app);
+    }
+
+    /// What was deleted before a crash, or by a call that did not come to its end, is to go all the same.
+    pub(super) fn resume(&self) {
+        for (app, born) in self.records.to_bury() {
+            self.burials.add(&app, None, Why::Asked(None, Some(born)));
+        }
     }
 
     /// What was written while its owner died, for the app of this token.
-    pub(super) fn written_too_late(&self, app: &AppId, shuffle: ShuffleId, token: [u8; 32]) {
-        self.burials.add(app, Some(shuffle), Why::Late(Some(token)));
+    pub(super) fn written_too_late(&self, place: &Place, token: [u8; 32]) {
+        let why = Why::TooLate(token, place.volume);
+        self.burials.add(&place.app, Some(place.shuffle), why);
     }
 
     /// Something of the app is to go now; answers how many objects went.
     pub(super) async fn free(&self, app: &AppId, shuffle: Option<ShuffleId>) -> Result<u64, Error> {
-        self.burials.add(app, shuffle, Why::Named);
+        let born = match shuffle {
+            Some(_) => None,
+            None => {
+                self.own.lock().remove(app);
+                // As it is in the store now: this server may have heard nothing of it.
+                let _ = self.records.read(app).await;
+                let born = self.records.end(app, None);
+                self.records.note_gone(app).await;
+                born
+            }
+        };
+        self.burials.add(app, shuffle, Why::Asked(None, born));
         self.burials.bury(app).await
     }
 
@@ -166,6 +263,7 @@ impl Collector {
     pub(super) async fn keep(self: Arc<Self>) {
         let mut running = JoinSet::new();
         loop {
+            self.resume();
             for (app, standing) in self.due() {
                 if running.len() >= TOGETHER {
                     self.own
@@ -198,6 +296,8 @@ impl Collector {
             };
             let new = Own {
                 token: *token,
+                number: self.numbers.fetch_add(1, Ordering::Relaxed),
+                seen: false,
                 calls: None,
                 renewals: 0,
                 good: None,
@@ -230,7 +330,13 @@ impl Collector {
         let Some(mut own) = self.own.lock().get(app).copied() else {
             return;
         };
-        let looked = self.keep_one(app, &mut own, lease, calls).await;
+        let mut looked = self.keep_one(app, &mut own, lease, calls).await;
+        for _ in 1..TRIES {
+            // Another has written the record meanwhile.
+            if matches!(looked, Err(Error::Exists { .. })) {
+                looked = self.keep_one(app, &mut own, lease, calls).await;
+            }
+        }
         own.next = self.clock.now() + period_of(lease);
         if let Err(error) = &looked {
             own.next = self.clock.now() + period_of(lease) / 2;
@@ -243,7 +349,7 @@ impl Collector {
             .own
             .lock()
             .get_mut(app)
-            .filter(|now| now.token == token)
+            .filter(|now| now.token == token && now.number == own.number)
         {
             *now = own;
         }
@@ -256,7 +362,25 @@ impl Collector {
         lease: Duration,
         calls: u64,
     ) -> Result<(), Error> {
-        let record = match self.records.read(app).await? {
+        let record = match self.records.read(app).await {
+            Err(Error::Corrupt { key, reason }) if own.seen || self.has_written(app) => {
+                if Lease::is_newer(&self.remote.store, app).await? {
+                    return Err(Error::Corrupt { key, reason });
+                }
+                tracing::warn!(%app, %key, %reason, "the lease record of an app was damaged: it is written anew");
+                Some(self.records.restore(app, own.token, lease).await?)
+            }
+            read => read?,
+        };
+        let over = |record: &Lease| {
+            let dead = record.buried_by().is_some();
+            record.is_deleted() || dead && !record.opens(own.token)
+        };
+        match record.as_ref().is_some_and(over) {
+            true => drop(self.in_the_way.lock().insert(app.clone())),
+            false => drop(self.in_the_way.lock().remove(app)),
+        }
+        let record = match record {
             Some(record) if !record.opens(own.token) => {
                 own.good = None;
                 // One that is being removed makes way soon.
@@ -265,13 +389,18 @@ impl Collector {
                 }
                 return Ok(());
             }
-            Some(record) if record.is_deleted() => {
+            Some(record) if self.records.is_over(app, &record) => {
                 own.good = None;
+                self.apps.told_deleted(app, own.token);
+                self.burials.hurry(app);
                 return Ok(());
             }
             Some(record) => record,
             None => {
-                self.records.bind(app, own.token, lease, false).await?;
+                if own.seen && !self.records.is_ending(app) {
+                    tracing::warn!(%app, key = %self.remote.store.path(&keys::lease(app)), "the lease record of an app that calls here is not there any more: it is written anew");
+                }
+                self.records.bind(app, own.token, lease).await?;
                 let Some(record) = self.records.read(app).await? else {
                     return Ok(());
                 };
@@ -282,8 +411,10 @@ impl Collector {
                 record
             }
         };
+        self.records.note_live(app).await;
         self.apps.told(app, own.token, true);
-        self.seen.lock().insert(app.clone());
+        self.see(app, lease.max(record.lease()));
+        own.seen = true;
         let by_another = own.calls.is_some() && record.renewals() != own.renewals;
         let called = own.calls != Some(calls);
         let wanted = called && !by_another || record.lease() < lease;
@@ -298,6 +429,13 @@ impl Collector {
             own.swept = true;
         }
         Ok(())
+    }
+
+    /// Whether volumes of this server have something of the app in the store, for which its record was seen once.
+    fn has_written(&self, app: &AppId) -> bool {
+        let shuffles = self.volumes.iter().flat_map(Volume::unwritten);
+        let mut of_app = shuffles.filter(|shuffle| shuffle.app == *app);
+        of_app.any(|shuffle| !shuffle.generations.is_empty())
     }
 
     /// Of a live app: shuffles that were deleted here before this process began.
@@ -331,7 +469,7 @@ impl Collector {
 
     /// Looks at the records of all apps that do not call here; `period` is the time since the last look, if all is well.
     pub(super) async fn watch(&self, period: Duration) -> Result<(), Error> {
-        self.records.claim().await?;
+        self.records.keep_claim().await?;
         let listing = self.remote.store.list(keys::ROOT).await?;
         for name in &listing.objects {
             let key = format!("{}/{name}", keys::ROOT);
@@ -350,14 +488,19 @@ impl Collector {
             }
         }
         let live: HashSet<AppId> = self.apps.live().into_iter().map(|(app, _)| app).collect();
-        let others = |app: &AppId| there.contains(app) && !live.contains(app);
+        self.in_the_way.lock().retain(|app| live.contains(app));
+        let in_the_way = self.in_the_way.lock().clone();
+        let others =
+            |app: &AppId| there.contains(app) && (!live.contains(app) || in_the_way.contains(app));
         self.watched.lock().retain(|app, _| others(app));
         self.seen
             .lock()
+            .retain(|app, _| there.contains(app) || live.contains(app));
+        self.records
             .retain(|app| there.contains(app) || live.contains(app));
-        let others = there.iter().filter(|app| !live.contains(*app));
+        let others = there.iter().filter(|app| others(app));
         let looks = stream::iter(others).for_each_concurrent(TOGETHER, async |app| {
-            if let Err(error) = self.look_at(app, period).await {
+            if let Err(error) = self.look_at(app, period, live.contains(app)).await {
                 tracing::debug!(%app, %error, "the lease of an app's objects could not be looked at");
             }
         });
@@ -365,7 +508,8 @@ impl Collector {
         Ok(())
     }
 
-    async fn look_at(&self, app: &AppId, period: Duration) -> Result<(), Error> {
+    /// Looks at the record of an app that does not call here, or at the tombstone in the way of one that does.
+    async fn look_at(&self, app: &AppId, period: Duration, live: bool) -> Result<(), Error> {
         let record = match self.records.read(app).await {
             Err(Error::Corrupt { .. }) => {
                 self.burials
@@ -375,14 +519,19 @@ impl Collector {
             record => record?,
         };
         let unchanged = self.note(app, record.clone(), period);
+        if live && record.as_ref().is_none_or(|it| it.buried_by().is_none()) {
+            // Out of the way; its own record is kept, see `keep`.
+            return Ok(());
+        }
         let Some(record) = record else {
             // invariant: foreign-is-untouched. An app's record comes before all else and goes last.
-            match self.seen.lock().contains(app) {
-                true if unchanged > 2 * self.lease + period => {
-                    self.burials.add(app, None, Why::Late(None));
+            let seen = self.seen.lock().get(app).copied();
+            match seen.map(|longest| self.lease.max(longest)) {
+                Some(lease) if unchanged > 2 * lease + period => {
+                    self.burials.add(app, None, Why::Late);
                 }
                 // Another may just have removed it.
-                false if !unchanged.is_zero() => {
+                None if !unchanged.is_zero() => {
                     let key = keys::app(app);
                     self.burials.foreign(&key, "no lease record in it");
                 }
@@ -390,7 +539,7 @@ impl Collector {
             }
             return Ok(());
         };
-        self.seen.lock().insert(app.clone());
+        self.see(app, record.lease());
         // Whoever renews it looks at it so often.
         let announced = period.max(2 * period_of(record.lease()));
         let (patience, announced) = match record.buried_by() {

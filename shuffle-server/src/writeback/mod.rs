@@ -8,6 +8,7 @@
 //! | [`uploader`] | one round: objects, read back and compared |
 //! | [`committer`] | the manifest, then the volume's record |
 //! | [`records`] | whose an app is: its record in the store |
+//! | [`notes`] | what of that a crash must not forget |
 //! | [`collector`] | leases in the store: whose are kept, and whose are over |
 //! | [`burial`] | removal of what the dead have left there |
 //! | [`awaited`] | commits at level `object`, which are answered when the store has them |
@@ -31,6 +32,7 @@ mod cells;
 mod collector;
 mod committer;
 mod drain;
+mod notes;
 mod planner;
 mod policy;
 mod records;
@@ -122,6 +124,8 @@ pub trait Apps: Send + Sync {
     fn live(&self) -> Vec<(AppId, Standing)>;
     /// Whether the app's record in the store opens for this token, which it has here.
     fn told(&self, app: &AppId, token: [u8; 32], opens: bool);
+    /// The record is of an app of this name and token that was deleted: nothing in the store is the one's that is here.
+    fn told_deleted(&self, app: &AppId, token: [u8; 32]);
 }
 
 type Key = (VolumeId, AppId, ShuffleId);
@@ -244,10 +248,11 @@ impl WriteBack {
         self.collector.dead(app, Some(shuffle), token);
     }
 
-    /// An app was deleted here by itself, who has this token.
-    pub fn app_deleted(&self, app: &AppId, token: [u8; 32]) {
+    /// An app was deleted here by itself, who has this token. Other servers know it by then, unless the store is slow.
+    pub async fn app_deleted(&self, app: &AppId, token: [u8; 32]) {
         self.remote.forget(app, None);
         self.collector.dead(app, None, token);
+        self.collector.tell(app).await;
     }
 
     /// Looks at what others have in the store, until it is dropped.
@@ -415,9 +420,22 @@ impl WriteBack {
             }
             // It has its turn again when all is quiet.
             Err(Error::InTheWay) => {}
+            Err(Error::Before) => {
+                let until = self.clock.now() + PAUSE;
+                let waits = self.failed.lock().insert(key.clone(), (0, until));
+                if waits.is_none() {
+                    tracing::warn!(%app, %shuffle, volume = %volume.id(), "write-back, and commits at level object, wait: what an application of this id and token had in the object store is still being removed");
+                }
+                self.collector.hurry(app);
+            }
             Err(Error::Deleted) => {
                 if let Some(token) = token {
-                    self.collector.written_too_late(app, *shuffle, token);
+                    let place = Place {
+                        app: app.clone(),
+                        shuffle: *shuffle,
+                        volume: volume.id(),
+                    };
+                    self.collector.written_too_late(&place, token);
                 }
             }
             Err(Error::Attempts { owners, reason }) => {
@@ -457,7 +475,11 @@ impl WriteBack {
             volume: volume.id(),
         };
         // Before the first object: whatever is there from now on has a lease by which it goes.
-        self.collector.ensure(app, token, lease).await?;
+        if !self.collector.ensure(app, token, lease).await?
+            || self.collector.is_to_go(app, *shuffle)
+        {
+            return Err(Error::Before);
+        }
         let done = self.write(&place, sealed).await;
         if done.is_err() {
             // A request may have had an effect and no answer.

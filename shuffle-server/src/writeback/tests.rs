@@ -1,6 +1,7 @@
 //! The order of write-back, broken off between any two steps, on a real volume and a store in memory.
 
 mod leases;
+mod lives;
 mod merges;
 mod rounds;
 mod steps;
@@ -42,6 +43,10 @@ impl Apps for Always {
 
     fn told(&self, _: &AppId, _: [u8; 32], opens: bool) {
         assert!(opens);
+    }
+
+    fn told_deleted(&self, _: &AppId, _: [u8; 32]) {
+        panic!("nobody has deleted it");
     }
 }
 

@@ -46,6 +46,9 @@ pub(super) enum Error {
     Attempts { owners: Vec<Owner>, reason: String },
     #[error("the shuffle was deleted")]
     Deleted,
+    /// What an app of this name had before it.
+    #[error("what was deleted under this name is still being removed")]
+    Before,
     /// It only put earlier ones together, and something waits that is in none of them.
     #[error("something new is to be written back first")]
     InTheWay,

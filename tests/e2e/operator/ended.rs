@@ -87,8 +87,12 @@ async fn a_drain_that_leaves_something_is_told_as_a_failure() {
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     oracle.push_maps(&server, &app, 0, SHAPE, 0..2).await;
     // The store is gone: a file is where its directory was.
-    fs::remove_dir_all(bucket.path()).unwrap();
-    fs::write(bucket.path(), "").unwrap();
+    eventually(Duration::from_secs(10), || async {
+        // The server may be writing there, and makes what is missing.
+        let _ = fs::remove_dir_all(bucket.path());
+        fs::write(bucket.path(), "").map_err(|error| error.to_string())
+    })
+    .await;
     let admin = server.admin().to_string();
     let said = forebay(["drain", "--wait", "--server", &admin]).await;
     said.bad(
@@ -181,8 +185,12 @@ async fn a_store_that_comes_back_while_the_server_drains_gets_everything() {
     let mut server = Server::with(setup.flag("--drain-timeout", "30s")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     oracle.push_maps(&server, &app, 0, SHAPE, 0..4).await;
-    fs::remove_dir_all(bucket.path()).unwrap();
-    fs::write(bucket.path(), "").unwrap();
+    eventually(Duration::from_secs(10), || async {
+        // The server may be writing there, and makes what is missing.
+        let _ = fs::remove_dir_all(bucket.path());
+        fs::write(bucket.path(), "").map_err(|error| error.to_string())
+    })
+    .await;
     server.terminate();
     // Asked again, and another way: it goes on as it was.
     let admin = server.admin().to_string();

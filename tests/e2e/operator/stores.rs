@@ -13,6 +13,7 @@ async fn a_good_store_passes_every_check_and_nothing_is_left_there() {
         "get",
         "ranged get",
         "conditional put",
+        "conditional replace",
         "list",
         "multipart upload",
         "multipart abort",

@@ -32,6 +32,19 @@ async fn keeps_its_word(kind: StoreKind) {
     store.put("app/lease", "other".into(), false).await.unwrap();
     assert_eq!(store.get("app/lease").await.unwrap(), "other");
 
+    // Who has not read what is there does not replace it, nor bring back what is gone.
+    let (_, read) = store.get_version("app/lease").await.unwrap();
+    let replaced = store.replace("app/lease", "two".into(), &read);
+    replaced.await.unwrap();
+    let late = store.replace("app/lease", "three".into(), &read).await;
+    assert!(matches!(late, Err(Error::Exists { .. })), "{late:?}");
+    let (now, read) = store.get_version("app/lease").await.unwrap();
+    assert_eq!(now, "two");
+    store.delete("app/lease").await.unwrap();
+    let gone = store.replace("app/lease", "four".into(), &read).await;
+    assert!(matches!(gone, Err(Error::Exists { .. })), "{gone:?}");
+    store.put("app/lease", "other".into(), false).await.unwrap();
+
     // One of many wins, and nobody changes it after that.
     let rivals = (0..8).map(|rival: u8| {
         let store = &store;
@@ -66,7 +79,15 @@ async fn keeps_its_word(kind: StoreKind) {
         assert_eq!(last.unwrap(), bytes[length - 1..]);
         assert!(store.get(key).await.unwrap() == bytes, "all of it");
         let beyond = store.get_range(key, from..length as u64 + 1).await;
-        assert!(beyond.is_err(), "what is not there is not left out");
+        let short = |result: &Result<_, Error>| matches!(result, Err(Error::Corrupt { .. }));
+        assert!(
+            short(&beyond),
+            "what is not there is not left out: {beyond:?}"
+        );
+        // Nor is it a store that fails, which would be asked again and again.
+        let beyond = store.get_range(key, length as u64 + 10..length as u64 + 20);
+        let beyond = beyond.await;
+        assert!(short(&beyond), "{beyond:?}");
     }
     // Nothing is there before the end of an upload, nor after it was given up.
     let mut upload = store.upload("app/0/v/1-1.obj".into());

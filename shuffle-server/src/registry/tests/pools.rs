@@ -11,28 +11,35 @@ use super::*;
 struct Store {
     tokens: Mutex<HashMap<AppId, ([u8; 32], bool)>>,
     down: AtomicBool,
+    /// What was noted of deletions.
+    deleting: Mutex<Vec<(AppId, bool)>>,
+    /// Deletions that an earlier process did not come to the end of.
+    half: Mutex<Vec<AppId>>,
+    /// Apps whose data on the volumes are of the next one by now.
+    next: Mutex<Vec<AppId>>,
 }
 
 impl Store {
-    fn claim(&self, app: &AppId, token: [u8; 32], bind: Option<bool>) -> Result<Claim, String> {
+    fn claim(&self, app: &AppId, token: [u8; 32], bind: bool) -> Result<Claim, String> {
         if self.down.load(Ordering::Relaxed) {
             return Err("it is down".into());
         }
         let mut tokens = self.tokens.lock();
         Ok(match (tokens.get(app).copied(), bind) {
-            (None, None) => Claim::Nobody,
-            (None, Some(_)) => {
+            (None, false) => Claim::Nobody,
+            (None, true) => {
                 tokens.insert(app.clone(), (token, false));
                 Claim::Yours
             }
             (Some((bound, _)), _) if bound != token => Claim::Another,
-            (Some((_, true)), Some(true)) => {
-                tokens.insert(app.clone(), (token, false));
-                Claim::Yours
-            }
             (Some((_, true)), _) => Claim::Deleted,
             (Some((_, false)), _) => Claim::Yours,
         })
+    }
+
+    /// What it had is gone.
+    fn gone(&self, app: &AppId) {
+        self.tokens.lock().remove(app);
     }
 
     fn delete(&self, app: &AppId) {
@@ -44,7 +51,7 @@ impl Store {
 
 impl Pool for Store {
     fn ask<'a>(&'a self, app: &'a AppId, token: [u8; 32]) -> BoxFuture<'a, Result<Claim, String>> {
-        std::future::ready(self.claim(app, token, None)).boxed()
+        std::future::ready(self.claim(app, token, false)).boxed()
     }
 
     fn bind<'a>(
@@ -52,9 +59,29 @@ impl Pool for Store {
         app: &'a AppId,
         token: [u8; 32],
         _: Duration,
-        revive: bool,
     ) -> BoxFuture<'a, Result<Claim, String>> {
-        std::future::ready(self.claim(app, token, Some(revive))).boxed()
+        std::future::ready(self.claim(app, token, true)).boxed()
+    }
+
+    fn ends(&self, app: &AppId, token: Option<[u8; 32]>) {
+        let mut tokens = self.tokens.lock();
+        if let Some(bound) = tokens.get_mut(app)
+            && token.is_none_or(|token| token == bound.0)
+        {
+            bound.1 = true;
+        }
+    }
+
+    fn deleting(&self, app: &AppId, gone: bool) {
+        self.deleting.lock().push((app.clone(), gone));
+    }
+
+    fn was_deleted(&self, app: &AppId, _: [u8; 32]) -> bool {
+        self.half.lock().contains(app)
+    }
+
+    fn is_the_same(&self, app: &AppId) -> bool {
+        !self.next.lock().contains(app)
     }
 }
 
@@ -209,6 +236,88 @@ async fn a_deleted_app_comes_back_by_its_driver_alone_also_elsewhere() {
     assert_eq!(read, Some(Error::Unknown(app("a"))));
     elsewhere.registry.renew(&owner).await.expect("its driver");
     elsewhere.registry.write(&owner).await.expect("a task");
+    // What it had before is nothing of the one that has come back.
+    let confirmed = elsewhere.registry.confirm(&app("a")).await;
+    assert_eq!(confirmed, Err(Error::Before(app("a"))));
+    store.gone(&app("a"));
+    assert_eq!(elsewhere.registry.confirm(&app("a")).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_deletion_counts_from_its_first_moment_and_also_after_the_lease() {
+    let store = Arc::new(Store::default());
+    let stage = server(&store);
+    for (name, expired) in [("a", false), ("b", true)] {
+        let owner = caller(name);
+        stage.registry.renew(&owner).await.expect("bound");
+        if expired {
+            stage.pass(601).await;
+        }
+        // Who asks for it does not wait for the answer.
+        assert_eq!(
+            stage.registry.delete(&owner).now_or_never().is_some(),
+            expired
+        );
+        let renewed = stage.registry.renew(&owner).await.expect("the next one");
+        assert!(renewed.anew, "{name}");
+        let confirmed = stage.registry.confirm(&app(name)).await;
+        assert_eq!(confirmed, Err(Error::Before(app(name))));
+        store.gone(&app(name));
+        assert_eq!(stage.registry.confirm(&app(name)).await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_stopped_half_way_goes_on_after_a_restart() {
+    let store = Arc::new(Store::default());
+    let first = server(&store);
+    for name in ["a", "b"] {
+        first.registry.write(&caller(name)).await.expect("bound");
+    }
+    first.registry.delete(&caller("b")).await.expect("deleted");
+    let of_b = [(app("b"), false), (app("b"), true)];
+    assert_eq!(*store.deleting.lock(), of_b);
+    store.half.lock().push(app("a"));
+    let pool = Some(store.clone() as Arc<dyn Pool>);
+    let again = Stage::with(first.ledger, first.clock, pool);
+    assert_eq!(again.registry.standing(&app("a")), Standing::Deleted);
+    let late = again.registry.write(&caller("a")).await.err();
+    assert_eq!(late, Some(Error::Gone(app("a"), End::Deleted)));
+    again.registry.clean().await;
+    assert!(!again.knows("a"));
+    let of_a = [(app("a"), false), (app("a"), true)];
+    assert_eq!(store.deleting.lock()[2..], of_a);
+}
+
+#[tokio::test]
+async fn who_was_deleted_while_no_server_was_here_is_not_taken_for_the_next_one() {
+    let store = Arc::new(Store::default());
+    let pool = || Some(store.clone() as Arc<dyn Pool>);
+    for (name, next, task) in [("a", false, false), ("b", true, false), ("c", false, true)] {
+        let owner = caller(name);
+        let first = server(&store);
+        first.registry.write(&owner).await.expect("bound");
+        store.delete(&app(name));
+        if next {
+            // What is here is of the one that came after it.
+            store.next.lock().push(app(name));
+        }
+        let again = Stage::with(first.ledger, first.clock, pool());
+        if task {
+            let late = again.registry.write(&owner).await.err();
+            assert_eq!(late, Some(Error::Gone(app(name), End::Deleted)));
+        } else {
+            let renewed = again.registry.renew(&owner).await.expect("let in");
+            assert_eq!(renewed.anew, !next, "{name}");
+        }
+        let deletes = again.ledger.deletes.load(Ordering::Relaxed);
+        assert_eq!(deletes, usize::from(!next), "{name}");
+        // Asked once: what comes after it is this one's.
+        if !task {
+            let known = again.registry.renew(&owner).await.expect("known");
+            assert!(!known.anew, "{name}");
+        }
+    }
 }
 
 #[tokio::test]
