@@ -1,6 +1,7 @@
 """Executors come and go, batches come and go: nothing is computed again, and nothing stays."""
 
 import os
+import signal
 import time
 
 import pytest
@@ -45,6 +46,33 @@ def test_idle_executors_are_released_and_nothing_is_computed_again(run, line, se
         assert len(set(app.events.executors_removed())) >= 3
     finally:
         app.stop()
+
+
+def test_executor_that_is_decommissioned_while_its_tasks_run(run, line, servers, own_answer):
+    """As Kubernetes does before it takes a node away. Its tasks end, what they wrote stays where it is, and nobody is sent another way."""
+    job = {"kind": "marked", "maps": 24, "reduces": 6, "records": 3_000_000}
+    own_answer("run_maps", name="decommissioned", **job)
+    expected = own_answer("run_reduces", name="decommissioned")
+    fallback = run.folder("tmp", f"fallback-{line.version}")
+    conf = DECOMMISSION | {"spark.storage.decommission.fallbackStorage.path": f"{fallback.as_uri()}/"}
+    app = Application(run, line, f"decommissioned-{line.version}", servers, conf)
+    maps = app.start_call("run_maps", name="decommissioned", **job)
+    number = decommissioned(app)
+    assert app.call("run_maps", name="second", kind="count", maps=4) and maps.result()
+    assert app.call("run_reduces", name="decommissioned") == expected
+    wait_until(lambda: app.call("settle") or number in app.events.executors_removed(), 60, "it is there still")
+    assert app.maps_rerun() == {}
+    assert app.events.task_failures() == []
+    assert list(fallback.iterdir()) == []
+    app.stop()
+
+
+def decommissioned(app) -> str:
+    """Sends the signal to an executor that runs a task."""
+    where = app.call("find", method="ForebayShuffleWriter.write")
+    assert where, "no task was seen"
+    os.kill(app.executor_pids()[where[0]], signal.SIGPWR)
+    return where[0]
 
 
 BATCHES = 10  # between two looks

@@ -4,6 +4,7 @@ Where a server is lost *while* something runs, the tasks wait for it at a gate (
 task, and not merely likely to be.
 """
 
+import shutil
 from collections import defaultdict
 
 import pytest
@@ -138,6 +139,31 @@ def test_server_lost_between_the_rows_of_a_reducer(app, one_disk, own_answer, ga
     assert outputs.rerun() == each(lost) != []
     app.call("settle")
     assert set(app.events.task_failures()[failures:]) == {"FetchFailed"}
+
+
+@pytest.mark.long
+def test_servers_killed_and_emptied_one_after_the_other_while_maps_push(run, line, own_answer):
+    """The directories stay, as mount points do. What was committed there is written again, and what is being pushed goes on elsewhere."""
+    servers = [Server(run, f"{line.version}-emptied-{number}").start() for number in range(2)]
+    app = Application(run, line, f"emptied-{line.version}", servers, CONF | {"spark.master": "local-cluster[2,2,1024]"})
+    job = {"kind": "marked", "maps": 32, "reduces": 6, "records": 6_000_000}
+    expected = own_reduces(own_answer, **job)
+    maps = app.start_call("run_maps", name="emptied", **job)
+    for server in servers:
+        wait_until(lambda: server.metric("forebay_commits_total") >= 2, 120, "nothing is committed")
+        server.kill()
+        for data_dir in server.data_dirs:
+            for path in data_dir.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        server.start()
+    maps.result()
+    assert app.call("run_reduces", name="emptied") == expected
+    app.call("settle")
+    assert set(app.events.task_failures()) <= {"FetchFailed"}
+    assert app.maps_rerun(), "nothing was lost"
+    app.stop()
+    assert [server.stop() for server in servers] == [0, 0]
+    assert [error for server in servers for error in server.errors()] == []
 
 
 def test_lost_outputs_of_two_stages_are_written_again_stage_by_stage(app, one_disk, own_answer, gates):

@@ -78,6 +78,33 @@ def pandas_job(spark, job):
     return {"rows": len(lines), "hash": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]}
 
 
+_kept = {}
+
+
+def keep(spark, how, folder=None):
+    """Records that have come out of a shuffle, kept in that way; the records."""
+    context = spark.sparkContext
+    rdd = context.parallelize(range(60_000), 8).map(lambda n: (n % 997, n)).groupByKey(6).mapValues(sorted)
+    if how == "checkpoint":
+        context.setCheckpointDir(folder)
+        rdd.checkpoint()
+    elif how == "localCheckpoint":
+        rdd.localCheckpoint()
+    else:
+        rdd.persist()
+    _kept["rdd"] = rdd
+    return kept(spark)
+
+
+def kept(spark):
+    lines = sorted(repr(record) for record in _kept["rdd"].collect())
+    return {"records": len(lines), "hash": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]}
+
+
+def unkeep(spark):
+    _kept["rdd"].unpersist()
+
+
 def lengths(spark, rows, length, maps=4, reduces=1):
     """Rows of that many bytes to so many partitions: how many came out, and how many bytes by what each says of itself."""
     body = f"repeat('forebay!', cast({length} / 8 + id * 0 AS int))"  # on the row, or the optimiser would keep one for all
