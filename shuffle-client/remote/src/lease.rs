@@ -91,7 +91,7 @@ impl Lease {
     /// The same, of an app whose record cannot be read any more: the one that was born then.
     pub fn again(token_hash: [u8; 32], lease: Duration, born: Option<Uuid>) -> Self {
         let new = Self::new(token_hash, lease);
-        let born = born.map_or(new.born.clone(), |born| born.to_string());
+        let born = born.map_or_else(|| new.born.clone(), |born| born.to_string());
         Self { born, ..new }.sealed()
     }
 

@@ -281,7 +281,7 @@ impl Records {
         // The record of the next one may have been seen since.
         let last = of_app.last.as_ref().filter(|last| last.born() == born);
         let token = last.map(Lease::token_hash);
-        let token = token.or(noted.map(|note| note.token))?;
+        let token = token.or_else(|| noted.map(|note| note.token))?;
         Some((Note { token, born, state }, of_app.noted))
     }
 

@@ -140,7 +140,7 @@ async fn ten_thousand_generations_are_read_with_a_few_requests_by_many_who_ask_t
         }
         let mut first = None;
         while let Some(read) = readers.join_next().await {
-            first.get_or_insert(began.elapsed());
+            first.get_or_insert_with(|| began.elapsed());
             let read = read.unwrap();
             assert_eq!(read.blocks.len(), GENERATIONS as usize);
             assert_eq!(read.summary.attempt.len(), GENERATIONS as usize);

@@ -101,7 +101,7 @@ impl Scene {
     }
 
     /// The trouble is over: all comes to the store, and a server that has nothing serves it.
-    async fn is_kept(mut self) {
+    async fn check_kept(mut self) {
         self.gateway.calm();
         let peer = self.one.peer().await;
         peer.renew(&self.app).await.unwrap();
@@ -134,7 +134,7 @@ async fn comes_again_while(trouble: Trouble, told: bool) {
         })
         .await;
     }
-    scene.is_kept().await;
+    scene.check_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,7 +168,7 @@ async fn a_server_that_is_restarted_in_between_knows_that_the_first_one_was_dele
         scene.one.restart().await;
         scene.one.peer().await.renew(&scene.app).await.unwrap();
         scene.is_served_by(&scene.one).await;
-        scene.is_kept().await;
+        scene.check_kept().await;
     }
 }
 
@@ -204,7 +204,7 @@ async fn a_server_that_dies_before_the_store_knows_of_a_deletion_does_not_forget
         scene.one.restart().await;
         scene.comes_again().await;
         scene.struck().await;
-        scene.is_kept().await;
+        scene.check_kept().await;
     }
 }
 
@@ -241,7 +241,7 @@ async fn a_deletion_that_another_server_heard_of_counts_too() {
         scene.comes_again().await;
         scene.struck().await;
         scene.is_served_by(&scene.one).await;
-        scene.is_kept().await;
+        scene.check_kept().await;
     }
 }
 
@@ -278,5 +278,5 @@ async fn a_server_that_stands_still_in_the_middle_of_a_burial_removes_nothing_of
     // Long enough for it to go on with what it was at.
     tokio::time::sleep(Duration::from_secs(5)).await;
     two.kill();
-    scene.is_kept().await;
+    scene.check_kept().await;
 }

@@ -452,7 +452,7 @@ async fn an_app_that_comes_back_by_its_name_has_nothing_of_the_one_before_and_lo
         matches!(ensured, Ok(false)),
         "nothing is written between what is to go: {ensured:?}"
     );
-    assert_eq!(*owner.apps.deleted.lock(), [app.clone()]);
+    assert_eq!(*owner.apps.deleted.lock(), std::slice::from_ref(&app));
     let claim = owner.records.bind(&app, TOKEN, LEASE).await;
     assert_eq!(claim.expect("asked"), Claim::Deleted);
     owner.collector.burials.bury_all().await;
