@@ -6,13 +6,14 @@ Java 8 cannot be had from a package registry: what can be told of it without one
 
 import os
 import re
+import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from conftest import SHARED, installed
-from harness.application import Application, CallFailed
+from harness.application import Application
 from harness.places import CACHE, JAR
 from harness.server import Server
 
@@ -87,17 +88,31 @@ def test_a_job_is_right_on_every_java_that_its_line_runs_on(on, spark, java):
     assert server.bytes_in() > 0
 
 
+LOAD = """
+class Load {
+    public static void main(String[] args) {
+        io.forebay.core.NativeLibrary.load();
+        System.out.println("loaded");
+    }
+}
+"""
+
+
 @LONG
 @pytest.mark.skipif(25 not in JDKS, reason="native access is denied from Java 24 on: see the head of this file")
-def test_native_access_that_is_denied_is_said_with_the_option_that_allows_it(on):
-    for option, allowed in (("--enable-native-access=ALL-UNNAMED", True), ("", False)):
-        options = f"--illegal-native-access=deny {option}"
-        _, app = on("4.3.0", 25, **{"spark.master": "local[2]", "spark.driver.extraJavaOptions": options})
-        if allowed:
-            assert app.call("tagged", base=0) == [1000, 0, 999, 499_500]
-        else:
-            with pytest.raises(CallFailed, match="--enable-native-access"):
-                app.call("tagged", base=0)
+def test_native_access_that_is_denied_is_said_with_the_option_that_allows_it(tmp_path):
+    """Without Spark, whose newest lines allow it themselves."""
+    source = tmp_path / "Load.java"
+    source.write_text(LOAD)
+
+    def load(*options):
+        java = [JDKS[25] / "bin" / "java", "--illegal-native-access=deny", *options, "-cp", JAR, source]
+        return subprocess.run(java, capture_output=True, text=True, timeout=300)
+
+    allowed, denied = load("--enable-native-access=ALL-UNNAMED"), load()
+    assert (allowed.returncode, allowed.stdout) == (0, "loaded\n"), allowed.stderr
+    assert denied.returncode == 1
+    assert "start it with --enable-native-access=ALL-UNNAMED" in denied.stderr
 
 
 def test_no_class_of_the_jar_is_newer_than_java_8():

@@ -4,6 +4,7 @@ Spark never speculates onto the host of the first attempt, and `local-cluster` h
 cluster with workers on two loopback addresses.
 """
 
+import itertools
 import os
 import re
 import time
@@ -25,12 +26,16 @@ SPECULATION = {
 }
 
 
+NUMBERS = itertools.count()
+
+
 class Cluster:
     """One master, one worker on each of two hosts."""
 
     def __init__(self, run: Run, line: SparkLine):
         self.run, self.line = run, line
-        self.folder = run.folder("cluster", line.version)
+        # Its own: what the one before said is in its logs.
+        self.folder = run.folder("cluster", f"{line.version}-{next(NUMBERS)}")
         master = self._start("master", "127.0.0.1", "org.apache.spark.deploy.master.Master", "--port", "0", "--webui-port", "0")
         self.url = self._said("master", r"Starting Spark master at (spark://\S+)")
         self.processes = [master]

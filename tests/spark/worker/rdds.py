@@ -107,7 +107,7 @@ def unkeep(spark):
 
 def lengths(spark, rows, length, maps=4, reduces=1):
     """Rows of that many bytes to so many partitions: how many came out, and how many bytes by what each says of itself."""
-    body = f"repeat('forebay!', cast({length} / 8 + id * 0 AS int))"  # on the row, or the optimiser would keep one for all
+    body = f"repeat('forebay!', cast({length} / 8 + least(id, 0) AS int))"  # on the row, or the optimiser, which knows id * 0, would make one for all
     frame = spark.range(0, rows, 1, maps).selectExpr("id", f"{body} AS body").repartition(reduces, "id")
     counts = ["count(*)", "sum(length(body))", "sum(id)", "count_if(substr(body, -8) = 'forebay!')"]
     return list(frame.selectExpr(*counts).collect()[0])
