@@ -181,10 +181,9 @@ impl Registry {
         let claim = match app.bond() {
             Bond::Refused => Ok(Claim::Another),
             Bond::Bound if self.was_asked_lately(&app) => return Ok(()),
-            // It may have been deleted elsewhere. A store that does not answer has nothing to be read either.
-            Bond::Bound => patient(pool.ask(&app.id, app.token))
-                .await
-                .or(Ok(Claim::Yours)),
+            // It may have been deleted elsewhere, and what is there by its name be another's: without an answer nothing is read, since
+            // the next request may be answered.
+            Bond::Bound => patient(pool.ask(&app.id, app.token)).await,
             Bond::Provisional => pool.bind(&app.id, app.token, app.lease()).await,
         };
         match claim {

@@ -244,6 +244,27 @@ async fn a_deleted_app_comes_back_by_its_driver_alone_also_elsewhere() {
 }
 
 #[tokio::test]
+async fn nothing_is_read_from_a_store_that_does_not_say_whose_the_app_is_by_now() {
+    let store = Arc::new(Store::default());
+    let stage = server(&store);
+    let id = app("a");
+    stage.registry.renew(&caller("a")).await.expect("bound");
+    assert_eq!(stage.registry.confirm(&id).await, Ok(()));
+    // It may have been deleted elsewhere meanwhile, and what is there be of the one before.
+    stage.clock.advance(Duration::from_secs(3));
+    store.down.store(true, Ordering::Relaxed);
+    let confirmed = stage.registry.confirm(&id).await;
+    let kind = confirmed.err().map(|error| error.kind());
+    assert_eq!(kind, Some(Kind::Unavailable));
+    store.down.store(false, Ordering::Relaxed);
+    assert_eq!(stage.registry.confirm(&id).await, Ok(()));
+    stage.clock.advance(Duration::from_secs(3));
+    store.delete(&id);
+    let confirmed = stage.registry.confirm(&id).await;
+    assert_eq!(confirmed, Err(Error::Before(id)));
+}
+
+#[tokio::test]
 async fn a_deletion_counts_from_its_first_moment_and_also_after_the_lease() {
     let store = Arc::new(Store::default());
     let stage = server(&store);
