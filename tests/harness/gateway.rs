@@ -50,6 +50,8 @@ pub enum Trouble {
     Status(u16),
     /// It reaches the store later.
     Slow(Duration),
+    /// The same, also if its sender does not wait for that.
+    Late(Duration),
     /// It does not reach the store, and there is no answer.
     Hang,
     /// The store does it; the connection is cut instead of an answer.

@@ -50,6 +50,8 @@ pub(super) const PART: usize = 8 << 20;
 const PARTS: usize = 4;
 /// How long a range that could not be read waits to hear how long its object is.
 const LENGTH: Duration = Duration::from_secs(5);
+/// How long an upload that is given up waits for its parts that are under way.
+const ANSWERED: Duration = Duration::from_secs(5);
 
 /// An object store, below a prefix.
 pub struct Store {
@@ -691,7 +693,9 @@ impl Upload<'_> {
 
     /// The same; the error says why parts may be left.
     pub async fn try_abort(mut self) -> Result<(), Error> {
-        // One that arrives later would stay.
+        // A part that the store is at while the upload ends may stay, whoever waits for its answer.
+        let answered = async { while self.sending.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(ANSWERED, answered).await;
         self.sending.shutdown().await;
         let Some(parts) = &mut self.parts else {
             return Ok(());

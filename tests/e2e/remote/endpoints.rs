@@ -1,8 +1,11 @@
 //! Real object stores: what the product asks of one, and a server that is gone for good, on each. Wrong settings say what to set.
 
+use std::time::Instant;
+
 use shuffle_remote::{Error, Store};
 use shuffle_tests::{
-    Endpoint,
+    Endpoint, Gateway,
+    gateway::{Trouble, Verb},
     stores::{BUCKET, Kind as StoreKind},
 };
 
@@ -11,6 +14,25 @@ use super::*;
 fn open(endpoint: &Endpoint, prefix: &str) -> Store {
     let env = endpoint.env(endpoint.addr());
     Store::open_with(&endpoint.url(prefix), &env, std::sync::Arc::new(())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_given_up_waits_for_the_part_that_the_store_is_at() {
+    let Some(endpoint) = Endpoint::start(StoreKind::Versity).await else {
+        return;
+    };
+    let gateway = Gateway::to(endpoint.addr()).await;
+    let env = endpoint.env(gateway.addr());
+    let store = Store::open_with(&endpoint.url("p"), &env, std::sync::Arc::new(())).unwrap();
+    let pause = Duration::from_secs(1);
+    gateway.trouble(Trouble::Slow(pause), &[Verb::Part], 1);
+    let mut upload = store.upload("app/0/v/1-0.obj".into());
+    let began = Instant::now();
+    upload.write(&random_bytes(1, 9 << 20)).await.unwrap();
+    upload.try_abort().await.unwrap();
+    assert_eq!(gateway.struck(), 1);
+    assert!(began.elapsed() >= pause, "it ended before its part");
+    assert_eq!(endpoint.files(), [] as [PathBuf; 0]);
 }
 
 /// The verbs of `Store`, with what its callers rely on.
