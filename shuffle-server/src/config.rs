@@ -16,8 +16,9 @@ pub use sources::Error;
 pub use units::ByteSize;
 
 use crate::{
+    registry::Policy,
     staging::{DirectIo, Options},
-    writeback::{self, Policy},
+    writeback,
 };
 
 /// Smallest memory: two of the largest messages, or else a push could wait for ever.

@@ -13,7 +13,7 @@ use std::{
 
 use shuffle_proto::ids::AppId;
 
-use crate::writeback::{Policy, Standing};
+use super::{Policy, Standing};
 
 /// A deadline that says: gone. All else are milliseconds of the clock.
 const GONE: u64 = u64::MAX;

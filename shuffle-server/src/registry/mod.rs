@@ -12,7 +12,9 @@
 //! whoever registers thousands keeps nobody out. With an object store the [`Pool`] has the last word on whose an app is.
 
 mod app;
+mod policy;
 mod pool;
+mod standing;
 mod sweep;
 
 use std::{
@@ -28,14 +30,11 @@ use sha2::{Digest, Sha256};
 use shuffle_proto::{ids::AppId, kind::Kind};
 
 pub use app::{App, End, StreamPermit};
+pub use policy::Policy;
 pub use pool::{Claim, Pool};
+pub use standing::{Apps, Standing};
 
-use crate::{
-    clock::Clock,
-    metrics::Metrics,
-    staging::AppRecord,
-    writeback::{Apps, Policy, Standing},
-};
+use crate::{clock::Clock, metrics::Metrics, staging::AppRecord};
 use app::Bond;
 use pool::Entrance;
 

@@ -12,8 +12,7 @@ use shuffle_proto::{
 use crate::{
     core::PROTOCOL_MIN,
     error::Refusal,
-    registry::{Caller, TokenHash},
-    writeback::Policy,
+    registry::{Caller, Policy, TokenHash},
 };
 
 /// The client's address, for the log; an extension of every request.

@@ -19,9 +19,8 @@ use crate::{
     core::{Core, peers::Rates, volumes::why},
     error::Refusal,
     metrics::Limit,
-    registry::{Caller, Claim},
+    registry::{Apps, Caller, Claim, Standing},
     release,
-    writeback::{Apps, Standing},
 };
 
 /// See the module.

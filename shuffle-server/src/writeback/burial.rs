@@ -24,8 +24,11 @@ use tokio::{sync::Notify, task::JoinSet};
 use uuid::Uuid;
 
 use super::records::Records;
-use super::{Apps, Standing};
-use crate::{clock::Clock, metrics::RemoteMetrics};
+use crate::{
+    clock::Clock,
+    metrics::RemoteMetrics,
+    registry::{Apps, Standing},
+};
 
 /// Burials at the same time.
 const TOGETHER: usize = 8;

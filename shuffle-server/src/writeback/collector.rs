@@ -22,11 +22,15 @@ use shuffle_remote::{Error, Place, Remote, keys, lease::Lease};
 use tokio::task::JoinSet;
 
 use super::{
-    Apps, Standing,
     burial::{Burials, TAKEN_OVER, Why},
     records::Records,
 };
-use crate::{clock::Clock, metrics::RemoteMetrics, registry::Claim, staging::Volume};
+use crate::{
+    clock::Clock,
+    metrics::RemoteMetrics,
+    registry::{Apps, Claim, Standing},
+    staging::Volume,
+};
 
 /// How often is looked whose record is due.
 const TICK: Duration = Duration::from_millis(200);

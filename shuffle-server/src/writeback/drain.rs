@@ -5,8 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Policy, Standing, WriteBack, planner};
-use crate::staging::{Unwritten, Volume};
+use super::{WriteBack, planner};
+use crate::{
+    registry::{Policy, Standing},
+    staging::{Unwritten, Volume},
+};
 
 /// How often it looks whether all is done.
 const LOOK: Duration = Duration::from_millis(50);

@@ -3,7 +3,6 @@
 //! | file | does |
 //! |---|---|
 //! | [`planner`] | which shuffle next, which local copy goes first: pure |
-//! | [`policy`] | when an app wants it |
 //! | [`cells`] | how a shuffle is cut so that it can be sorted in memory: pure |
 //! | [`uploader`] | one round: objects, read back and compared |
 //! | [`committer`] | the manifest, then the volume's record |
@@ -34,7 +33,6 @@ mod committer;
 mod drain;
 mod notes;
 mod planner;
-mod policy;
 mod records;
 mod throttle;
 mod uploader;
@@ -54,13 +52,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     metrics::RemoteMetrics,
+    registry::{Apps, Policy, Standing},
     staging::{self, Health, Sealed, Unwritten, Volume},
 };
 use awaited::Awaited;
 use collector::Collector;
 use drain::Begun;
 use planner::{Candidate, Urgency};
-pub use policy::Policy;
 pub use records::Records;
 pub(crate) use throttle::Throttle;
 use uploader::Error;
@@ -92,40 +90,6 @@ pub struct Options {
     pub reclaim_at: u8,
     /// Lease of an app that does not ask for one: how often leases in the store are looked at follows from it.
     pub lease: Duration,
-}
-
-/// An app, as the registry knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It lives here.
-    Live {
-        /// What it wants; `None` leaves that to the server.
-        policy: Option<Policy>,
-        /// Whether it has called since the server was started.
-        heard: bool,
-        /// SHA-256 of its token.
-        token: [u8; 32],
-        /// How long its data outlive its last call.
-        lease: Duration,
-        /// Rises with every call.
-        calls: u64,
-    },
-    /// It, or its driver, said that its data are to go.
-    Deleted,
-    /// It is not known here, or has not called here for its lease.
-    Unknown,
-}
-
-/// Who knows the apps.
-pub trait Apps: Send + Sync {
-    /// What is known of one.
-    fn standing(&self, app: &AppId) -> Standing;
-    /// Those that live here, also such as the pool has another token of.
-    fn live(&self) -> Vec<(AppId, Standing)>;
-    /// Whether the app's record in the store opens for this token, which it has here.
-    fn told(&self, app: &AppId, token: [u8; 32], opens: bool);
-    /// The record is of an app of this name and token that was deleted: nothing in the store is the one's that is here.
-    fn told_deleted(&self, app: &AppId, token: [u8; 32]);
 }
 
 type Key = (VolumeId, AppId, ShuffleId);

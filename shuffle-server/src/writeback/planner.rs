@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::Policy;
-use crate::staging::Unwritten;
+use crate::{registry::Policy, staging::Unwritten};
 
 /// How long a shuffle of an eager app must not be written to: one manifest for attempts that commit together.
 const EAGER: Duration = Duration::from_millis(500);

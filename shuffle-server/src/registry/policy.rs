@@ -1,4 +1,4 @@
-//! What an app, or the server for those that do not say, wants of write-back.
+//! When write-back copies: what an app asks for, or the server for those that do not say.
 
 use std::{fmt, str::FromStr};
 
