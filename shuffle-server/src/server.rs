@@ -137,7 +137,11 @@ impl Builder {
             lease: config.lease,
             max_lease: config.max_lease,
         };
-        let recovered: Vec<_> = volumes.iter().flat_map(Volume::apps).collect();
+        let recovering = volumes.clone();
+        let recovered = tokio::task::spawn_blocking(move || recovering.recovered());
+        let recovered = recovered
+            .await
+            .map_err(|panic| Error::Process(format!("read what volumes know of apps: {panic}")))?;
         let ledger = Arc::new(volumes.clone());
         let registry = Arc::new(Registry::new(
             ledger,

@@ -1,8 +1,9 @@
 //! What is deleted is gone at once, for ever, and from the disk; whoever still uses it is told so.
 
 use shuffle_tests::{
-    App, Attempt, Kind, Oracle, Server, Shape, eventually,
+    App, Attempt, Kind, Oracle, Server, Setup, Shape, eventually,
     peer::{assert_refused, fetch_first, fetch_range},
+    random_bytes,
 };
 use std::time::Duration;
 
@@ -288,4 +289,79 @@ async fn a_fetch_that_runs_while_its_shuffle_is_deleted_is_whole_or_fails() {
             ),
         }
     }
+}
+
+/// A disk is away while its app is deleted and the next one of that name has its outputs of the same
+/// numbers and sizes; then it is back.
+async fn a_disk_that_comes_back(token_of_next: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let dirs = [scratch.path().join("stays"), scratch.path().join("away")];
+    let with = |dirs: &[std::path::PathBuf]| {
+        let with = |setup: Setup, dir| setup.dir(dir);
+        dirs.iter().fold(Setup::new(), with)
+    };
+    let wide = Shape { maps: 40, ..SHAPE };
+    let first = App::new("app-1");
+    let mut next = App::new("app-1");
+    next.token = token_of_next.into();
+    let kept = App::new("app-2");
+
+    // All that readers compare is the same, but for the bytes.
+    let outputs = |app: &App, life: u64| {
+        let output = |map: u32| {
+            let attempt = Attempt::empty(app, 0, wide, map, u64::from(map));
+            attempt.with_block(0, random_bytes(life << 32 | u64::from(map), 5_000))
+        };
+        (0..wide.maps).map(output).collect::<Vec<_>>()
+    };
+
+    let mut server = Server::with(with(&dirs)).await;
+    let (peer, mut of_first, mut of_kept) =
+        (server.peer().await, Oracle::default(), Oracle::default());
+    for attempt in outputs(&first, 1) {
+        of_first.push(&peer, &attempt).await;
+    }
+    for attempt in outputs(&kept, 3) {
+        of_kept.push(&peer, &attempt).await;
+    }
+    assert_eq!(of_first.volumes(&first, 0).len(), 2, "both disks have some");
+    server.stop().await;
+
+    let mut server = Server::with(with(&dirs[..1])).await;
+    let peer = server.peer().await;
+    peer.delete_app(&first).await.unwrap();
+    peer.renew(&next).await.unwrap();
+    let mut of_next = Oracle::default();
+    let (early, late) = (&outputs(&next, 2)[..20], &outputs(&next, 2)[20..]);
+    for attempt in early {
+        of_next.push(&peer, attempt).await;
+    }
+    server.stop().await;
+
+    // The one that was away is asked first.
+    let back = dirs.into_iter().rev().collect::<Vec<_>>();
+    let mut server = Server::with(with(&back)).await;
+    let peer = server.peer().await;
+    of_next.check(&peer, &next, 0).await;
+    for attempt in late {
+        of_next.push(&peer, attempt).await;
+    }
+    of_next.check(&peer, &next, 0).await;
+    of_kept.check(&peer, &kept, 0).await;
+    if next.token != first.token {
+        let stranger = peer.renew(&first).await.unwrap_err();
+        assert_refused(&stranger, Kind::Denied, &["app-1"]);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_comes_back_with_an_earlier_app_of_the_name_gives_nobody_its_rows() {
+    a_disk_that_comes_back("of-the-next").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_with_an_earlier_life_of_the_same_app() {
+    let token = App::new("app-1").token;
+    a_disk_that_comes_back(&token).await;
 }

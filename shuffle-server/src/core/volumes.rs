@@ -2,7 +2,7 @@
 //! for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt::Write,
     hash::{DefaultHasher, Hash, Hasher},
     ops::Deref,
@@ -16,6 +16,7 @@ use shuffle_proto::{
     kind::Kind,
     v1,
 };
+use uuid::Uuid;
 
 use crate::{
     error::Refusal,
@@ -53,6 +54,46 @@ impl Volumes {
             volumes,
             writing: Mutex::default(),
         }))
+    }
+
+    /// Apps that the volumes have written down, each as often as volumes know it. Blocking.
+    ///
+    /// A volume that was away while an app was deleted still has it, and the next app of that name
+    /// may have come meanwhile, with outputs of the same numbers: what was deleted on one volume is
+    /// deleted on all. Where no volume knows of a deletion, different tokens tell different apps, but
+    /// not which is the later one, so neither keeps anything.
+    pub(crate) fn recovered(&self) -> Vec<AppRecord> {
+        let is_over = |record: &AppRecord| record.life.is_some_and(|life| self.has_ended(life));
+        for volume in self.iter() {
+            for record in volume.apps().iter().filter(|record| is_over(record)) {
+                let (app, volume_id) = (&record.app, volume.id());
+                tracing::warn!(%app, volume = %volume_id, "the app was deleted while the volume was away: what it has of it is deleted");
+                if let Err(error) = volume.delete_app(app) {
+                    tracing::error!(%app, volume = %volume_id, %error, "what a volume has of a deleted app could not be deleted");
+                }
+            }
+        }
+        let mut recovered: Vec<_> = self.iter().flat_map(Volume::apps).collect();
+        let mut tokens = HashMap::new();
+        let mut mixed = HashSet::new();
+        for record in &recovered {
+            if *tokens.entry(&record.app).or_insert(record.token_hash) != record.token_hash {
+                mixed.insert(record.app.clone());
+            }
+        }
+        drop(tokens);
+        for app in &mixed {
+            tracing::error!(%app, "volumes hold different apps of this name, by their tokens: what they have of it is deleted, and its maps run again");
+            if let Err(error) = self.delete(app) {
+                tracing::error!(%app, %error, "what volumes have of different apps of one name could not be deleted");
+            }
+        }
+        recovered.retain(|record| !mixed.contains(&record.app));
+        recovered
+    }
+
+    fn has_ended(&self, life: Uuid) -> bool {
+        self.iter().any(|volume| volume.has_ended(life))
     }
 
     /// The volume with this id, or why not.
@@ -173,8 +214,22 @@ impl Volumes {
 
 impl Ledger for Volumes {
     fn put(&self, record: &AppRecord) -> Result<(), String> {
-        let wanted = record.clone();
-        let results = self.each(move |volume| volume.put_app(&wanted));
+        // A volume that came from another server knows the app by another life, which is as good.
+        let lives = self.iter().map(|volume| {
+            let known = volume.app(&record.app)?;
+            let same = known.token_hash == record.token_hash;
+            known.life.filter(|life| same && !self.has_ended(*life))
+        });
+        let lives: HashMap<_, _> = self.iter().map(Volume::id).zip(lives).collect();
+        let common = lives.values().flatten().next().copied();
+        let (common, wanted) = (common.unwrap_or_else(Uuid::new_v4), record.clone());
+        let results = self.each(move |volume| {
+            let life = lives.get(&volume.id()).copied().flatten().or(Some(common));
+            volume.put_app(&AppRecord {
+                life,
+                ..wanted.clone()
+            })
+        });
         let mut errors = Vec::new();
         for (volume, result) in self.iter().zip(results) {
             let Err(error) = result else {
@@ -201,8 +256,8 @@ impl Ledger for Volumes {
             match result {
                 Ok(bytes) => freed += bytes,
                 // Nobody can read the app's data on this volume any more, and nothing more can be
-                // done before the next start, which deletes them, as does the end of the lease. An
-                // app that comes again under this name must not wait for one broken disk.
+                // done before the next start, see `recovered`. An app that comes again under this
+                // name must not wait for one broken disk.
                 Err(error) if volume.health().is_broken() => {
                     tracing::warn!(%app, %error, "the app's data stay on a disk that is out of service");
                 }
@@ -301,7 +356,7 @@ fn join(errors: &[Error]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::staging::tests::{Bench, app, key};
+    use crate::staging::tests::{Bench, app, key, record};
 
     #[test]
     fn a_reason_names_no_path() {
@@ -326,6 +381,114 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(without_paths(reason, dir), shown);
+        }
+    }
+
+    fn of(name: &str, token: u8) -> AppRecord {
+        AppRecord {
+            app: AppId::try_new(name).expect("valid"),
+            token_hash: [token; 32],
+            ..record(&app())
+        }
+    }
+
+    #[test]
+    fn what_was_deleted_while_a_volume_was_away_is_deleted_there_too() {
+        let benches = [Bench::new(), Bench::new()];
+        let open = |which: &[usize]| {
+            let opened = which.iter().map(|&at| benches[at].open());
+            Volumes::new(opened.collect())
+        };
+        let again = ["same", "other"].map(|name| of(name, 1));
+        let kept = of("kept", 1);
+        let volumes = open(&[0, 1]);
+        for record in again.iter().chain([&kept, &of("gone", 1)]) {
+            volumes.put(record).expect("written");
+        }
+        drop(volumes);
+
+        let volumes = open(&[0]);
+        for record in again.iter().chain([&of("gone", 1)]) {
+            volumes.delete(&record.app).expect("deleted");
+        }
+        for record in [of("same", 1), of("other", 2), kept.clone()] {
+            volumes.put(&record).expect("written");
+        }
+        drop(volumes);
+
+        let tokens = |volumes: &Volumes, name: &str| {
+            let app = of(name, 0).app;
+            let known = volumes.iter().map(|it| it.app(&app));
+            let tokens = known.map(|known| known.map(|it| it.token_hash[0]));
+            tokens.collect::<Vec<_>>()
+        };
+        let volumes = open(&[1, 0]);
+        assert_eq!(tokens(&volumes, "same"), [Some(1), Some(1)]);
+        let recovered = volumes.recovered();
+        assert_eq!(tokens(&volumes, "same"), [None, Some(1)]);
+        assert_eq!(tokens(&volumes, "other"), [None, Some(2)]);
+        assert_eq!(tokens(&volumes, "kept"), [Some(1), Some(1)]);
+        assert_eq!(tokens(&volumes, "gone"), [None, None]);
+        let named = |name: &str| {
+            let named = recovered
+                .iter()
+                .filter(|record| record.app == of(name, 0).app);
+            named.count()
+        };
+        assert_eq!(["same", "other", "kept", "gone"].map(named), [1, 1, 2, 0]);
+
+        // And with what it is from now on, it is not taken for the earlier one.
+        volumes.put(&of("same", 1)).expect("written");
+        drop(volumes);
+        let volumes = open(&[0, 1]);
+        let recovered = volumes.recovered();
+        let same = recovered.iter().filter(|it| it.app == of("same", 1).app);
+        let lives: HashSet<_> = same.map(|record| record.life).collect();
+        assert_eq!(lives.len(), 1);
+        assert_eq!(tokens(&volumes, "same"), [Some(1), Some(1)]);
+    }
+
+    #[test]
+    fn a_volume_of_another_server_keeps_what_it_has_of_an_app() {
+        let benches = [Bench::new(), Bench::new()];
+        for bench in &benches {
+            let volumes = Volumes::new(vec![bench.open()]);
+            volumes.put(&of("moved", 1)).expect("written");
+        }
+        for _ in 0..2 {
+            let volumes = Volumes::new(benches.iter().map(Bench::open).collect());
+            let moved = |record: &&AppRecord| record.app == of("moved", 1).app;
+            assert_eq!(volumes.recovered().iter().filter(moved).count(), 2);
+            volumes.put(&of("moved", 1)).expect("written");
+        }
+    }
+
+    #[test]
+    fn volumes_that_hold_different_apps_of_one_name_keep_neither_and_others_all() {
+        let benches = [Bench::new(), Bench::new(), Bench::new()];
+        let volumes = Volumes::new(benches.iter().map(Bench::open).collect());
+        for (at, name, token) in [
+            (0, "again", 1),
+            (1, "again", 2),
+            (2, "again", 1),
+            (0, "moved", 3),
+            (2, "moved", 3),
+            (1, "single", 4),
+        ] {
+            volumes[at].put_app(&of(name, token)).expect("written");
+        }
+        let count = |records: &[AppRecord], name: &str| {
+            let named = records
+                .iter()
+                .filter(|record| record.app == of(name, 0).app);
+            named.count()
+        };
+        for _ in 0..2 {
+            let recovered = volumes.recovered();
+            let counts = ["again", "moved", "single", "app-1"].map(|name| count(&recovered, name));
+            assert_eq!(counts, [0, 2, 1, 3]);
+            let knows = volumes.iter().filter(|it| it.knows(&of("again", 0).app));
+            assert_eq!(knows.count(), 0);
         }
     }
 

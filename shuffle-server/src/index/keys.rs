@@ -10,6 +10,8 @@
 //! | 4 run | kind u8, app number u32, shuffle u32, run u64 | 17 |
 //! | 5 attempt | kind u8, app number u32, shuffle u32, map index u32, attempt u64 | 21 |
 //! | 6 written | kind u8, app number u32, shuffle u32, generation u32 | 13 |
+//! | 7 life | kind u8, app number u32 | 5 |
+//! | 8 ended | kind u8, app number u32 | 5 |
 
 use shuffle_proto::ids::{AttemptId, MapIndex, ShuffleId};
 
@@ -29,6 +31,10 @@ pub const RUN: u8 = 4;
 pub const ATTEMPT: u8 = 5;
 /// Kind of [`Key::Written`].
 pub const WRITTEN: u8 = 6;
+/// Kind of [`Key::Life`].
+pub const LIFE: u8 = 7;
+/// Kind of [`Key::Ended`].
+pub const ENDED: u8 = 8;
 
 /// Kinds that go when a shuffle is deleted.
 pub(crate) const SHUFFLE_DATA: [u8; 4] = [SEGMENT, RUN, ATTEMPT, WRITTEN];
@@ -58,6 +64,10 @@ pub enum Key {
     Attempt(AppNo, ShuffleId, MapIndex, AttemptId),
     /// What one generation of write-back put into the object store.
     Written(AppNo, ShuffleId, u32),
+    /// Which life of its name an app is.
+    Life(AppNo),
+    /// The same of one that was deleted.
+    Ended(AppNo),
 }
 
 // === impl Key ===
@@ -98,6 +108,8 @@ impl Key {
                 bytes.extend(shuffle.0.to_be_bytes());
                 bytes.extend(generation.to_be_bytes());
             }
+            Key::Life(app) => head(LIFE, app),
+            Key::Ended(app) => head(ENDED, app),
         }
         bytes
     }
@@ -131,6 +143,8 @@ impl Key {
                 ShuffleId(take_u32(rest)?),
                 take_u32(rest)?,
             ),
+            LIFE => Key::Life(AppNo(take_u32(rest)?)),
+            ENDED => Key::Ended(AppNo(take_u32(rest)?)),
             _ => return None,
         };
         rest.is_empty().then_some(key)

@@ -175,6 +175,7 @@ impl Changes {
     /// Removes an app and all that it has.
     pub fn delete_app(&mut self, app: AppNo) {
         self.delete(Key::App(app));
+        self.delete(Key::Life(app));
         for kind in keys::SHUFFLE_DATA.into_iter().chain([keys::SHUFFLE]) {
             let (from, to) = keys::app_range(kind, app);
             self.steps.push(Step::DeleteRange(from, to));

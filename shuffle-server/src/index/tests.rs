@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId};
+use uuid::Uuid;
 
 use super::{
     keys::Key,
@@ -117,6 +118,8 @@ fn golden() -> Vec<(Key, Record)> {
                 attempts: vec![(MapIndex(8), AttemptId(9))],
             }),
         ),
+        (Key::Life(app), Record::Life(Uuid::from_bytes([3; 16]))),
+        (Key::Ended(app), Record::Life(Uuid::from_bytes([4; 16]))),
     ]
 }
 
@@ -191,6 +194,8 @@ fn key() -> impl Strategy<Value = Key> {
         )),
         (place(), any::<u32>())
             .prop_map(|((app, shuffle), generation)| Key::Written(app, shuffle, generation)),
+        any::<u32>().prop_map(|app| Key::Life(AppNo(app))),
+        any::<u32>().prop_map(|app| Key::Ended(AppNo(app))),
     ]
 }
 

@@ -15,6 +15,7 @@
 //! | run | segment u64, offset u64, attempts u32, blocks u32, data length u64, then the directory: per partition that has blocks partition u32, first block u32, offset in the data u64 |
 //! | attempt | synced u8, bytes u64, records u64, runs varint, each run's id u64, log u8 (1: log id u64, offset u64, length u64), then the totals, see `shuffle_proto::stored::totals` |
 //! | written | objects u32, bytes u64, then per attempt map index u32, attempt u64 |
+//! | life, ended | UUID 16 bytes |
 //!
 //! A directory entry ends where the next one begins, the last one at `blocks` and `data length`: 16
 //! bytes per partition.
@@ -25,6 +26,7 @@ use shuffle_proto::{
     ids::{AppId, AttemptId, MapIndex},
     stored::{Reader, put_varint},
 };
+use uuid::Uuid;
 
 use super::{Error, LogId, RunId, SegmentId, keys::Key};
 
@@ -50,6 +52,8 @@ pub enum Record {
     Attempt(Attempt),
     /// A generation of write-back.
     Written(Written),
+    /// One life of an app's name.
+    Life(Uuid),
 }
 
 /// The index itself.
@@ -239,6 +243,7 @@ impl Record {
                     out.extend(attempt.0.to_le_bytes());
                 }
             }
+            Record::Life(life) => out.extend(life.as_bytes()),
         }
         out[0] = VALUE_VERSION;
         let checksum = checksum(key, &out[HEAD..]);
@@ -374,6 +379,7 @@ fn decode_fields(key: Key, bytes: &[u8]) -> Option<Record> {
                 attempts,
             })
         }
+        Key::Life(_) | Key::Ended(_) => Record::Life(Uuid::from_bytes(*r.take(16)?.first_chunk()?)),
     };
     r.0.is_empty().then_some(record)
 }

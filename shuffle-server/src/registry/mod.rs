@@ -192,7 +192,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// `recovered`: what the volumes have written down, the same app once or more often.
+    /// `recovered`: what the volumes have written down, the same app once or more often, by one token.
     pub fn new(
         ledger: Arc<dyn Ledger>,
         clock: Arc<dyn Clock>,
@@ -228,9 +228,6 @@ impl Registry {
                 .entry(record.app.clone())
                 .or_insert_with(|| Arc::new(App::new(record.app, record.token_hash, lease, now)));
             app.set_bond(bond);
-            if !TokenHash(app.token).opens(record.token_hash) {
-                tracing::warn!(app = %app.id, "volumes hold different tokens of this app; the first one counts");
-            }
             let pool = registry.pool.as_ref();
             if pool.is_some_and(|pool| pool.was_deleted(&app.id, app.token)) {
                 app.end(End::Deleted, now);
@@ -486,6 +483,8 @@ impl Registry {
             app: app.id.clone(),
             token_hash: app.token,
             lease,
+            // The volumes know it.
+            life: None,
         };
         let ledger = self.ledger.clone();
         blocking(move || ledger.put(&record))

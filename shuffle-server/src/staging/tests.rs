@@ -101,6 +101,7 @@ pub(crate) fn record(app: &AppId) -> AppRecord {
         app: app.clone(),
         token_hash: [7; 32],
         lease: Duration::from_secs(600),
+        life: None,
     }
 }
 

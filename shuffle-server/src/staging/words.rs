@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId};
+use uuid::Uuid;
 
 /// Who wrote: one try at one map index of one shuffle.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +51,9 @@ pub struct AppRecord {
     pub token_hash: [u8; 32],
     /// How long its data outlive its last call.
     pub lease: Duration,
+    /// Which life of its name it is: two that came one after the other may have the same token.
+    /// `None`: nobody has said it yet.
+    pub life: Option<Uuid>,
 }
 
 /// Whether a volume takes new attempts. With the reason, which says what a person can do.

@@ -142,7 +142,14 @@ fn carry_through(
     changes: &mut Changes,
     recorded: bool,
 ) -> Vec<Arc<Waste>> {
-    let deletion = |(path, what): (PathBuf, What)| {
+    let deletion = |(path, mut what): (PathBuf, What)| {
+        if let What::App(no, _, life) = &mut what {
+            let app = apps.get(no).and_then(|app| names.apps.get(app));
+            *life = app.and_then(|app| app.record.life);
+            if let Some(life) = life {
+                names.ends(*no, *life);
+            }
+        }
         what.record(changes);
         match &what {
             What::Shuffle(no, id) => {
@@ -154,7 +161,7 @@ fn carry_through(
                 }
                 names.next_app = names.next_app.max(no.0.saturating_add(1));
             }
-            What::App(no, _) => {
+            What::App(no, ..) => {
                 found.retain(|(of, _), _| of != no);
                 if let Some(app) = apps.remove(no) {
                     names.apps.remove(&app);

@@ -12,7 +12,7 @@ use crate::{
     index::{
         AppNo, Changes, RunId, SegmentId, SegmentIndex,
         keys::{self, Key},
-        read,
+        read, read_all,
         values::{self, FORMAT, Meta, Record},
     },
     staging::{
@@ -126,6 +126,7 @@ pub(super) fn read_apps(
                     app: app.id.clone(),
                     token_hash: app.token_hash,
                     lease: app.lease,
+                    life: None,
                 };
                 apps.insert(no, app.id.clone());
                 let app = App {
@@ -147,6 +148,34 @@ pub(super) fn read_apps(
             }
         }
     })?;
+    whole &= read_lives(index, names, apps)?;
+    Ok(whole)
+}
+
+/// Which life of its name each app is, and which were deleted here; answers whether all can be read.
+fn read_lives(
+    index: &dyn SegmentIndex,
+    names: &mut Names,
+    apps: &HashMap<AppNo, AppId>,
+) -> Result<bool, Error> {
+    let mut whole = true;
+    for kind in [keys::LIFE, keys::ENDED] {
+        read_all(index, kind, |record| match record {
+            Ok((Key::Life(no), Record::Life(life))) => {
+                let app = apps.get(&no).and_then(|app| names.apps.get_mut(app));
+                app.into_iter().for_each(|app| app.record.life = Some(life));
+            }
+            Ok((Key::Ended(no), Record::Life(life))) => {
+                names.next_app = names.next_app.max(no.0.saturating_add(1));
+                names.ends(no, life);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "record of an app's life is broken");
+                whole = false;
+            }
+        })?;
+    }
     Ok(whole)
 }
 

@@ -27,8 +27,12 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use shuffle_proto::ids::{AppId, ShuffleId};
+use uuid::Uuid;
 
-use crate::index::{AppNo, Changes, keys::Key, values};
+use crate::{
+    index::{AppNo, Changes, keys::Key, values},
+    staging::state::names::ENDED_KEPT,
+};
 
 /// How often is looked for what is too old in `lost/`.
 const LOST_POLL_INTERVAL: Duration = Duration::from_secs(600);
@@ -73,8 +77,8 @@ pub(crate) struct Waste {
 /// What was deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    /// An app, with its number in the index.
-    App(AppNo, Option<AppId>),
+    /// An app, with its number in the index, and which life of its name it was if that is known.
+    App(AppNo, Option<AppId>, Option<Uuid>),
     /// A shuffle, with the app's number in the index.
     Shuffle(AppNo, ShuffleId),
     /// A file that nothing names any more.
@@ -92,13 +96,21 @@ pub(crate) struct Place {
 
 impl What {
     fn is_of(&self, no: AppNo) -> bool {
-        matches!(self, What::App(of, _) | What::Shuffle(of, _) if *of == no)
+        matches!(self, What::App(of, ..) | What::Shuffle(of, _) if *of == no)
     }
 
     /// Tells the index that it is deleted.
     pub(crate) fn record(&self, changes: &mut Changes) {
         match self {
-            What::App(no, _) => changes.delete_app(*no),
+            What::App(no, _, life) => {
+                changes.delete_app(*no);
+                if let Some(life) = life {
+                    changes.put(Key::Ended(*no), &values::Record::Life(*life));
+                }
+                if let Some(oldest) = no.0.checked_sub(ENDED_KEPT) {
+                    changes.delete(Key::Ended(AppNo(oldest)));
+                }
+            }
             What::Shuffle(no, id) => {
                 changes.delete_shuffle_data(*no, *id);
                 changes.put(Key::Shuffle(*no, *id), &TOMBSTONE);
@@ -110,7 +122,7 @@ impl What {
     /// A name below `trash/` that was never given before.
     pub(crate) fn name(&self, id: u64) -> Option<String> {
         match self {
-            What::App(no, _) => Some(format!("{id:012x}.app.{}", no.0)),
+            What::App(no, ..) => Some(format!("{id:012x}.app.{}", no.0)),
             What::Shuffle(no, shuffle) => Some(format!("{id:012x}.shuffle.{}.{shuffle}", no.0)),
             What::File => None,
         }
@@ -120,7 +132,7 @@ impl What {
         let mut words = name.split('.').skip(1);
         let (kind, no) = (words.next()?, AppNo(words.next()?.parse().ok()?));
         match kind {
-            "app" => Some(What::App(no, None)),
+            "app" => Some(What::App(no, None, None)),
             "shuffle" => Some(What::Shuffle(no, ShuffleId(words.next()?.parse().ok()?))),
             _ => None,
         }
@@ -208,7 +220,7 @@ impl Trash {
 
     /// A deletion of an app that the index does not know of yet.
     pub(crate) fn unrecorded_app(&self, app: &AppId) -> Option<Arc<Waste>> {
-        self.unrecorded(|what| matches!(what, What::App(_, Some(id)) if id == app))
+        self.unrecorded(|what| matches!(what, What::App(_, Some(id), _) if id == app))
     }
 
     fn unrecorded(&self, is: impl Fn(&What) -> bool) -> Option<Arc<Waste>> {
@@ -222,7 +234,7 @@ impl Trash {
         let mut queue = self.queue.lock();
         queue.unrecorded.retain(|other| {
             let gone_too = match waste.what {
-                What::App(no, _) => other.what.is_of(no),
+                What::App(no, ..) => other.what.is_of(no),
                 _ => other.what == waste.what,
             };
             if gone_too {

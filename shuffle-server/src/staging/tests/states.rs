@@ -5,6 +5,8 @@ use std::{
     sync::atomic::{AtomicBool, AtomicI32, Ordering},
 };
 
+use tokio::task::JoinHandle;
+
 use super::*;
 
 const EIO: i32 = 5;
@@ -17,6 +19,8 @@ pub(super) struct Disk {
     operation: Operation,
     errno: AtomicI32,
     pub(super) hangs: AtomicBool,
+    /// Whether a call does not come back since it hangs.
+    holds: AtomicBool,
 }
 
 /// Lets its calls go at the end of a test, however it ends: threads that wait would keep it.
@@ -42,6 +46,7 @@ impl Disk {
             operation,
             errno: AtomicI32::new(0),
             hangs: AtomicBool::new(false),
+            holds: AtomicBool::new(false),
         });
         let mut bench = Bench::new();
         bench.faults = Some(disk.clone());
@@ -57,6 +62,7 @@ impl Faults for Disk {
             return Ok(());
         }
         while self.hangs.load(Ordering::SeqCst) {
+            self.holds.store(true, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(5));
         }
         match self.errno.load(Ordering::SeqCst) {
@@ -64,6 +70,34 @@ impl Faults for Disk {
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
     }
+}
+
+/// Has the disk hang, and commits attempts of three maps: the first is being written, the others are
+/// in the queue behind it.
+async fn commits_that_hang(
+    bench: &Bench,
+    disk: &Disk,
+    volume: &Volume,
+    shape: &Shape,
+) -> Vec<JoinHandle<Result<Receipt, Error>>> {
+    let mut pushed = Vec::new();
+    for map in 0..3 {
+        let mut writer = begin(volume, key(1, map, 1));
+        let totals = push(&bench.budget, &mut writer, shape)
+            .await
+            .expect("append");
+        pushed.push((writer, totals));
+    }
+    disk.hangs.store(true, Ordering::SeqCst);
+    let mut commits = Vec::new();
+    for (writer, totals) in pushed {
+        commits.push(tokio::spawn(writer.commit(totals, Durability::Disk)));
+        eventually("the disk holds the first", || {
+            disk.holds.load(Ordering::SeqCst)
+        })
+        .await;
+    }
+    commits
 }
 
 /// Pushes an attempt that must be refused.
@@ -188,19 +222,8 @@ async fn memory_of_a_disk_that_hangs_is_given_to_others() {
     let (mut bench, disk) = Disk::bench(Operation::Write);
     bench.budget = Budget::new(8 << 20);
     let volume = bench.open();
-    disk.hangs.store(true, Ordering::SeqCst);
-    // Two that wait for the writer: one is being written, the other in the queue behind it.
     let shape = even(0..PARTITIONS, 40_000);
-    let mut commits = Vec::new();
-    for map in 0..3 {
-        let mut writer = begin(&volume, key(1, map, 1));
-        let totals = push(&bench.budget, &mut writer, &shape)
-            .await
-            .expect("append");
-        commits.push(tokio::spawn(writer.commit(totals, Durability::Disk)));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    for commit in commits {
+    for commit in commits_that_hang(&bench, &disk, &volume, &shape).await {
         let answer = tokio::time::timeout(Duration::from_secs(10), commit).await;
         let answer = answer.expect("in time").expect("no panic");
         assert_eq!(answer.expect_err("slow").kind(), Kind::Unavailable);
@@ -318,18 +341,8 @@ async fn closing_does_not_wait_for_a_disk_that_hangs() {
 async fn an_attempt_whose_commit_was_refused_begins_again_and_does_not_stay() {
     let (bench, disk) = Disk::bench(Operation::Write);
     let volume = bench.open();
-    disk.hangs.store(true, Ordering::SeqCst);
     let shape = even(0..PARTITIONS, 40_000);
-    let mut commits = Vec::new();
-    for map in 0..3 {
-        let mut writer = begin(&volume, key(1, map, 1));
-        let totals = push(&bench.budget, &mut writer, &shape)
-            .await
-            .expect("append");
-        commits.push(tokio::spawn(writer.commit(totals, Durability::Disk)));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    for commit in commits {
+    for commit in commits_that_hang(&bench, &disk, &volume, &shape).await {
         let answer = tokio::time::timeout(Duration::from_secs(10), commit).await;
         let answer = answer.expect("in time").expect("no panic");
         assert_eq!(answer.expect_err("slow").kind(), Kind::Unavailable);
@@ -358,19 +371,10 @@ async fn an_attempt_whose_commit_was_refused_begins_again_and_does_not_stay() {
 async fn refused_commits_that_never_come_back_hold_up_neither_write_back_nor_reclaim() {
     let (bench, disk) = Disk::bench(Operation::Write);
     let volume = bench.open();
-    disk.hangs.store(true, Ordering::SeqCst);
     let shape = even(0..PARTITIONS, 40_000);
-    for map in 0..3 {
-        let mut writer = begin(&volume, key(1, map, 1));
-        let totals = push(&bench.budget, &mut writer, &shape)
-            .await
-            .expect("append");
-        let commit = tokio::spawn(writer.commit(totals, Durability::Disk));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        if map == 2 {
-            commit.await.expect("no panic").expect_err("slow");
-        }
-    }
+    let mut commits = commits_that_hang(&bench, &disk, &volume, &shape).await;
+    let last = commits.pop().expect("three");
+    last.await.expect("no panic").expect_err("slow");
     disk.hangs.store(false, Ordering::SeqCst);
     eventually("nothing is in progress", || volume.unwritten()[0].open == 0).await;
 }

@@ -27,6 +27,8 @@ use shuffle_proto::{
     ids::{AppId, ShuffleId, VolumeId},
 };
 
+use uuid::Uuid;
+
 use crate::staging::{
     error::Error,
     read::{
@@ -120,6 +122,18 @@ impl Volume {
             .values()
             .map(|app| app.record.clone())
             .collect()
+    }
+
+    /// An app that it knows.
+    pub fn app(&self, app: &AppId) -> Option<AppRecord> {
+        let names = self.0.shared.names.read();
+        names.apps.get(app).map(|app| app.record.clone())
+    }
+
+    /// Whether this life of an app's name was deleted here, not too long ago.
+    pub fn has_ended(&self, life: Uuid) -> bool {
+        let names = self.0.shared.names.read();
+        names.ended.values().any(|ended| *ended == life)
     }
 
     /// Whether it has a shuffle that is not deleted.

@@ -1,7 +1,7 @@
 //! Records of apps. A volume must know an app before it takes anything of that app.
 
 use crate::{
-    index::{AppNo, Changes, keys::Key},
+    index::{AppNo, Changes, keys::Key, values::Record},
     staging::{
         error::Error,
         state::{names::App, shared::Shared, tombstones::Deleted},
@@ -13,15 +13,16 @@ use crate::{
 /// Remembers an app, or its new lease. Must come before the app's first attempt. Blocking (a write
 /// to the index). What fails is done later, when the volume is well.
 pub(crate) fn put_app(shared: &Shared, app: &AppRecord) -> Result<(), Error> {
-    // Under the same name with another token it is another app: nothing of the one before may be
-    // taken for its own.
-    let before = shared
-        .names
-        .read()
-        .apps
-        .get(&app.app)
-        .map(|app| app.record.token_hash);
-    if before.is_some_and(|token| token != app.token_hash) {
+    // Under the same name with another token, or in another life, it is another app: nothing of the
+    // one before may be taken for its own.
+    let before = {
+        let names = shared.names.read();
+        let known = names.apps.get(&app.app);
+        known.map(|known| (known.record.token_hash, known.record.life))
+    };
+    if before.is_some_and(|(token, life)| {
+        token != app.token_hash || life.is_some() && app.life.is_some() && life != app.life
+    }) {
         delete_app(shared, &app.app)?;
     }
     if let Some(earlier) = shared.trash.unrecorded_app(&app.app) {
@@ -78,6 +79,9 @@ fn write(shared: &Shared, app: &AppRecord) -> Result<(), Error> {
     }
     let mut changes = Changes::default();
     changes.put(Key::App(no), &app_record(app));
+    if let Some(life) = app.life {
+        changes.put(Key::Life(no), &Record::Life(life));
+    }
     shared
         .index
         .write(&changes, false)

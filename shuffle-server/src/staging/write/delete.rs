@@ -80,10 +80,13 @@ pub(crate) fn delete_app(shared: &Shared, app: &AppId) -> Result<u64, Error> {
             names.apps.remove(app).map(|known| {
                 let gone = names.shuffles.extract_if(|(no, _), _| *no == known.no);
                 let shuffles: Vec<Arc<Shuffle>> = gone.map(|(_, shuffle)| shuffle).collect();
-                (known.no, shuffles)
+                if let Some(life) = known.record.life {
+                    names.ends(known.no, life);
+                }
+                (known.no, known.record.life, shuffles)
             })
         };
-        let Some((no, shuffles)) = known else {
+        let Some((no, life, shuffles)) = known else {
             let earlier = shared.trash.unrecorded_app(app);
             return earlier.map_or(Ok(0), |waste| waste.record(shared));
         };
@@ -92,7 +95,7 @@ pub(crate) fn delete_app(shared: &Shared, app: &AppId) -> Result<u64, Error> {
             let (files, all) = empty(shared, shuffle).unwrap_or_default();
             (used, freed) = (used + files, freed + all);
         }
-        let waste = Waste::of(What::App(no, Some(app.clone())), used, freed);
+        let waste = Waste::of(What::App(no, Some(app.clone()), life), used, freed);
         shared.trash.begin(&waste);
         (waste, no, shuffles)
     };
