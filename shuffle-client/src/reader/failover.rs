@@ -1,207 +1,248 @@
-//! Where a group of outputs is fetched when its server does not have it, or does not answer.
+//! Where a group of outputs is fetched next when a try at it has ended early: pure decisions on
+//! what came of the try and on what is known of the group. `stream/elsewhere.rs` carries them out.
+//!
+//! What is tried before a part is given up:
+//!
+//! | answer | then |
+//! |---|---|
+//! | broken stream, `Unavailable` | the same server from the last verified message, with pauses, until `retry_deadline` passed without a new block; meanwhile once, and again at the end, the volumes are looked for elsewhere. A server that somebody of this process has waited for in vain is not waited for again |
+//! | `Unavailable` that the server itself answers | if there are several volumes, each by itself after the second time: a disk that does not answer costs what is on it |
+//! | `Busy` | the same, for much longer: the server is there, and nothing is lost. What ends it is a failure of the task that names no output |
+//! | `Lost` | each volume by itself: if it is found elsewhere, there; if this server has it, once more; else it is lost |
+//! | a checksum fails | the server is told (`report.rs`), then once more from the last verified message: the bits may have flipped on the way, and if not, the server serves it from elsewhere now, or says that it is lost |
+//! | `Corrupt` | once more from the last verified message |
+//! | an attempt is missing, or counts differ | once more from the start |
+//! | anything else | at once |
+//! | the object store itself fails, or does not have all | the volume's own server, as it was asked before, when what is to be had elsewhere has been had: what the store does not have is then all that is lost |
+//!
+//! What was written at level `mirror` has another copy, which is gone to first: for good from a
+//! server that has lost or spoilt its own, and to and fro, within the same `retry_deadline`,
+//! between servers that do not answer.
 //!
 //! *Elsewhere* is another server that has the volume or, if none has, any server that has the
 //! object store: it serves what the volume has written back. If there is no such server either, and
 //! the client may, it is the object store itself (`direct.rs`). Where that is not enough the way
 //! leads back to the volume's own server, which may be starting again.
 
-use bytes::Bytes;
-use futures_util::future::join_all;
-use rand::seq::IndexedRandom as _;
-use shuffle_proto::ids::{AttemptId, VolumeId};
+use shuffle_proto::ids::VolumeId;
 
-use super::{plan::Group, stream::Fetch};
-use crate::{
-    backoff::Backoff,
-    channel::Failure,
-    error::{Error, Kind},
-};
+use crate::{error::Kind, types::Description};
 
-/// How often a volume is followed from server to server.
-const MAX_MOVES: u32 = 4;
+/// Failures in a row after which the volumes are looked for elsewhere.
+const SEARCH_AFTER: u32 = 4;
 
-impl Fetch<'_, '_> {
-    /// The server does not have one of the volumes, or not the shuffle on them. What can be had is
-    /// asked for volume by volume.
-    pub(super) async fn lost(&mut self, failure: Failure) -> Result<Vec<Group>, Error> {
-        if self.go_home().await {
-            return Ok(Vec::new());
-        }
-        let address = self.group.address.clone();
-        self.cursor = Bytes::new();
-        // A server with an object store has looked there before it said so.
-        let mut looked = false;
-        let served: Vec<VolumeId> = match self.shared.client.try_describe(&address).await {
-            Ok(description) => {
-                looked = description.remote;
-                let volumes = description.volumes.into_iter();
-                volumes.map(|volume| volume.id).collect()
+/// What is known of a group when a try at it has ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Situation {
+    /// Volumes in the group.
+    pub(super) volumes: usize,
+    /// Failures in a row that were waited for.
+    pub(super) tries: u32,
+    /// The server was asked once more already, with no new block since.
+    pub(super) asked_again: bool,
+    /// The objects are read from here, and no server is asked.
+    pub(super) direct: bool,
+    /// The server stands in for the volume's own.
+    pub(super) stands_in: bool,
+    /// Another copy can be turned to, of what the trouble is about.
+    pub(super) mirrored: bool,
+}
+
+/// How a try ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// What came cannot be believed.
+    Wrong {
+        /// Something is missing, rather than spoilt.
+        missing: bool,
+        /// The server was told of the fault, and looks after it.
+        told: bool,
+        /// It takes the whole answer to repair.
+        from_start: bool,
+    },
+    /// The call or the stream failed.
+    Failed {
+        kind: Kind,
+        /// The server itself said so.
+        answered: bool,
+    },
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Move {
+    /// Ask the same server once more, from the last verified message or from the start.
+    Again { from_start: bool },
+    /// Wait for the server, see [`wait`].
+    Wait,
+    /// Ask for each volume by itself: which of them it is shows then.
+    Split,
+    /// Turn to the other copies for good.
+    Mirrors,
+    /// Go back to the volume's own server at once.
+    Home,
+    /// Go back to the volume's own server, after what else is left to do.
+    HomeLater,
+    /// Ask the server which volumes it serves, see [`missing`].
+    Describe,
+    /// Say what is lost, or refused.
+    GiveUp,
+}
+
+/// What to do at a server that has not got what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Look at the other servers for the volumes that this one does not serve.
+    Search,
+    /// As [`Move::Split`].
+    Split,
+    /// Ask the same server once more, from the start.
+    Again,
+    /// Say what is lost.
+    GiveUp,
+}
+
+/// The next move after a try that ended so.
+pub(super) fn next(end: End, at: Situation) -> Move {
+    match end {
+        End::Wrong {
+            told, from_start, ..
+        } if told || !at.asked_again => Move::Again { from_start },
+        // What was committed last may not have been written back.
+        End::Wrong { missing: true, .. } if at.stands_in => Move::HomeLater,
+        End::Wrong { .. } if at.mirrored => Move::Mirrors,
+        End::Wrong { .. } => Move::GiveUp,
+        End::Failed { kind, answered } => match kind {
+            // What is written back later, and a store that answers again, are found when the server
+            // has not come back.
+            Kind::Busy | Kind::Unavailable | Kind::Lost if at.direct => Move::HomeLater,
+            Kind::Unavailable if answered && at.tries > 0 && at.volumes > 1 => Move::Split,
+            Kind::Busy | Kind::Unavailable => Move::Wait,
+            Kind::Lost if at.stands_in => Move::Home,
+            Kind::Lost if at.mirrored && at.volumes > 1 => Move::Split,
+            Kind::Lost if at.mirrored => Move::Mirrors,
+            Kind::Lost => Move::Describe,
+            Kind::Corrupt if !at.asked_again => Move::Again { from_start: false },
+            Kind::Corrupt if at.mirrored => Move::Mirrors,
+            Kind::Corrupt | Kind::Invalid | Kind::Fenced | Kind::Internal | Kind::Denied => {
+                Move::GiveUp
             }
-            Err(_) => self.group.volumes.clone(), // it went away in between: the next try will tell
-        };
-        let gone: Vec<_> = self
-            .group
-            .volumes
-            .iter()
-            .copied()
-            .filter(|volume| !served.contains(volume))
-            .collect();
-        let mut more = Vec::new();
-        if !gone.is_empty() {
-            more = self.move_volumes(gone.clone(), !looked).await;
-            if let Some(volume) = self
-                .group
-                .volumes
-                .iter()
-                .find(|volume| gone.contains(volume))
-            {
-                let message = format!(
-                    "volume {volume} is not served at {address} any more, nor by any of the servers {} that answer: its disk or \
-                     server is gone with what it held of {}",
-                    self.shared.client.settings().servers.join(", "),
-                    self.shared.name(),
-                );
-                let error = self.name_one(Error::new(Kind::Lost, message), Some(*volume));
-                let volumes = self.group.volumes.iter().copied();
-                let gone = volumes.filter(|volume| gone.contains(volume));
-                return Err(self.with_losses(self.with_look(error), gone.collect()));
-            }
-        } else if self.group.volumes.len() > 1 {
-            // Which of them it is shows when each is asked for by itself.
-            for volume in self.group.volumes.clone() {
-                more.push(self.group.split_off(volume, address.clone()));
-            }
-        } else if std::mem::replace(&mut self.asked_again, true) {
-            let message = format!(
-                "{address} has lost its part of {}: {}",
-                self.shared.name(),
-                failure.message
-            );
-            // All that the volume had of this shuffle: the app's lease ran out there, say. The
-            // engine need not find that out volume by volume.
-            let error = self.name_one(Error::new(Kind::Lost, message), None);
-            return Err(error.with_gone(self.group.volumes.iter().copied()));
-        }
-        Ok(more)
-    }
-
-    /// Looks for volumes at all servers of the settings, and moves those that another server serves
-    /// into groups of their own. With `stand_ins`, a volume that no server has is asked of a server
-    /// with the object store or, if there is none, read from the store.
-    pub(super) async fn move_volumes(
-        &mut self,
-        volumes: Vec<VolumeId>,
-        stand_ins: bool,
-    ) -> Vec<Group> {
-        if self.group.moves >= MAX_MOVES {
-            return Vec::new();
-        }
-        let client = &self.shared.client;
-        let addresses = client.addresses().await;
-        let others = addresses
-            .iter()
-            .filter(|address| **address != self.group.address);
-        let limit = client.settings().call_timeout;
-        let answers = join_all(
-            others.map(|address| tokio::time::timeout(limit, client.try_describe(address))),
-        )
-        .await;
-        let answers: Vec<_> = answers
-            .into_iter()
-            .filter_map(|answer| answer.ok()?.ok())
-            .collect();
-        let mut more = Vec::new();
-        for description in &answers {
-            for found in &description.volumes {
-                if volumes.contains(&found.id) && self.group.volumes.contains(&found.id) {
-                    tracing::info!(read = self.shared.name(), volume = %found.id, from = self.group.address, to = description.address, "volume has moved");
-                    more.push(self.group.split_off(found.id, description.address.clone()));
-                }
-            }
-        }
-        let with_store: Vec<_> = answers.iter().filter(|server| server.remote).collect();
-        let store = client.store();
-        if stand_ins && (store.is_some() || !with_store.is_empty()) {
-            for volume in volumes {
-                if !self.group.volumes.contains(&volume) {
-                    continue;
-                }
-                // Any of them: many readers that lose a server at the same moment do not all go to
-                // the same one.
-                if let Some(server) = with_store.choose(&mut rand::rng()) {
-                    tracing::debug!(%volume, from = self.group.address, to = server.address, "asking for what was written back");
-                    more.push(self.group.stand_in(volume, server.address.clone()));
-                } else if let Some(store) = store {
-                    if store.is_news() {
-                        tracing::warn!(read = self.shared.name(), %volume, from = self.group.address, store = store.name(), "no server is left that could serve a volume: reading what it has written back from the object store itself, here and from now on");
-                    }
-                    more.push(self.group.direct(volume, store.name()));
-                }
-            }
-        }
-        more
-    }
-
-    /// Its own server has nothing of a volume's part, or not the volume, and the other copies may
-    /// have it; false if there are none.
-    pub(super) fn leave_to_mirrors(&mut self, more: &mut Vec<Group>) -> bool {
-        if self.group.home.is_some() || !self.group.is_mirrored() {
-            return false;
-        }
-        if let [volume] = self.group.volumes[..] {
-            // What no copy has is told with all places that have lost it: the engine forgets a pair
-            // of volumes when both are named.
-            self.shared.losses.found(volume);
-            return self.turn_to_mirrors(true, None, more);
-        }
-        // Which of them it is shows when each is asked for by itself.
-        for volume in self.group.volumes.clone() {
-            more.push(self.group.split_off(volume, self.group.address.clone()));
-        }
-        true
-    }
-
-    /// Leaves to the other copies' servers what has one, or the output of this attempt; false if
-    /// nothing has. The rest is asked for anew.
-    pub(super) fn turn_to_mirrors(
-        &mut self,
-        for_good: bool,
-        only: Option<AttemptId>,
-        more: &mut Vec<Group>,
-    ) -> bool {
-        let moved = self.group.split_mirrored(for_good, only, &self.backoff);
-        for group in &moved {
-            tracing::debug!(
-                read = self.shared.name(),
-                from = self.group.address,
-                to = group.address,
-                "turning to the other copies"
-            );
-        }
-        if moved.is_empty() {
-            return false;
-        }
-        more.extend(moved);
-        self.cursor = Bytes::new();
-        self.asked_again = false;
-        true
-    }
-
-    /// Back from a server that stands in to the volume's own, after a pause; false if this one
-    /// stands in for nobody.
-    pub(super) async fn go_home(&mut self) -> bool {
-        let Some(home) = self.group.home.take() else {
-            return false;
-        };
-        self.group.address = home;
-        self.group.direct = false;
-        self.group.moves += 1;
-        self.cursor = Bytes::new();
-        self.asked_again = false;
-        if let Some(pause) = self.backoff.failed(false, None) {
-            tokio::time::sleep(pause).await;
-        }
-        self.backoff = Backoff::new(self.shared.client.settings());
-        true
+        },
     }
 }
+
+/// What comes next at a server that has not got what was asked for, and does not serve `gone` of
+/// the group's volumes.
+pub(super) fn missing(gone: usize, at: Situation) -> Missing {
+    match (gone, at.volumes) {
+        (1.., _) => Missing::Search,
+        (0, 2..) => Missing::Split,
+        _ if !at.asked_again => Missing::Again,
+        _ => Missing::GiveUp,
+    }
+}
+
+/// A failure of a server that may be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waited {
+    /// Failures in a row, with this one.
+    pub(super) tries: u32,
+    /// The server said that it is busy.
+    pub(super) busy: bool,
+    /// The server did not go on.
+    pub(super) silent: bool,
+    /// The time for which servers are waited for is not over.
+    pub(super) in_time: bool,
+    /// Somebody of this process has waited for this server in vain.
+    pub(super) in_vain: bool,
+    /// Another copy can be turned to.
+    pub(super) mirrored: bool,
+}
+
+/// What is done about a server that is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    /// The volumes are looked for elsewhere, once.
+    pub(super) search: bool,
+    /// After a pause the server is asked again; what is left is given up otherwise.
+    pub(super) pause: bool,
+    /// After the pause the other copies have their turn, where there are any.
+    pub(super) mirrors: bool,
+}
+
+/// How a server is waited for.
+pub(super) fn wait(at: Waited) -> Wait {
+    // One more try where it costs nothing: the connection may have been an old one.
+    let enough = !at.busy && at.in_vain && (at.silent || at.tries > 1);
+    let pause = at.in_time && !enough;
+    // The other copies come first.
+    let search_at = SEARCH_AFTER * (1 + u32::from(at.mirrored));
+    Wait {
+        search: at.tries == search_at || !pause,
+        pause,
+        mirrors: pause && at.tries >= SEARCH_AFTER,
+    }
+}
+
+/// Who is asked for a volume that its server does not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Servers that have the volume.
+    Owners,
+    /// Also a server with the object store, or the store itself.
+    StandIns,
+}
+
+/// Where a volume is fetched from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The server that has it.
+    Server(String),
+    /// A server that has what the volume has written back.
+    StandIn(String),
+    /// The object store, read from here.
+    Store,
+}
+
+/// Who else may have a volume that its server does not serve.
+pub(super) struct Others<'a> {
+    /// The servers that have answered.
+    pub(super) servers: &'a [Description],
+    /// Which of them are asked.
+    pub(super) scope: Scope,
+    /// The object store can be read from here.
+    pub(super) store: bool,
+}
+
+impl Others<'_> {
+    /// Where each of the volumes is fetched now; those that are nowhere are left out. Of several
+    /// stand-ins `pick` takes one, by their number.
+    pub(super) fn places(
+        &self,
+        volumes: &[VolumeId],
+        mut pick: impl FnMut(usize) -> usize,
+    ) -> Vec<(VolumeId, Place)> {
+        let with_store: Vec<_> = self.servers.iter().filter(|it| it.remote).collect();
+        let mut place = |volume: &VolumeId| {
+            let has = |server: &&Description| server.volumes.iter().any(|it| it.id == *volume);
+            if let Some(server) = self.servers.iter().find(has) {
+                return Some(Place::Server(server.address.clone()));
+            }
+            match (self.scope, with_store.as_slice()) {
+                (Scope::Owners, _) => None,
+                (Scope::StandIns, []) => self.store.then_some(Place::Store),
+                // Many readers that lose a server at the same moment do not all go to the same one.
+                (Scope::StandIns, some) => {
+                    Some(Place::StandIn(some[pick(some.len())].address.clone()))
+                }
+            }
+        };
+        let placed = volumes.iter();
+        placed
+            .filter_map(|volume| Some((*volume, place(volume)?)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! - `plan.rs`: what must be seen, grouped by server. `verify.rs`: what has been seen of it, block
 //!   by block, and the comparison at the end. `stream.rs`: one task per server that fetches and
-//!   resumes; `failover.rs`: where it goes when that server fails it; `direct.rs`: the object
+//!   resumes; `failover.rs`: where a part is fetched when its server fails; `direct.rs`: the object
 //!   store itself, when no server is left; `losses.rs`: all that is gone, told with the first loss;
 //!   `report.rs`: telling a server that what it sent is bad.
 //! - Here: the window, the queue of verified blocks, and what happens on the caller's thread:

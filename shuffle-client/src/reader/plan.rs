@@ -9,7 +9,7 @@ use shuffle_proto::{
     wire::{self, MAX_WANTED},
 };
 
-use super::{ReadSpec, verify::Progress};
+use super::{ReadSpec, spec::Turn, verify::Progress};
 use crate::{
     backoff::Backoff,
     error::{Error, Kind},
@@ -60,14 +60,14 @@ pub(super) fn groups(
         // The highest bit of a product with 2^64 / phi: attempts are numbered in turn.
         let second = output.attempt.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1;
         if second {
-            output.swap(false);
+            output.swap(Turn::ForNow);
         }
         let mirror = output.mirror.as_ref();
         if mirror.is_some_and(|mirror| is_here(&mirror.address) && !is_here(&output.address)) {
-            output.swap(false);
+            output.swap(Turn::ForNow);
         }
         if is_down(&output.address) {
-            output.swap(false);
+            output.swap(Turn::ForNow);
         }
         Progress::new(output)
     });
@@ -121,22 +121,23 @@ impl Group {
         self.volumes.iter().map(of).collect()
     }
 
-    /// Whether an output has another copy that may be turned to.
-    pub(super) fn is_mirrored(&self) -> bool {
+    /// Whether an output, or the one of this attempt, has another copy that may be turned to.
+    pub(super) fn is_mirrored(&self, only: Option<AttemptId>) -> bool {
         let mut outputs = self.expected.values().map(|progress| &progress.output);
-        outputs.any(|output| output.mirror.is_some())
+        outputs
+            .any(|output| output.mirror.is_some() && only.is_none_or(|only| only == output.attempt))
     }
 
     /// Takes out the outputs that have another copy, or the one of this attempt, to be fetched from
-    /// there; `for_good`: never again from here.
+    /// there.
     pub(super) fn split_mirrored(
         &mut self,
-        for_good: bool,
+        turn: Turn,
         only: Option<AttemptId>,
         backoff: &Backoff,
     ) -> Vec<Group> {
         let moved = self.expected.extract_if(|attempt, progress| {
-            only.is_none_or(|only| only == *attempt) && progress.output.swap(for_good)
+            only.is_none_or(|only| only == *attempt) && progress.output.swap(turn)
         });
         let mut groups = by_server(moved.map(|(_, progress)| progress));
         for group in &mut groups {

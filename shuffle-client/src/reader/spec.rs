@@ -57,15 +57,24 @@ pub struct ReaderStats {
     pub resumes: u64,
 }
 
+/// For how long one of two copies is left for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The copy that is left may be turned to again.
+    ForNow,
+    /// The copy that is left is lost or spoilt.
+    ForGood,
+}
+
 impl Output {
-    /// Turns to the other copy, if there is one, and keeps this one for later unless `for_good`.
-    pub(super) fn swap(&mut self, for_good: bool) -> bool {
+    /// Turns to the other copy; false if there is none.
+    pub(super) fn swap(&mut self, turn: Turn) -> bool {
         let Some(other) = self.mirror.take() else {
             return false;
         };
         let volume = std::mem::replace(&mut self.volume, other.volume);
         let address = std::mem::replace(&mut self.address, other.address);
-        if !for_good {
+        if turn == Turn::ForNow {
             self.mirror = Some(Location { volume, address });
         }
         true

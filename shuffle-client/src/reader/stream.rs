@@ -1,32 +1,15 @@
 //! One task per server: fetches its part, takes broken streams up again, waits for a server that
 //! restarts, and looks for volumes that are served elsewhere now.
 //!
-//! What is tried before a part is given up:
-//!
-//! | answer | then |
-//! |---|---|
-//! | broken stream, `Unavailable` | the same server from the last verified message, with pauses, until `retry_deadline` passed without a new block; meanwhile once, and again at the end, the volumes are looked for elsewhere. A server that somebody of this process has waited for in vain is not waited for again |
-//! | `Unavailable` that the server itself answers | if there are several volumes, each by itself after the second time: a disk that does not answer costs what is on it |
-//! | `Busy` | the same, for much longer: the server is there, and nothing is lost. What ends it is a failure of the task that names no output |
-//! | `Lost` | each volume by itself: if it is found elsewhere, there; if this server has it, once more; else it is lost |
-//! | a checksum fails | the server is told (`report.rs`), then once more from the last verified message: the bits may have flipped on the way, and if not, the server serves it from elsewhere now, or says that it is lost |
-//! | `Corrupt` | once more from the last verified message |
-//! | an attempt is missing, or counts differ | once more from the start |
-//! | anything else | at once |
-//! | the object store itself fails, or does not have all | the volume's own server, as it was asked before, when what is to be had elsewhere has been had: what the store does not have is then all that is lost |
-//!
-//! What was written at level `mirror` has another copy, which is gone to first: for good from a
-//! server that has lost or spoilt its own, and to and fro, within the same `retry_deadline`,
-//! between servers that do not answer.
-//!
 //! **Standing still.** A stream for whose next message the caller leaves no room is closed after a
 //! while and taken up again when there is room: servers have a number of streams for an app, and
 //! the second side of a join may stand for an hour.
 //!
-//! What is meant by elsewhere: `failover.rs`; what happens between the first loss and the failure
-//! of the reader: `losses.rs`.
+//! What is tried before a part is given up: `failover.rs` decides, `stream/elsewhere.rs` does it.
+//! What happens between the first loss and the failure of the reader: `losses.rs`.
 
 mod blame;
+mod elsewhere;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -47,7 +30,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     Event, Room, Shared,
     losses::{self, Doubt},
-    plan::{Group, Looked},
+    plan::Group,
     verify::{self, Fault, Progress},
 };
 use crate::{
@@ -56,8 +39,6 @@ use crate::{
     error::{Error, Kind},
 };
 
-/// Failures in a row after which the volumes are looked for elsewhere.
-const SEARCH_AFTER: u32 = 4;
 /// Longest cursor of the protocol.
 const MAX_CURSOR: usize = 64;
 
@@ -163,7 +144,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
             if !std::mem::take(&mut first) {
                 self.shared.resumes.fetch_add(1, Ordering::Relaxed);
             }
-            let (trouble, silent) = {
+            let trouble = {
                 let _stream = self.shared.streams.acquire().await;
                 let client = &self.shared.client;
                 // What the server may send before it is asked for.
@@ -173,134 +154,22 @@ impl<'a, 'd> Fetch<'a, 'd> {
                     true => Box::pin(self.direct()).await,
                     false => self.stream().await,
                 };
-                match fetched {
-                    Ok(()) => return Ok(more),
-                    Err(Trouble::Silent(failure)) => {
-                        let connections = self.shared.client.connections();
-                        connections.found_hung(&self.group.address);
-                        connections.distrust(&self.group.address, Bulk::Fetch).await;
-                        (Trouble::Failed(failure), true)
-                    }
-                    Err(trouble) => (trouble, false),
+                let Err(trouble) = fetched else {
+                    return Ok(more);
+                };
+                if let Trouble::Silent(_) = trouble {
+                    let connections = self.shared.client.connections();
+                    connections.found_hung(&self.group.address);
+                    connections.distrust(&self.group.address, Bulk::Fetch).await;
                 }
+                trouble
             };
-            if let Trouble::Still(length) = trouble {
-                // Room for a moment is enough: whoever takes it now will give it back.
-                drop(self.permit(length).await);
-                continue;
+            if !matches!(trouble, Trouble::Still(_)) {
+                self.doubt.raise();
+                let address = &self.group.address;
+                self.shared.tally.failed(address, trouble.message());
             }
-            self.doubt.raise();
-            let address = self.group.address.clone();
-            self.shared.tally.failed(&address, trouble.message());
-            match trouble {
-                Trouble::Wrong { fault, from_start } => {
-                    let told = self.report(&fault).await;
-                    if std::mem::replace(&mut self.asked_again, true) && !told {
-                        // What was committed last may not have been written back.
-                        if fault.missing && self.group.home.is_some() {
-                            self.group.looked = Some(Looked {
-                                kind: Kind::Lost,
-                                message: fault.message,
-                                missing: fault.lost,
-                            });
-                            self.go_home().await;
-                            more.extend(self.group.postpone());
-                            continue;
-                        }
-                        if self.turn_to_mirrors(true, fault.attempt, &mut more) {
-                            continue;
-                        }
-                        return Err(self.wrong(&fault));
-                    }
-                    tracing::debug!(
-                        read = self.shared.name(),
-                        server = address,
-                        error = fault.message,
-                        "answer is wrong, asking once more"
-                    );
-                    if from_start {
-                        self.cursor = Bytes::new();
-                    }
-                }
-                Trouble::Still(_) => {}
-                Trouble::Failed(failure) | Trouble::Silent(failure) => match failure.kind {
-                    // What is written back later, and a store that answers again, are found when
-                    // the server has not come back.
-                    Kind::Busy | Kind::Unavailable | Kind::Lost if self.group.direct => {
-                        self.go_home().await;
-                        more.extend(self.group.postpone());
-                    }
-                    Kind::Busy | Kind::Unavailable => {
-                        let busy = failure.kind == Kind::Busy;
-                        if !busy && failure.answered && self.backoff.tries() > 0 {
-                            more.extend(self.by_volume());
-                        }
-                        if self.group.volumes.is_empty() {
-                            break;
-                        }
-                        let mut pause = self.backoff.failed(busy, failure.retry_after);
-                        let connections = self.shared.client.connections();
-                        if !busy {
-                            let suspect = self.backoff.is_nearly_over().then(|| self.suspect());
-                            self.doubt.suspect(suspect);
-                            // One more try where it costs nothing: the connection may have been an
-                            // old one.
-                            let enough = silent || self.backoff.tries() > 1;
-                            if enough && connections.was_waited_for(&address) {
-                                pause = None;
-                            }
-                        }
-                        let search_at = SEARCH_AFTER * (1 + u32::from(self.group.is_mirrored()));
-                        if self.backoff.tries() == search_at || pause.is_none() {
-                            let volumes = self.group.volumes.clone();
-                            more.extend(self.move_volumes(volumes, true).await);
-                        }
-                        let Some(pause) = pause else {
-                            if self.group.volumes.is_empty() {
-                                break;
-                            }
-                            if busy {
-                                return Err(self.overloaded(&failure));
-                            }
-                            if !failure.answered {
-                                connections.gave_up(&address);
-                                self.shared.losses.give_up(&address);
-                            }
-                            return Err(self.unavailable(&failure));
-                        };
-                        tracing::debug!(
-                            read = self.shared.name(),
-                            server = self.group.address,
-                            error = failure.message,
-                            "fetch broke; next try in {pause:?}"
-                        );
-                        tokio::time::sleep(pause).await;
-                        if self.backoff.tries() >= SEARCH_AFTER {
-                            self.turn_to_mirrors(false, None, &mut more);
-                        }
-                    }
-                    Kind::Lost if self.leave_to_mirrors(&mut more) => {}
-                    Kind::Lost => more.extend(self.lost(failure).await?),
-                    Kind::Corrupt if !std::mem::replace(&mut self.asked_again, true) => {}
-                    Kind::Corrupt if self.turn_to_mirrors(true, None, &mut more) => {}
-                    Kind::Corrupt => {
-                        let message = format!(
-                            "{address} cannot serve {}: {}",
-                            self.shared.name(),
-                            failure.message
-                        );
-                        return Err(self.name_one(Error::new(Kind::Corrupt, message), None));
-                    }
-                    Kind::Invalid | Kind::Fenced | Kind::Internal | Kind::Denied => {
-                        let message = format!(
-                            "{address} refuses to serve {}: {}",
-                            self.shared.name(),
-                            failure.message
-                        );
-                        return Err(Error::new(failure.kind, message));
-                    }
-                },
-            }
+            self.turn(trouble, &mut more).await?;
         }
         Ok(more)
     }
@@ -411,17 +280,6 @@ impl<'a, 'd> Fetch<'a, 'd> {
         }
     }
 
-    /// Each volume of the group by itself, if there are several.
-    fn by_volume(&mut self) -> Vec<Group> {
-        let address = self.group.address.clone();
-        let volumes = self.group.volumes.clone();
-        let several = volumes.len() > 1;
-        let volumes = volumes.into_iter().filter(|_| several);
-        volumes
-            .map(|volume| self.group.split_off(volume, address.clone()))
-            .collect()
-    }
-
     /// Counts blocks whose checksums are good, and gives those on that were not given before; false
     /// if there are none.
     pub(super) async fn deliver(
@@ -446,36 +304,6 @@ impl<'a, 'd> Fetch<'a, 'd> {
             return std::future::pending().await; // the reader is being dropped
         }
         Ok(true)
-    }
-
-    fn wrong(&self, fault: &Fault) -> Error {
-        let (kind, verb) = if fault.missing {
-            (Kind::Lost, "has lost a part")
-        } else {
-            (Kind::Corrupt, "answers wrongly")
-        };
-        let message = format!(
-            "{} {verb} of {}, asked twice: {}",
-            self.group.address,
-            self.shared.name(),
-            fault.message
-        );
-        let error = Error::new(kind, message);
-        let outputs = |attempts: &[AttemptId]| -> Vec<_> {
-            let found = attempts
-                .iter()
-                .filter_map(|attempt| self.group.expected.get(attempt));
-            found.map(|progress| progress.output.lost()).collect()
-        };
-        // What one attempt shows is its own matter.
-        let named = outputs(fault.attempt.as_slice());
-        match named.first() {
-            Some(&output) => error
-                .with_output(output)
-                .with_lost(named)
-                .with_lost(outputs(&fault.lost)),
-            None => self.name_one(error, None),
-        }
     }
 }
 
@@ -530,6 +358,14 @@ impl Harvest {
 }
 
 impl Trouble {
+    /// The kind of a call or stream that failed.
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Failed(failure) | Self::Silent(failure) => Some(failure.kind),
+            Self::Wrong { .. } | Self::Still(_) => None,
+        }
+    }
+
     fn message(&self) -> &str {
         match self {
             Self::Failed(failure) | Self::Silent(failure) => &failure.message,

@@ -1,15 +1,19 @@
-//! What a read that has failed says: which output is lost, where it was looked for, and who has not answered.
+//! What a read that has failed says: which output is lost, where it was looked for, and who has not
+//! answered.
 
 use std::time::Duration;
 
-use shuffle_proto::ids::VolumeId;
+use shuffle_proto::ids::{AttemptId, VolumeId};
 
-use super::Fetch;
+use super::{Fetch, Trouble};
 use crate::{
     backoff::OVERLOAD,
     channel::Failure,
     error::{Error, Kind, LostOutput},
-    reader::{losses::Suspect, verify::Progress},
+    reader::{
+        losses::Suspect,
+        verify::{Fault, Progress},
+    },
 };
 
 impl<'a, 'd> Fetch<'a, 'd> {
@@ -105,5 +109,78 @@ impl<'a, 'd> Fetch<'a, 'd> {
             error.message, output.map_index, output.attempt
         );
         error.with_output(output.lost())
+    }
+
+    /// The error for volumes that nobody serves.
+    pub(super) fn not_served(&self, first: VolumeId, gone: Vec<VolumeId>) -> Error {
+        let message = format!(
+            "volume {first} is not served at {} any more, nor by any of the servers {} that answer: its disk or server is gone with what \
+             it held of {}",
+            self.group.address,
+            self.shared.client.settings().servers.join(", "),
+            self.shared.name(),
+        );
+        let error = self.name_one(Error::new(Kind::Lost, message), Some(first));
+        self.with_losses(self.with_look(error), gone)
+    }
+
+    /// The error for a server that serves the volumes and has lost what they had of this shuffle:
+    /// the app's lease ran out there, say. The engine need not find that out volume by volume.
+    pub(super) fn has_lost(&self, said: &str) -> Error {
+        let message = format!(
+            "{} has lost its part of {}: {said}",
+            self.group.address,
+            self.shared.name(),
+        );
+        let error = self.name_one(Error::new(Kind::Lost, message), None);
+        error.with_gone(self.group.volumes.iter().copied())
+    }
+
+    /// The error for an answer that is given up at once.
+    pub(super) fn refused(&self, trouble: &Trouble) -> Error {
+        let (address, name) = (&self.group.address, self.shared.name());
+        match trouble {
+            Trouble::Wrong { fault, .. } => self.wrong(fault),
+            Trouble::Failed(failure) | Trouble::Silent(failure)
+                if failure.kind == Kind::Corrupt =>
+            {
+                let message = format!("{address} cannot serve {name}: {}", failure.message);
+                self.name_one(Error::new(Kind::Corrupt, message), None)
+            }
+            trouble => {
+                let message = format!("{address} refuses to serve {name}: {}", trouble.message());
+                Error::new(trouble.kind().unwrap_or(Kind::Internal), message)
+            }
+        }
+    }
+
+    fn wrong(&self, fault: &Fault) -> Error {
+        let (kind, verb) = if fault.missing {
+            (Kind::Lost, "has lost a part")
+        } else {
+            (Kind::Corrupt, "answers wrongly")
+        };
+        let message = format!(
+            "{} {verb} of {}, asked twice: {}",
+            self.group.address,
+            self.shared.name(),
+            fault.message
+        );
+        let error = Error::new(kind, message);
+        let outputs = |attempts: &[AttemptId]| -> Vec<_> {
+            let found = attempts
+                .iter()
+                .filter_map(|attempt| self.group.expected.get(attempt));
+            found.map(|progress| progress.output.lost()).collect()
+        };
+        // What one attempt shows is its own matter.
+        let named = outputs(fault.attempt.as_slice());
+        match named.first() {
+            Some(&output) => error
+                .with_output(output)
+                .with_lost(named)
+                .with_lost(outputs(&fault.lost)),
+            None => self.name_one(error, None),
+        }
     }
 }
