@@ -1,4 +1,5 @@
-//! The client's words: who calls, how safe an output is to be, where it is, what a server says of itself.
+//! The client's words: who calls, how safe an output is to be, where it is, what a server says of
+//! itself.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 

@@ -35,7 +35,7 @@ use shuffle_proto::{
 use super::{
     WriteSpec,
     copies::Claim,
-    route::{Next, Outcome, Route},
+    route::{self, Next, Outcome, Route, Tried, Verdict},
     state::{Receipt, Shared},
 };
 use crate::{
@@ -158,68 +158,55 @@ impl Push {
                 End::Stalled(failure) => (failure, self.shared.stream().opened),
             };
             started = true;
-            if failure.elsewhere {
-                self.go_on(&mut route, Outcome::Refused(None)).await?;
-                continue;
-            }
-            // Others have to take what a server that fails does not.
-            self.share = 0;
             let stream = self.shared.stream();
-            let deadline = self.client.settings().retry_deadline;
-            // One that has stalled has stood still for all of that time.
-            let long = if stalled { 2 * deadline } else { deadline / 4 };
-            if stream.opened && opened.elapsed() > long {
-                // It was up for long: this is a new trouble, not the old one.
-                self.backoff.succeeded();
-                route.afresh();
-            }
-            self.shared.tally().failed(&address, &failure.message);
-            if failure.kind == Kind::Fenced && !stream.opened && self.register(&address).await {
-                continue;
-            }
-            if stops(failure.kind) {
-                return Err(Error::new(
-                    failure.kind,
-                    format!(
-                        "{address} refuses the {}: {}",
-                        name(&self.spec),
-                        failure.message
-                    ),
-                ));
-            }
-            tracing::debug!(
-                app = %self.spec.caller.app, shuffle = %self.spec.shuffle, map = %self.spec.map_index, attempt = %self.spec.attempt,
-                server = address, error = failure.message, "push broke",
-            );
-            let refused = failure.answered && failure.kind.retryable();
-            // Without its messages only an output whose commit is on its way can still be had, and
-            // only from this server.
             commit_sent |= stream.commit_sent;
-            if !self.shared.replayable() {
-                if !commit_sent || failure.kind == Kind::Lost {
-                    return Err(self.outgrown(&address, &failure));
+            if !failure.elsewhere {
+                // Others have to take what a server that fails does not.
+                self.share = 0;
+                let deadline = self.client.settings().retry_deadline;
+                // One that has stalled has stood still for all of that time.
+                let long = if stalled { 2 * deadline } else { deadline / 4 };
+                if stream.opened && opened.elapsed() > long {
+                    // It was up for long: this is a new trouble, not the old one.
+                    self.backoff.succeeded();
+                    route.afresh();
                 }
-                let Some(pause) = self.backoff.failed(refused, failure.retry_after) else {
-                    return Err(self.exhausted());
-                };
-                self.pause(pause).await;
-                continue;
+                self.shared.tally().failed(&address, &failure.message);
+                tracing::debug!(
+                    app = %self.spec.caller.app, shuffle = %self.spec.shuffle, map = %self.spec.map_index, attempt = %self.spec.attempt,
+                    server = address, error = failure.message, "push broke",
+                );
             }
-            // A server that has the commit and is busy with it is asked again like one whose answer
-            // was lost.
-            let outcome = if stalled {
-                // It is there, and short of something: whoever is not gets the output.
-                self.client.connections().refused(&address);
-                Outcome::Refused(None)
-            } else if refused && !(stream.commit_sent && failure.kind == Kind::Busy) {
-                self.client.connections().refused(&address);
-                Outcome::Refused(failure.retry_after)
-            } else if stream.opened || refused {
-                Outcome::Broke
-            } else {
-                Outcome::Silent
-            };
-            self.go_on(&mut route, outcome).await?;
+            let verdict = route::judge(Tried {
+                kind: failure.kind,
+                answered: failure.answered,
+                elsewhere: failure.elsewhere,
+                retry_after: failure.retry_after,
+                stalled,
+                opened: stream.opened,
+                commit_sent: stream.commit_sent,
+                committing: commit_sent,
+                replayable: self.shared.replayable(),
+            });
+            match verdict {
+                Verdict::Register if self.register(&address).await => {}
+                Verdict::Register | Verdict::Refused => {
+                    return Err(self.refused(&address, &failure));
+                }
+                Verdict::Outgrown => return Err(self.outgrown(&address, &failure)),
+                Verdict::Wait { answered } => {
+                    let Some(pause) = self.backoff.failed(answered, failure.retry_after) else {
+                        return Err(self.exhausted());
+                    };
+                    self.pause(pause).await;
+                }
+                Verdict::GoOn(outcome) => {
+                    if !failure.elsewhere && matches!(outcome, Outcome::Refused(_)) {
+                        self.client.connections().refused(&address);
+                    }
+                    self.go_on(&mut route, outcome).await?;
+                }
+            }
         }
     }
 
@@ -328,6 +315,17 @@ impl Push {
         )
     }
 
+    fn refused(&self, address: &str, failure: &Failure) -> Error {
+        Error::new(
+            failure.kind,
+            format!(
+                "{address} refuses the {}: {}",
+                name(&self.spec),
+                failure.message
+            ),
+        )
+    }
+
     fn outgrown(&self, address: &str, failure: &Failure) -> Error {
         let settings = self.client.settings();
         let replay_buffer = settings.name("replay_buffer");
@@ -376,16 +374,6 @@ impl Push {
         }
         let _ = write!(message, " start the servers, or raise {retry_deadline}");
         Error::new(Kind::Unavailable, message)
-    }
-}
-
-/// Kinds after which no other try can succeed.
-fn stops(kind: Kind) -> bool {
-    match kind {
-        Kind::Invalid | Kind::Fenced | Kind::Denied | Kind::Internal => true,
-        // Lost and corrupt on a push: the server does not have what it should, or got other bytes
-        // than were sent.
-        Kind::Busy | Kind::Unavailable | Kind::Lost | Kind::Corrupt => false,
     }
 }
 

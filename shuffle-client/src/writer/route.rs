@@ -1,4 +1,5 @@
-//! Which server is tried next: a pure decision on what came of the tries so far.
+//! What comes after a try at a server, and which server is tried next: pure decisions on what came
+//! of the tries so far.
 //!
 //! Every server is asked once before any is waited for: one that refuses costs a round trip, one
 //! that cannot be connected to no second try, and only a stream that broke is tried once more at
@@ -7,6 +8,48 @@
 //! with a pause before the round that grows from round to round.
 
 use std::time::Duration;
+
+use crate::error::Kind;
+
+/// A try that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tried {
+    pub(super) kind: Kind,
+    /// The server itself said so.
+    pub(super) answered: bool,
+    /// The server has its share of the shuffle, and sends the output to another.
+    pub(super) elsewhere: bool,
+    /// The pause that the server asked for.
+    pub(super) retry_after: Option<Duration>,
+    /// The server has taken the stream and did not go on with it.
+    pub(super) stalled: bool,
+    /// The server has answered the first message of the stream.
+    pub(super) opened: bool,
+    /// The commit was sent on this stream.
+    pub(super) commit_sent: bool,
+    /// The commit was sent on this stream, or on an earlier one.
+    pub(super) committing: bool,
+    /// All messages of the output can be sent again.
+    pub(super) replayable: bool,
+}
+
+/// What a failed try means for the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The lease has run out there: the app is registered again, once.
+    Register,
+    /// No other try can succeed.
+    Refused,
+    /// No other server can have the output, because its messages are not kept any more.
+    Outgrown,
+    /// Only this server can still say that it has the output: it is waited for.
+    Wait {
+        /// The server answers.
+        answered: bool,
+    },
+    /// The route goes on.
+    GoOn(Outcome),
+}
 
 /// What came of a try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +80,51 @@ pub(super) enum Next {
         /// The shortest pause that one of them asked for.
         at_least: Option<Duration>,
     },
+}
+
+/// What a try that has failed means.
+pub(super) fn judge(tried: Tried) -> Verdict {
+    let answered = tried.answered && tried.kind.retryable();
+    if tried.elsewhere {
+        return Verdict::GoOn(Outcome::Refused(None));
+    }
+    if tried.kind == Kind::Fenced && !tried.opened {
+        return Verdict::Register;
+    }
+    if stops(tried.kind) {
+        return Verdict::Refused;
+    }
+    if !tried.replayable {
+        // Without its messages only an output whose commit is on its way can still be had, and only
+        // from this server.
+        return match tried.committing && tried.kind != Kind::Lost {
+            true => Verdict::Wait { answered },
+            false => Verdict::Outgrown,
+        };
+    }
+    // A server that has the commit and is busy with it is asked again like one whose answer was
+    // lost.
+    let busy_with_it = tried.commit_sent && tried.kind == Kind::Busy;
+    Verdict::GoOn(if tried.stalled {
+        // It is there, and short of something: whoever is not gets the output.
+        Outcome::Refused(None)
+    } else if answered && !busy_with_it {
+        Outcome::Refused(tried.retry_after)
+    } else if tried.opened || answered {
+        Outcome::Broke
+    } else {
+        Outcome::Silent
+    })
+}
+
+/// Kinds after which no other try can succeed.
+fn stops(kind: Kind) -> bool {
+    match kind {
+        Kind::Invalid | Kind::Fenced | Kind::Denied | Kind::Internal => true,
+        // Lost and corrupt on a push: the server does not have what it should, or got other bytes
+        // than were sent.
+        Kind::Busy | Kind::Unavailable | Kind::Lost | Kind::Corrupt => false,
+    }
 }
 
 /// Servers in the order in which they are tried.
@@ -134,6 +222,112 @@ mod tests {
                 .map(|number| format!("server-{number}:1"))
                 .collect(),
         )
+    }
+
+    /// A server that could not be connected to.
+    const NOBODY: Tried = Tried {
+        kind: Kind::Unavailable,
+        answered: false,
+        elsewhere: false,
+        retry_after: None,
+        stalled: false,
+        opened: false,
+        commit_sent: false,
+        committing: false,
+        replayable: true,
+    };
+    /// A stream that broke after the commit was sent.
+    const COMMITTING: Tried = Tried {
+        opened: true,
+        commit_sent: true,
+        committing: true,
+        ..NOBODY
+    };
+
+    fn answer(kind: Kind, tried: Tried) -> Tried {
+        Tried {
+            kind,
+            answered: true,
+            ..tried
+        }
+    }
+
+    #[test]
+    fn what_a_failed_try_means() {
+        const PAUSE: Option<Duration> = Some(Duration::from_secs(2));
+        let open = Tried {
+            opened: true,
+            ..NOBODY
+        };
+        let busy = Tried {
+            retry_after: PAUSE,
+            ..answer(Kind::Busy, open)
+        };
+        let busy_committing = Tried {
+            retry_after: PAUSE,
+            ..answer(Kind::Busy, COMMITTING)
+        };
+        let stalled = Tried {
+            stalled: true,
+            ..COMMITTING
+        };
+        let elsewhere = Tried {
+            elsewhere: true,
+            ..answer(Kind::Unavailable, NOBODY)
+        };
+        for (tried, outcome) in [
+            (NOBODY, Outcome::Silent),
+            (open, Outcome::Broke),
+            (COMMITTING, Outcome::Broke),
+            (busy, Outcome::Refused(PAUSE)),
+            // The commit may be there: the same server is asked first.
+            (busy_committing, Outcome::Broke),
+            (answer(Kind::Unavailable, NOBODY), Outcome::Refused(None)),
+            (
+                answer(Kind::Unavailable, COMMITTING),
+                Outcome::Refused(None),
+            ),
+            (stalled, Outcome::Refused(None)),
+            (elsewhere, Outcome::Refused(None)),
+            // Got other bytes than were sent, or has lost what it had: that is no refusal.
+            (answer(Kind::Corrupt, open), Outcome::Broke),
+            (answer(Kind::Lost, open), Outcome::Broke),
+        ] {
+            assert_eq!(judge(tried), Verdict::GoOn(outcome), "{tried:?}");
+        }
+        for (kind, tried, verdict) in [
+            (Kind::Fenced, NOBODY, Verdict::Register),
+            (Kind::Fenced, open, Verdict::Refused),
+            (Kind::Invalid, NOBODY, Verdict::Refused),
+            (Kind::Denied, open, Verdict::Refused),
+            (Kind::Internal, COMMITTING, Verdict::Refused),
+        ] {
+            assert_eq!(judge(answer(kind, tried)), verdict, "{kind:?} {tried:?}");
+        }
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_sent_again_is_only_where_its_commit_went() {
+        let gone = |tried: Tried| Tried {
+            replayable: false,
+            ..tried
+        };
+        let again = Tried {
+            commit_sent: false,
+            ..COMMITTING
+        };
+        let wait = |answered| Verdict::Wait { answered };
+        for (tried, verdict) in [
+            (NOBODY, Verdict::Outgrown),
+            (answer(Kind::Busy, NOBODY), Verdict::Outgrown),
+            (COMMITTING, wait(false)),
+            (again, wait(false)),
+            (answer(Kind::Busy, COMMITTING), wait(true)),
+            (answer(Kind::Lost, COMMITTING), Verdict::Outgrown),
+            (answer(Kind::Internal, COMMITTING), Verdict::Refused),
+        ] {
+            assert_eq!(judge(gone(tried)), verdict, "{tried:?}");
+        }
     }
 
     const BUSY: Outcome = Outcome::Refused(Some(Duration::from_millis(500)));

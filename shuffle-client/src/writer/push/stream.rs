@@ -1,4 +1,5 @@
-//! One stream of a push, from Open to its end: feeds it, reads the answers, and watches that it goes on.
+//! One stream of a push, from Open to its end: feeds it, reads the answers, and watches that it
+//! goes on.
 
 use std::time::Duration;
 
