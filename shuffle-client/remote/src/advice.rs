@@ -1,10 +1,12 @@
-//! What a person can do about a store that does not do what it should: one clause before the store's own words.
+//! What a person can do about a store that does not do what it should: one clause before the
+//! store's own words.
 
 use std::error::Error;
 
 use super::secrets::redacted;
 
-/// The store's words are cut after this many bytes: some answer with a page of XML, or with all that was signed.
+/// The store's words are cut after this many bytes: some answer with a page of XML, or with all
+/// that was signed.
 const WORDS: usize = 600;
 
 /// Whose settings a store has.
@@ -84,14 +86,16 @@ impl Cloud {
     }
 }
 
-/// Whether these words say that the bucket itself is not there, by the error codes of the three clouds.
+/// Whether these words say that the bucket itself is not there, by the error codes of the three
+/// clouds.
 pub(super) fn names_no_bucket(words: &str) -> bool {
     ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"]
         .iter()
         .any(|code| words.contains(code))
 }
 
-/// Whether it was not the store that failed but one of the services that hand out credentials, which are asked when none are set.
+/// Whether it was not the store that failed but one of the services that hand out credentials,
+/// which are asked when none are set.
 pub(super) fn is_about_credentials(words: &str) -> bool {
     [
         "/latest/api/token",
@@ -104,7 +108,8 @@ pub(super) fn is_about_credentials(words: &str) -> bool {
     .any(|path| words.contains(path))
 }
 
-/// Whether the store knew the caller and refused it, or did not know it: of a list `object_store` has no kind of error for that.
+/// Whether the store knew the caller and refused it, or did not know it: of a list `object_store`
+/// has no kind of error for that.
 pub(super) fn is_a_refusal(words: &str) -> bool {
     words.contains("status code: 401") || words.contains("status code: 403")
 }

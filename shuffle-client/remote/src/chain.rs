@@ -1,14 +1,18 @@
-//! What a volume has written of a shuffle, as its last manifest tells it: which generations count, and what each of them has.
+//! What a volume has written of a shuffle, as its last manifest tells it: which generations count,
+//! and what each of them has.
 //!
-//! A manifest says which generations count from it on, and *carries* what those have that are not in its *base*: an earlier manifest
-//! that carries all that counted then, and has no base itself. So whatever has been written, a reader needs the last manifest and one
-//! more, and a writer puts no more into a manifest than [`CARRIED`] attempts of others, or an eighth of them all, but now and then.
+//! A manifest says which generations count from it on, and *carries* what those have that are not
+//! in its *base*: an earlier manifest that carries all that counted then, and has no base itself.
+//! So whatever has been written, a reader needs the last manifest and one more, and a writer puts
+//! no more into a manifest than [`CARRIED`] attempts of others, or an eighth of them all, but now
+//! and then.
 //!
-//! What a generation has is in its own manifest too. If a base cannot be read, those are read; and if they cannot be read either,
-//! what they have is missing and nothing else ([`Chain::broken`]): its maps run again. A manifest that is replaced is not read at all.
+//! What a generation has is in its own manifest too. If a base cannot be read, those are read; and
+//! if they cannot be read either, what they have is missing and nothing else ([`Chain::broken`]):
+//! its maps run again. A manifest that is replaced is not read at all.
 //!
-//! - invariant: whole-attempt-or-none. An attempt is read from one generation, also if two of them have it: a volume that had
-//!   forgotten that it had written one may have written it again.
+//! - invariant: whole-attempt-or-none. An attempt is read from one generation, also if two of them
+//!   have it: a volume that had forgotten that it had written one may have written it again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -22,7 +26,8 @@ use super::{
     manifest::{Manifest, Part},
 };
 
-/// Attempts of other generations that a manifest carries, unless all that count have eight times as many.
+/// Attempts of other generations that a manifest carries, unless all that count have eight times as
+/// many.
 pub(super) const CARRIED: usize = 256;
 const SHARE: usize = 8;
 
@@ -39,7 +44,8 @@ pub struct Chain {
     pub num_partitions: u32,
     /// What counts: ascending by generation.
     pub parts: Vec<Arc<Part>>,
-    /// Generations whose manifests cannot be read, with the reason: what only they have is not here.
+    /// Generations whose manifests cannot be read, with the reason: what only they have is not
+    /// here.
     pub broken: BTreeMap<u32, String>,
     /// Where attempts are read from that more than one part has.
     doubled: HashMap<Owner, u32>,
@@ -50,7 +56,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// What counts after a manifest, of what was found of it; `based`: the generations that its base carries, if that is known.
+    /// What counts after a manifest, of what was found of it; `based`: the generations that its
+    /// base carries, if that is known.
     pub(super) fn new(
         last: &Manifest,
         parts: Vec<Arc<Part>>,
@@ -83,7 +90,8 @@ impl Chain {
         }
     }
 
-    /// The manifest of the next generation, and what counts from it on. `None` before the first; the error says what it lacks.
+    /// The manifest of the next generation, and what counts from it on. `None` before the first;
+    /// the error says what it lacks.
     pub fn next(chain: Option<&Self>, next: Next) -> Result<(Manifest, Self), String> {
         let Next {
             place,

@@ -1,5 +1,6 @@
-//! What each shuffle has cost this process in requests to the store: stores are paid by the request. Told in the log when a shuffle is
-//! written back and when it goes; never a label of a metric. Retries below the verbs are not seen here.
+//! What each shuffle has cost this process in requests to the store: stores are paid by the
+//! request. Told in the log when a shuffle is written back and when it goes; never a label of a
+//! metric. Retries below the verbs are not seen here.
 
 use std::{
     collections::{HashMap, VecDeque},

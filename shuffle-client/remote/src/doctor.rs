@@ -1,8 +1,10 @@
-//! Tries on a store, below a directory of its own, all that servers need of one: says what works, and what to do about what does not.
+//! Tries on a store, below a directory of its own, all that servers need of one: says what works,
+//! and what to do about what does not.
 //!
-//! It goes through [`Store`], as servers do, so that what works here works there. Its directory is `forebay-v1/.doctor-<random>/` below
-//! the prefix, where servers write too; it is removed however the checks end. If even that fails it stays, because servers remove only
-//! what an app has left; the next examination names it. What else lies there, and beside it, is told and left alone.
+//! It goes through [`Store`], as servers do, so that what works here works there. Its directory is
+//! `forebay-v1/.doctor-<random>/` below the prefix, where servers write too; it is removed however
+//! the checks end. If even that fails it stays, because servers remove only what an app has left;
+//! the next examination names it. What else lies there, and beside it, is told and left alone.
 
 use std::{
     fs,
@@ -32,7 +34,8 @@ const OURS: &str = ".doctor-";
 const NAMED: usize = 10;
 /// How long one check may take: more than a request is tried for.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// By how much the clocks may differ. Signed requests are refused from minutes on; lifecycle rules count days.
+/// By how much the clocks may differ. Signed requests are refused from minutes on; lifecycle rules
+/// count days.
 const SKEW: Duration = Duration::from_secs(60);
 const SMALL: usize = 100_000;
 
@@ -83,11 +86,13 @@ fn failed<T>(why: impl Into<String>, remedy: &'static str) -> Result<T, Failed> 
     Err(Failed { why, remedy })
 }
 
-/// Tries everything on the store of a URL; `tell` hears of each check as it ends. Answers whether all works.
+/// Tries everything on the store of a URL; `tell` hears of each check as it ends. Answers whether
+/// all works.
 pub async fn examine(url: &str, tell: &mut dyn FnMut(&Check)) -> bool {
     let made = missing_dirs(url);
     let good = checks(url, tell).await;
-    // What `Store::open` has made of a directory that was not there; one with something in it stays.
+    // What `Store::open` has made of a directory that was not there; one with something in it
+    // stays.
     for dir in made {
         let _ = fs::remove_dir(dir);
     }
@@ -306,7 +311,8 @@ impl Probe {
         Ok("a second create of one key is refused".into())
     }
 
-    /// Not every store has it, and without it servers look before they write, which leaves a moment between the two.
+    /// Not every store has it, and without it servers look before they write, which leaves a moment
+    /// between the two.
     async fn conditional_replace(&self) -> Result<String, Failed> {
         let key = self.key("replaced");
         let put = self.store.put(&key, Bytes::from_static(b"first"), false);

@@ -1,11 +1,17 @@
-//! A read of some partitions of some maps from objects, as blocks and a summary, as a volume answers it.
+//! A read of some partitions of some maps from objects, as blocks and a summary, as a volume
+//! answers it.
 //!
-//! What is wanted lies together, because objects are sorted by partition: neighbouring sections are read with one ranged GET of up to
-//! [`READ`] bytes. The summary is summed over the footers of all objects that overlap the partitions, also of those before a cursor.
+//! What is wanted lies together, because objects are sorted by partition: neighbouring sections are
+//! read with one ranged GET of up to [`READ`] bytes. The summary is summed over the footers of all
+//! objects that overlap the partitions, also of those before a cursor.
 //!
-//! What is broken costs the attempts that it is of, which the summary says are lost: the one whose block does not pass its checksum,
-//! those that a section has whose table does not, those of a whole generation if an object's footer cannot be read, or if the object
-//! is gone or cut short: a lifecycle rule, or a person, has removed it.
+//! What is broken costs the attempts that it is of, which the summary says are lost: the one whose
+//! block does not pass its checksum, those that a section has whose table does not, those of a
+//! whole generation if an object's footer cannot be read, or if the object is gone or cut short: a
+//! lifecycle rule, or a person, has removed it.
+
+mod broken;
+mod cursor;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -13,7 +19,7 @@ use std::{
     sync::Arc,
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future;
 use shuffle_proto::{
     block::BlockHeader,
@@ -22,9 +28,11 @@ use shuffle_proto::{
 
 use super::{
     Chain, Error, Owner, Remote, keys,
-    object::{Checked, Entry, Footer, Section},
+    object::{Entry, Footer, Section},
     overlap,
 };
+use broken::{broken, owners_of};
+pub use cursor::Cursor;
 
 /// Bytes of one ranged read, unless a single section is longer.
 const READ: u64 = 4 << 20;
@@ -48,26 +56,6 @@ pub struct Part {
     pub data: Vec<Bytes>,
     /// Position after these blocks.
     pub cursor: Cursor,
-}
-
-/// A position in a chain: everything before it is done. Which manifests there were when the read began is part of it, because one
-/// that came later may replace what was half read.
-///
-/// | bytes | field |
-/// |---|---|
-/// | 0 | version, 3 (1 is a position on a volume) |
-/// | 1..5 | manifests u32 |
-/// | 5..9 | generation u32 |
-/// | 9..13 | number of the object u32 |
-/// | 13..17 | section u32 |
-/// | 17..21 | block in the section u32 |
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cursor {
-    length: u32,
-    generation: u32,
-    number: u32,
-    section: u32,
-    block: u32,
 }
 
 /// See the module.
@@ -97,61 +85,6 @@ struct Planned {
     key: String,
     sections: Vec<(u32, Section)>,
     range: Range<u64>,
-}
-
-// === impl Cursor ===
-
-impl Cursor {
-    const VERSION: u8 = 3;
-    const BYTES: usize = 21;
-
-    /// Behind everything: such a fetch returns no block, only the summary.
-    pub const END: Self = Self {
-        length: u32::MAX,
-        generation: u32::MAX,
-        number: u32::MAX,
-        section: u32::MAX,
-        block: u32::MAX,
-    };
-
-    /// Reads what [`Cursor::to_bytes`] wrote; `None` if it is anything else, which means starting over.
-    pub fn try_from_bytes(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
-        let word = |at: usize| {
-            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-        };
-        (bytes[0] == Self::VERSION).then(|| Self {
-            length: word(1),
-            generation: word(5),
-            number: word(9),
-            section: word(13),
-            block: word(17),
-        })
-    }
-
-    /// Manifests that there are at the least.
-    pub(crate) fn manifests(self) -> u32 {
-        match self == Self::END {
-            true => 0,
-            false => self.length,
-        }
-    }
-
-    /// As it travels.
-    pub fn to_bytes(self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(Self::BYTES);
-        bytes.put_u8(Self::VERSION);
-        for number in [
-            self.length,
-            self.generation,
-            self.number,
-            self.section,
-            self.block,
-        ] {
-            bytes.put_u32_le(number);
-        }
-        bytes.freeze()
-    }
 }
 
 // === impl Fetch ===
@@ -219,8 +152,8 @@ impl Fetch {
         Ok(Some(self.take(PART, PART_BLOCKS)))
     }
 
-    /// Bytes of the next request, which all stay in memory as long as a block of them does: who has to find room for them asks
-    /// before [`next_read`](Self::next_read). `None` after the last.
+    /// Bytes of the next request, which all stay in memory as long as a block of them does: who has
+    /// to find room for them asks before [`next_read`](Self::next_read). `None` after the last.
     pub async fn ahead(&mut self) -> Result<Option<u64>, Error> {
         while self.planned.is_none() {
             if self.current == self.objects.len() {
@@ -339,7 +272,8 @@ impl Fetch {
             let start = (section.offset - range.start) as usize;
             // Known to end, or it would not have been planned.
             let end = (section.end().unwrap_or(range.end) - range.start) as usize;
-            // A checksum costs a thirtieth of what the request does, and here the object can be named.
+            // A checksum costs a thirtieth of what the request does, and here the object can be
+            // named.
             let mut blocks = section.each_block(&bytes.slice(start..end));
             if let Some(reason) = broken(&blocks)
                 && std::mem::take(&mut again)
@@ -427,7 +361,8 @@ impl Fetch {
             return Ok(Some(footer.clone()));
         }
         let (generation, entry) = (*generation, *entry);
-        // Those that come next are wanted too, by the summary if by nothing else, and a store answers many as fast as one.
+        // Those that come next are wanted too, by the summary if by nothing else, and a store
+        // answers many as fast as one.
         let unread = self.objects[at..]
             .iter()
             .enumerate()
@@ -478,7 +413,8 @@ impl Fetch {
         }
     }
 
-    /// What the commits say of the partitions: of every attempt that is in the chain, or that was asked for.
+    /// What the commits say of the partitions: of every attempt that is in the chain, or that was
+    /// asked for.
     pub async fn summary(&mut self) -> Result<Summary, Error> {
         let chain = self.chain.clone();
         let mut covered: BTreeMap<Owner, AttemptTotals> = BTreeMap::new();
@@ -533,38 +469,5 @@ impl Fetch {
             covered: whole,
             lost,
         })
-    }
-}
-
-/// What does not fit in a section, if something does not.
-fn broken(blocks: &Result<Vec<Checked>, String>) -> Option<String> {
-    match blocks {
-        Err(reason) => Some(reason.clone()),
-        Ok(blocks) => blocks
-            .iter()
-            .find_map(|(_, block)| block.as_ref().err().cloned()),
-    }
-}
-
-/// Whose blocks are broken: those that do not pass, or all that the section may have if its table does not say.
-fn owners_of(
-    blocks: &Result<Vec<Checked>, String>,
-    section: &Section,
-    footer: &Footer,
-) -> BTreeSet<Owner> {
-    match blocks {
-        Ok(blocks) => {
-            let failed = blocks.iter().filter(|(_, block)| block.is_err());
-            let owner = |(header, _): &Checked| (header.map_index, header.attempt);
-            failed.map(owner).collect()
-        }
-        Err(_) => {
-            let maps = section.first_map..=section.last_map;
-            let of = section.partition..section.partition.saturating_add(1);
-            let all = footer.all_totals().iter();
-            let here = all
-                .filter(|(owner, totals)| maps.contains(&owner.0.0) && totals.sum(&of).blocks > 0);
-            here.map(|(owner, _)| *owner).collect()
-        }
     }
 }

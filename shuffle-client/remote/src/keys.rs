@@ -1,4 +1,5 @@
-//! Where things lie in the store, below the prefix that the URL names: all of it in one directory, [`ROOT`].
+//! Where things lie in the store, below the prefix that the URL names: all of it in one directory,
+//! [`ROOT`].
 //!
 //! | key | content |
 //! |---|---|
@@ -7,13 +8,14 @@
 //! | `forebay-v1/<app>/<shuffle>/<volume>/<what is left>-<generation>.manifest` | what one round of write-back added, see [`super::manifest`] |
 //! | `forebay-v1/<app>/<shuffle>/<volume>/data-<generation>-<number>-<nonce>.obj` | blocks, see [`super::object`] |
 //!
-//! `<volume>` is the hyphenated UUID; generation and number have eight decimal digits and begin at 1 and 0. A
-//! manifest's name begins with what is left of eight nines, so that the first name of a listing is the last manifest's. The nonce, 16 hexadecimal
-//! digits, is another one in every round: a PUT of a round that was given up may arrive at any time later, and hits nothing that a
+//! `<volume>` is the hyphenated UUID; generation and number have eight decimal digits and begin at
+//! 1 and 0. A manifest's name begins with what is left of eight nines, so that the first name of a
+//! listing is the last manifest's. The nonce, 16 hexadecimal digits, is another one in every round:
+//! a PUT of a round that was given up may arrive at any time later, and hits nothing that a
 //! manifest names. Readers have it from the manifest.
 //!
-//! What lies beside [`ROOT`] is somebody else's, and what lies in it under a name that [`parse`] does not know is too
-//! (invariant: foreign-is-untouched).
+//! What lies beside [`ROOT`] is somebody else's, and what lies in it under a name that [`parse`]
+//! does not know is too (invariant: foreign-is-untouched).
 
 use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
 

@@ -1,10 +1,13 @@
-//! What is known of the store's content: chains of manifests and footers of objects, read when they are first needed.
+//! What is known of the store's content: chains of manifests and footers of objects, read when they
+//! are first needed.
 //!
-//! Manifests and objects never change, so a footer is good for as long as its object is named. Whether there is one more manifest is
-//! looked for again after [`FRESH`], and at once if an attempt is asked for that the chain does not have. A place that is not known
-//! yet costs a listing, of which the first name is the last manifest's, and that manifest with its base; one that is known, a request
-//! for the next manifest. One look at a place runs at a time, whoever waits for it; what it has read stays when it is interrupted.
-//! Both are bounded in bytes and forgotten oldest first.
+//! Manifests and objects never change, so a footer is good for as long as its object is named.
+//! Whether there is one more manifest is looked for again after [`FRESH`], and at once if an
+//! attempt is asked for that the chain does not have. A place that is not known yet costs a
+//! listing, of which the first name is the last manifest's, and that manifest with its base; one
+//! that is known, a request for the next manifest. One look at a place runs at a time, whoever
+//! waits for it; what it has read stays when it is interrupted. Both are bounded in bytes and
+//! forgotten oldest first.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -34,7 +37,8 @@ const FOOTERS: usize = 128 << 20;
 const CHAINS: usize = 64 << 20;
 /// Places that are kept, whatever they take.
 const PLACES: usize = 16 << 10;
-/// Manifests that are asked for one by one after the last that is known, before the store is asked for the last of all.
+/// Manifests that are asked for one by one after the last that is known, before the store is asked
+/// for the last of all.
 const STEPS: u32 = 2;
 /// Broken manifests that are gone back over.
 const BACK: u32 = 16;
@@ -107,7 +111,8 @@ impl Remote {
         self.chain_with(place, |_| true).await
     }
 
-    /// The same, looked for anew if what is known is not enough; what is answered may not be either.
+    /// The same, looked for anew if what is known is not enough; what is answered may not be
+    /// either.
     pub async fn chain_with(
         &self,
         place: &Place,
@@ -126,7 +131,8 @@ impl Remote {
         self.look(place, &known).await
     }
 
-    /// For who writes there: all that there is, `None` if that is nothing. Asks nothing if this process has written it.
+    /// For who writes there: all that there is, `None` if that is nothing. Asks nothing if this
+    /// process has written it.
     pub async fn written(&self, place: &Place) -> Result<Option<Arc<Chain>>, Error> {
         let known = self.known(place);
         let _one = known.looking.lock().await;
@@ -143,7 +149,8 @@ impl Remote {
         }
     }
 
-    /// This process has made the last manifest of a place, unless it was forgotten since, because it was deleted.
+    /// This process has made the last manifest of a place, unless it was forgotten since, because
+    /// it was deleted.
     pub fn made(&self, chain: Chain) {
         let known = self.places.lock().get(&chain.place).cloned();
         let Some(known) = known else {
@@ -154,7 +161,8 @@ impl Remote {
         state.ours = true;
     }
 
-    /// This process is not sure any more what the last manifest of a place is: a request may have had an effect and no answer.
+    /// This process is not sure any more what the last manifest of a place is: a request may have
+    /// had an effect and no answer.
     pub fn doubt(&self, place: &Place) {
         self.known(place).state.lock().ours = false;
     }
@@ -413,8 +421,9 @@ impl Remote {
         Ok(footer)
     }
 
-    /// Begins to read what a place has: of all its attempts, or of those that are named. Those are looked for once more if they
-    /// are not in what is known: what was acknowledged a moment ago has to be seen.
+    /// Begins to read what a place has: of all its attempts, or of those that are named. Those are
+    /// looked for once more if they are not in what is known: what was acknowledged a moment ago
+    /// has to be seen.
     pub async fn fetch(
         self: &Arc<Self>,
         place: &Place,

@@ -1,19 +1,24 @@
-//! The record that says whose an app is, and until when its objects live. It lies beside them, so that whoever is alive can collect
-//! them, and it is there before the first of them: a server that hears of an app for the first time makes it, or compares the token
-//! with it (see the server's `writeback::records`).
+//! The record that says whose an app is, and until when its objects live. It lies beside them, so
+//! that whoever is alive can collect them, and it is there before the first of them: a server that
+//! hears of an app for the first time makes it, or compares the token with it (see the server's
+//! `writeback::records`).
 //!
-//! JSON: `version` 3, `token-sha256` in hex, `born` (a UUID), `lease-ms`, `renewals` (rises with every renewal), `buried` (a UUID, or
-//! absent), `silent` (true, or absent), `checksum` (CRC-32 of the others' values with a space between). It holds no time: clocks of different machines jump and disagree. An app lives as long as its record changes; whoever has watched one for
-//! two whole leases and longer, and seen it unchanged, knows by its own clock alone that nobody renews it.
+//! JSON: `version` 3, `token-sha256` in hex, `born` (a UUID), `lease-ms`, `renewals` (rises with
+//! every renewal), `buried` (a UUID, or absent), `silent` (true, or absent), `checksum` (CRC-32 of
+//! the others' values with a space between). It holds no time: clocks of different machines jump
+//! and disagree. An app lives as long as its record changes; whoever has watched one for two whole
+//! leases and longer, and seen it unchanged, knows by its own clock alone that nobody renews it.
 //!
-//! A record with `buried` is a *tombstone*: the app is dead, what it has is being removed by the one that this UUID names, and the
-//! record goes last. Who is interrupted leaves it, and whoever sees it unchanged goes on. With `silent` it is dead because nobody
-//! renewed the record, and if it turns out to live, its servers make a record of it again; without, somebody has deleted it, and it
-//! stays dead. An app of the same name, also with the same token, has a record of its own once that one is gone, with another `born`:
-//! what is said of the one is not meant for the other.
+//! A record with `buried` is a *tombstone*: the app is dead, what it has is being removed by the
+//! one that this UUID names, and the record goes last. Who is interrupted leaves it, and whoever
+//! sees it unchanged goes on. With `silent` it is dead because nobody renewed the record, and if it
+//! turns out to live, its servers make a record of it again; without, somebody has deleted it, and
+//! it stays dead. An app of the same name, also with the same token, has a record of its own once
+//! that one is gone, with another `born`: what is said of the one is not meant for the other.
 //!
-//! A record is written in the place of one that was read, and only if nobody has written another meanwhile ([`Store::replace`]): a
-//! tombstone never takes the place of a renewal that its writer has not seen, nor of the record of the next app of that name.
+//! A record is written in the place of one that was read, and only if nobody has written another
+//! meanwhile ([`Store::replace`]): a tombstone never takes the place of a renewal that its writer
+//! has not seen, nor of the record of the next app of that name.
 
 use std::time::Duration;
 
@@ -173,7 +178,8 @@ impl Lease {
         self.buried.is_some() && !self.silent
     }
 
-    /// Whether this is the token with which the app was registered. In a time that does not depend on where they differ.
+    /// Whether this is the token with which the app was registered. In a time that does not depend
+    /// on where they differ.
     pub fn opens(&self, token_hash: [u8; 32]) -> bool {
         let (ours, theirs) = (self.token_sha256.as_bytes(), hex(token_hash));
         let pairs = ours.iter().zip(theirs.as_bytes());
@@ -241,7 +247,8 @@ impl Lease {
         Ok(lease)
     }
 
-    /// Whether these bytes are a record of the layout before [`keys::ROOT`], and can be nothing else.
+    /// Whether these bytes are a record of the layout before [`keys::ROOT`], and can be nothing
+    /// else.
     pub(super) fn is_of_the_old_layout(bytes: &[u8]) -> bool {
         let Ok(record) = serde_json::from_slice::<Old>(bytes) else {
             return false;
@@ -269,8 +276,8 @@ impl Lease {
         }
     }
 
-    /// Writes it in the place of the one that was read and that it was made from, whatever is there otherwise if it was not;
-    /// [`Error::Exists`] if another is there by now.
+    /// Writes it in the place of the one that was read and that it was made from, whatever is there
+    /// otherwise if it was not; [`Error::Exists`] if another is there by now.
     pub async fn write(&self, store: &Store, app: &AppId) -> Result<(), Error> {
         let (key, bytes) = (keys::lease(app), self.encode()?);
         let Some((version, read)) = &self.read else {
@@ -280,8 +287,9 @@ impl Lease {
             Err(Error::Exists { key: path }) => match store.get(&key).await {
                 // The first answer was lost, and it is what was written.
                 Ok(now) if now == bytes => Ok(()),
-                // Nobody has written: what is on the way changes the versions (a proxy that compresses makes them weak), and no
-                // app may die of that. No two records are the same, so this is the one that was read.
+                // Nobody has written: what is on the way changes the versions (a proxy that
+                // compresses makes them weak), and no app may die of that. No two records are the
+                // same, so this is the one that was read.
                 Ok(now) if now == *read => store.put(&key, bytes, false).await,
                 _ => Err(Error::Exists { key: path }),
             },
@@ -367,7 +375,8 @@ mod tests {
                 store = store.url()
             );
             assert_eq!(read().await.as_ref(), Some(&renewed));
-            // A store whose word for a version does not hold is written to all the same, if nobody else has.
+            // A store whose word for a version does not hold is written to all the same, if nobody
+            // else has.
             let other = "forebay-v1/app-1/other";
             store.put(other, "x".into(), false).await.expect("put");
             let (_, wrong) = store.get_version(other).await.expect("there");

@@ -1,20 +1,25 @@
-//! The object store: what lies in it, how it is written, and how it is read again, by whichever server is asked or by the client.
+//! The object store: what lies in it, how it is written, and how it is read again, by whichever
+//! server is asked or by the client.
 //!
-//! Owns the layout of keys ([`keys`]), the formats of objects ([`object`]) and manifests ([`manifest`]), the records of leases
-//! ([`lease`]) and the one door to the crate `object_store` ([`Store`]). Does not own the decision what is written when (that is the
-//! server's `writeback`), nor what is on local disks (its `staging`). A block's row and an attempt's totals are coded as
-//! [`shuffle_proto::stored`] says, so that a block is described in the same bytes on every tier. Beside it, what tries a store
-//! ([`doctor`]) and makes its net of rules ([`lifecycle`]), for the operator's tool.
+//! Owns the layout of keys ([`keys`]), the formats of objects ([`object`]) and manifests
+//! ([`manifest`]), the records of leases ([`lease`]) and the one door to the crate `object_store`
+//! ([`Store`]). Does not own the decision what is written when (that is the server's `writeback`),
+//! nor what is on local disks (its `staging`). A block's row and an attempt's totals are coded as
+//! [`shuffle_proto::stored`] says, so that a block is described in the same bytes on every tier.
+//! Beside it, what tries a store ([`doctor`]) and makes its net of rules ([`lifecycle`]), for the
+//! operator's tool.
 //!
-//! What anybody needs in order to read a volume that is gone is in the store and nowhere else: the *chain* of the volume's
-//! manifests, each made by a conditional put and never changed. A manifest that is there names only objects that were read back and
-//! compared before. What no manifest names does not exist.
+//! What anybody needs in order to read a volume that is gone is in the store and nowhere else: the
+//! *chain* of the volume's manifests, each made by a conditional put and never changed. A manifest
+//! that is there names only objects that were read back and compared before. What no manifest names
+//! does not exist.
 //!
-//! - invariant: foreign-is-untouched. All of it lies below one directory, [`keys::ROOT`]; what else a bucket holds is never listed
-//!   below its first level, and never removed.
-//! - invariant: unknown-is-never-empty. A volume without a chain is [`Error::NotFound`], not an answer without rows.
-//! - invariant: verified-before-released. Rows and blocks are compared with their checksums here, before they are sent, and again by
-//!   the reader.
+//! - invariant: foreign-is-untouched. All of it lies below one directory, [`keys::ROOT`]; what else
+//!   a bucket holds is never listed below its first level, and never removed.
+//! - invariant: unknown-is-never-empty. A volume without a chain is [`Error::NotFound`], not an
+//!   answer without rows.
+//! - invariant: verified-before-released. Rows and blocks are compared with their checksums here,
+//!   before they are sent, and again by the reader.
 #![warn(missing_docs)]
 
 mod advice;

@@ -1,8 +1,9 @@
 //! A lifecycle rule for the bucket, as a net below the leases.
 //!
-//! Leases remove objects as long as any server of the pool is alive. What a rule catches is what is left when none is: a pool that was
-//! given up, or one that died in the middle of an upload. It goes by age alone, so it has to be older than anything that is still
-//! needed: longer than the longest application runs, not only longer than a lease.
+//! Leases remove objects as long as any server of the pool is alive. What a rule catches is what is
+//! left when none is: a pool that was given up, or one that died in the middle of an upload. It
+//! goes by age alone, so it has to be older than anything that is still needed: longer than the
+//! longest application runs, not only longer than a lease.
 
 use std::{fmt::Write, time::Duration};
 
@@ -23,7 +24,8 @@ pub struct Rule {
     pub words: String,
 }
 
-/// The rule for the store of a URL, of objects that are older than `days`; `max_lease` is the longest that servers grant.
+/// The rule for the store of a URL, of objects that are older than `days`; `max_lease` is the
+/// longest that servers grant.
 pub fn rule(url: &str, days: u32, max_lease: Duration) -> Result<Rule, String> {
     let day = Duration::from_secs(86_400);
     if day * days <= max_lease {

@@ -1,4 +1,5 @@
-//! Bytes of a manifest: what one round of write-back added to a place. All numbers are little-endian.
+//! Bytes of a manifest: what one round of write-back added to a place. All numbers are
+//! little-endian.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -18,10 +19,11 @@
 //! | then | per generation that is carried, ascending: its number u32, objects u32, attempts u32, then these as above |
 //! | the rest | the app's id |
 //!
-//! A manifest is made once, by a conditional put, and never changed. The next round makes the next generation. One that *replaces*
-//! others has all of their attempts, in fewer objects, and they do not count from it on; what is replaced stays where it is until the
-//! shuffle goes, so that who began to read it goes on. What counts is told by the last manifest and its base, whatever has been
-//! written before, see [`super::chain`].
+//! A manifest is made once, by a conditional put, and never changed. The next round makes the next
+//! generation. One that *replaces* others has all of their attempts, in fewer objects, and they do
+//! not count from it on; what is replaced stays where it is until the shuffle goes, so that who
+//! began to read it goes on. What counts is told by the last manifest and its base, whatever has
+//! been written before, see [`super::chain`].
 
 use shuffle_proto::{
     ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
@@ -52,7 +54,8 @@ pub struct Manifest {
     pub replaces: Vec<u32>,
     /// Generations that count from this one on: ascending, itself the last.
     pub live: Vec<u32>,
-    /// The earlier manifest that has, or carries, what counts and is not carried here; 0 if there is none such.
+    /// The earlier manifest that has, or carries, what counts and is not carried here; 0 if there
+    /// is none such.
     pub base: u32,
     /// What earlier generations have that count: ascending.
     pub carried: Vec<Part>,

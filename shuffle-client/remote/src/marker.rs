@@ -1,10 +1,11 @@
 //! The marker: whose directory [`keys::ROOT`] is, and what format everything in it has.
 //!
-//! JSON: `forebay` (a sentence for whoever finds it), `format` 1, `pool` (a UUID). The first server that uses a store makes it, by a
-//! conditional put; all servers with the same store are one pool. Before anything else is written there it has to be seen. One that was
-//! removed or damaged is made anew by whoever has seen it, or where an app's record says that the directory is Forebay's all the
-//! same. What lies there instead is refused by name, and so is the layout of before there was a marker, which no released version wrote: its
-//! directories lay directly below the prefix.
+//! JSON: `forebay` (a sentence for whoever finds it), `format` 1, `pool` (a UUID). The first server
+//! that uses a store makes it, by a conditional put; all servers with the same store are one pool.
+//! Before anything else is written there it has to be seen. One that was removed or damaged is made
+//! anew by whoever has seen it, or where an app's record says that the directory is Forebay's all
+//! the same. What lies there instead is refused by name, and so is the layout of before there was a
+//! marker, which no released version wrote: its directories lay directly below the prefix.
 
 use std::time::Duration;
 
@@ -101,7 +102,8 @@ impl Marker {
         }
     }
 
-    /// Puts this one, which was seen there, back if it was removed or damaged; answers whether it was.
+    /// Puts this one, which was seen there, back if it was removed or damaged; answers whether it
+    /// was.
     pub async fn keep(&self, store: &Store) -> Result<bool, Error> {
         let key = keys::marker();
         let create = match store.get(&key).await {
@@ -125,7 +127,8 @@ impl Marker {
         Ok(text.into())
     }
 
-    /// Reads it, or makes it where there is none. [`Error::Invalid`] if what is there is another's, or of the old layout.
+    /// Reads it, or makes it where there is none. [`Error::Invalid`] if what is there is another's,
+    /// or of the old layout.
     pub async fn claim(store: &Store) -> Result<Self, Error> {
         match Self::read(store).await {
             Ok(Some(marker)) => return Ok(marker),
@@ -156,7 +159,8 @@ impl Marker {
         }
     }
 
-    /// Makes one that was damaged anew, if an app's record beside it says that the directory is Forebay's all the same.
+    /// Makes one that was damaged anew, if an app's record beside it says that the directory is
+    /// Forebay's all the same.
     async fn mend(store: &Store) -> Result<Option<Self>, Error> {
         let mut dirs = store.list(keys::ROOT).await?.dirs;
         dirs.truncate(EVIDENCE);
@@ -180,8 +184,8 @@ impl Marker {
     }
 }
 
-/// Directories directly below the prefix that are of the layout before [`keys::ROOT`], as far as a look at their lease records, and
-/// at nothing else below them, says so.
+/// Directories directly below the prefix that are of the layout before [`keys::ROOT`], as far as a
+/// look at their lease records, and at nothing else below them, says so.
 pub(super) async fn of_the_old_layout(store: &Store) -> Result<Vec<String>, Error> {
     let mut dirs = store.list("").await?.dirs;
     dirs.retain(|name| name != keys::ROOT && AppId::try_new(name).is_some());

@@ -1,4 +1,5 @@
-//! Who counts the requests to the store: a part that is passed in, because a server has metrics and a client has none.
+//! Who counts the requests to the store: a part that is passed in, because a server has metrics and
+//! a client has none.
 
 /// All verbs of requests.
 pub const VERBS: [&str; 9] = [

@@ -1,6 +1,8 @@
-//! For tests: a store in memory that lets so many requests through and none after them, as if the process, or the store, were gone.
+//! For tests: a store in memory that lets so many requests through and none after them, as if the
+//! process, or the store, were gone.
 //!
-//! Not behind a feature: the server's tests need it, and a feature would make them compile the server once more.
+//! Not behind a feature: the server's tests need it, and a feature would make them compile the
+//! server once more.
 
 use std::{
     fmt,

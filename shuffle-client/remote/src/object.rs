@@ -1,5 +1,5 @@
-//! Bytes of an object: blocks of one shuffle of one volume, sorted by (partition, map index), and an index behind them. All numbers
-//! are little-endian.
+//! Bytes of an object: blocks of one shuffle of one volume, sorted by (partition, map index), and
+//! an index behind them. All numbers are little-endian.
 //!
 //! | bytes of an object | field |
 //! |---|---|
@@ -8,8 +8,9 @@
 //! | after them | the footer: directory (36 bytes per section), then totals |
 //! | the last 64 | trailer, below |
 //!
-//! A *section* is blocks of one partition that lie together, ascending by map index and, within an attempt, by seq; it is closed at
-//! about 4 MiB. Rows lie directly before their bytes, so that a partition, or neighbouring ones, cost one ranged read.
+//! A *section* is blocks of one partition that lie together, ascending by map index and, within an
+//! attempt, by seq; it is closed at about 4 MiB. Rows lie directly before their bytes, so that a
+//! partition, or neighbouring ones, cost one ranged read.
 //!
 //! | bytes of header | of trailer | field |
 //! |---|---|---|
@@ -34,8 +35,8 @@
 //! | 24..32 | bytes of the blocks u64 |
 //! | 32..36 | CRC-32 of the rows |
 //!
-//! Totals of an attempt, ascending by (map index, attempt): map index u32, attempt u64, length u32, then per partition what this
-//! object has of it, as [`shuffle_proto::stored::totals`] codes it.
+//! Totals of an attempt, ascending by (map index, attempt): map index u32, attempt u64, length u32,
+//! then per partition what this object has of it, as [`shuffle_proto::stored::totals`] codes it.
 
 use std::collections::BTreeMap;
 
@@ -356,7 +357,8 @@ fn word(bytes: &[u8; HEADER], at: usize) -> u32 {
 // === impl Footer ===
 
 impl Footer {
-    /// Reads footer and trailer of the object that is said to be this one; the error says what does not fit.
+    /// Reads footer and trailer of the object that is said to be this one; the error says what does
+    /// not fit.
     pub fn decode(
         bytes: &[u8],
         place: &Place,
@@ -379,7 +381,8 @@ impl Footer {
         Self::read(footer, &trailer, entry.footer)
     }
 
-    /// Reads the footer of whichever object this is the trailer of; it begins at `offset`. The error says what does not fit.
+    /// Reads the footer of whichever object this is the trailer of; it begins at `offset`. The
+    /// error says what does not fit.
     pub fn read(footer: &[u8], trailer: &Trailer, offset: u64) -> Result<Self, String> {
         let checksum = crc32fast::hash(footer);
         if trailer.checksum != checksum {
@@ -461,7 +464,8 @@ impl Section {
         each.map(|(header, block)| Ok((header, block?))).collect()
     }
 
-    /// The same where one that does not pass costs itself and not the others: what is said of it instead of its bytes.
+    /// The same where one that does not pass costs itself and not the others: what is said of it
+    /// instead of its bytes.
     pub(crate) fn each_block(&self, bytes: &Bytes) -> Result<Vec<Checked>, String> {
         let rows = self.blocks as usize * ROW;
         let table = bytes.get(..rows).ok_or("the section ends in its rows")?;

@@ -1,8 +1,10 @@
-//! URLs without what may be secret in them: nothing of a store's URL but scheme, place and path ever gets into a log, an error or a page.
+//! URLs without what may be secret in them: nothing of a store's URL but scheme, place and path
+//! ever gets into a log, an error or a page.
 //!
 //! Decided by the text alone and not by a parser, because a malformed URL is the one that is shown.
 
-/// A URL of a store without what may be secret in it: user, password, query, fragment. What is none is not shown at all.
+/// A URL of a store without what may be secret in it: user, password, query, fragment. What is none
+/// is not shown at all.
 pub fn shown_url(text: &str) -> String {
     match text.split_once("://") {
         Some((scheme, rest)) if is_scheme(scheme) => shown(scheme, rest),

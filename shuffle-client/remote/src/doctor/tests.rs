@@ -1,4 +1,5 @@
-//! A store that is well in all but one thing: exactly the check of that thing fails, and nothing is left where it can be removed.
+//! A store that is well in all but one thing: exactly the check of that thing fails, and nothing is
+//! left where it can be removed.
 
 use std::{fmt, sync::Arc};
 
