@@ -1,8 +1,10 @@
-//! Commits at level `object`: the attempt is committed at level `disk`, goes to the object store with the next round of its shuffle, and
-//! is acknowledged when the volume has recorded that it is there.
+//! Commits at level `object`: the attempt is committed at level `disk`, goes to the object store
+//! with the next round of its shuffle, and is acknowledged when the volume has recorded that it is
+//! there.
 //!
-//! Whoever waits at the same time is written back together: while a round runs, the next one's attempts gather. A store that is down
-//! is waited for, as long as the caller does; what it has committed stays at level `disk` if it gives up.
+//! Whoever waits at the same time is written back together: while a round runs, the next one's
+//! attempts gather. A store that is down is waited for, as long as the caller does; what it has
+//! committed stays at level `disk` if it gives up.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,10 +15,12 @@ use tokio::sync::Notify;
 use super::{Key, WriteBack};
 use crate::staging::{AttemptKey, Error, Placement, Volume};
 
-/// How often it looks without having been told to: a shuffle may be deleted meanwhile, and tells nobody here.
+/// How often it looks without having been told to: a shuffle may be deleted meanwhile, and tells
+/// nobody here.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Shuffles that commits wait for, with the attempts of those commits: who has waited longest comes first.
+/// Shuffles that commits wait for, with the attempts of those commits: who has waited longest comes
+/// first.
 #[derive(Default)]
 pub(super) struct Awaited {
     waiting: Mutex<HashMap<Key, Vec<Owner>>>,
@@ -29,7 +33,8 @@ struct Waiter<'a>(&'a Awaited, &'a Key, Owner);
 // === impl WriteBack ===
 
 impl WriteBack {
-    /// Waits until a committed attempt is in the object store. `Fenced` or `Lost` if that will never be.
+    /// Waits until a committed attempt is in the object store. `Fenced` or `Lost` if that will
+    /// never be.
     pub async fn written(&self, volume: &Volume, attempt: &AttemptKey) -> Result<(), Error> {
         let key = (volume.id(), attempt.app.clone(), attempt.shuffle);
         let owner = (attempt.map_index, attempt.attempt);

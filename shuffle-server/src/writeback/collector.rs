@@ -1,10 +1,13 @@
 //! Leases in the store: whose are kept, and whose are over.
 //!
-//! Every server that hears of an app keeps its record changing, by a task of its own that waits for nothing else here. Every server
-//! watches the records of apps that it does not hear of: one that has not changed for two of its leases and a period, by this server's
-//! own clock and as far as this server itself was awake to see it, belongs to an app that nobody hears of any more. What it has goes,
-//! see [`burial`](super::burial). No date is compared, so a clock that jumps deletes nothing; no key is judged by its age
-//! (invariant: delete-by-lease).
+//! Every server that hears of an app keeps its record changing, by a task of its own that waits for
+//! nothing else here. Every server watches the records of apps that it does not hear of: one that
+//! has not changed for two of its leases and a period, by this server's own clock and as far as
+//! this server itself was awake to see it, belongs to an app that nobody hears of any more. What it
+//! has goes, see [`burial`](super::burial). No date is compared, so a clock that jumps deletes
+//! nothing; no key is judged by its age (invariant: delete-by-lease).
+
+mod watched;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,11 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use shuffle_proto::ids::{AppId, ShuffleId};
 use shuffle_remote::{Error, Place, Remote, keys, lease::Lease};
 use tokio::task::JoinSet;
+use watched::Watched;
 
 use super::{
     burial::{Burials, TAKEN_OVER, Why},
@@ -39,7 +42,8 @@ const TOGETHER: usize = 32;
 /// The shortest and the longest time between two looks at a record.
 const LEAST: Duration = Duration::from_millis(250);
 const MOST: Duration = Duration::from_secs(60);
-/// How long a record that was seen is taken for good before something is written: it may have been deleted elsewhere.
+/// How long a record that was seen is taken for good before something is written: it may have been
+/// deleted elsewhere.
 const GOOD: Duration = Duration::from_secs(2);
 /// How often who waits for a burial looks at it.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -62,7 +66,8 @@ pub(super) struct Collector {
     own: Mutex<HashMap<AppId, Own>>,
     numbers: AtomicU64,
     watched: Mutex<HashMap<AppId, Watched>>,
-    /// Apps that call here whose name is still on a tombstone: if who wrote that has stopped, this server goes on with it.
+    /// Apps that call here whose name is still on a tombstone: if who wrote that has stopped, this
+    /// server goes on with it.
     in_the_way: Mutex<HashSet<AppId>>,
     /// Apps whose record this process has seen, with the longest lease that it gave.
     seen: Mutex<HashMap<AppId, Duration>>,
@@ -86,16 +91,6 @@ struct Own {
     /// Shuffles that were deleted before this process began were looked for.
     swept: bool,
     failing: bool,
-}
-
-/// The record of an app that this server does not hear of, as it was seen last.
-struct Watched {
-    /// `None`: there is none.
-    lease: Option<Lease>,
-    /// When it was looked at last.
-    last: Instant,
-    /// For how long this server has seen it like this.
-    unchanged: Duration,
 }
 
 impl Collector {
@@ -131,8 +126,8 @@ impl Collector {
         }
     }
 
-    /// Sees to it that an app has a record, by which what is about to be written goes one day, and that it is this app's; false while
-    /// what was deleted under its name is still being removed.
+    /// Sees to it that an app has a record, by which what is about to be written goes one day, and
+    /// that it is this app's; false while what was deleted under its name is still being removed.
     pub(super) async fn ensure(
         &self,
         app: &AppId,
@@ -168,7 +163,8 @@ impl Collector {
         }
     }
 
-    /// Goes on with the burial that is in an app's way, if who has begun it has stopped; asked again and again while it is waited for.
+    /// Goes on with the burial that is in an app's way, if who has begun it has stopped; asked
+    /// again and again while it is waited for.
     fn take_over(&self, app: &AppId) {
         let stone = self.records.last(app).filter(Lease::is_deleted);
         let me = self.records.me().to_string();
@@ -187,7 +183,8 @@ impl Collector {
         *longest = lease.max(*longest);
     }
 
-    /// Whether what was written of a shuffle for its app's predecessor, or too late, is still to go.
+    /// Whether what was written of a shuffle for its app's predecessor, or too late, is still to
+    /// go.
     pub(super) fn is_to_go(&self, app: &AppId, shuffle: ShuffleId) -> bool {
         self.burials.holds(app, shuffle)
     }
@@ -208,8 +205,8 @@ impl Collector {
             .add(app, shuffle, Why::Asked(Some(token), born));
     }
 
-    /// Notes that an app was deleted of which nothing is here, and tells the other servers, if that is soon done: its name may be
-    /// registered there at once.
+    /// Notes that an app was deleted of which nothing is here, and tells the other servers, if that
+    /// is soon done: its name may be registered there at once.
     pub(super) async fn tell(&self, app: &AppId) {
         self.records.note_gone(app).await;
         match tokio::time::timeout(TOLD, self.records.entomb(app)).await {
@@ -226,7 +223,8 @@ impl Collector {
         self.burials.hurry(app);
     }
 
-    /// What was deleted before a crash, or by a call that did not come to its end, is to go all the same.
+    /// What was deleted before a crash, or by a call that did not come to its end, is to go all the
+    /// same.
     pub(super) fn resume(&self) {
         for (app, born) in self.records.to_bury() {
             self.burials.add(&app, None, Why::Asked(None, Some(born)));
@@ -435,7 +433,8 @@ impl Collector {
         Ok(())
     }
 
-    /// Whether volumes of this server have something of the app in the store, for which its record was seen once.
+    /// Whether volumes of this server have something of the app in the store, for which its record
+    /// was seen once.
     fn has_written(&self, app: &AppId) -> bool {
         let shuffles = self.volumes.iter().flat_map(Volume::unwritten);
         let mut of_app = shuffles.filter(|shuffle| shuffle.app == *app);
@@ -457,125 +456,6 @@ impl Collector {
             }
         }
         Ok(())
-    }
-
-    // === what is watched ===
-
-    /// How long until the next look at the others' records: follows the shortest lease that is known.
-    pub(super) fn period(&self) -> Duration {
-        let usual = (self.lease / 4).clamp(Duration::from_millis(50), MOST);
-        let watched = self.watched.lock();
-        let leases = watched.values().filter_map(|seen| seen.lease.as_ref());
-        let shortest = leases.map(Lease::lease).min().unwrap_or(MOST * 4);
-        // An app that asks for a tiny lease does not make everybody list the store all the time.
-        usual.min((shortest / 4).max(Duration::from_secs(1)))
-    }
-
-    /// Looks at the records of all apps that do not call here; `period` is the time since the last look, if all is well.
-    pub(super) async fn watch(&self, period: Duration) -> Result<(), Error> {
-        self.records.keep_claim().await?;
-        let listing = self.remote.store.list(keys::ROOT).await?;
-        for name in &listing.objects {
-            let key = format!("{}/{name}", keys::ROOT);
-            if key != keys::marker() {
-                self.burials.foreign(&key, "no object of Forebay's");
-            }
-        }
-        let mut there = HashSet::new();
-        for name in &listing.dirs {
-            match AppId::try_new(name) {
-                Some(app) => drop(there.insert(app)),
-                None => {
-                    let key = format!("{}/{name}", keys::ROOT);
-                    self.burials.foreign(&key, "no app's directory");
-                }
-            }
-        }
-        let live: HashSet<AppId> = self.apps.live().into_iter().map(|(app, _)| app).collect();
-        self.in_the_way.lock().retain(|app| live.contains(app));
-        let in_the_way = self.in_the_way.lock().clone();
-        let others =
-            |app: &AppId| there.contains(app) && (!live.contains(app) || in_the_way.contains(app));
-        self.watched.lock().retain(|app, _| others(app));
-        self.seen
-            .lock()
-            .retain(|app, _| there.contains(app) || live.contains(app));
-        self.records
-            .retain(|app| there.contains(app) || live.contains(app));
-        let others = there.iter().filter(|app| others(app));
-        let looks = stream::iter(others).for_each_concurrent(TOGETHER, async |app| {
-            if let Err(error) = self.look_at(app, period, live.contains(app)).await {
-                tracing::debug!(%app, %error, "the lease of an app's objects could not be looked at");
-            }
-        });
-        looks.await;
-        Ok(())
-    }
-
-    /// Looks at the record of an app that does not call here, or at the tombstone in the way of one that does.
-    async fn look_at(&self, app: &AppId, period: Duration, live: bool) -> Result<(), Error> {
-        let record = match self.records.read(app).await {
-            Err(Error::Corrupt { .. }) => {
-                self.burials
-                    .foreign(&keys::lease(app), "no lease record of Forebay's");
-                return Ok(());
-            }
-            record => record?,
-        };
-        let unchanged = self.note(app, record.clone(), period);
-        if live && record.as_ref().is_none_or(|it| it.buried_by().is_none()) {
-            // Out of the way; its own record is kept, see `keep`.
-            return Ok(());
-        }
-        let Some(record) = record else {
-            // invariant: foreign-is-untouched. An app's record comes before all else and goes last.
-            let seen = self.seen.lock().get(app).copied();
-            match seen.map(|longest| self.lease.max(longest)) {
-                Some(lease) if unchanged > 2 * lease + period => {
-                    self.burials.add(app, None, Why::Late);
-                }
-                // Another may just have removed it.
-                None if !unchanged.is_zero() => {
-                    let key = keys::app(app);
-                    self.burials.foreign(&key, "no lease record in it");
-                }
-                _ => {}
-            }
-            return Ok(());
-        };
-        self.see(app, record.lease());
-        // Whoever renews it looks at it so often.
-        let announced = period.max(2 * period_of(record.lease()));
-        let (patience, announced) = match record.buried_by() {
-            // Who removes it has stopped.
-            Some(_) if record.is_deleted() => (TAKEN_OVER, Duration::ZERO),
-            Some(_) => (TAKEN_OVER.max(announced), Duration::ZERO),
-            None => (2 * record.lease() + period, announced),
-        };
-        if unchanged > patience {
-            self.burials.add(app, None, Why::Silent(record, announced));
-        }
-        Ok(())
-    }
-
-    /// Remembers a record; answers for how long this server has seen it not change. A server that stood still has seen nothing
-    /// meanwhile: no look counts for more than two periods.
-    fn note(&self, app: &AppId, lease: Option<Lease>, period: Duration) -> Duration {
-        let now = self.clock.now();
-        let mut watched = self.watched.lock();
-        let seen = watched.entry(app.clone()).or_insert_with(|| Watched {
-            lease: lease.clone(),
-            last: now,
-            unchanged: Duration::ZERO,
-        });
-        let passed = (now - seen.last).min(2 * period);
-        seen.last = now;
-        if seen.lease == lease {
-            seen.unchanged += passed;
-        } else {
-            (seen.lease, seen.unchanged) = (lease, Duration::ZERO);
-        }
-        seen.unchanged
     }
 
     /// Looks at the records of all apps that call here, whenever they are due.

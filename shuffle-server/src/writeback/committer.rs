@@ -1,8 +1,10 @@
-//! From objects that are in the store to the volume's knowledge that they are: the manifest, then the index.
+//! From objects that are in the store to the volume's knowledge that they are: the manifest, then
+//! the index.
 //!
-//! Before a round begins, what the store has is compared with what the volume knows. A generation that the volume does not know is
-//! *adopted*: it died before it recorded it, or its record is broken, and what the store has must not be written once more as
-//! something else. One that the store does not have any more is forgotten, and what is here of it written once more.
+//! Before a round begins, what the store has is compared with what the volume knows. A generation
+//! that the volume does not know is *adopted*: it died before it recorded it, or its record is
+//! broken, and what the store has must not be written once more as something else. One that the
+//! store does not have any more is forgotten, and what is here of it written once more.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -120,7 +122,8 @@ pub(super) async fn put_manifest(
     let bytes = Bytes::from(manifest.encode());
     match remote.store.put(&key, bytes.clone(), true).await {
         Ok(()) => Ok(next),
-        // The put before this one succeeded and its answer was lost, or somebody else writes as this volume.
+        // The put before this one succeeded and its answer was lost, or somebody else writes as
+        // this volume.
         Err(RemoteError::Exists { .. }) if remote.store.get(&key).await? == bytes => Ok(next),
         Err(error) => Err(error.into()),
     }

@@ -1,7 +1,8 @@
-//! The end of the server: everything that may be written back is, now, beside the pushes that still run.
+//! The end of the server: everything that may be written back is, now, beside the pushes that still
+//! run.
 //!
-//! What is written is bounded per round ([`super::planner`]), so that a drain whose time is over has saved what it has sent, and not
-//! begun one manifest that would have named everything.
+//! What is written is bounded per round ([`super::planner`]), so that a drain whose time is over
+//! has saved what it has sent, and not begun one manifest that would have named everything.
 
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,8 @@ impl WriteBack {
         self.wake.notify_one();
     }
 
-    /// Waits until all of it is, and no more is to come; answers the bytes that are left at `deadline`.
+    /// Waits until all of it is, and no more is to come; answers the bytes that are left at
+    /// `deadline`.
     pub async fn drain(&self, deadline: tokio::time::Instant, more: impl Fn() -> bool) -> u64 {
         self.urge();
         let mut told = self.clock.now();

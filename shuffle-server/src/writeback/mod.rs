@@ -1,29 +1,35 @@
-//! Write-back: what was committed and still matters is copied to the object store, later, in large objects.
+//! Write-back: what was committed and still matters is copied to the object store, later, in large
+//! objects.
 //!
 //! | file | does |
 //! |---|---|
 //! | [`planner`] | which shuffle next, which local copy goes first: pure |
 //! | [`cells`] | how a shuffle is cut so that it can be sorted in memory: pure |
-//! | [`uploader`] | one round: objects, read back and compared |
+//! | [`round`] | one shuffle's turn, and what its failure means |
+//! | [`uploader`] | a round's objects, read back and compared |
 //! | [`committer`] | the manifest, then the volume's record |
 //! | [`records`] | whose an app is: its record in the store |
 //! | [`notes`] | what of that a crash must not forget |
 //! | [`collector`] | leases in the store: whose are kept, and whose are over |
 //! | [`burial`] | removal of what the dead have left there |
 //! | [`awaited`] | commits at level `object`, which are answered when the store has them |
+//! | [`reclaim`] | local copies that the store has make room |
 //! | [`drain`] | the end of the server: all of it, now, and how fast it goes |
 //!
 //! ```text
 //! Sealed ──upload──▶ objects ──read back──▶ Uploaded ──conditional put──▶ manifest ──▶ index ──▶ the local copy may go
 //! ```
 //!
-//! - invariant: remote-before-reclaim. Each arrow takes what the one before it made; a crash between any two leaves objects that no
-//!   manifest names, or a manifest that the volume finds when it begins the same generation again.
-//! - invariant: delete-by-lease. What is removed belongs to a shuffle or app that was deleted, or whose lease record nobody renews.
-//! - invariant: foreign-is-untouched. What is removed has a key of ours, below a directory whose lease record was seen.
+//! - invariant: remote-before-reclaim. Each arrow takes what the one before it made; a crash
+//!   between any two leaves objects that no manifest names, or a manifest that the volume finds
+//!   when it begins the same generation again.
+//! - invariant: delete-by-lease. What is removed belongs to a shuffle or app that was deleted, or
+//!   whose lease record nobody renews.
+//! - invariant: foreign-is-untouched. What is removed has a key of ours, below a directory whose
+//!   lease record was seen.
 //!
-//! Does not own the data: volumes hold it until the store does. Nothing here is needed for a commit or a fetch to succeed, so a store
-//! that is down costs a backlog and nothing else.
+//! Does not own the data: volumes hold it until the store does. Nothing here is needed for a commit
+//! or a fetch to succeed, so a store that is down costs a backlog and nothing else.
 
 mod awaited;
 mod burial;
@@ -33,7 +39,9 @@ mod committer;
 mod drain;
 mod notes;
 mod planner;
+mod reclaim;
 mod records;
+mod round;
 mod throttle;
 mod uploader;
 
@@ -45,7 +53,7 @@ use std::{
 
 use parking_lot::Mutex;
 use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
-use shuffle_remote::{Owner, Place, Remote, keys};
+use shuffle_remote::Remote;
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -53,15 +61,15 @@ use crate::{
     clock::Clock,
     metrics::RemoteMetrics,
     registry::{Apps, Policy, Standing},
-    staging::{self, Health, Sealed, Unwritten, Volume},
+    staging::{Health, Unwritten, Volume},
 };
 use awaited::Awaited;
 use collector::Collector;
 use drain::Begun;
 use planner::{Candidate, Urgency};
 pub use records::Records;
+use round::Turn;
 pub(crate) use throttle::Throttle;
-use uploader::Error;
 
 /// How often it looks around.
 const TICK: Duration = Duration::from_millis(250);
@@ -69,13 +77,9 @@ const TICK: Duration = Duration::from_millis(250);
 const ROUNDS: usize = 2;
 /// The same while the server drains: then it has nothing else to do.
 const DRAIN_ROUNDS: usize = 4;
-/// Rounds that are left for shuffles that a commit waits for: none of them waits behind the bulk of others.
+/// Rounds that are left for shuffles that a commit waits for: none of them waits behind the bulk of
+/// others.
 const RESERVED: usize = 2;
-/// Pause after a round that failed; doubled with every further one up to [`LONGEST_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The same while the server drains: a store that comes back has to find it trying.
-const LONGEST_DRAIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Settings of write-back.
 #[derive(Clone, Copy, Debug)]
@@ -86,9 +90,11 @@ pub struct Options {
     pub delay: Duration,
     /// Bytes per second that are sent, over all rounds; `None`: as many as go.
     pub bandwidth: Option<u64>,
-    /// Percent of a volume's space from which local copies go, and shuffles are written back without delay.
+    /// Percent of a volume's space from which local copies go, and shuffles are written back
+    /// without delay.
     pub reclaim_at: u8,
-    /// Lease of an app that does not ask for one: how often leases in the store are looked at follows from it.
+    /// Lease of an app that does not ask for one: how often leases in the store are looked at
+    /// follows from it.
     pub lease: Duration,
 }
 
@@ -169,14 +175,16 @@ impl WriteBack {
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut collecting = JoinSet::new();
         collecting.spawn(self.clone().watch());
-        // Beside each other: neither a removal nor a slow look at the others' keeps a record from being renewed.
+        // Beside each other: neither a removal nor a slow look at the others' keeps a record from
+        // being renewed.
         collecting.spawn(self.collector.clone().keep());
         collecting.spawn(self.collector.burials.clone().run());
         let mut rounds = JoinSet::new();
         loop {
             self.reclaim().await;
             if rounds.len() == self.most_bulk() + RESERVED {
-                // Nothing is picked while all rounds wait for the store, and then the backlog is what people look at.
+                // Nothing is picked while all rounds wait for the store, and then the backlog is
+                // what people look at.
                 self.candidates();
             }
             while rounds.len() < self.most_bulk() + RESERVED
@@ -195,8 +203,8 @@ impl WriteBack {
         collecting.shutdown().await;
     }
 
-    /// Removes what lies in the store of an app, or of one shuffle, from whichever server; answers how many objects that were. What
-    /// fails is tried again.
+    /// Removes what lies in the store of an app, or of one shuffle, from whichever server; answers
+    /// how many objects that were. What fails is tried again.
     pub async fn free(
         &self,
         app: &AppId,
@@ -212,7 +220,8 @@ impl WriteBack {
         self.collector.dead(app, Some(shuffle), token);
     }
 
-    /// An app was deleted here by itself, who has this token. Other servers know it by then, unless the store is slow.
+    /// An app was deleted here by itself, who has this token. Other servers know it by then, unless
+    /// the store is slow.
     pub async fn app_deleted(&self, app: &AppId, token: [u8; 32]) {
         self.remote.forget(app, None);
         self.collector.dead(app, None, token);
@@ -322,7 +331,8 @@ impl WriteBack {
                 (volume, candidate)
             })
             .filter(|(volume, candidate)| {
-                // A disk that does not answer would keep the round from others, and has its turn when it does.
+                // A disk that does not answer would keep the round from others, and has its turn
+                // when it does.
                 let slow = matches!(volume.health(), Health::Slow(_));
                 // There is always room for what is in no object, and for what a commit waits for.
                 let merging = running.values().any(|lane| *lane == Lane::Merge);
@@ -353,231 +363,6 @@ impl WriteBack {
             first: self.awaited.of(&key),
             key,
         })
-    }
-
-    async fn round(self: Arc<Self>, turn: Turn) {
-        let Turn {
-            volume, key, merge, ..
-        } = &turn;
-        let _running = Running(&self, key);
-        // Of the app for which it writes: the app may be gone when it ends.
-        let token = match self.apps.standing(&key.1) {
-            Standing::Live { token, .. } => Some(token),
-            Standing::Deleted | Standing::Unknown => None,
-        };
-        let result = self.try_round(&turn).await;
-        let metrics = &self.metrics;
-        let (_, app, shuffle) = key;
-        match result {
-            Ok(None) => {
-                // Deleted, or its app ended, since it was picked.
-                let until = self.clock.now() + PAUSE;
-                self.failed.lock().insert(key.clone(), (0, until));
-            }
-            Ok(Some(Done { added, merged })) => {
-                self.failed.lock().remove(key);
-                metrics.rounds.inc();
-                metrics.written.inc_by(added);
-                metrics.merged.inc_by(merged);
-                let requests = self.remote.store.cost(&keys::shuffle(app, *shuffle));
-                tracing::info!(%app, %shuffle, volume = %volume.id(), bytes = added, merged, manifests = merge.len(), requests = %requests, "written back");
-            }
-            // It has its turn again when all is quiet.
-            Err(Error::InTheWay) => {}
-            Err(Error::Before) => {
-                let until = self.clock.now() + PAUSE;
-                let waits = self.failed.lock().insert(key.clone(), (0, until));
-                if waits.is_none() {
-                    tracing::warn!(%app, %shuffle, volume = %volume.id(), "write-back, and commits at level object, wait: what an application of this id and token had in the object store is still being removed");
-                }
-                self.collector.hurry(app);
-            }
-            Err(Error::Deleted) => {
-                if let Some(token) = token {
-                    let place = Place {
-                        app: app.clone(),
-                        shuffle: *shuffle,
-                        volume: volume.id(),
-                    };
-                    self.collector.written_too_late(&place, token);
-                }
-            }
-            Err(Error::Attempts { owners, reason }) => {
-                // The next round begins without them, at once.
-                tracing::warn!(%app, %shuffle, volume = %volume.id(), attempts = owners.len(), %reason, "attempts are left out of write-back");
-            }
-            Err(error) => {
-                metrics.failures.inc();
-                let now = self.clock.now();
-                let mut failed = self.failed.lock();
-                let tries = failed.get(key).map_or(0, |(tries, _)| *tries).min(16);
-                let longest = match self.is_draining() {
-                    true => LONGEST_DRAIN_PAUSE,
-                    false => LONGEST_PAUSE,
-                };
-                let pause = (PAUSE * (1 << tries.min(8))).min(longest);
-                failed.insert(key.clone(), (tries + 1, now + pause));
-                tracing::warn!(%app, %shuffle, volume = %volume.id(), %error, "write-back failed; nothing is lost, it is tried again in {pause:?}");
-            }
-        }
-    }
-
-    /// One generation, which takes the place of those that it is to merge; `None` if there was nothing to be done.
-    async fn try_round(&self, turn: &Turn) -> Result<Option<Done>, Error> {
-        let Turn { volume, key, .. } = turn;
-        let (_, app, shuffle) = key;
-        let Standing::Live { token, lease, .. } = self.apps.standing(app) else {
-            return Ok(None);
-        };
-        let Some(sealed) = volume.seal_some(app, *shuffle, &turn.merge, &turn.first, turn.most)
-        else {
-            return Ok(None);
-        };
-        let place = Place {
-            app: app.clone(),
-            shuffle: *shuffle,
-            volume: volume.id(),
-        };
-        // Before the first object: whatever is there from now on has a lease by which it goes.
-        if !self.collector.ensure(app, token, lease).await?
-            || self.collector.is_to_go(app, *shuffle)
-        {
-            return Err(Error::Before);
-        }
-        let done = self.write(&place, sealed).await;
-        if done.is_err() {
-            // A request may have had an effect and no answer.
-            self.remote.doubt(&place);
-        }
-        done
-    }
-
-    /// The round's objects, manifest and record.
-    async fn write(&self, place: &Place, sealed: Sealed) -> Result<Option<Done>, Error> {
-        let (sealed, chain) = match committer::adopt(&self.remote, place, sealed).await? {
-            committer::Found::Same(sealed, chain) => (*sealed, chain),
-            committer::Found::Adopted(added) => {
-                return Ok(Some(Done { added, merged: 0 }));
-            }
-        };
-        let live = |sealed: &Sealed| match sealed.is_live() {
-            true => Ok(()),
-            false => Err(Error::Deleted),
-        };
-        match uploader::upload(&self.remote, &self.throttle, place, sealed).await {
-            Ok(uploaded) => {
-                live(&uploaded.sealed)?;
-                let bytes = uploaded.sealed.bytes();
-                let chain = chain.as_deref();
-                let added = committer::commit(&self.remote, place, chain, uploaded).await?;
-                let merged = bytes.saturating_sub(added);
-                Ok(Some(Done { added, merged }))
-            }
-            Err((sealed, error)) => {
-                live(&sealed)?;
-                if let Error::Attempts { owners, .. } = &error {
-                    owners.iter().for_each(|owner| sealed.give_up(*owner));
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Makes room on volumes that are nearly full.
-    async fn reclaim(self: &Arc<Self>) {
-        if !self.volumes.iter().any(|volume| self.pressed(volume)) {
-            return;
-        }
-        let this = self.clone();
-        let reclaiming = tokio::task::spawn_blocking(move || {
-            for volume in this.volumes.iter().filter(|volume| this.pressed(volume)) {
-                let of = this.clone();
-                let result = volume.start(move |volume| of.make_room(volume)).wait();
-                if let Err(error) = result {
-                    tracing::warn!(volume = %volume.id(), %error, "a local copy could not be removed");
-                }
-            }
-        });
-        if let Err(error) = reclaiming.await {
-            tracing::error!(%error, "reclaiming ended");
-        }
-    }
-
-    /// Removes local copies until a volume is not nearly full any more. Blocking.
-    fn make_room(&self, volume: &Volume) -> Result<(), staging::Error> {
-        while self.pressed(volume) {
-            let mut shuffles = volume.unwritten();
-            shuffles
-                .iter_mut()
-                .for_each(|shuffle| shuffle.reclaimable &= !self.is_merged_first(shuffle));
-            let Some(at) = planner::reclaim(&shuffles) else {
-                break;
-            };
-            if volume.reclaim(&shuffles[at].app, shuffles[at].shuffle)? == 0 {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a local copy stays until its manifests are put together, which is done from it. Not if that has been tried.
-    fn is_merged_first(&self, shuffle: &Unwritten) -> bool {
-        let candidate = Candidate {
-            shuffle: shuffle.clone(),
-            policy: Policy::Off,
-            urgency: Urgency::Pressure,
-            not_before: None,
-            turn: 0,
-            load: 0,
-        };
-        let known = matches!(
-            self.apps.standing(&shuffle.app),
-            Standing::Live { heard: true, .. }
-        );
-        known
-            && !candidate.merges().is_empty()
-            && !self.failed.lock().contains_key(&key_of(shuffle))
-    }
-
-    /// Whether a volume is nearly full: by its own account of bytes and what the file system says is left.
-    fn pressed(&self, volume: &Volume) -> bool {
-        if volume.check_answers().is_err() {
-            return false;
-        }
-        let used = volume.bytes_used();
-        let all = used.saturating_add(volume.bytes_free());
-        used > 0 && used >= all / 100 * u64::from(self.options.reclaim_at)
-    }
-}
-
-/// What is done next.
-struct Turn {
-    volume: Volume,
-    key: Key,
-    /// Generations that are put together by the way.
-    merge: Vec<u32>,
-    /// Bytes of attempts that are in no object, after which the rest is left for the next round.
-    most: u64,
-    /// Attempts that commits wait for: they go first, in this order.
-    first: Vec<Owner>,
-}
-
-/// What a round has done, in bytes.
-#[derive(Debug)]
-struct Done {
-    /// That were in no object before.
-    added: u64,
-    /// That were, and are in fewer now.
-    merged: u64,
-}
-
-/// A round that runs, however it ends.
-struct Running<'a>(&'a WriteBack, &'a Key);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.lock().remove(self.1);
-        self.0.awaited.look_again();
     }
 }
 

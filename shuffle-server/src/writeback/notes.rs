@@ -1,10 +1,12 @@
-//! What a server must still know after a crash of which life of an app's name is which: one small file per app in each data directory,
-//! `lives/<app>.json`, of JSON: `version` 1, `change` (rises with every one that is written), `token-sha256`, `born` (see
+//! What a server must still know after a crash of which life of an app's name is which: one small
+//! file per app in each data directory, `lives/<app>.json`, of JSON: `version` 1, `change` (rises
+//! with every one that is written), `token-sha256`, `born` (see
 //! [`Lease`](shuffle_remote::lease::Lease)), `state`.
 //!
-//! Without it a server that dies between an app's deletion and its tombstone in the store would take the next app of that name and
-//! token for the same one, and what the store has for its output. Files are written whole or not at all, and to every directory that
-//! answers; one of them is enough. Calls block.
+//! Without it a server that dies between an app's deletion and its tombstone in the store would
+//! take the next app of that name and token for the same one, and what the store has for its
+//! output. Files are written whole or not at all, and to every directory that answers; one of them
+//! is enough. Calls block.
 
 use std::{
     collections::HashMap,
@@ -69,7 +71,8 @@ impl Notes {
         }
     }
 
-    /// All that there are. Of two about one app the later one: a directory that did not answer may hold an older.
+    /// All that there are. Of two about one app the later one: a directory that did not answer may
+    /// hold an older.
     pub(super) fn load(&self) -> HashMap<AppId, Note> {
         let mut notes: HashMap<AppId, (u64, Note)> = HashMap::new();
         for volume in self.volumes.iter().filter(|volume| volume.is_open()) {

@@ -1,30 +1,36 @@
-//! Which shuffle is written back next, and whose local copy goes first: pure functions of what the volumes and the apps say.
+//! Which shuffle is written back next, and whose local copy goes first: pure functions of what the
+//! volumes and the apps say.
 
 use std::time::Duration;
 
 use crate::{registry::Policy, staging::Unwritten};
 
-/// How long a shuffle of an eager app must not be written to: one manifest for attempts that commit together.
+/// How long a shuffle of an eager app must not be written to: one manifest for attempts that commit
+/// together.
 const EAGER: Duration = Duration::from_millis(500);
 /// Bytes from which an eager app's shuffle is not waited for.
 const EAGER_BYTES: u64 = 64 << 20;
 
-/// How many times longer a lazy app's shuffle waits that all readers have read: most are deleted without having been read again.
+/// How many times longer a lazy app's shuffle waits that all readers have read: most are deleted
+/// without having been read again.
 const READ: u32 = 4;
 
 /// How long a shuffle must not be written to before its manifests are put together.
 const MERGE: Duration = Duration::from_secs(2);
 /// Manifests that a quiet shuffle may have: a reader makes a request of each.
 const FEW: usize = 4;
-/// Manifests of less than [`SMALL`] that a shuffle may have while it is written to: what a reader makes two requests for when their
-/// server is killed.
+/// Manifests of less than [`SMALL`] that a shuffle may have while it is written to: what a reader
+/// makes two requests for when their server is killed.
 const MANY: usize = 8;
-/// How many times the bytes of all that are smaller one has to have to be left as it is then: so their sizes are far apart, and what
-/// is written again is so a number of times that grows with the logarithm of what was written.
+/// How many times the bytes of all that are smaller one has to have to be left as it is then: so
+/// their sizes are far apart, and what is written again is so a number of times that grows with the
+/// logarithm of what was written.
 const APART: u64 = 2;
-/// Bytes of a manifest's attempts below which it is worth putting together with others, whatever the others have.
+/// Bytes of a manifest's attempts below which it is worth putting together with others, whatever
+/// the others have.
 const SMALL: u64 = 32 << 20;
-/// Of the bytes of all manifests of a shuffle, the part from which one is left as it is: so that none is written again and again.
+/// Of the bytes of all manifests of a shuffle, the part from which one is left as it is: so that
+/// none is written again and again.
 const PART: u64 = 8;
 /// Bytes that are put together while commits may wait for it.
 const MOST: u64 = 64 << 20;
@@ -33,9 +39,11 @@ const MOST_QUIET: u64 = 1 << 30;
 
 /// Bytes that one round writes while commits wait for it: what commits meanwhile waits for its end.
 const ROUND_AWAITED: u64 = 256 << 20;
-/// The same while the server drains: what no manifest names when the time is over was sent for nothing.
+/// The same while the server drains: what no manifest names when the time is over was sent for
+/// nothing.
 const ROUND_DRAIN: u64 = 256 << 20;
-/// The same when there is no such hurry; more if there is much, because every round is one more to read.
+/// The same when there is no such hurry; more if there is much, because every round is one more to
+/// read.
 const ROUND: u64 = 1 << 30;
 /// The part of what waits that is one round if that is more.
 const ROUND_PART: u64 = 4;
@@ -85,11 +93,14 @@ impl Candidate {
         }
     }
 
-    /// Generations that the next round puts together, beside what else it writes; none if it is not worth it.
+    /// Generations that the next round puts together, beside what else it writes; none if it is not
+    /// worth it.
     ///
-    /// At level `object`, and with a policy that is eager, a shuffle gets a manifest for what was committed together, which may be
-    /// little, and a reader has to make a request of each. When all is quiet, those that are small beside the rest are put into one;
-    /// while it is written to, when they have become many, as many as commits can wait for. Not of what every reader has read.
+    /// At level `object`, and with a policy that is eager, a shuffle gets a manifest for what was
+    /// committed together, which may be little, and a reader has to make a request of each. When
+    /// all is quiet, those that are small beside the rest are put into one; while it is written to,
+    /// when they have become many, as many as commits can wait for. Not of what every reader has
+    /// read.
     pub(super) fn merges(&self) -> Vec<u32> {
         let Unwritten {
             generations,
@@ -127,7 +138,8 @@ impl Candidate {
     }
 }
 
-/// Of these generations the smallest, of `most` bytes together, up to one that is `apart` times as large as all before it.
+/// Of these generations the smallest, of `most` bytes together, up to one that is `apart` times as
+/// large as all before it.
 fn smallest(mut all: Vec<(u32, u64)>, most: u64, apart: u64) -> Vec<(u32, u64)> {
     all.sort_by_key(|(_, bytes)| *bytes);
     let (mut sum, mut count) = (0u64, 0);
@@ -142,9 +154,12 @@ fn smallest(mut all: Vec<(u32, u64)>, most: u64, apart: u64) -> Vec<(u32, u64)> 
 
 /// The one whose turn it is. `delay`: how long a lazy app's shuffle must not be written to.
 ///
-/// What a commit waits for comes first, of that in turns, so that no shuffle waits for the backlog of another, and last what is in the store already and only to be put
-/// together. Volumes share the rounds, so that one that hangs has no more of them than the others. What all readers have read comes last: it is needed again only if something is lost. Of the others the newest come
-/// first, because they live longest from now on; what has become old without being deleted waits behind them, not for ever.
+/// What a commit waits for comes first, of that in turns, so that no shuffle waits for the backlog
+/// of another, and last what is in the store already and only to be put together. Volumes share the
+/// rounds, so that one that hangs has no more of them than the others. What all readers have read
+/// comes last: it is needed again only if something is lost. Of the others the newest come first,
+/// because they live longest from now on; what has become old without being deleted waits behind
+/// them, not for ever.
 pub(super) fn next(candidates: &[Candidate], delay: Duration) -> Option<usize> {
     let due = candidates
         .iter()
@@ -180,7 +195,8 @@ pub(super) fn is_due(candidate: &Candidate, delay: Duration) -> bool {
         (_, Policy::Off) => false,
         (Urgency::Pressure | Urgency::Drain, _) => true,
         (Urgency::None, Policy::Eager) => shuffle.quiet >= EAGER || shuffle.bytes >= EAGER_BYTES,
-        // While attempts are pushed the shuffle is not complete, and one more round would be needed anyway.
+        // While attempts are pushed the shuffle is not complete, and one more round would be needed
+        // anyway.
         (Urgency::None, Policy::Lazy) => {
             let patience = if shuffle.read { READ } else { 1 };
             shuffle.quiet >= delay * patience && shuffle.open == 0
@@ -188,7 +204,8 @@ pub(super) fn is_due(candidate: &Candidate, delay: Duration) -> bool {
     }
 }
 
-/// The shuffle whose local copy goes first: of those that can go, the one that was written back first.
+/// The shuffle whose local copy goes first: of those that can go, the one that was written back
+/// first.
 pub(super) fn reclaim(shuffles: &[Unwritten]) -> Option<usize> {
     let can_go = shuffles
         .iter()

@@ -1,11 +1,13 @@
 //! The records of apps in the store: who is who, for the whole pool.
 //!
-//! An app is bound through its lease record: whoever hears of it first makes the record, by a conditional put, and everybody else
-//! compares the token with it. Before anything is written to a store its marker is seen, or made; what is removed or damaged of
-//! either while servers run is put back.
+//! An app is bound through its lease record: whoever hears of it first makes the record, by a
+//! conditional put, and everybody else compares the token with it. Before anything is written to a
+//! store its marker is seen, or made; what is removed or damaged of either while servers run is put
+//! back.
 //!
-//! An app that was deleted stays dead until its record is gone, also where a next one of the same name and token has come: what is in
-//! the store by then is not the next one's, whatever its maps and attempts are called (invariant: token-is-the-pools).
+//! An app that was deleted stays dead until its record is gone, also where a next one of the same
+//! name and token has come: what is in the store by then is not the next one's, whatever its maps
+//! and attempts are called (invariant: token-is-the-pools).
 
 use std::{
     collections::HashMap,
@@ -64,7 +66,8 @@ impl Records {
         }
     }
 
-    /// Notes on these volumes which life of a name is which, and recalls what an earlier process has noted there. Blocking.
+    /// Notes on these volumes which life of a name is which, and recalls what an earlier process
+    /// has noted there. Blocking.
     pub fn remember(&self, volumes: Vec<Volume>) {
         let notes = Arc::new(Notes::new(volumes));
         let mut lives = self.lives.lock();
@@ -142,7 +145,8 @@ impl Records {
         last.filter(|it| it.opens(token)).map(Lease::born)
     }
 
-    /// The app that was seen last was deleted here, if it is the one of this token, or whichever it is; answers which that is.
+    /// The app that was seen last was deleted here, if it is the one of this token, or whichever it
+    /// is; answers which that is.
     pub(super) fn end(&self, app: &AppId, token: Option<[u8; 32]>) -> Option<Uuid> {
         let mut lives = self.lives.lock();
         let lives = lives.get_mut(app)?;
@@ -167,8 +171,8 @@ impl Records {
         self.forget_note(app, noted);
     }
 
-    /// Writes the tombstone of this one anew, in the place of what cannot be read; `None` if it is not known well enough, or what is
-    /// there is of a later format.
+    /// Writes the tombstone of this one anew, in the place of what cannot be read; `None` if it is
+    /// not known well enough, or what is there is of a later format.
     pub(super) async fn tombstone_again(
         &self,
         app: &AppId,
@@ -187,7 +191,8 @@ impl Records {
         Ok(Some(stone))
     }
 
-    /// Makes the record of the app that was deleted here its tombstone, for whoever asks another server.
+    /// Makes the record of the app that was deleted here its tombstone, for whoever asks another
+    /// server.
     pub(super) async fn entomb(&self, app: &AppId) -> Result<(), Error> {
         let ended = self.lives.lock().get(app).and_then(|lives| lives.ended);
         for _ in 0..TRIES {
@@ -356,8 +361,9 @@ impl Records {
         })
     }
 
-    /// Makes the record, or compares the token with the one that is there. An app of which only nobody was heard for a while comes
-    /// back by this; of one that was deleted the record has to go first.
+    /// Makes the record, or compares the token with the one that is there. An app of which only
+    /// nobody was heard for a while comes back by this; of one that was deleted the record has to
+    /// go first.
     pub(super) async fn bind(
         &self,
         app: &AppId,

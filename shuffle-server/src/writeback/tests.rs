@@ -1,17 +1,20 @@
-//! The order of write-back, broken off between any two steps, on a real volume and a store in memory.
+//! The order of write-back, broken off between any two steps, on a real volume and a store in
+//! memory.
 
 mod leases;
 mod lives;
 mod merges;
+mod records;
 mod rounds;
+mod shelf;
 mod steps;
 
 use shuffle_remote::{
-    Error as RemoteError, Now, Store, keys,
+    Error as RemoteError, Now, Owner, Place, Store, keys,
     mortal::{Mortal, Steps},
 };
 
-use super::*;
+use super::{uploader::Error, *};
 use crate::{
     clock::ManualClock,
     metrics::Metrics,

@@ -1,10 +1,13 @@
-//! One round of write-back: blocks of sealed attempts, read from wherever the volume has them, sorted, checked, and put into objects.
+//! One round of write-back: blocks of sealed attempts, read from wherever the volume has them,
+//! sorted, checked, and put into objects.
 //!
-//! The shuffle is walked in *cells*, ranges of partitions (and, where one partition is large, of map indexes) that fit into memory
-//! together. Each is fetched as a reader would, sorted, and appended to the current object. What the commits say of the attempts is
-//! compared with what went into the objects; an attempt that cannot be read whole is told to the caller, who leaves it out.
+//! The shuffle is walked in *cells*, ranges of partitions (and, where one partition is large, of
+//! map indexes) that fit into memory together. Each is fetched as a reader would, sorted, and
+//! appended to the current object. What the commits say of the attempts is compared with what went
+//! into the objects; an attempt that cannot be read whole is told to the caller, who leaves it out.
 //!
-//! Every object is read back and compared before it may be named by a manifest: [`Uploaded`] holds only such objects.
+//! Every object is read back and compared before it may be named by a manifest: [`Uploaded`] holds
+//! only such objects.
 
 use std::collections::BTreeMap;
 
@@ -146,7 +149,8 @@ async fn write_cell(
     while let Some(part) = fetch.next().await? {
         take(sealed, part, &mut blocks, counted)?;
         if cell.streams {
-            // One map's part of one partition, in the order of its seq as it comes: nothing to sort, and too much to hold.
+            // One map's part of one partition, in the order of its seq as it comes: nothing to
+            // sort, and too much to hold.
             target.add(&blocks).await?;
             blocks.clear();
         }

@@ -1,6 +1,7 @@
-//! What a server still knows of an app's lives after it died: several processes, one after the other, on one data directory.
+//! What a server still knows of an app's lives after it died: several processes, one after the
+//! other, on one data directory.
 
-use super::{leases::*, *};
+use super::{shelf::*, *};
 use crate::registry::{Claim, Pool};
 
 /// The next process on this data directory.

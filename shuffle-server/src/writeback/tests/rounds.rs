@@ -65,7 +65,8 @@ async fn a_commit_that_waits_has_a_round_whatever_the_bulk_of_others() {
     assert!(write_back.pick().is_some());
 }
 
-/// The volume has lost its record of a generation, and the store still has it: what it has is not written once more.
+/// The volume has lost its record of a generation, and the store still has it: what it has is not
+/// written once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generation_whose_record_is_lost_is_adopted_and_nothing_is_written_twice() {
     let mut scene = Scene::new();

@@ -1,4 +1,5 @@
-//! Write-back, reclaim and deletion broken off between any two steps, of the store and of the volume's disk, and a store that is down.
+//! Write-back, reclaim and deletion broken off between any two steps, of the store and of the
+//! volume's disk, and a store that is down.
 
 use super::*;
 
