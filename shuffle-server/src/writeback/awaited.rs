@@ -1,10 +1,9 @@
-//! Commits at level `object`: the attempt is committed at level `disk`, goes to the object store
-//! with the next round of its shuffle, and is acknowledged when the volume has recorded that it is
-//! there.
+//! Commits at level `object`: an attempt commits at level `disk`, goes to the object store with the
+//! next round of its shuffle, and is acknowledged once the volume has recorded the object.
 //!
-//! Whoever waits at the same time is written back together: while a round runs, the next one's
-//! attempts gather. A store that is down is waited for, as long as the caller does; what it has
-//! committed stays at level `disk` if it gives up.
+//! Commits that wait at the same moment are written back together: while a round runs, attempts for
+//! the next one gather. A store outage is waited for as long as the caller waits; after the caller
+//! gives up, the attempt stays committed at level `disk`.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,26 +14,24 @@ use tokio::sync::Notify;
 use super::{Key, WriteBack};
 use crate::staging::{AttemptKey, Error, Placement, Volume};
 
-/// How often it looks without having been told to: a shuffle may be deleted meanwhile, and tells
-/// nobody here.
+/// Poll interval without a wake-up: the deletion of a shuffle wakes nobody here.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Shuffles that commits wait for, with the attempts of those commits: who has waited longest comes
-/// first.
+/// Shuffles with waiting commits, and the attempts of those commits; the longest wait comes first.
 #[derive(Default)]
 pub(super) struct Awaited {
     waiting: Mutex<HashMap<Key, Vec<Owner>>>,
     ended: Notify,
 }
 
-/// One who waits.
+/// A waiting commit.
 struct Waiter<'a>(&'a Awaited, &'a Key, Owner);
 
 // === impl WriteBack ===
 
 impl WriteBack {
-    /// Waits until a committed attempt is in the object store. `Fenced` or `Lost` if that will
-    /// never be.
+    /// Waits until a committed attempt is in the object store; `Fenced` or `Lost` if the attempt
+    /// can never get there.
     pub async fn written(&self, volume: &Volume, attempt: &AttemptKey) -> Result<(), Error> {
         let key = (volume.id(), attempt.app.clone(), attempt.shuffle);
         let owner = (attempt.map_index, attempt.attempt);
@@ -58,12 +55,12 @@ impl Awaited {
         self.waiting.lock().contains_key(key)
     }
 
-    /// Attempts that are waited for, in the order in which that began.
+    /// Attempts with waiting commits, longest wait first.
     pub(super) fn of(&self, key: &Key) -> Vec<Owner> {
         self.waiting.lock().get(key).cloned().unwrap_or_default()
     }
 
-    /// A round has ended, however it did.
+    /// Wakes waiting commits after a round, whether the round succeeded or failed.
     pub(super) fn look_again(&self) {
         self.ended.notify_waiters();
     }

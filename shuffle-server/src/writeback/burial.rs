@@ -1,15 +1,14 @@
-//! Removal of what the dead have left in the store: of apps, and of shuffles of apps that live.
+//! Removal of objects from the store: of apps that are gone, and of deleted shuffles of live apps.
 //!
-//! Nothing is removed before the app's lease record was seen, by whose token the deletion was asked
-//! for, or which nobody has renewed; and then only keys that parse as ours (invariant:
-//! delete-by-lease, foreign-is-untouched). What else lies there stays, is counted and told once. An
-//! app's record becomes a tombstone first and goes last, so that a burial that is interrupted goes
-//! on, here or elsewhere, and so that whoever removes can see, before each batch, that it is still
-//! dead and nobody else's to remove.
+//! Nothing is removed before the app's lease record was read: the record's token must be the token
+//! of the deletion, or nobody renews the record. Only keys that parse as Forebay's are removed
+//! (invariant: delete-by-lease, foreign-is-untouched); foreign keys stay, are counted, and are
+//! logged once. An app's record becomes a tombstone first and is removed last, so an interrupted
+//! burial resumes here or on another server, and a server can check before each batch whether the
+//! app is still dead and the burial still its own.
 //!
-//! Here: the list of what is to go, and whose turn it is; `removal.rs`: the removal itself. One
-//! burial at a time per app. Burials of different apps run beside each other, and nobody waits for
-//! them.
+//! Here: the list of burials and their order; `removal.rs`: the removal. An app has one burial at a
+//! time. Burials of different apps run side by side, and nothing waits for them.
 
 mod removal;
 
@@ -30,44 +29,46 @@ use crate::{clock::Clock, metrics::RemoteMetrics, registry::Apps};
 
 /// Burials at the same time.
 const TOGETHER: usize = 8;
-/// How long others leave a tombstone alone that does not change.
+/// Age of an unchanged tombstone from which other servers take the burial over.
 pub(super) const TAKEN_OVER: Duration = Duration::from_secs(8);
-/// Pause after a burial that failed; doubled with every further one up to [`LONGEST_PAUSE`].
+/// Pause after a failed burial; doubled after every further failure, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The same while somebody waits for it.
+/// Longest pause while a caller waits for the burial.
 const HURRY: Duration = Duration::from_secs(1);
-/// How often is looked for what is to go.
+/// Poll interval of the list.
 const TICK: Duration = Duration::from_millis(200);
-/// How long a deleted shuffle waits for others of its app.
+/// Delay of a deleted shuffle's burial, so that shuffles of one app are buried together.
 const TOGETHER_WITHIN: Duration = Duration::from_millis(200);
 
 /// Why something goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Whoever has this token said so, or a person, or it was known before (`None`), of the app
-    /// that was born then, if that is known.
+    /// The owner of this token asked for the deletion; without a token, a person or an earlier
+    /// process did. The UUID names the life of the app, where known.
     Asked(Option<[u8; 32]>, Option<Uuid>),
-    /// Nobody has renewed this record for longer than anybody waits; for so long that is announced,
-    /// for the app's servers to deny.
+    /// Nobody has renewed this record for longer than any server waits. The burial is announced for
+    /// this duration, so that the app's servers can object.
     Silent(Lease, Duration),
-    /// It has no record: it was written after its owner died, by nobody knows whom.
+    /// The app has no record: objects were written after the death of their owner, which is
+    /// unknown.
     Late,
-    /// This volume wrote it of a shuffle that was deleted meanwhile, for the app of this token.
+    /// This volume wrote objects of a shuffle after its deletion, for the app of this token.
     TooLate([u8; 32], VolumeId),
 }
 
-/// A shuffle, or what one volume has written of it.
+/// A shuffle, or the objects of one volume in the shuffle.
 type Part = (ShuffleId, Option<VolumeId>);
 
-/// What of an app is to go.
+/// The burials of one app.
 #[derive(Default)]
 struct Grave {
     whole: Option<Why>,
     shuffles: BTreeMap<Part, Why>,
     tries: u32,
     not_before: Option<Instant>,
-    /// The tombstone says that nobody renews the record: whoever does has until then to say so.
+    /// End of the announcement in the tombstone: a server that renews the record has until then to
+    /// do so.
     announced: Option<Instant>,
     running: bool,
     alone: Arc<tokio::sync::Mutex<()>>,
@@ -107,14 +108,15 @@ impl Burials {
         }
     }
 
-    /// An app, or a shuffle of it, is to go.
+    /// Adds an app, or a shuffle of the app, to the list.
     pub(super) fn add(&self, app: &AppId, shuffle: Option<ShuffleId>, why: Why) {
         let mut graves = self.graves.lock();
         let grave = graves.entry(app.clone()).or_default();
         match shuffle {
             None => {
-                // Whose word counts need not wait for a denial; and the next one of this name may
-                // be meant, while the one before is still to go or was buried elsewhere.
+                // A token's word needs no announcement. A deletion may also mean the next life of
+                // the name while the earlier life is still being buried here, or was buried
+                // elsewhere.
                 let known = match (&grave.whole, &why) {
                     (Some(Why::Asked(_, Some(known))), Why::Asked(_, Some(born))) => known == born,
                     (whole, why) => whole.as_ref() == Some(why),
@@ -139,7 +141,7 @@ impl Burials {
         self.wake.notify_one();
     }
 
-    /// Somebody waits for what is to go of an app: what has failed is tried again soon.
+    /// Shortens the pause of an app's burial, because a caller waits.
     pub(super) fn hurry(&self, app: &AppId) {
         let soon = self.clock.now() + HURRY;
         if let Some(grave) = self.graves.lock().get_mut(app)
@@ -163,7 +165,7 @@ impl Burials {
         grave.is_some_and(|grave| grave.shuffles.keys().any(|(it, _)| *it == shuffle))
     }
 
-    /// Removes what is to go, until it is dropped.
+    /// Runs burials until the future is dropped.
     pub(super) async fn run(self: Arc<Self>) {
         let mut running = JoinSet::new();
         loop {
@@ -184,7 +186,7 @@ impl Burials {
         }
     }
 
-    /// Removes all that is to go, each once; what fails stays on the list.
+    /// Runs each burial on the list once; failed burials stay on the list.
     pub(super) async fn bury_all(&self) {
         let apps: Vec<_> = self.graves.lock().keys().cloned().collect();
         for app in apps {
@@ -192,7 +194,7 @@ impl Burials {
         }
     }
 
-    /// One whose turn it is, marked as running.
+    /// The next due app, marked as running.
     fn next(&self) -> Option<AppId> {
         let now = self.clock.now();
         let mut graves = self.graves.lock();
@@ -202,7 +204,7 @@ impl Burials {
         Some(app.clone())
     }
 
-    /// Removes what is to go of an app now; answers how many objects went.
+    /// Runs an app's burials now; returns the number of removed objects.
     pub(super) async fn bury(&self, app: &AppId) -> Result<u64, Error> {
         let alone = match self.graves.lock().get(app) {
             Some(grave) => grave.alone.clone(),
@@ -238,7 +240,7 @@ impl Burials {
                         self.records.ended(app, born);
                     }
                 }
-                // With the app they went too.
+                // The app's burial removed the shuffles too.
                 grave
                     .shuffles
                     .retain(|part, _| !shuffles.contains_key(part));
@@ -257,7 +259,7 @@ impl Burials {
     }
 }
 
-/// A burial that runs, however it ends.
+/// Clears the running mark of a burial on every way out.
 struct Running<'a>(&'a Burials, &'a AppId);
 
 impl Drop for Running<'_> {

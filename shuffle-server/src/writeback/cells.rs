@@ -1,4 +1,4 @@
-//! How a shuffle is cut so that each piece can be sorted in memory.
+//! Cuts a shuffle into cells small enough to be sorted in memory.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -6,7 +6,7 @@ use shuffle_proto::stored::totals::Totals;
 
 use crate::staging::Sealed;
 
-/// Bytes of blocks that are held and sorted together.
+/// Bytes of blocks in memory for one sort.
 const CELL: u64 = 16 << 20;
 
 /// Some partitions of some maps.
@@ -14,11 +14,11 @@ const CELL: u64 = 16 << 20;
 pub(super) struct Cell {
     pub(super) partitions: Range<u32>,
     pub(super) maps: Range<u32>,
-    /// One map's part of one partition that is larger than what may be held.
+    /// One map's part of one partition, larger than the memory for a sort.
     pub(super) streams: bool,
 }
 
-/// Cells of all that is sealed, in the order of (partition, map index), none of them without bytes.
+/// Cells of all sealed attempts, in the order of (partition, map index), without empty cells.
 pub(super) fn cells(sealed: &Sealed) -> Vec<Cell> {
     let totals: Vec<_> = sealed
         .totals()
@@ -36,7 +36,7 @@ fn cut(totals: &[(u32, &Totals)], partitions: u32, limit: u64) -> Vec<Cell> {
             }
         }
     }
-    // Of what other maps have there nothing is wanted.
+    // Blocks of other maps between them are not wanted.
     let first = totals.iter().map(|(map, _)| *map).min();
     let last = totals.iter().map(|(map, _)| *map).max();
     let maps = first.unwrap_or(0)..last.map_or(0, |last| last + 1);

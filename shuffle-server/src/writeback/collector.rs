@@ -1,11 +1,10 @@
-//! Leases in the store: whose are kept, and whose are over.
+//! Leases in the store: which records this server renews, and which leases are over.
 //!
-//! Every server that hears of an app keeps its record changing, by a task of its own that waits for
-//! nothing else here. Every server watches the records of apps that it does not hear of: one that
-//! has not changed for two of its leases and a period, by this server's own clock and as far as
-//! this server itself was awake to see it, belongs to an app that nobody hears of any more. What it
-//! has goes, see [`burial`](super::burial). No date is compared, so a clock that jumps deletes
-//! nothing; no key is judged by its age (invariant: delete-by-lease).
+//! A server renews the records of the apps that call there, in a task that waits for nothing else.
+//! Every server watches the records of all other apps. A record unchanged for two leases and a
+//! period, by the watching server's own clock and only while that server was awake, belongs to a
+//! dead app, whose objects are buried (see [`burial`](super::burial)). No date is compared, so a
+//! jumping clock deletes nothing; no key is judged by age (invariant: delete-by-lease).
 
 mod watched;
 
@@ -35,21 +34,21 @@ use crate::{
     staging::Volume,
 };
 
-/// How often is looked whose record is due.
+/// Poll interval for due records.
 const TICK: Duration = Duration::from_millis(200);
-/// Records that are read at the same time.
+/// Records read at the same time.
 const TOGETHER: usize = 32;
 /// The shortest and the longest time between two looks at a record.
 const LEAST: Duration = Duration::from_millis(250);
 const MOST: Duration = Duration::from_secs(60);
-/// How long a record that was seen is taken for good before something is written: it may have been
-/// deleted elsewhere.
+/// How long a record's last reading is trusted before a write: another server may have deleted the
+/// app since.
 const GOOD: Duration = Duration::from_secs(2);
-/// How often who waits for a burial looks at it.
+/// Poll interval of a round behind a burial.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Others may write a record between a look at it and the put.
+/// Tries of a read followed by a conditional put: another server may write the record in between.
 const TRIES: u32 = 4;
-/// How long a deletion waits for the store to know of it.
+/// How long a deletion waits for its tombstone in the store.
 const TOLD: Duration = Duration::from_secs(2);
 /// How long a drain waits for removals.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,34 +60,34 @@ pub(super) struct Collector {
     volumes: Vec<Volume>,
     apps: Arc<dyn Apps>,
     clock: Arc<dyn Clock>,
-    /// Of the server: for what has no record.
+    /// The server's own lease, for directories without a record.
     lease: Duration,
     own: Mutex<HashMap<AppId, Own>>,
     numbers: AtomicU64,
     watched: Mutex<HashMap<AppId, Watched>>,
-    /// Apps that call here whose name is still on a tombstone: if who wrote that has stopped, this
-    /// server goes on with it.
+    /// Apps that call here while another server's tombstone has their name; if that server has
+    /// stopped, this one takes the burial over.
     in_the_way: Mutex<HashSet<AppId>>,
-    /// Apps whose record this process has seen, with the longest lease that it gave.
+    /// Apps with a record seen by this process, with the longest lease in such a record.
     seen: Mutex<HashMap<AppId, Duration>>,
 }
 
-/// The record of an app that this server hears of, as it was seen last.
+/// The record of an app that calls here, as last read.
 #[derive(Clone, Copy)]
 struct Own {
     token: [u8; 32],
-    /// Of this entry: what was found for another one is not noted here.
+    /// Number of this entry; results found for another entry are dropped.
     number: u64,
-    /// The record was this app's once.
+    /// Whether the record was once the app's.
     seen: bool,
-    /// The app's calls here that it stands for; `None`: it was not looked at yet.
+    /// The app's call counter at the last renewal; `None` before the first look.
     calls: Option<u64>,
     renewals: u64,
-    /// When it was last seen to be the app's.
+    /// Time of the last reading with the app's own token.
     good: Option<Instant>,
     next: Instant,
     running: bool,
-    /// Shuffles that were deleted before this process began were looked for.
+    /// Whether shuffles deleted by an earlier process were looked for.
     swept: bool,
     failing: bool,
 }
@@ -126,8 +125,8 @@ impl Collector {
         }
     }
 
-    /// Sees to it that an app has a record, by which what is about to be written goes one day, and
-    /// that it is this app's; false while what was deleted under its name is still being removed.
+    /// Makes or checks an app's record before the first object is written, so that every object has
+    /// a lease. False while objects of an earlier life of the name are being removed.
     pub(super) async fn ensure(
         &self,
         app: &AppId,
@@ -163,8 +162,8 @@ impl Collector {
         }
     }
 
-    /// Goes on with the burial that is in an app's way, if who has begun it has stopped; asked
-    /// again and again while it is waited for.
+    /// Takes over the burial of an earlier life if its server has stopped; called repeatedly while
+    /// a round waits.
     fn take_over(&self, app: &AppId) {
         let stone = self.records.last(app).filter(Lease::is_deleted);
         let me = self.records.me().to_string();
@@ -183,20 +182,20 @@ impl Collector {
         *longest = lease.max(*longest);
     }
 
-    /// Whether what was written of a shuffle for its app's predecessor, or too late, is still to
-    /// go.
+    /// Whether objects of a shuffle by an earlier life of the app, or written too late, are still
+    /// to be removed.
     pub(super) fn is_to_go(&self, app: &AppId, shuffle: ShuffleId) -> bool {
         self.burials.holds(app, shuffle)
     }
 
     // === what goes ===
 
-    /// Something of the app is to go, as who has this token says: all, or one shuffle.
+    /// Buries an app, or one of its shuffles, at the request of the token's owner.
     pub(super) fn dead(&self, app: &AppId, shuffle: Option<ShuffleId>, token: [u8; 32]) {
         let born = match shuffle {
             Some(_) => self.records.last_born(app, token),
             None => {
-                // One that comes back by this name is another.
+                // The next call under this name is another life.
                 self.own.lock().remove(app);
                 self.records.end(app, Some(token))
             }
@@ -205,33 +204,32 @@ impl Collector {
             .add(app, shuffle, Why::Asked(Some(token), born));
     }
 
-    /// Notes that an app was deleted of which nothing is here, and tells the other servers, if that
-    /// is soon done: its name may be registered there at once.
+    /// Notes the deletion of an app without data here, and puts the tombstone into the store if
+    /// that is quick: the next call may register the name at another server.
     pub(super) async fn tell(&self, app: &AppId) {
         self.records.note_gone(app).await;
         match tokio::time::timeout(TOLD, self.records.entomb(app)).await {
             Ok(Ok(())) => {}
-            // Its burial tries again.
+            // The burial tries again.
             told => {
                 tracing::info!(%app, ?told, "the store does not know yet that the app was deleted")
             }
         }
     }
 
-    /// Somebody waits for what is to go of an app.
+    /// A caller waits for the burials of an app.
     pub(super) fn hurry(&self, app: &AppId) {
         self.burials.hurry(app);
     }
 
-    /// What was deleted before a crash, or by a call that did not come to its end, is to go all the
-    /// same.
+    /// Resumes burials begun before a crash, or by a call that was cut off.
     pub(super) fn resume(&self) {
         for (app, born) in self.records.to_bury() {
             self.burials.add(&app, None, Why::Asked(None, Some(born)));
         }
     }
 
-    /// What was written while its owner died, for the app of this token.
+    /// Buries objects written after the death of their app, for the owner of this token.
     pub(super) fn written_too_late(&self, place: &Place, token: [u8; 32]) {
         let why = Why::TooLate(token, place.volume);
         self.burials.add(&place.app, Some(place.shuffle), why);
@@ -243,7 +241,7 @@ impl Collector {
             Some(_) => None,
             None => {
                 self.own.lock().remove(app);
-                // As it is in the store now: this server may have heard nothing of it.
+                // The record as it is now: this server may never have heard of the app.
                 let _ = self.records.read(app).await;
                 let born = self.records.end(app, None);
                 self.records.note_gone(app).await;
@@ -254,14 +252,14 @@ impl Collector {
         self.burials.bury(app).await
     }
 
-    /// Removes what is to go, as far as that is done soon.
+    /// Runs burials for as long as a drain can wait.
     pub(super) async fn bury(&self) {
         let _ = tokio::time::timeout(PATIENCE, self.burials.bury_all()).await;
     }
 
     // === what is kept ===
 
-    /// Keeps the records of all apps that call here, until it is dropped.
+    /// Renews the records of all apps that call here, until the future is dropped.
     pub(super) async fn keep(self: Arc<Self>) {
         let mut running = JoinSet::new();
         loop {
@@ -284,7 +282,7 @@ impl Collector {
         }
     }
 
-    /// Apps whose records are to be looked at, marked as running.
+    /// Apps whose records are due, marked as running.
     fn due(&self) -> Vec<(AppId, Standing)> {
         let now = self.clock.now();
         let mut live = self.apps.live();
@@ -385,7 +383,7 @@ impl Collector {
         let record = match record {
             Some(record) if !record.opens(own.token) => {
                 own.good = None;
-                // One that is being removed makes way soon.
+                // An app under burial soon makes way.
                 if record.buried_by().is_none() {
                     self.apps.told(app, own.token, false);
                 }
@@ -433,15 +431,15 @@ impl Collector {
         Ok(())
     }
 
-    /// Whether volumes of this server have something of the app in the store, for which its record
-    /// was seen once.
+    /// Whether volumes of this server have generations of the app in the store, so that a record
+    /// existed once.
     fn has_written(&self, app: &AppId) -> bool {
         let shuffles = self.volumes.iter().flat_map(Volume::unwritten);
         let mut of_app = shuffles.filter(|shuffle| shuffle.app == *app);
         of_app.any(|shuffle| !shuffle.generations.is_empty())
     }
 
-    /// Of a live app: shuffles that were deleted here before this process began.
+    /// Finds shuffles of a live app that an earlier process deleted.
     async fn find_deleted_shuffles(&self, app: &AppId, token: [u8; 32]) -> Result<(), Error> {
         let listing = self.remote.store.list(&keys::app(app)).await?;
         for name in listing.dirs {
@@ -449,7 +447,7 @@ impl Collector {
                 continue;
             };
             let shuffle = ShuffleId(number);
-            // The tombstone that a deletion leaves on every volume.
+            // A deletion leaves a tombstone on every volume.
             let mut volumes = self.volumes.iter();
             if volumes.any(|volume| volume.is_deleted(app, shuffle)) {
                 self.dead(app, Some(shuffle), token);
@@ -458,7 +456,7 @@ impl Collector {
         Ok(())
     }
 
-    /// Looks at the records of all apps that call here, whenever they are due.
+    /// Reads the records of all apps that call here, due or not.
     #[cfg(test)]
     pub(super) async fn keep_now(&self) {
         self.own
@@ -471,7 +469,7 @@ impl Collector {
     }
 }
 
-/// How often a record with this lease is looked at.
+/// Interval between two looks at a record with this lease.
 fn period_of(lease: Duration) -> Duration {
     (lease / 4).clamp(LEAST, MOST)
 }

@@ -1,10 +1,9 @@
-//! From objects that are in the store to the volume's knowledge that they are: the manifest, then
-//! the index.
+//! From uploaded objects to the volume's record of them: the manifest, then the index.
 //!
-//! Before a round begins, what the store has is compared with what the volume knows. A generation
-//! that the volume does not know is *adopted*: it died before it recorded it, or its record is
-//! broken, and what the store has must not be written once more as something else. One that the
-//! store does not have any more is forgotten, and what is here of it written once more.
+//! Before a round, the store's chain is compared with the volume's records. A generation without a
+//! record is *adopted*: the process died before the record was written, or the record is broken,
+//! and the same attempts must not be written twice under different names. A generation missing from
+//! the store is forgotten, and its attempts are written again from the local copy.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -17,15 +16,15 @@ use shuffle_remote::{
 use super::uploader::{Error, Uploaded};
 use crate::staging::{self, Made, Sealed};
 
-/// What the store has.
+/// How the store and the volume compare.
 pub(super) enum Found {
-    /// What the volume knows: a round may follow.
+    /// Both agree: a round may follow.
     Same(Box<Sealed>, Option<Arc<Chain>>),
-    /// More, or less, and the volume knows it now. Bytes that it did not know to be there.
+    /// They differed, and the volume's records are corrected. Bytes of adopted attempts.
     Adopted(u64),
 }
 
-/// Compares what the store has with what the volume knows.
+/// Compares the store's chain with the volume's records.
 pub(super) async fn adopt(remote: &Remote, place: &Place, sealed: Sealed) -> Result<Found, Error> {
     let chain = remote.written(place).await?;
     let known = sealed.known();
@@ -48,13 +47,13 @@ pub(super) async fn adopt(remote: &Remote, place: &Place, sealed: Sealed) -> Res
             added += record(&sealed, part, vec![]).await?;
         }
     }
-    // What an adopted one has taken the place of does not count, and its attempts are in that one.
+    // Generations replaced by an adopted one do not count: their attempts are in the adopted one.
     let gone_for_good = sealed.patiently(move |sealed| sealed.write_again(&gone));
     staged(gone_for_good.await)?;
     Ok(Found::Adopted(added))
 }
 
-/// Whether a manifest that the volume does not know can be its own.
+/// Whether a manifest without a record can be of this volume.
 fn check(place: &Place, sealed: &Sealed, part: &Part) -> Result<(), Error> {
     for (owner, bytes, records) in sealed.attempts() {
         let theirs = part.attempt(owner);
@@ -72,7 +71,7 @@ fn check(place: &Place, sealed: &Sealed, part: &Part) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the manifest and records it; answers the bytes that were in no other.
+/// Puts the manifest and records the generation; returns the bytes new to the store.
 pub(super) async fn commit(
     remote: &Remote,
     place: &Place,
@@ -90,7 +89,7 @@ pub(super) async fn commit(
     Ok(added)
 }
 
-/// Makes the manifest: from here on any server serves what it names. Answers what counts then.
+/// Puts the manifest: from here on any server serves the generation. Returns the chain with it.
 pub(super) async fn put_manifest(
     remote: &Remote,
     place: &Place,
@@ -122,8 +121,7 @@ pub(super) async fn put_manifest(
     let bytes = Bytes::from(manifest.encode());
     match remote.store.put(&key, bytes.clone(), true).await {
         Ok(()) => Ok(next),
-        // The put before this one succeeded and its answer was lost, or somebody else writes as
-        // this volume.
+        // An earlier put succeeded without an answer, or another process writes as this volume.
         Err(RemoteError::Exists { .. }) if remote.store.get(&key).await? == bytes => Ok(next),
         Err(error) => Err(error.into()),
     }

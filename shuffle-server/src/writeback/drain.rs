@@ -1,8 +1,7 @@
-//! The end of the server: everything that may be written back is, now, beside the pushes that still
-//! run.
+//! The end of the server: write-back of everything, without delay, beside the pushes in progress.
 //!
-//! What is written is bounded per round ([`super::planner`]), so that a drain whose time is over
-//! has saved what it has sent, and not begun one manifest that would have named everything.
+//! A round is bounded ([`super::planner`]), so a drain that runs out of time has saved all finished
+//! rounds, instead of one unfinished manifest for everything.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +11,9 @@ use crate::{
     staging::{Unwritten, Volume},
 };
 
-/// How often it looks whether all is done.
+/// Poll interval for the end of the drain.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often it says how it goes.
+/// Interval of progress lines in the log.
 const TELL: Duration = Duration::from_secs(2);
 /// Time before which a rate says nothing.
 const TOO_EARLY: Duration = Duration::from_millis(500);
@@ -23,14 +22,14 @@ const TOO_EARLY: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Begun {
     at: Instant,
-    /// Bytes that had been sent by then.
+    /// Bytes sent before the drain.
     taken: u64,
 }
 
 /// How fast a drain goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pace {
-    /// Bytes that were sent since it began.
+    /// Bytes sent since the drain began.
     pub(crate) sent: u64,
     time: Duration,
 }
@@ -48,7 +47,7 @@ impl Pace {
 }
 
 impl WriteBack {
-    /// From now on everything that may be written back is, without delay.
+    /// Starts the drain: write-back without delay from now on.
     pub fn urge(&self) {
         let begun = Begun {
             at: self.clock.now(),
@@ -59,14 +58,14 @@ impl WriteBack {
         self.wake.notify_one();
     }
 
-    /// Waits until all of it is, and no more is to come; answers the bytes that are left at
+    /// Waits until the backlog is empty and no push can add to it; returns the bytes left at
     /// `deadline`.
     pub async fn drain(&self, deadline: tokio::time::Instant, more: impl Fn() -> bool) -> u64 {
         self.urge();
         let mut told = self.clock.now();
         loop {
             self.wake.notify_one();
-            // In this order: what commits last is seen as left, or as more to come.
+            // In this order: a commit in between is seen as backlog or as an open push.
             let over = !more();
             let left = self.left();
             if over && left == 0 && self.running.lock().is_empty() && !self.is_to_merge() {
@@ -114,7 +113,7 @@ impl WriteBack {
         }
     }
 
-    /// How fast the drain goes, if there is one.
+    /// Speed of the drain; `None` before it.
     pub(crate) fn pace(&self) -> Option<Pace> {
         let begun = (*self.begun.lock())?;
         Some(Pace {
@@ -127,7 +126,7 @@ impl WriteBack {
         self.begun.lock().is_some()
     }
 
-    /// Committed bytes that a drain would have to write back.
+    /// Committed bytes that a drain would write back.
     pub fn left(&self) -> u64 {
         let wanted = |shuffle: &Unwritten| match self.apps.standing(&shuffle.app) {
             Standing::Live { policy, .. } => policy.unwrap_or(self.options.policy) != Policy::Off,
@@ -139,7 +138,7 @@ impl WriteBack {
         waiting.map(|shuffle| shuffle.bytes.max(1)).sum()
     }
 
-    /// Whether manifests are to be put together, and that has not just failed.
+    /// Whether manifests wait for a merge that has not just failed.
     fn is_to_merge(&self) -> bool {
         let candidates = self.candidates();
         let mut merges = candidates.iter().filter(|(_, one)| one.merges_only());

@@ -1,4 +1,4 @@
-//! Write-back: what was committed and still matters is copied to the object store, later, in large
+//! Write-back: committed data of live shuffles is copied to the object store, later, in large
 //! objects.
 //!
 //! | file | does |
@@ -20,16 +20,16 @@
 //! Sealed ──upload──▶ objects ──read back──▶ Uploaded ──conditional put──▶ manifest ──▶ index ──▶ the local copy may go
 //! ```
 //!
-//! - invariant: remote-before-reclaim. Each arrow takes what the one before it made; a crash
-//!   between any two leaves objects that no manifest names, or a manifest that the volume finds
-//!   when it begins the same generation again.
-//! - invariant: delete-by-lease. What is removed belongs to a shuffle or app that was deleted, or
+//! - invariant: remote-before-reclaim. Each arrow takes the result of the arrow before. A crash
+//!   between two arrows leaves objects without a manifest, or a manifest that the volume finds when
+//!   the same generation is begun again.
+//! - invariant: delete-by-lease. Removed objects belong to a deleted shuffle or app, or to an app
 //!   whose lease record nobody renews.
-//! - invariant: foreign-is-untouched. What is removed has a key of ours, below a directory whose
-//!   lease record was seen.
+//! - invariant: foreign-is-untouched. Removed keys are Forebay's, below a directory with a lease
+//!   record.
 //!
-//! Does not own the data: volumes hold it until the store does. Nothing here is needed for a commit
-//! or a fetch to succeed, so a store that is down costs a backlog and nothing else.
+//! Does not own the data: volumes hold a shuffle until the store has a copy. Commits and fetches do
+//! not need this module, so a store outage costs a backlog and nothing else.
 
 mod awaited;
 mod burial;
@@ -71,43 +71,43 @@ pub use records::Records;
 use round::Turn;
 pub(crate) use throttle::Throttle;
 
-/// How often it looks around.
+/// Poll interval.
 const TICK: Duration = Duration::from_millis(250);
-/// Shuffles that are written back at the same time. Each holds up to some 50 MiB.
+/// Shuffles written back at the same time, each with up to some 50 MiB in memory.
 const ROUNDS: usize = 2;
-/// The same while the server drains: then it has nothing else to do.
+/// The same during a drain, when the server has little else to do.
 const DRAIN_ROUNDS: usize = 4;
-/// Rounds that are left for shuffles that a commit waits for: none of them waits behind the bulk of
-/// others.
+/// Extra rounds for shuffles with waiting commits, so that no commit waits behind the bulk of other
+/// shuffles.
 const RESERVED: usize = 2;
 
 /// Settings of write-back.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// For apps that do not say.
+    /// Policy of apps without a policy.
     pub policy: Policy,
     /// How long a lazy app's shuffle must not be written to.
     pub delay: Duration,
-    /// Bytes per second that are sent, over all rounds; `None`: as many as go.
+    /// Bytes sent per second, over all rounds; `None`: unlimited.
     pub bandwidth: Option<u64>,
     /// Percent of a volume's space from which local copies go, and shuffles are written back
     /// without delay.
     pub reclaim_at: u8,
-    /// Lease of an app that does not ask for one: how often leases in the store are looked at
-    /// follows from it.
+    /// Lease of apps without a lease; the interval between looks at the store's leases follows from
+    /// it.
     pub lease: Duration,
 }
 
 type Key = (VolumeId, AppId, ShuffleId);
 
-/// What a round is for.
+/// Purpose of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lane {
-    /// What has waited long enough, or must go because there is a hurry.
+    /// Attempts old enough for write-back, or pressed for by a full disk or a drain.
     Bulk,
     /// Only to put manifests together.
     Merge,
-    /// Commits wait for it.
+    /// Commits wait for the round.
     Awaited,
 }
 
@@ -126,7 +126,7 @@ pub struct WriteBack {
     /// How many rounds there were, and which was the last of a shuffle.
     turns: Mutex<(u64, HashMap<Key, u64>)>,
     awaited: Awaited,
-    /// The drain, once there is one.
+    /// Set when the drain begins.
     begun: Mutex<Option<Begun>>,
     wake: Notify,
 }
@@ -134,7 +134,7 @@ pub struct WriteBack {
 // === impl WriteBack ===
 
 impl WriteBack {
-    /// Of these volumes, to this store.
+    /// Write-back of these volumes to this store.
     pub fn new(
         remote: Arc<Remote>,
         records: Arc<Records>,
@@ -171,7 +171,7 @@ impl WriteBack {
         }
     }
 
-    /// Runs until `shutdown`; rounds that run then are given up.
+    /// Runs until `shutdown`; running rounds are given up then.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut collecting = JoinSet::new();
         collecting.spawn(self.clone().watch());
@@ -183,8 +183,8 @@ impl WriteBack {
         loop {
             self.reclaim().await;
             if rounds.len() == self.most_bulk() + RESERVED {
-                // Nothing is picked while all rounds wait for the store, and then the backlog is
-                // what people look at.
+                // While all rounds wait for the store nothing is picked, and the backlog metric
+                // must not go stale.
                 self.candidates();
             }
             while rounds.len() < self.most_bulk() + RESERVED
@@ -203,8 +203,8 @@ impl WriteBack {
         collecting.shutdown().await;
     }
 
-    /// Removes what lies in the store of an app, or of one shuffle, from whichever server; answers
-    /// how many objects that were. What fails is tried again.
+    /// Removes an app, or one shuffle, from the store, whichever servers wrote there; returns the
+    /// number of removed objects. Failures are retried in the background.
     pub async fn free(
         &self,
         app: &AppId,
@@ -214,21 +214,21 @@ impl WriteBack {
         self.collector.free(app, shuffle).await
     }
 
-    /// A shuffle was deleted here by its app, which has this token.
+    /// Buries a shuffle that its app, with this token, deleted here.
     pub fn shuffle_deleted(&self, app: &AppId, shuffle: ShuffleId, token: [u8; 32]) {
         self.remote.forget(app, Some(shuffle));
         self.collector.dead(app, Some(shuffle), token);
     }
 
-    /// An app was deleted here by itself, who has this token. Other servers know it by then, unless
-    /// the store is slow.
+    /// Buries an app that the owner of this token deleted here. The tombstone is in the store on
+    /// return, unless the store is slow.
     pub async fn app_deleted(&self, app: &AppId, token: [u8; 32]) {
         self.remote.forget(app, None);
         self.collector.dead(app, None, token);
         self.collector.tell(app).await;
     }
 
-    /// Looks at what others have in the store, until it is dropped.
+    /// Watches the records of other servers' apps, until the future is dropped.
     async fn watch(self: Arc<Self>) {
         loop {
             let period = self.collector.period();
@@ -239,7 +239,7 @@ impl WriteBack {
         }
     }
 
-    /// Shuffles of all volumes with what their apps want, in no order.
+    /// Shuffles of all volumes with the policies of their apps, in no order.
     fn candidates(&self) -> Vec<(&Volume, Candidate)> {
         let now = self.clock.now();
         let draining = self.is_draining();
@@ -250,7 +250,7 @@ impl WriteBack {
         for volume in &self.volumes {
             let general = match draining {
                 true => Urgency::Drain,
-                // Of a broken disk is saved what can still be read.
+                // The readable rest of a broken disk is saved.
                 false if self.pressed(volume) || volume.health().is_broken() => Urgency::Pressure,
                 false => Urgency::None,
             };
@@ -259,14 +259,14 @@ impl WriteBack {
                     Standing::Live { policy, heard, .. } if heard || draining => {
                         policy.unwrap_or(self.options.policy)
                     }
-                    // One that has not called since the start will say again what it wants.
+                    // An app without a call since the start will repeat its policy.
                     _ => {
                         shuffle.generations.clear();
                         Policy::Off
                     }
                 };
                 if volume.health().is_broken() {
-                    // What is in the store is not read from there again.
+                    // The store's copy is not read for a merge.
                     shuffle.generations.clear();
                 }
                 if policy != Policy::Off {
@@ -309,7 +309,7 @@ impl WriteBack {
         candidates
     }
 
-    /// Rounds that nobody waits for.
+    /// Rounds without waiting commits.
     fn most_bulk(&self) -> usize {
         match self.is_draining() {
             true => DRAIN_ROUNDS,
@@ -317,7 +317,7 @@ impl WriteBack {
         }
     }
 
-    /// The shuffle whose turn it is, marked as running.
+    /// The next shuffle, marked as running.
     fn pick(&self) -> Option<Turn> {
         let mut running = self.running.lock();
         let bulk = running.values().filter(|lane| **lane != Lane::Awaited);
@@ -331,10 +331,9 @@ impl WriteBack {
                 (volume, candidate)
             })
             .filter(|(volume, candidate)| {
-                // A disk that does not answer would keep the round from others, and has its turn
-                // when it does.
+                // A hanging disk would occupy the round, and has its turn once it answers.
                 let slow = matches!(volume.health(), Health::Slow(_));
-                // There is always room for what is in no object, and for what a commit waits for.
+                // Attempts without an object, and waiting commits, always have a round.
                 let merging = running.values().any(|lane| *lane == Lane::Merge);
                 let behind = candidate.merges_only() && merging
                     || full && candidate.urgency != Urgency::Awaited;

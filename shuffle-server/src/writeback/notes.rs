@@ -1,12 +1,11 @@
-//! What a server must still know after a crash of which life of an app's name is which: one small
-//! file per app in each data directory, `lives/<app>.json`, of JSON: `version` 1, `change` (rises
-//! with every one that is written), `token-sha256`, `born` (see
-//! [`Lease`](shuffle_remote::lease::Lease)), `state`.
+//! Notes on the lives of apps' names, kept across a crash: one small JSON file per app in each data
+//! directory, `lives/<app>.json`, with `version` 1, `change` (rises with every write),
+//! `token-sha256`, `born` (see [`Lease`](shuffle_remote::lease::Lease)), `state`.
 //!
-//! Without it a server that dies between an app's deletion and its tombstone in the store would
-//! take the next app of that name and token for the same one, and what the store has for its
-//! output. Files are written whole or not at all, and to every directory that answers; one of them
-//! is enough. Calls block.
+//! Without a note, a server that dies between an app's deletion and its tombstone in the store
+//! would take the next app of the same name and token for the deleted one, and the store's data for
+//! the next one's output. Files are written whole or not at all, to every directory that answers;
+//! one directory is enough. Calls block.
 
 use std::{
     collections::HashMap,
@@ -24,15 +23,15 @@ use crate::staging::Volume;
 
 const VERSION: u32 = 1;
 
-/// What has become of it.
+/// State of the life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum State {
-    /// Its record was seen.
+    /// The life's record was read from the store.
     Live,
-    /// It was deleted, here and in the store: volumes may still have something of it.
+    /// The life was deleted, here and in the store; volumes may still have data.
     Deleted,
-    /// No volume has anything of it: what is there under its name is another's.
+    /// No volume has data of the life; data under its name belong to another life.
     Gone,
 }
 
@@ -57,7 +56,7 @@ struct Text {
 /// See the module.
 pub(super) struct Notes {
     volumes: Vec<Volume>,
-    /// The last change that was written.
+    /// Number of the last write.
     last: Mutex<u64>,
 }
 
@@ -71,8 +70,7 @@ impl Notes {
         }
     }
 
-    /// All that there are. Of two about one app the later one: a directory that did not answer may
-    /// hold an older.
+    /// All notes. Of two notes on one app the later counts: a directory may have missed a write.
     pub(super) fn load(&self) -> HashMap<AppId, Note> {
         let mut notes: HashMap<AppId, (u64, Note)> = HashMap::new();
         for volume in self.volumes.iter().filter(|volume| volume.is_open()) {
@@ -102,7 +100,7 @@ impl Notes {
             .collect()
     }
 
-    /// Writes one; an error if no directory took it.
+    /// Writes a note; an error if no directory took it.
     pub(super) fn put(&self, app: &AppId, note: Note) -> Result<(), String> {
         let mut last = self.last.lock();
         *last += 1;
@@ -124,7 +122,7 @@ impl Notes {
         }
     }
 
-    /// Removes what is noted of this life.
+    /// Removes the note on this life.
     pub(super) fn remove(&self, app: &AppId, born: Uuid) {
         let _alone = self.last.lock();
         self.each(app, move |path| match read(path) {
@@ -136,7 +134,7 @@ impl Notes {
         });
     }
 
-    /// In all directories at the same time; those that do not answer are not waited for.
+    /// Runs in all directories at the same time; hanging directories are not waited for.
     fn each(
         &self,
         app: &AppId,

@@ -1,54 +1,51 @@
-//! Which shuffle is written back next, and whose local copy goes first: pure functions of what the
-//! volumes and the apps say.
+//! Which shuffle is written back next, and whose local copy is reclaimed first: pure functions of
+//! the state of volumes and apps.
 
 use std::time::Duration;
 
 use crate::{registry::Policy, staging::Unwritten};
 
-/// How long a shuffle of an eager app must not be written to: one manifest for attempts that commit
+/// Quiet time before an eager app's shuffle is written back: one manifest for attempts that commit
 /// together.
 const EAGER: Duration = Duration::from_millis(500);
 /// Bytes from which an eager app's shuffle is not waited for.
 const EAGER_BYTES: u64 = 64 << 20;
 
-/// How many times longer a lazy app's shuffle waits that all readers have read: most are deleted
-/// without having been read again.
+/// Factor on the delay of a lazy app's shuffle after all readers have read: most such shuffles are
+/// deleted without another read.
 const READ: u32 = 4;
 
-/// How long a shuffle must not be written to before its manifests are put together.
+/// Quiet time before the manifests of a shuffle are merged.
 const MERGE: Duration = Duration::from_secs(2);
-/// Manifests that a quiet shuffle may have: a reader makes a request of each.
+/// Manifests of a quiet shuffle: a reader makes one request per manifest.
 const FEW: usize = 4;
-/// Manifests of less than [`SMALL`] that a shuffle may have while it is written to: what a reader
-/// makes two requests for when their server is killed.
+/// Manifests smaller than [`SMALL`] of a busy shuffle: a reader makes two requests per manifest
+/// after the loss of their server.
 const MANY: usize = 8;
-/// How many times the bytes of all that are smaller one has to have to be left as it is then: so
-/// their sizes are far apart, and what is written again is so a number of times that grows with the
-/// logarithm of what was written.
+/// A manifest this many times larger than all smaller ones together is not merged. Sizes of the
+/// remaining manifests are far apart, so the number of rewrites of a byte grows with the logarithm
+/// of the bytes.
 const APART: u64 = 2;
-/// Bytes of a manifest's attempts below which it is worth putting together with others, whatever
-/// the others have.
+/// Size below which a manifest is merged, whatever the sizes of the others.
 const SMALL: u64 = 32 << 20;
-/// Of the bytes of all manifests of a shuffle, the part from which one is left as it is: so that
-/// none is written again and again.
+/// Part of a shuffle's bytes from which a manifest is not merged again: no manifest is rewritten
+/// again and again.
 const PART: u64 = 8;
-/// Bytes that are put together while commits may wait for it.
+/// Bytes merged by one round that commits may wait for.
 const MOST: u64 = 64 << 20;
 /// The same when nobody writes to the shuffle.
 const MOST_QUIET: u64 = 1 << 30;
 
-/// Bytes that one round writes while commits wait for it: what commits meanwhile waits for its end.
+/// Bytes written by one round with waiting commits: later commits wait for its end.
 const ROUND_AWAITED: u64 = 256 << 20;
-/// The same while the server drains: what no manifest names when the time is over was sent for
-/// nothing.
+/// The same during a drain: bytes without a manifest at the deadline were sent in vain.
 const ROUND_DRAIN: u64 = 256 << 20;
-/// The same when there is no such hurry; more if there is much, because every round is one more to
-/// read.
+/// The same without hurry; more with a large backlog, because every round adds a manifest to read.
 const ROUND: u64 = 1 << 30;
-/// The part of what waits that is one round if that is more.
+/// Part of the backlog that one round takes, if that is more.
 const ROUND_PART: u64 = 4;
 
-/// Why there is a hurry, if there is one.
+/// Reason for hurry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
     /// There is none.
@@ -57,24 +54,24 @@ pub(super) enum Urgency {
     Pressure,
     /// The server is about to end.
     Drain,
-    /// A commit at level `object` waits for it, whatever its app's policy says of the rest.
+    /// A commit at level `object` waits for the shuffle, whatever the policy of the app.
     Awaited,
 }
 
-/// A shuffle that has something to be written back.
+/// A shuffle with a backlog, or with manifests to merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
-    /// What its volume says.
+    /// The volume's account of the shuffle.
     pub(super) shuffle: Unwritten,
-    /// What its app wants.
+    /// The app's policy.
     pub(super) policy: Policy,
     /// Why there is a hurry.
     pub(super) urgency: Urgency,
-    /// A round that failed is tried again after this.
+    /// Time left of the pause after a failed round.
     pub(super) not_before: Option<Duration>,
-    /// Rises with every round: when this one had its last; 0 if it had none.
+    /// Number of the shuffle's last round, in the order of rounds; 0 before the first.
     pub(super) turn: u64,
-    /// Rounds that run on its volume.
+    /// Running rounds of the volume.
     pub(super) load: usize,
 }
 
@@ -84,7 +81,7 @@ impl Candidate {
         self.shuffle.attempts == 0
     }
 
-    /// Bytes that the next round writes of what is in no object; the rest has its turn after it.
+    /// Bytes of unwritten attempts for the next round; the rest is left for later rounds.
     pub(super) fn most(&self) -> u64 {
         match self.urgency {
             Urgency::Awaited => ROUND_AWAITED,
@@ -93,14 +90,12 @@ impl Candidate {
         }
     }
 
-    /// Generations that the next round puts together, beside what else it writes; none if it is not
-    /// worth it.
+    /// Generations that the next round merges; none if merging is not worthwhile.
     ///
-    /// At level `object`, and with a policy that is eager, a shuffle gets a manifest for what was
-    /// committed together, which may be little, and a reader has to make a request of each. When
-    /// all is quiet, those that are small beside the rest are put into one; while it is written to,
-    /// when they have become many, as many as commits can wait for. Not of what every reader has
-    /// read.
+    /// At level `object`, and with policy eager, every group of commits gets a manifest, however
+    /// small, and a reader makes a request per manifest. The small manifests of a quiet shuffle are
+    /// merged into one; those of a busy shuffle once they are many, as many as waiting commits
+    /// allow. Shuffles read by every reader are not merged.
     pub(super) fn merges(&self) -> Vec<u32> {
         let Unwritten {
             generations,
@@ -152,14 +147,13 @@ fn smallest(mut all: Vec<(u32, u64)>, most: u64, apart: u64) -> Vec<(u32, u64)> 
     some.collect()
 }
 
-/// The one whose turn it is. `delay`: how long a lazy app's shuffle must not be written to.
+/// The candidate whose turn it is. `delay`: quiet time of a lazy app's shuffle.
 ///
-/// What a commit waits for comes first, of that in turns, so that no shuffle waits for the backlog
-/// of another, and last what is in the store already and only to be put together. Volumes share the
-/// rounds, so that one that hangs has no more of them than the others. What all readers have read
-/// comes last: it is needed again only if something is lost. Of the others the newest come first,
-/// because they live longest from now on; what has become old without being deleted waits behind
-/// them, not for ever.
+/// Waiting commits come first, shuffle by shuffle in turns, so that no commit waits for another
+/// shuffle's backlog; pure merges come last. Volumes share the rounds, so a hanging volume takes no
+/// more than its share. Shuffles read by all readers come last: their data are needed again only
+/// after a loss. Otherwise the newest shuffle comes first, because it has the longest life ahead;
+/// old shuffles wait behind, but not for ever.
 pub(super) fn next(candidates: &[Candidate], delay: Duration) -> Option<usize> {
     let due = candidates
         .iter()
@@ -181,7 +175,7 @@ pub(super) fn next(candidates: &[Candidate], delay: Duration) -> Option<usize> {
     .map(|(at, _)| at)
 }
 
-/// Whether it is time.
+/// Whether the candidate is due.
 pub(super) fn is_due(candidate: &Candidate, delay: Duration) -> bool {
     let shuffle = &candidate.shuffle;
     if candidate.not_before.is_some_and(|wait| !wait.is_zero()) {
@@ -195,8 +189,7 @@ pub(super) fn is_due(candidate: &Candidate, delay: Duration) -> bool {
         (_, Policy::Off) => false,
         (Urgency::Pressure | Urgency::Drain, _) => true,
         (Urgency::None, Policy::Eager) => shuffle.quiet >= EAGER || shuffle.bytes >= EAGER_BYTES,
-        // While attempts are pushed the shuffle is not complete, and one more round would be needed
-        // anyway.
+        // A shuffle in the middle of a push is incomplete, and would need another round anyway.
         (Urgency::None, Policy::Lazy) => {
             let patience = if shuffle.read { READ } else { 1 };
             shuffle.quiet >= delay * patience && shuffle.open == 0
@@ -204,8 +197,7 @@ pub(super) fn is_due(candidate: &Candidate, delay: Duration) -> bool {
     }
 }
 
-/// The shuffle whose local copy goes first: of those that can go, the one that was written back
-/// first.
+/// The shuffle to reclaim first: of the reclaimable ones, the first that was written back.
 pub(super) fn reclaim(shuffles: &[Unwritten]) -> Option<usize> {
     let can_go = shuffles
         .iter()

@@ -1,4 +1,4 @@
-//! Local copies that the store has make room on volumes that are nearly full.
+//! Reclaims local copies on nearly full volumes.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl WriteBack {
-    /// Makes room on volumes that are nearly full.
+    /// Makes room on nearly full volumes.
     pub(super) async fn reclaim(self: &Arc<Self>) {
         if !self.volumes.iter().any(|volume| self.pressed(volume)) {
             return;
@@ -49,8 +49,8 @@ impl WriteBack {
         Ok(())
     }
 
-    /// Whether a local copy stays until its manifests are put together, which is done from it. Not
-    /// if that has been tried.
+    /// Whether a local copy is kept for a pending merge of the shuffle's manifests, which reads it;
+    /// not after a failed merge.
     fn is_merged_first(&self, shuffle: &Unwritten) -> bool {
         let candidate = Candidate {
             shuffle: shuffle.clone(),
@@ -69,8 +69,8 @@ impl WriteBack {
             && !self.failed.lock().contains_key(&key_of(shuffle))
     }
 
-    /// Whether a volume is nearly full: by its own account of bytes and what the file system says
-    /// is left.
+    /// Whether a volume is nearly full, by its own account of bytes and the file system's free
+    /// space.
     pub(super) fn pressed(&self, volume: &Volume) -> bool {
         if volume.check_answers().is_err() {
             return false;

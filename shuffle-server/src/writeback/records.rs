@@ -1,13 +1,13 @@
-//! The records of apps in the store: who is who, for the whole pool.
+//! Records of apps in the store: the identity of an app, for the whole pool.
 //!
-//! An app is bound through its lease record: whoever hears of it first makes the record, by a
-//! conditional put, and everybody else compares the token with it. Before anything is written to a
-//! store its marker is seen, or made; what is removed or damaged of either while servers run is put
-//! back.
+//! An app is bound through its lease record: the first server that hears of the app makes the
+//! record, by a conditional put, and all others compare tokens. Before the first write to a store
+//! its marker is read, or made. Records and markers removed or damaged by others are restored while
+//! servers run.
 //!
-//! An app that was deleted stays dead until its record is gone, also where a next one of the same
-//! name and token has come: what is in the store by then is not the next one's, whatever its maps
-//! and attempts are called (invariant: token-is-the-pools).
+//! A deleted app stays dead until its record is gone, even after the next app of the same name and
+//! token has come: objects in the store until then are not the next app's, whatever the numbers of
+//! its maps and attempts (invariant: token-is-the-pools).
 
 use std::{
     collections::HashMap,
@@ -29,25 +29,25 @@ use crate::{
 
 /// The shortest lease in the store: requests take their time.
 const LEAST: Duration = Duration::from_secs(1);
-/// Others may write the record between a look at it and the put.
+/// Tries of a read followed by a conditional put: another server may write in between.
 const TRIES: u32 = 4;
 
 /// See the module.
 pub struct Records {
     remote: Arc<Remote>,
-    /// This process, on tombstones.
+    /// Name of this process on tombstones.
     me: Uuid,
     claimed: OnceLock<Marker>,
     lives: Mutex<HashMap<AppId, Lives>>,
     notes: OnceLock<Arc<Notes>>,
 }
 
-/// Which of the apps of one name is meant.
+/// Lives of one name.
 #[derive(Clone, Default)]
 struct Lives {
-    /// The one whose record was seen last.
+    /// The record that was read last.
     last: Option<Lease>,
-    /// The one that was deleted here, while what it has is being removed.
+    /// The life deleted here, while its objects are being removed.
     ended: Option<Uuid>,
     noted: Option<Note>,
 }
@@ -55,7 +55,7 @@ struct Lives {
 // === impl Records ===
 
 impl Records {
-    /// Of this store; asks nothing of it yet.
+    /// Records in this store; sends no request yet.
     pub fn new(remote: Arc<Remote>) -> Self {
         Self {
             remote,
@@ -66,8 +66,7 @@ impl Records {
         }
     }
 
-    /// Notes on these volumes which life of a name is which, and recalls what an earlier process
-    /// has noted there. Blocking.
+    /// Notes lives on these volumes, and recalls the notes of an earlier process. Blocking.
     pub fn remember(&self, volumes: Vec<Volume>) {
         let notes = Arc::new(Notes::new(volumes));
         let mut lives = self.lives.lock();
@@ -80,7 +79,7 @@ impl Records {
         let _ = self.notes.set(notes);
     }
 
-    /// Sees to it that the store is ours to write to; [`Error::Invalid`] if it is not.
+    /// Claims the store for this pool; [`Error::Invalid`] if the store is another pool's.
     pub async fn claim(&self) -> Result<(), Error> {
         if self.claimed.get().is_some() {
             return Ok(());
@@ -93,7 +92,7 @@ impl Records {
         Ok(())
     }
 
-    /// The same, and puts the marker back where it was removed or damaged since it was seen.
+    /// Claims the store, and restores its marker after removal or damage.
     pub(super) async fn keep_claim(&self) -> Result<(), Error> {
         match self.claimed.get() {
             None => self.claim().await,
@@ -106,12 +105,12 @@ impl Records {
         }
     }
 
-    /// This process, as tombstones name it.
+    /// Name of this process on tombstones.
     pub(super) fn me(&self) -> Uuid {
         self.me
     }
 
-    /// An app's record; `None` if it has none.
+    /// An app's record; `None` without a record.
     pub(super) async fn read(&self, app: &AppId) -> Result<Option<Lease>, Error> {
         let record = Lease::read(&self.remote.store, app).await?;
         if let Some(record) = &record {
@@ -128,51 +127,50 @@ impl Records {
             .last
             .replace(record.clone());
         if last.is_some_and(|last| last.born() != record.born()) {
-            // What is known of the store's content is of the one before.
+            // Knowledge of the store's content was of the earlier life.
             self.remote.forget(app, None);
         }
     }
 
-    /// The record that was seen last under this name.
+    /// The record last read under this name.
     pub(super) fn last(&self, app: &AppId) -> Option<Lease> {
         self.lives.lock().get(app)?.last.clone()
     }
 
-    /// The app whose record was seen last under this name, if it is the one of this token.
+    /// The life last read under this name, if its token is this one.
     pub(super) fn last_born(&self, app: &AppId, token: [u8; 32]) -> Option<Uuid> {
         let lives = self.lives.lock();
         let last = lives.get(app)?.last.as_ref();
         last.filter(|it| it.opens(token)).map(Lease::born)
     }
 
-    /// The app that was seen last was deleted here, if it is the one of this token, or whichever it
-    /// is; answers which that is.
+    /// Ends the life last read, if `token` opens its record or is absent; returns the ended life.
     pub(super) fn end(&self, app: &AppId, token: Option<[u8; 32]>) -> Option<Uuid> {
         let mut lives = self.lives.lock();
         let lives = lives.get_mut(app)?;
         let last = lives.last.as_ref();
-        // Of another's app nothing ends because of who has no right to it.
+        // A wrong token ends nothing.
         let last = last.filter(|it| token.is_none_or(|token| it.opens(token)));
         lives.ended = Some(last.map(Lease::born)?);
         lives.ended
     }
 
-    /// What this one had was removed, as far as that is for this server to do.
+    /// Notes the end of this life's burial on this server.
     pub(super) fn ended(&self, app: &AppId, born: Uuid) {
         let mut lives = self.lives.lock();
         let Some(of_app) = lives.get_mut(app) else {
             return;
         };
         of_app.ended.take_if(|ended| *ended == born);
-        // Until then volumes may still have something of it.
+        // Until then volumes may still have data of the life.
         let gone = |note: &Note| note.state == State::Gone && note.born == born;
         let noted = of_app.noted.take_if(|note| gone(note));
         drop(lives);
         self.forget_note(app, noted);
     }
 
-    /// Writes the tombstone of this one anew, in the place of what cannot be read; `None` if it is
-    /// not known well enough, or what is there is of a later format.
+    /// Writes the tombstone of this life anew in the place of an unreadable record; `None` if the
+    /// life's record is unknown, or the record in the store has a later format.
     pub(super) async fn tombstone_again(
         &self,
         app: &AppId,
@@ -191,8 +189,7 @@ impl Records {
         Ok(Some(stone))
     }
 
-    /// Makes the record of the app that was deleted here its tombstone, for whoever asks another
-    /// server.
+    /// Turns the record of the app deleted here into a tombstone, for calls at other servers.
     pub(super) async fn entomb(&self, app: &AppId) -> Result<(), Error> {
         let ended = self.lives.lock().get(app).and_then(|lives| lives.ended);
         for _ in 0..TRIES {
@@ -210,7 +207,7 @@ impl Records {
         Ok(())
     }
 
-    /// Those that were deleted here, and are not removed yet.
+    /// Lives deleted here and not yet removed.
     pub(super) fn to_bury(&self) -> Vec<(AppId, Uuid)> {
         let lives = self.lives.lock();
         let ended = lives
@@ -219,19 +216,19 @@ impl Records {
         ended.collect()
     }
 
-    /// Whether a deletion of the app under this name is under way here.
+    /// Whether a deletion of the app under this name is in progress here.
     pub(super) fn is_ending(&self, app: &AppId) -> bool {
         let lives = self.lives.lock();
         lives.get(app).is_some_and(|lives| lives.ended.is_some())
     }
 
-    /// Whether this record is of an app that somebody has deleted.
+    /// Whether the record belongs to a deleted app.
     pub(super) fn is_over(&self, app: &AppId, record: &Lease) -> bool {
         let ended = self.lives.lock().get(app).and_then(|lives| lives.ended);
         record.is_deleted() || ended == Some(record.born())
     }
 
-    /// Forgets names but these.
+    /// Forgets all names but those to keep.
     pub(super) fn retain(&self, keep: impl Fn(&AppId) -> bool) {
         let mut forgotten = Vec::new();
         self.lives.lock().retain(|app, lives| {
@@ -246,7 +243,7 @@ impl Records {
         }
     }
 
-    /// Notes that the app whose record was seen last lives, before anything is in the store for it.
+    /// Notes the life last read as live, before its first object is written.
     pub(super) async fn note_live(&self, app: &AppId) {
         let note = {
             let lives = self.lives.lock();
@@ -267,7 +264,7 @@ impl Records {
         self.note(app, note).await;
     }
 
-    /// Notes the deletion of an app of which no volume has anything, if it is not noted yet.
+    /// Notes the deletion of an app without data on any volume, unless noted already.
     pub(super) async fn note_gone(&self, app: &AppId) {
         let note = self.deletion(app, State::Gone);
         if let Some((note, earlier)) = note
@@ -277,13 +274,13 @@ impl Records {
         }
     }
 
-    /// The note of an app's deletion, and what is noted now.
+    /// The note for an app's deletion, and the present note.
     fn deletion(&self, app: &AppId, state: State) -> Option<(Note, Option<Note>)> {
         let lives = self.lives.lock();
         let of_app = lives.get(app)?;
         let born = of_app.ended?;
         let noted = of_app.noted.filter(|note| note.born == born);
-        // The record of the next one may have been seen since.
+        // By now the last record may be the next life's.
         let last = of_app.last.as_ref().filter(|last| last.born() == born);
         let token = last.map(Lease::token_hash);
         let token = token.or_else(|| noted.map(|note| note.token))?;
@@ -319,12 +316,12 @@ impl Records {
     fn forget_note(&self, app: &AppId, note: Option<Note>) {
         if let (Some(notes), Some(note)) = (self.notes.get().cloned(), note) {
             let app = app.clone();
-            // Nobody waits for that: the next one's is another.
+            // Nothing waits for the removal: the next life's note is a different one.
             drop(std::thread::spawn(move || notes.remove(&app, note.born)));
         }
     }
 
-    /// Writes the record of an app that lives anew, in the place of what cannot be read as one.
+    /// Writes a live app's record anew in the place of an unreadable one.
     pub(super) async fn restore(
         &self,
         app: &AppId,
@@ -336,7 +333,7 @@ impl Records {
         Ok(record)
     }
 
-    /// Writes the record of an app that lives.
+    /// Renews a live app's record.
     pub(super) async fn renew(
         &self,
         app: &AppId,
@@ -348,7 +345,7 @@ impl Records {
         Ok(renewed)
     }
 
-    /// Looks whose an app is.
+    /// Compares an app's token with the record.
     pub(super) async fn ask(&self, app: &AppId, token: [u8; 32]) -> Result<Claim, Error> {
         Ok(match self.read(app).await? {
             None => Claim::Nobody,
@@ -361,9 +358,8 @@ impl Records {
         })
     }
 
-    /// Makes the record, or compares the token with the one that is there. An app of which only
-    /// nobody was heard for a while comes back by this; of one that was deleted the record has to
-    /// go first.
+    /// Makes the record, or compares tokens with the existing one. An app silent for a while
+    /// returns by this call; after a deletion the record has to go first.
     pub(super) async fn bind(
         &self,
         app: &AppId,
@@ -412,7 +408,7 @@ impl Records {
                     Err(error) => Err(error),
                 },
                 true => Ok(Claim::Yours),
-                // Its name will be free.
+                // The name will be free.
                 false if dead => Err(self.not_yet(app)),
                 false => Ok(Claim::Another),
             };
@@ -420,7 +416,7 @@ impl Records {
         Err(rival.unwrap_or_else(|| self.not_yet(app)))
     }
 
-    /// What an app of this name had is still there.
+    /// The error while objects of an earlier app of this name remain.
     pub(super) fn not_yet(&self, app: &AppId) -> Error {
         Error::Store {
             verb: "delete",
@@ -457,7 +453,7 @@ impl Pool for Records {
         let state = if gone { State::Gone } else { State::Deleted };
         match (self.deletion(app, state), self.notes.get()) {
             (Some((note, _)), Some(notes)) => self.noted(app, note, notes.put(app, note)),
-            // Its burial was quicker.
+            // The burial was quicker.
             (None, _) if gone => {
                 let noted = self.lives.lock().get(app).and_then(|lives| lives.noted);
                 let over = noted.filter(|note| note.state == State::Deleted);

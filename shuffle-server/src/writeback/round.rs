@@ -1,5 +1,5 @@
-//! One shuffle's turn: a generation is sealed, uploaded and recorded; and what follows from how
-//! that went.
+//! One shuffle's round: a generation is sealed, uploaded and recorded; failures are paused or
+//! reported.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,43 +11,43 @@ use crate::{
     staging::{Sealed, Volume},
 };
 
-/// Pause after a round that failed; doubled with every further one up to [`LONGEST_PAUSE`].
+/// Pause after a failed round; doubled after every further failure, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The same while the server drains: a store that comes back has to find it trying.
+/// Longest pause during a drain: a store that comes back must find the server trying.
 const LONGEST_DRAIN_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is done next.
+/// One shuffle's turn.
 pub(super) struct Turn {
     pub(super) volume: Volume,
     pub(super) key: Key,
-    /// Generations that are put together by the way.
+    /// Generations to merge.
     pub(super) merge: Vec<u32>,
-    /// Bytes of attempts that are in no object, after which the rest is left for the next round.
+    /// Bytes of unwritten attempts in this round; the rest is left for the next one.
     pub(super) most: u64,
-    /// Attempts that commits wait for: they go first, in this order.
+    /// Attempts with waiting commits: first in the round, in this order.
     pub(super) first: Vec<Owner>,
 }
 
-/// What a round has done, in bytes.
+/// Result of a round, in bytes.
 #[derive(Debug)]
 pub(super) struct Done {
-    /// That were in no object before.
+    /// Bytes of attempts new to the store.
     pub(super) added: u64,
-    /// That were, and are in fewer now.
+    /// Bytes of merged attempts.
     pub(super) merged: u64,
 }
 
 // === impl WriteBack ===
 
 impl WriteBack {
-    /// Runs the round of a turn to its end.
+    /// Runs a round to its end.
     pub(super) async fn round(self: Arc<Self>, turn: Turn) {
         let Turn {
             volume, key, merge, ..
         } = &turn;
         let _running = Running(&self, key);
-        // Of the app for which it writes: the app may be gone when it ends.
+        // The token at the beginning: the app may be gone at the end of the round.
         let token = match self.apps.standing(&key.1) {
             Standing::Live { token, .. } => Some(token),
             Standing::Deleted | Standing::Unknown => None,
@@ -57,7 +57,7 @@ impl WriteBack {
         let (_, app, shuffle) = key;
         match result {
             Ok(None) => {
-                // Deleted, or its app ended, since it was picked.
+                // The shuffle or its app was deleted after the pick.
                 let until = self.clock.now() + PAUSE;
                 self.failed.lock().insert(key.clone(), (0, until));
             }
@@ -69,7 +69,7 @@ impl WriteBack {
                 let requests = self.remote.store.cost(&keys::shuffle(app, *shuffle));
                 tracing::info!(%app, %shuffle, volume = %volume.id(), bytes = added, merged, manifests = merge.len(), requests = %requests, "written back");
             }
-            // It has its turn again when all is quiet.
+            // The merge has another turn in a quiet moment.
             Err(Error::InTheWay) => {}
             Err(Error::Before) => {
                 let until = self.clock.now() + PAUSE;
@@ -90,7 +90,7 @@ impl WriteBack {
                 }
             }
             Err(Error::Attempts { owners, reason }) => {
-                // The next round begins without them, at once.
+                // The next round begins at once, without these attempts.
                 tracing::warn!(%app, %shuffle, volume = %volume.id(), attempts = owners.len(), %reason, "attempts are left out of write-back");
             }
             Err(error) => {
@@ -109,8 +109,7 @@ impl WriteBack {
         }
     }
 
-    /// One generation, which takes the place of those that it is to merge; `None` if there was
-    /// nothing to be done.
+    /// Writes one generation, in the place of the merged ones; `None` if there was nothing to do.
     pub(super) async fn try_round(&self, turn: &Turn) -> Result<Option<Done>, Error> {
         let Turn { volume, key, .. } = turn;
         let (_, app, shuffle) = key;
@@ -126,7 +125,7 @@ impl WriteBack {
             shuffle: *shuffle,
             volume: volume.id(),
         };
-        // Before the first object: whatever is there from now on has a lease by which it goes.
+        // Before the first object: every object has a lease.
         if !self.collector.ensure(app, token, lease).await?
             || self.collector.is_to_go(app, *shuffle)
         {
@@ -172,7 +171,7 @@ impl WriteBack {
     }
 }
 
-/// A round that runs, however it ends.
+/// Clears the running mark of a round on every way out.
 struct Running<'a>(&'a WriteBack, &'a Key);
 
 impl Drop for Running<'_> {

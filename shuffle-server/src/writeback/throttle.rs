@@ -1,4 +1,4 @@
-//! A bound on the bytes per second that are sent to the store, and the count of them.
+//! A bound on the bytes sent to the store per second, and their count.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -8,7 +8,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Hands out bytes at a rate: whoever takes some waits until those before have had their time.
+/// Hands out bytes at a rate: each caller waits for the time of the bytes before.
 pub(crate) struct Throttle {
     rate: Option<u64>,
     free_at: Mutex<Option<Instant>>,
@@ -25,7 +25,7 @@ impl Throttle {
         }
     }
 
-    /// Bytes that were let through so far.
+    /// Bytes let through so far.
     pub(super) fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }

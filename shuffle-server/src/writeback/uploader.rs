@@ -1,13 +1,13 @@
-//! One round of write-back: blocks of sealed attempts, read from wherever the volume has them,
-//! sorted, checked, and put into objects.
+//! Objects of one round: blocks of sealed attempts, fetched from the volume, sorted, checked, and
+//! written.
 //!
-//! The shuffle is walked in *cells*, ranges of partitions (and, where one partition is large, of
-//! map indexes) that fit into memory together. Each is fetched as a reader would, sorted, and
-//! appended to the current object. What the commits say of the attempts is compared with what went
-//! into the objects; an attempt that cannot be read whole is told to the caller, who leaves it out.
+//! The shuffle is walked in *cells*: ranges of partitions (and, in a large partition, of map
+//! indexes) that fit into memory together. Each cell is fetched as by a reader, sorted, and
+//! appended to the current object. The commits' totals are compared with the written blocks; an
+//! attempt that cannot be read whole is reported to the caller, who leaves it out.
 //!
-//! Every object is read back and compared before it may be named by a manifest: [`Uploaded`] holds
-//! only such objects.
+//! Every object is read back and compared before a manifest may name it: [`Uploaded`] holds only
+//! such objects.
 
 use std::collections::BTreeMap;
 
@@ -27,11 +27,11 @@ use crate::staging::{self, FetchPart, Sealed};
 
 /// Bytes after which an object is ended, at the next border of a cell.
 const OBJECT: u64 = 128 << 20;
-/// Bytes that are read back with one request, and requests at the same time.
+/// Bytes read back per request, and requests at the same time.
 const READ_BACK: u64 = 4 << 20;
 const READS: usize = 4;
 
-/// Sealed attempts whose objects are in the store, whole: what a manifest can be made of.
+/// Sealed attempts with all their objects in the store: the input of a manifest.
 pub(super) struct Uploaded {
     pub(super) sealed: Sealed,
     pub(super) objects: Vec<Entry>,
@@ -44,15 +44,15 @@ pub(super) enum Error {
     Store(#[from] RemoteError),
     #[error("{0}")]
     Staging(#[from] staging::Error),
-    /// Some attempts cannot be read: the others can be tried without them.
+    /// Some attempts cannot be read: a round without them may succeed.
     #[error("{} attempts cannot be written back, map {} attempt {}: {reason}", owners.len(), owners[0].0, owners[0].1)]
     Attempts { owners: Vec<Owner>, reason: String },
     #[error("the shuffle was deleted")]
     Deleted,
-    /// What an app of this name had before it.
+    /// Objects of an earlier app of this name are in the way.
     #[error("what was deleted under this name is still being removed")]
     Before,
-    /// It only put earlier ones together, and something waits that is in none of them.
+    /// The round was a pure merge, and unwritten attempts wait.
     #[error("something new is to be written back first")]
     InTheWay,
 }
@@ -63,17 +63,17 @@ struct Target<'a> {
     throttle: &'a Throttle,
     place: &'a Place,
     generation: u32,
-    /// Of this round: a late PUT of another one hits nothing of it.
+    /// Nonce of this round: a late PUT of another round hits a different key.
     nonce: u64,
     builder: Builder,
     upload: Option<Upload<'a>>,
     objects: Vec<Entry>,
 }
 
-/// Blocks, bytes and records of one attempt that went into objects.
+/// Blocks, bytes and records of one attempt in the objects.
 type Counted = BTreeMap<Owner, (u64, u64, u64)>;
 
-/// Puts all of it into objects of its generation.
+/// Writes the objects of a generation.
 pub(super) async fn upload(
     remote: &Remote,
     throttle: &Throttle,
@@ -149,8 +149,8 @@ async fn write_cell(
     while let Some(part) = fetch.next().await? {
         take(sealed, part, &mut blocks, counted)?;
         if cell.streams {
-            // One map's part of one partition, in the order of its seq as it comes: nothing to
-            // sort, and too much to hold.
+            // One map's part of one partition comes in the order of seq: too large for memory, and
+            // sorted already.
             target.add(&blocks).await?;
             blocks.clear();
         }
@@ -173,7 +173,7 @@ async fn write_cell(
     target.add(&blocks).await
 }
 
-/// Cuts a part into blocks and keeps those that are sealed.
+/// Cuts a part into blocks and keeps the blocks of sealed attempts.
 fn take(
     sealed: &Sealed,
     part: FetchPart,
@@ -185,7 +185,7 @@ fn take(
         if !sealed.contains(owner) {
             continue;
         }
-        // What is broken here must not become the copy that outlives the others.
+        // A broken block must not become the copy that outlives the others.
         if !header.verify([&bytes[..]]) {
             let reason = format!(
                 "block {} of partition {} fails its checksum",
@@ -222,7 +222,7 @@ impl Target<'_> {
         Ok(upload.write(bytes).await?)
     }
 
-    /// Ends the current object, if there is anything in it, and begins the next.
+    /// Ends the current object, unless empty, and begins the next.
     async fn end(&mut self) -> Result<(), Error> {
         if self.builder.is_empty() {
             return Ok(());
@@ -240,7 +240,7 @@ impl Target<'_> {
     }
 }
 
-/// Reads an object back and compares it with what was sent.
+/// Reads an object back and compares it with the bytes sent.
 pub(super) async fn verify(
     remote: &Remote,
     place: &Place,

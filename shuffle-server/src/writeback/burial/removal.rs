@@ -1,4 +1,4 @@
-//! The removal of one app, or of shuffles of it: who may, checked again before each batch.
+//! The removal of one app, or of shuffles of one: its right is checked again before each batch.
 
 use std::{
     collections::BTreeMap,
@@ -16,20 +16,20 @@ use uuid::Uuid;
 use super::{Burials, Part, Why};
 use crate::registry::Standing;
 
-/// Objects that are removed with one request, where the store can.
+/// Objects removed per request, where the store can.
 const BATCH: usize = 1000;
-/// Keys that are listed before they are removed.
+/// Keys listed before their removal.
 const LISTED: usize = 10_000;
-/// How often a tombstone is written anew while its app is being removed.
+/// Interval of tombstone renewals during a removal.
 const TOUCH: Duration = Duration::from_secs(1);
-/// So many shuffles are not looked for before they are removed.
+/// Up to this number, shuffles are removed without a listing first.
 const FEW: usize = 2;
-/// Others may write the record between a look at it and the put.
+/// Tries of a read followed by a conditional put: another server may write in between.
 const TRIES: u32 = 4;
-/// Foreign things that are counted and told.
+/// Foreign keys counted and logged at most.
 const TOLD: usize = 1000;
 
-/// What has to hold before each batch.
+/// Condition checked before each batch.
 #[derive(Clone, Copy)]
 enum Guard {
     None,
@@ -37,17 +37,17 @@ enum Guard {
     NoRecord,
 }
 
-/// What has to hold from one moment to the next.
+/// Condition checked during a request.
 #[derive(Clone, Copy)]
 enum May {
-    /// The tombstone is this server's, and is written anew.
+    /// The tombstone is this server's; renewed on the way.
     Touch,
-    /// The record is of the app that was born then, or there is none.
+    /// The record still belongs to this life, or there is still no record.
     Same(Option<Uuid>),
 }
 
 impl Burials {
-    /// Answers how many objects went; `None` while it is announced.
+    /// Removes an app; returns the number of removed objects, `None` during the announcement.
     pub(super) async fn whole(
         &self,
         app: &AppId,
@@ -57,7 +57,7 @@ impl Burials {
         let mut tries = 0;
         loop {
             match self.try_whole(app, why, announced).await {
-                // Somebody has written the record meanwhile: what is right by that one?
+                // Another server has written the record meanwhile: its new content decides.
                 Err(Error::Exists { .. }) if tries < TRIES => tries += 1,
                 done => return done,
             }
@@ -76,7 +76,7 @@ impl Burials {
         };
         let dir = keys::app(app);
         let record = match (self.records.read(app).await, why) {
-            // Only who has deleted the app knows whose record that was.
+            // Only the server that deleted the app knows whose record was damaged.
             (Err(Error::Corrupt { key, reason }), Why::Asked(_, Some(born))) => {
                 let again = self.records.tombstone_again(app, *born).await?;
                 Some(again.ok_or(Error::Corrupt { key, reason })?)
@@ -115,7 +115,7 @@ impl Burials {
             Why::Asked(..) | Why::Silent(..) => {}
         }
         let expired = match why {
-            // As the one before said, where this takes over.
+            // As in the tombstone of the server before, after a takeover.
             Why::Silent(..) => !record.is_deleted(),
             _ => false,
         };
@@ -133,8 +133,8 @@ impl Burials {
         let removing = self.remove_all(app, &dir, Guard::Mine);
         let mine = match self.beside(app, May::Touch, removing).await? {
             Some(removed) if self.is_mine(app).await? => {
-                // At once, or after another look: by then another may have made the record of the
-                // next one.
+                // Without a pause after the look: another server may make the next life's record as
+                // soon as it can.
                 let last = self.remote.store.delete(&key);
                 let last = self.beside(app, May::Touch, last).await?;
                 last.map(|()| removed)
@@ -143,7 +143,7 @@ impl Burials {
         };
         let Some(removed) = mine else {
             return match why {
-                // Whoever has written it may not have seen that it was deleted.
+                // The writer of the record may not have seen the deletion.
                 Why::Asked(..) => Err(Error::Exists { key }),
                 _ => left("its lease is renewed, or another server removes them"),
             };
@@ -182,7 +182,7 @@ impl Burials {
         let born = record.as_ref().map(Lease::born);
         let mut removed = 0;
         for (shuffle, volume) in going {
-            // By this name another app may have come, and others write for it what is theirs.
+            // The name may have passed to another app, whose objects must stay.
             let dir = match volume {
                 Some(volume) => keys::place(&Place {
                     app: app.clone(),
@@ -203,7 +203,7 @@ impl Burials {
         Ok(removed)
     }
 
-    /// Runs while every now and then is looked whether it still may; `None` if not.
+    /// Runs `work` while checking the condition at intervals; `None` once it fails.
     async fn beside<T>(
         &self,
         app: &AppId,
@@ -213,7 +213,7 @@ impl Burials {
         tokio::pin!(work);
         loop {
             tokio::select! {
-                // First: a process that stood still looks before it goes on.
+                // First: a process that stood still looks before the next request.
                 biased;
                 () = tokio::time::sleep(TOUCH) => {
                     let may = match may {
@@ -231,7 +231,7 @@ impl Burials {
         }
     }
 
-    /// Writes the tombstone anew; false if it is somebody else's by now.
+    /// Renews the tombstone; false if another server has taken it.
     async fn touch(&self, app: &AppId) -> Result<bool, Error> {
         let (record, me) = (self.records.read(app).await?, self.records.me());
         let Some(record) = record.filter(|it| it.buried_by() == Some(&me.to_string())) else {
@@ -255,7 +255,7 @@ impl Burials {
         matches!(standing, Standing::Live { token: now, .. } if now == token)
     }
 
-    /// The same as [`remove`](Self::remove), and ends uploads that were begun there.
+    /// Removes like [`remove`](Self::remove), and ends unfinished uploads.
     async fn remove_all(&self, app: &AppId, dir: &str, guard: Guard) -> Result<u64, Error> {
         let removed = self.remove(app, dir, guard).await?;
         let ours = |key: &str| keys::parse(key).is_some();
@@ -263,8 +263,8 @@ impl Burials {
         Ok(removed)
     }
 
-    /// Removes what is ours below a directory of an app, and leaves its lease record; answers how
-    /// many objects went.
+    /// Removes Forebay's keys below a directory of an app, except the lease record; returns the
+    /// number of removed objects.
     async fn remove(&self, app: &AppId, dir: &str, guard: Guard) -> Result<u64, Error> {
         let store = &self.remote.store;
         let (mut removed, mut most) = (0, LISTED);
@@ -291,7 +291,7 @@ impl Burials {
             if all {
                 break;
             }
-            // What stays must not hide the rest.
+            // Foreign keys must not hide the rest of the listing.
             most = LISTED + others.len() + usize::from(ours.is_empty()) * most;
         }
         if removed > 0 {
@@ -301,7 +301,7 @@ impl Burials {
         Ok(removed)
     }
 
-    /// Something that is not ours lies below our directory: it stays, is counted, and told once.
+    /// Counts and logs, once, a foreign key below Forebay's directory; the key stays.
     pub(in crate::writeback) fn foreign(&self, key: &str, what: &str) {
         let mut told = self.told.lock();
         if told.len() < TOLD && told.insert(key.to_owned()) {
@@ -312,7 +312,7 @@ impl Burials {
     }
 }
 
-/// Whether a key is that of an object or a manifest of this app.
+/// Whether a key is an object or a manifest of this app.
 fn is_data_of(app: &AppId, key: &str) -> bool {
     match keys::parse(key) {
         Some(Ours::Manifest(place, _) | Ours::Object(place, ..)) => place.app == *app,

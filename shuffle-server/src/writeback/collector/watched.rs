@@ -1,4 +1,4 @@
-//! Leases of apps that this server does not hear of, and when they are over.
+//! Leases of apps that do not call here, and their end.
 
 use std::{
     collections::HashSet,
@@ -12,25 +12,24 @@ use shuffle_remote::{Error, keys, lease::Lease};
 use super::{Collector, MOST, TOGETHER, period_of};
 use crate::writeback::burial::{TAKEN_OVER, Why};
 
-/// The record of an app that this server does not hear of, as it was seen last.
+/// The record of an app that does not call here, as last read.
 pub(super) struct Watched {
     /// `None`: there is none.
     lease: Option<Lease>,
-    /// When it was looked at last.
+    /// Time of the last look.
     last: Instant,
-    /// For how long this server has seen it like this.
+    /// Time without a change, as seen by this server.
     unchanged: Duration,
 }
 
 impl Collector {
-    /// How long until the next look at the others' records: follows the shortest lease that is
-    /// known.
+    /// Interval between looks at other apps' records: follows the shortest known lease.
     pub(in crate::writeback) fn period(&self) -> Duration {
         let usual = (self.lease / 4).clamp(Duration::from_millis(50), MOST);
         let watched = self.watched.lock();
         let leases = watched.values().filter_map(|seen| seen.lease.as_ref());
         let shortest = leases.map(Lease::lease).min().unwrap_or(MOST * 4);
-        // An app that asks for a tiny lease does not make everybody list the store all the time.
+        // One app's tiny lease must not make every server list the store all the time.
         usual.min((shortest / 4).max(Duration::from_secs(1)))
     }
 
@@ -76,7 +75,7 @@ impl Collector {
         Ok(())
     }
 
-    /// Looks at the record of an app that does not call here, or at the tombstone in the way of one
+    /// Looks at the record of an app that does not call here, or at a tombstone in the way of one
     /// that does.
     async fn look_at(&self, app: &AppId, period: Duration, live: bool) -> Result<(), Error> {
         let record = match self.records.read(app).await {
@@ -89,7 +88,7 @@ impl Collector {
         };
         let unchanged = self.note(app, record.clone(), period);
         if live && record.as_ref().is_none_or(|it| it.buried_by().is_none()) {
-            // Out of the way; its own record is kept, see `keep`.
+            // Out of the way; the app's own record is kept, see `keep`.
             return Ok(());
         }
         let Some(record) = record else {
@@ -99,7 +98,7 @@ impl Collector {
                 Some(lease) if unchanged > 2 * lease + period => {
                     self.burials.add(app, None, Why::Late);
                 }
-                // Another may just have removed it.
+                // Another server may just have removed the record.
                 None if !unchanged.is_zero() => {
                     let key = keys::app(app);
                     self.burials.foreign(&key, "no lease record in it");
@@ -109,10 +108,10 @@ impl Collector {
             return Ok(());
         };
         self.see(app, record.lease());
-        // Whoever renews it looks at it so often.
+        // Interval between the looks of a server that renews the record.
         let announced = period.max(2 * period_of(record.lease()));
         let (patience, announced) = match record.buried_by() {
-            // Who removes it has stopped.
+            // The server behind the burial has stopped.
             Some(_) if record.is_deleted() => (TAKEN_OVER, Duration::ZERO),
             Some(_) => (TAKEN_OVER.max(announced), Duration::ZERO),
             None => (2 * record.lease() + period, announced),
@@ -123,8 +122,8 @@ impl Collector {
         Ok(())
     }
 
-    /// Remembers a record; answers for how long this server has seen it not change. A server that
-    /// stood still has seen nothing meanwhile: no look counts for more than two periods.
+    /// Remembers a record; returns the time without a change, as seen by this server. A server that
+    /// stood still saw nothing meanwhile: no look counts for more than two periods.
     pub(super) fn note(&self, app: &AppId, lease: Option<Lease>, period: Duration) -> Duration {
         let now = self.clock.now();
         let mut watched = self.watched.lock();
