@@ -1,7 +1,7 @@
-//! What a client's id stands for, with the apps that it keeps alive: the driver's part.
+//! A client and its open apps: the driver's part.
 //!
-//! Registering and deleting ask servers and may take long, so they run as tasks; Java holds a [`Call`] and polls it. A call that is
-//! forgotten goes on.
+//! Registering and deleting ask servers and may take long, so they run as tasks; Java holds a
+//! [`Call`] and polls. A forgotten call goes on.
 
 use std::{
     collections::HashMap,
@@ -24,10 +24,11 @@ use tokio::{
 
 use crate::{arena::AMPLE, error::invalid, handle::exclusive, runtime};
 
-/// How long a server has to answer when all are asked at once because one of them lost something: Spark runs its maps again meanwhile.
+/// Time limit for all servers' answers after a server has lost something: Spark runs maps again
+/// meanwhile.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A client and the apps that were opened through it.
+/// A client with its open apps.
 pub(crate) struct ClientEntry {
     client: Client,
     apps: Arc<Apps>,
@@ -36,16 +37,16 @@ pub(crate) struct ClientEntry {
 /// Empty when the client is closed.
 struct Apps(Mutex<Option<HashMap<AppId, App>>>);
 
-/// One app, from the first call that opens it.
+/// One app, from the first call to open it.
 struct App {
     caller: Caller,
-    /// Tells a registration that has ended whether the entry is still its own.
+    /// Tells a finished registration whether the entry is still its own.
     number: u64,
     state: State,
 }
 
 enum State {
-    /// What comes of the registration reaches everybody who asked for it, and those who ask again.
+    /// Result of the registration, for all waiting and later callers.
     Opening {
         outcome: watch::Receiver<Option<Result<(), Error>>>,
         task: AbortHandle,
@@ -53,7 +54,7 @@ enum State {
     Open(SharedApp),
 }
 
-/// Calls of an app share the handle; closing takes it out when they are done.
+/// Calls of an app share the handle; closing takes it out after the last of them.
 type SharedApp = Arc<RwLock<Option<AppHandle>>>;
 
 impl ClientEntry {
@@ -78,8 +79,8 @@ impl ClientEntry {
         &self.client
     }
 
-    /// Starts to register an app; takes part in the registration that goes on, if one does, and answers at once where the app is open.
-    /// So a caller that was interrupted while it waited asks again.
+    /// Starts to register an app, joins a registration in progress, or returns at once for an open
+    /// app. A caller interrupted in its wait asks again.
     pub(crate) fn open_app(&self, caller: Caller) -> Result<Call, Error> {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let app = caller.app.clone();
@@ -121,7 +122,8 @@ impl ClientEntry {
         drop(locked);
         Call::start(async move {
             let known = outcome.wait_for(Option::is_some).await;
-            // Without an outcome the registration was broken off, by whoever closed the app or the client.
+            // Without an outcome the registration was broken off, by whoever closed the app or the
+            // client.
             let outcome = known.ok().and_then(|known| known.clone());
             outcome.unwrap_or_else(|| Err(closed()))
         })
@@ -143,7 +145,7 @@ impl ClientEntry {
             .place(shuffle, maps, partitions))
     }
 
-    /// What the servers of an app said when they were last asked: a [`line`] each.
+    /// Descriptions of an app's servers from their last answers: a [`line`] each.
     pub(crate) fn servers(&self, app: &str) -> Result<Vec<String>, Error> {
         let shared = self.app(app)?;
         let handle = shared.try_read().map_err(|_| closing(app))?;
@@ -154,7 +156,7 @@ impl ClientEntry {
             .collect())
     }
 
-    /// Starts to ask all servers, and these, how they are: a [`line`] each.
+    /// Starts to ask all servers, and the given ones, for their descriptions: a [`line`] each.
     pub(crate) fn look(&self, app: &str, more: Vec<String>) -> Result<Call, Error> {
         let (shared, app) = (self.app(app)?, app.to_owned());
         Call::start_with_lines(|lines| async move {
@@ -183,7 +185,8 @@ impl ClientEntry {
         })
     }
 
-    /// Starts to delete an app; its lease is not renewed from now on. One that is still being registered is given up.
+    /// Starts to delete an app, whose lease is not renewed from now on. A registration in progress
+    /// is abandoned.
     pub(crate) fn close_app(&self, app: &str) -> Result<Call, Error> {
         let id = app_id(app)?;
         let removed = self.apps.0.lock().as_mut().ok_or_else(closed)?.remove(&id);
@@ -223,7 +226,7 @@ impl ClientEntry {
     }
 }
 
-/// Registers an app and puts its handle where its entry waits for it.
+/// Registers an app and puts its handle into the waiting entry.
 async fn register(
     client: Client,
     apps: Arc<Apps>,
@@ -235,7 +238,8 @@ async fn register(
     let opened = client.open_app(caller).await;
     let result = {
         let mut apps = apps.0.lock();
-        // The app or the client may have been closed meanwhile: then the handle is dropped, and its lease with it.
+        // App or client may have been closed meanwhile: then the handle is dropped, and the lease
+        // with it.
         let entry = apps.as_mut().and_then(|apps| {
             let entry = apps.get(&app)?;
             (entry.number == number).then_some(apps)
@@ -288,8 +292,8 @@ fn closing(app: &str) -> Error {
     Error::new(Kind::Fenced, format!("app {app} is being closed"))
 }
 
-/// One server as Java reads it, between tabs: address, whether it answers, whether it has an object store, its volumes between commas.
-/// A volume that cannot be read any more is left out.
+/// One server as Java reads it, between tabs: address, whether the server answers, whether it has
+/// an object store, its readable volumes between commas.
 fn line(address: &str, server: Option<&Description>) -> String {
     let readable = |volume: &&VolumeState| !matches!(volume.state.as_str(), "failed" | "removed");
     let volumes: Vec<_> = server
@@ -311,7 +315,7 @@ pub(crate) struct Call {
     lines: Lines,
 }
 
-/// What a call answers, if it answers something.
+/// Answer of a call, for calls with one.
 type Lines = Arc<OnceLock<Vec<String>>>;
 
 enum CallState {
@@ -326,7 +330,7 @@ impl Call {
         Self::start_with_lines(|_| work)
     }
 
-    /// A call that answers something, before it succeeds.
+    /// A call with an answer, before its end.
     fn start_with_lines<F>(work: impl FnOnce(Lines) -> F) -> Result<Self, Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
@@ -339,12 +343,12 @@ impl Call {
         })
     }
 
-    /// What it has answered; nothing until it has succeeded.
+    /// The answer; empty before success.
     pub(crate) fn lines(&self) -> &[String] {
         self.lines.get().map_or(&[], Vec::as_slice)
     }
 
-    /// Whether it has succeeded; its failure if it failed. Answers the same again.
+    /// Whether the call has succeeded; its failure if it failed. Repeated calls return the same.
     pub(crate) fn wait(&self, timeout: Duration) -> Result<bool, Error> {
         let mut state = exclusive(&self.state, "call")?;
         if let CallState::Running(task) = &mut *state {
@@ -400,7 +404,8 @@ mod tests {
 
     #[test]
     fn an_app_that_is_not_open_is_refused_and_so_is_one_that_could_not_be_opened() {
-        // Nothing listens on this port: the try must end with the deadline, and the app can be opened anew.
+        // Nothing listens on this port: the try must end with the deadline, and the app can be
+        // opened anew.
         let settings = Settings {
             retry_deadline: Duration::from_millis(1),
             call_timeout: Duration::from_millis(500),
@@ -447,7 +452,7 @@ mod tests {
         server.faults().hang = false;
         assert_eq!(finish(&again), Ok(()));
         assert_eq!(finish(&third), Ok(()));
-        // And once more when it is open, from any shuffle that is registered later.
+        // And once more for the open app, as for any shuffle registered later.
         let later = entry.open_app(caller("a")).expect("open");
         assert_eq!(finish(&later), Ok(()));
         let servers = entry.place("a", ShuffleId(0), 1, 1).expect("open");

@@ -1,12 +1,14 @@
 //! Native memory that Java writes records into.
 //!
-//! An arena is one anonymous mapping, asked to be made of huge pages: Java fills it from end to end, so page faults are what it costs,
-//! and a recycled one costs none. A few that were given back are kept per library, for the next task of the executor: at most one per
-//! core, none longer than a minute.
+//! An arena is one anonymous mapping, with huge pages if possible: Java fills the arena from end to
+//! end, so page faults are the cost, and recycled arenas are free of it. The library keeps a few
+//! returned arenas for the next task of the executor: at most one per core, none longer than a
+//! minute.
 //!
-//! Java writes through plain addresses, and Rust reads the same bytes. That is sound as long as Java leaves the arena alone while
-//! `writerFlush` has not returned true, which is the contract of `io.forebay.core.Native` and cannot be checked. Broken, it yields wrong
-//! records but no access outside of the arena: whatever is read from it is checked against its bounds after it was read.
+//! Java writes through plain addresses, and Rust reads the same bytes. That is sound as long as
+//! Java leaves the arena alone while `writerFlush` has not returned true: the contract of
+//! `io.forebay.core.Native`, which cannot be checked. A breach yields wrong records but no access
+//! outside the arena: every value read from the arena is checked against its bounds after the read.
 
 use std::{
     ptr::{self, NonNull},
@@ -37,14 +39,15 @@ const KEEP: Duration = Duration::from_secs(60);
 struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
-    /// For as much of it as was ever filled: its pages stay.
+    /// Memory for the part ever filled: its pages stay.
     permits: Vec<Permit>,
     granted: usize,
 }
 
 // SAFETY: the mapping belongs to this value alone, and no thread is special to it.
 unsafe impl Send for Mapping {}
-// SAFETY: through a shared reference it is only read, apart from Java's writes, which the module's contract orders.
+// SAFETY: through a shared reference it is only read, apart from Java's writes, which the module's
+// contract orders.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -63,13 +66,14 @@ impl Mapping {
                 format!("no {bytes} bytes of memory for an arena: raise the executor's memoryOverhead or make it smaller");
             Error::new(Kind::Internal, message)
         })?;
-        // Where room is short, so that no more of it is taken than is filled.
+        // Under memory pressure, only the part to be filled is taken.
         let advice = if huge {
             Advice::LinuxHugepage
         } else {
             Advice::LinuxNoHugepage
         };
-        // SAFETY: the range is the mapping just made. That the kernel may not have huge pages changes nothing but speed.
+        // SAFETY: the range is the mapping just made. That the kernel may not have huge pages
+        // changes nothing but speed.
         let _ = unsafe { mm::madvise(start.as_ptr().cast(), bytes, advice) };
         Ok(Self {
             start,
@@ -82,7 +86,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range is the mapping that this value owns; nothing borrows from it when it is dropped.
+        // SAFETY: the range is the mapping owned by this value; no borrow is left at its drop.
         let unmapped = unsafe { mm::munmap(self.start.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "unmapping what was mapped: {unmapped:?}");
     }
@@ -95,7 +99,7 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// An arena of exactly this size, recycled if there is one. What it contains is not defined.
+    /// An arena of exactly this size, recycled if possible. The content is undefined.
     pub(crate) fn take(bytes: u64, budget: &Budget) -> Result<Self, Error> {
         static POOL: LazyLock<Pool> = LazyLock::new(|| {
             Pool::new(std::thread::available_parallelism().map_or(2, usize::from))
@@ -114,7 +118,7 @@ impl Arena {
         if more == 0 {
             return true;
         }
-        // With what it takes to sort it.
+        // With the memory for its sort.
         let cost = more + more / 4;
         let permit = budget.try_take(Share::Arenas, cost).or_else(|| {
             pool.idle.lock().clear();
@@ -157,8 +161,9 @@ impl Arena {
     /// Its content, as of now.
     pub(crate) fn bytes(&self) -> &[u8] {
         let mapping = self.mapping();
-        // SAFETY: the mapping is readable over its length (fresh pages are zero, so all of it is initialised) and lives as long as the
-        // borrow of self. Java does not write while this is used: the module's contract.
+        // SAFETY: the mapping is readable over its length (fresh pages are zero, so all of it is
+        // initialised) and lives as long as the borrow of self. Java does not write meanwhile: the
+        // module's contract.
         unsafe { std::slice::from_raw_parts(mapping.start.as_ptr(), mapping.bytes) }
     }
 
@@ -174,7 +179,8 @@ impl Arena {
                 bytes.len()
             )));
         };
-        // SAFETY: the range lies in `bytes`, every bit pattern is a u64, and start and end are multiples of 8 of a page's start.
+        // SAFETY: the range lies in `bytes`, every bit pattern is a u64, and start and end are
+        // multiples of 8 of a page's start.
         Ok(unsafe { std::slice::from_raw_parts(bytes[start..].as_ptr().cast(), count) })
     }
 
@@ -208,7 +214,7 @@ impl Pool {
         }
     }
 
-    /// The one of this size that was given back last: its pages are the warmest.
+    /// The last returned arena of this size: its pages are the warmest.
     fn take(&self, bytes: usize) -> Option<Mapping> {
         let mut idle = self.idle.lock();
         let position = idle

@@ -1,8 +1,8 @@
 //! Every failure and every panic becomes one Java exception, `io.forebay.core.ForebayException`.
 //!
-//! The exception carries what the caller may act on: the kind, and the lost output where there is one. If it cannot even be made
-//! (no memory, class not found), a `RuntimeException` with the same message is thrown instead; a call never returns as if it had
-//! succeeded.
+//! The exception carries the kind and, where there is one, the lost output. If the exception cannot
+//! be made (no memory, class not found), a `RuntimeException` with the same message is thrown
+//! instead; a failed call never returns normally.
 
 use std::any::Any;
 
@@ -27,7 +27,7 @@ pub(crate) enum Failure {
     Jni(#[from] JniError),
 }
 
-/// An argument that cannot be what it says, with what to do about it.
+/// An invalid argument, with its remedy.
 pub(crate) fn invalid(message: impl Into<String>) -> Error {
     Error::new(Kind::Invalid, message)
 }
@@ -59,7 +59,8 @@ impl<T: Default> ErrorPolicy<T, Failure> for Throw {
         payload: Box<dyn Any + Send>,
     ) -> JniResult<T> {
         let message = format!("panic in native code: {}", panic_message(payload.as_ref()));
-        // Dropping a payload may panic, and this is the last frame before the JVM. The panic hook has logged the place.
+        // Dropping a payload may panic, and this is the last frame before the JVM. The panic hook
+        // has logged the place.
         std::mem::forget(payload);
         throw(
             env,
@@ -82,7 +83,8 @@ fn panic_message(payload: &(dyn Any + Send)) -> &str {
     }
 }
 
-/// Leaves an exception pending in the calling thread. One that is pending already is kept: it is the cause.
+/// Leaves an exception pending in the calling thread. An exception already pending is the cause,
+/// and stays.
 fn throw(env: &mut Env<'_>, error: &Error) {
     if env.exception_check() {
         return;
@@ -92,7 +94,8 @@ fn throw(env: &mut Env<'_>, error: &Error) {
     {
         tracing::error!(%failure, %error, "cannot throw a ForebayException");
         let message = JNIString::new(format!("{}: {}", error.kind, error.message));
-        // What is left to do when this fails too is nothing; it leaves an exception pending whenever the JVM can make one.
+        // Nothing is left to do if this fails too: an exception is pending whenever the JVM can
+        // make one.
         let _ = env.throw_new(jni_str!("java/lang/RuntimeException"), message);
     }
 }
@@ -113,7 +116,7 @@ fn try_throw(env: &mut Env<'_>, error: &Error) -> JniResult<()> {
             )
         }
     };
-    // One string for all of them: a frame has room for few references.
+    // One string for the whole list: a frame has room for few references.
     let gone: Vec<_> = error.gone.iter().map(ToString::to_string).collect();
     let gone = JString::from_str(env, gone.join(","))?;
     let lost = error
@@ -139,7 +142,7 @@ fn try_throw(env: &mut Env<'_>, error: &Error) -> JniResult<()> {
     let exception = env.cast_local::<JThrowable>(exception)?;
     debug_assert!(!exception.is_null());
     match env.throw(exception) {
-        // `throw` answers this when it has succeeded.
+        // `throw` returns this after success.
         Err(JniError::JavaException) | Ok(()) => Ok(()),
         Err(other) => Err(other),
     }

@@ -1,6 +1,8 @@
-//! One function per native method of `io.forebay.core.Native`: decode, call, encode. What each does is documented there.
+//! One function per native method of `io.forebay.core.Native`, which documents each: decode, call,
+//! encode.
 //!
-//! Every body runs inside [`enter`], which turns failures and panics into Java exceptions: no other way leads back to the JVM.
+//! Every body runs inside [`enter`], which turns failures and panics into Java exceptions: no other
+//! way leads back to the JVM.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,10 +42,12 @@ fn enter<'l, T: Default>(
     env.with_env(body).resolve::<Throw>()
 }
 
-/// Declares the exported functions. All that is said twice in JNI (the mangled name, environment and class) is said here.
+/// Declares the exported functions. All that is said twice in JNI (the mangled name, environment
+/// and class) is said here.
 macro_rules! exports {
     ($(fn $name:ident($env:ident $(, $arg:ident: $type:ty)* $(,)?) -> $ret:ty $body:block)*) => {$(
-        // SAFETY: the name is that of the method in Java's class `io.forebay.core.Native`; nothing else defines it.
+        // SAFETY: the name is that of the method in Java's class `io.forebay.core.Native`; nothing
+        // else defines it.
         #[unsafe(no_mangle)]
         pub extern "system" fn $name<'l>(mut env: EnvUnowned<'l>, _class: Class<'l> $(, $arg: $type)*) -> $ret {
             enter(&mut env, |$env| $body)
@@ -51,9 +55,11 @@ macro_rules! exports {
     )*};
 }
 
-/// What the CPU lacks of x86-64-v2, for which everything here is compiled, a bit each as in Java's `Cpu`. It is called before anything
-/// else, and calls nothing but the processor: whatever more it did might be an instruction that is not there.
-// SAFETY: the name is that of the method in Java's class `io.forebay.core.Native`; nothing else defines it.
+/// Features of x86-64-v2 missing from the CPU (the library is compiled for them), a bit each as in
+/// Java's `Cpu`. Called first, and calls nothing but the processor: any other instruction might be
+/// a missing one.
+// SAFETY: the name is that of the method in Java's class `io.forebay.core.Native`; nothing else
+// defines it.
 #[unsafe(no_mangle)]
 pub extern "system" fn Java_io_forebay_core_Native_missingCpu(
     _env: *mut std::ffi::c_void,
@@ -61,7 +67,8 @@ pub extern "system" fn Java_io_forebay_core_Native_missingCpu(
 ) -> jint {
     #[cfg(target_arch = "x86_64")]
     {
-        // SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT. Not `is_x86_feature_detected!`, which takes the compiler's word for it.
+        // SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT. Not `is_x86_feature_detected!`, which
+        // takes the compiler's word for it.
         const BITS: [u32; 6] = [0, 9, 13, 19, 20, 23];
         let has = std::arch::x86_64::__cpuid(1).ecx;
         let mut missing = 0;
@@ -220,7 +227,8 @@ exports! {
             return Err(invalid(format!("offset is {offset}, length {length}: the array has {available} bytes")).into());
         }
         WRITERS.get(writer)?.block(partition, wanted, records, |target| {
-            // SAFETY: i8 and u8 have the same size, alignment and valid values; the region is target's own.
+            // SAFETY: i8 and u8 have the same size, alignment and valid values; the region is
+            // target's own.
             let target = unsafe { std::slice::from_raw_parts_mut(target.as_mut_ptr().cast(), target.len()) };
             Ok::<(), Failure>(bytes.get_region(env, offset, target)?)
         })
@@ -451,7 +459,7 @@ fn longs<'l>(env: &mut Env<'l>, values: &[u64]) -> Result<JObject<'l>, Failure> 
     Ok(array.into())
 }
 
-/// Takes the entry out; its memory goes with the last call that is inside.
+/// Takes the entry out; its memory goes after the last call inside.
 fn close<T>(table: &Table<T>, id: jlong) -> Result<(), Failure> {
     drop(table.remove(id)?);
     Ok(())

@@ -6,9 +6,10 @@
 //! | 24..56 | generation of the slot, from 1 |
 //! | 0..24 | slot |
 //!
-//! An id is never handed out twice: a slot's generation grows when it is emptied, and a slot whose generations are used up is not
-//! used again. So a closed, foreign or invented id is found out (invariant: ids-never-addresses). Looking up hands out an `Arc`: a
-//! `close` from another thread takes the entry out of the table, and the memory goes when the call that is inside returns.
+//! An id is never handed out twice: a slot's generation grows when the slot is emptied, and a slot
+//! out of generations is not used again. So a closed, foreign or invented id is refused (invariant:
+//! ids-never-addresses). A look-up hands out an `Arc`: `close` from another thread takes the entry
+//! out of the table, and the memory goes with the return of the call inside.
 
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, TryLockError};
 
@@ -161,8 +162,8 @@ impl<T> Table<T> {
     }
 }
 
-/// The state of an entry, for the one thread that uses it. A second thread inside is a bug of the caller, and is told so instead of
-/// being made to wait. After a panic inside, the state cannot be trusted and is not used again.
+/// State of an entry, for one thread at a time. A second thread inside is a bug of the caller, and
+/// gets an error instead of a wait. After a panic inside, the state is not used again.
 pub(crate) fn exclusive<'a, T>(
     state: &'a StdMutex<T>,
     name: &str,

@@ -1,9 +1,9 @@
-//! What the client logs, kept until Java takes it: native threads never call Java, so a thread of Java's comes and asks. Until Java
-//! has said that it will, lines go to standard error.
+//! Queue of the client's log lines: native threads never call Java, so a Java thread polls. Before
+//! the first poll, lines go to standard error.
 //!
-//! The queue is bounded, and who logs never waits: what finds no room is counted, and Java is told how much that was. No lock is held
-//! while a line is made, and none but the queue's own while it is put there, so any thread may log anywhere. What is in the queue when
-//! the process ends is lost.
+//! The queue is bounded, and logging never waits: lines without room are counted, and Java gets the
+//! count. No lock is held while a line is made, and only the queue's own while the line is added,
+//! so any thread may log anywhere. The end of the process loses the queue.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -23,7 +23,7 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 const LOG: &str = "FOREBAY_LOG";
 const DEFAULT: &str = "warn";
 
-/// Lines that are kept at most, and their bytes.
+/// Bounds of the queue, in lines and bytes.
 const LINES: usize = 1024;
 const BYTES: usize = 1 << 20;
 /// Of one line.
@@ -56,7 +56,7 @@ struct Line {
     text: String,
 }
 
-/// Puts one event into the queue when it has all of it.
+/// Adds an event's line to the queue.
 pub(crate) struct Writer {
     queue: Queue,
     level: &'static str,
@@ -76,7 +76,7 @@ pub(crate) fn keep() {
     queue().keep();
 }
 
-/// Collects what is logged from now on, and panics. An embedder that has set a subscriber keeps it.
+/// Collects log lines and panics from now on. A subscriber set by an embedder stays.
 pub(crate) fn start() {
     static STARTED: Once = Once::new();
     STARTED.call_once(collect);
@@ -99,7 +99,7 @@ fn collect() {
         .with_target(false)
         .try_init();
     if started.is_ok() {
-        // Of this library's code only: it has a copy of Rust's library to itself.
+        // Panics of this library's code only: the library has its own copy of Rust's.
         std::panic::set_hook(Box::new(panicked));
     }
     if let Some(refused) = refused {
@@ -107,7 +107,7 @@ fn collect() {
     }
 }
 
-/// What is logged, and what to say of a setting that cannot be understood.
+/// The filter of log lines, and a complaint about an unreadable setting.
 fn filter(said: Option<&str>) -> (EnvFilter, Option<String>) {
     match said.map(|said| (said, EnvFilter::try_new(said))) {
         None => (EnvFilter::new(DEFAULT), None),
@@ -140,7 +140,8 @@ impl Queue {
         self.0.lines.lock().kept = true;
     }
 
-    /// Level, origin and text of each line that there is, one after the other; waits for the first, at most this long.
+    /// Level, origin and text of each queued line, one after the other; waits for the first within
+    /// the time-out.
     pub(crate) fn take(&self, timeout: Duration) -> Vec<String> {
         let (lines, dropped) = {
             let mut queue = self.0.lines.lock();
@@ -171,7 +172,7 @@ impl Queue {
         let mut queue = self.0.lines.lock();
         if !queue.kept {
             drop(queue);
-            // Nobody can be told that this fails.
+            // A failure here cannot be reported.
             let _ = writeln!(
                 io::stderr(),
                 "{} {}: {}",

@@ -1,4 +1,4 @@
-//! What a reader's id stands for: the input of one reduce task, and the blocks that Java has been lent.
+//! A reader: the input of one reduce task, with the blocks lent to Java.
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
@@ -22,19 +22,19 @@ struct State {
     input: Progress,
     /// Counters at the end.
     stats: ReaderStats,
-    /// What Java may touch: a buffer does not move until it is taken out.
+    /// Memory in Java's hands: a buffer does not move until it is taken out.
     lent: HashMap<i64, Buffer>,
     next_id: i64,
 }
 
-/// A reader that has come to its end keeps no more than it must to say so again: a task may have thousands of them.
+/// A finished reader keeps only its end or failure: a task may have thousands of readers.
 enum Progress {
     Reading(Box<Input>),
     Ended,
     Failed(Box<Error>),
 }
 
-/// A block that was lent, as Java gets it.
+/// A lent block, as Java gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lent {
     pub(crate) address: usize,
@@ -114,7 +114,8 @@ impl Reader {
         Ok(Next::Block(lent))
     }
 
-    /// Frees a block that was lent. Releasing twice is a bug of the caller: the address may be another block's by now.
+    /// Frees a block that was lent. Releasing twice is a bug of the caller: the address may be
+    /// another block's by now.
     pub(crate) fn release(&self, id: i64) -> Result<(), Error> {
         let buffer = exclusive(&self.state, NAME)?.lent.remove(&id);
         match buffer {
@@ -260,7 +261,7 @@ pub(crate) fn location_of(commit: &Commit) -> String {
     }
 }
 
-/// A number that Java has as an int and that is not negative.
+/// A number for Java's int, not negative.
 pub(crate) fn unsigned(name: &str, value: i32) -> Result<u32, Error> {
     u32::try_from(value).map_err(|_| invalid(format!("{name} is {value}: give 0 or more")))
 }

@@ -1,7 +1,8 @@
-//! The threads that do I/O, and how a Java thread waits for them.
+//! I/O threads, and waits of Java threads for them.
 //!
-//! One runtime per loaded library, started by the first call that needs it and never stopped: its threads are unknown to the JVM, so
-//! they keep no JVM from exiting, and stopping it would need a last user that nobody knows. They never call Java.
+//! One runtime per loaded library, started by the first call in need of one and never stopped: its
+//! threads are unknown to the JVM, so they keep no JVM from exiting, and the last user is unknown.
+//! The threads never call Java.
 
 use std::{
     future::Future,
@@ -14,8 +15,8 @@ use std::{
 use shuffle_client::{Error, Kind};
 use tokio::runtime::{Builder, Runtime};
 
-/// Fewest and most threads. Two let a slow decode go on beside the sockets; more than eight have nothing to do, because Java threads
-/// sort, compress and frame by themselves.
+/// Fewest and most threads. Two let a slow decode go on beside the sockets; more than eight have
+/// nothing to do, because Java threads sort, compress and frame by themselves.
 const THREADS: (usize, usize) = (2, 8);
 
 /// The runtime; starts it the first time.
@@ -34,8 +35,9 @@ pub(crate) fn get() -> Result<&'static Runtime, Error> {
         })
 }
 
-/// Makes glibc give back what is freed, where the process has little: by itself it keeps a heap per thread, and stops giving back large
-/// buffers at once when it has seen some of them come and go. It is the whole process that is set so, as it is the process that is killed.
+/// Makes glibc return freed memory in small processes: by default glibc keeps a heap per thread,
+/// and stops returning large buffers at once after a few of them. The setting holds for the whole
+/// process, as does a kill for lack of memory.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn spare_memory() {
     unsafe extern "C" {
@@ -65,8 +67,8 @@ fn start() -> std::io::Result<Runtime> {
         .build()
 }
 
-/// Waits for the future, at most this long; `None` = not yet. The future is dropped then, so it must be one that can be taken up
-/// again by making a new one, as all of the client's can.
+/// Waits for the future within the time-out; `None` = not yet. The future is dropped then, so it
+/// must be resumable by a new one, as all of the client's are.
 pub(crate) fn wait<F: Future>(timeout: Duration, future: F) -> Result<Option<F::Output>, Error> {
     let runtime = get()?;
     let _context = runtime.enter();

@@ -1,4 +1,5 @@
-//! The JSON of a client's settings. What is left out has the client's default; an unknown field is refused.
+//! The JSON of a client's settings. What is left out has the client's default; an unknown field is
+//! refused.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,7 +27,7 @@ struct ClientSettings {
     block_bytes: Option<usize>,
     batch_bytes: Option<usize>,
     memory_bytes: Option<usize>,
-    /// Shares of it that somebody has bounded by hand: `arenas`, `messages`, `reads`.
+    /// Shares of the memory bounded by hand: `arenas`, `messages`, `reads`.
     #[serde(default)]
     memory_apart: String,
     stream_window_bytes: Option<u32>,
@@ -39,7 +40,7 @@ struct ClientSettings {
     zone: Option<String>,
 }
 
-/// Reads the settings and checks them, naming what cannot be.
+/// Reads and checks the settings; the error names the bad one.
 pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
     let given: ClientSettings = serde_json::from_str(json)
         .map_err(|error| invalid(format!("client settings are not right: {error}")))?;

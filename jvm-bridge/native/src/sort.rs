@@ -1,7 +1,8 @@
 //! A full arena becomes blocks: which records, in which order. Pure; knows no connection.
 //!
-//! A stable counting sort by partition: two passes over the entries, 8 bytes per record beside the arena, no comparison. Records of
-//! one partition that lie side by side become one piece, so input that is sorted already costs next to nothing to gather.
+//! A stable counting sort by partition: two passes over the entries, 8 bytes per record beside the
+//! arena, no comparison. Neighbouring records of one partition become one piece, so sorted input
+//! costs next to nothing to gather.
 
 use std::ops::Range;
 
@@ -16,7 +17,8 @@ struct Span {
     length: u32,
 }
 
-/// The records of an arena, sorted by partition; within one as they were written. Its buffers are used again for the next arena.
+/// The records of an arena, sorted by partition, then in the order of writing. The buffers are
+/// reused for the next arena.
 #[derive(Default)]
 pub(crate) struct Sorted {
     spans: Vec<Span>,
@@ -31,7 +33,7 @@ pub(crate) struct Cursor {
     next: usize,
 }
 
-/// One block: `records` records of `partition`, in the pieces that [`Sorted::next_block`] filled in.
+/// One block: `records` records of `partition`, in the pieces filled in by [`Sorted::next_block`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) partition: PartitionId,
@@ -42,8 +44,9 @@ pub(crate) struct Block {
 impl Sorted {
     /// Sorts anew. `entries` in memory order: the entry of record `i` is `entries[n - 1 - i]`.
     ///
-    /// Checks everything that Java wrote: partitions in range, records back to back from 0, none empty, all below `data_bytes`, which
-    /// in turn ends before the entries. An entry that changes meanwhile can make the result wrong, but no span leaves the data.
+    /// Checks everything from Java: partitions in range, records back to back from 0, none empty,
+    /// all below `data_bytes`, which in turn ends before the entries. A concurrent change of an
+    /// entry can make the result wrong, but no span leaves the data.
     pub(crate) fn sort(
         &mut self,
         entries: &[u64],
@@ -85,7 +88,8 @@ impl Sorted {
                 "record 0 starts at {end}: write records from the start of the arena"
             )));
         }
-        // From how many records a partition has to where they start. Placing a record moves that on, so in the end it is where they end.
+        // Per partition, first the number of records, then the start of the records. Placing a
+        // record moves the start on, which ends as their end.
         let mut start = 0;
         for end in &mut self.ends {
             start += std::mem::replace(end, start);
@@ -115,8 +119,8 @@ impl Sorted {
         Ok(())
     }
 
-    /// The next block: whole records of one partition, up to `target` bytes or one record; what is left of the partition goes along if
-    /// it is less than a quarter of that. `None` at the end.
+    /// The next block: whole records of one partition, up to `target` bytes or one record; a rest
+    /// of the partition below a quarter of `target` goes along. `None` at the end.
     pub(crate) fn next_block(
         &self,
         cursor: &mut Cursor,
@@ -181,7 +185,7 @@ fn fill(spans: &[Span], target: usize) -> usize {
     more.map_or(spans.len(), |position| position.max(1))
 }
 
-/// Whether all of them together are less than `limit`. Looks at no more of them than it must.
+/// Whether the total is less than `limit`; stops counting at the limit.
 fn fits(spans: &[Span], limit: usize) -> bool {
     let mut bytes = 0;
     spans.iter().all(|span| {

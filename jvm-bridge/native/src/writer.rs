@@ -1,7 +1,8 @@
-//! What a writer's id stands for: the output of one map attempt, and the arena that Java fills.
+//! A writer: the output of one map attempt, and the arena for Java's records.
 //!
-//! A flush turns the arena into blocks and hands them to the connection, a batch at a time. Between batches it looks at the clock and at
-//! the connection, and returns when either says so; where it stands stays here, and the next call goes on from there.
+//! A flush turns the arena into blocks and hands them to the connection, a batch at a time. Between
+//! batches the flush looks at the clock and at the connection, and returns if either demands; its
+//! position is kept for the next call.
 
 use std::{
     sync::Mutex,
@@ -38,7 +39,8 @@ struct State {
     sorted: Sorted,
     flush: Option<Flush>,
     commit: Option<Commit>,
-    /// Why the output cannot be completed any more: the answer of every later call (invariant: whole-attempt-or-none).
+    /// Why the output cannot be completed any more: the answer of every later call (invariant:
+    /// whole-attempt-or-none).
     failed: Option<Error>,
     /// Bytes added since the connection was last asked whether it has room.
     unasked: usize,
@@ -112,7 +114,7 @@ impl Writer {
         exclusive(&self.state, NAME)?.flush(records, data_bytes, deadline)
     }
 
-    /// Adds a byte string that stays whole, filled in by `copy`; false = drain before the next one.
+    /// Adds a byte string in one piece, filled in by `copy`; false = drain before the next one.
     pub(crate) fn block<E: From<Error>>(
         &self,
         partition: PartitionId,
@@ -282,7 +284,7 @@ impl State {
             if !self.ready(deadline.saturating_duration_since(Instant::now()))? {
                 return Ok(false);
             }
-            // At least one batch per call, so that every call gets on.
+            // At least one batch per call, so that every call makes progress.
             while self.unasked < self.batch_bytes {
                 let Some(block) = self
                     .sorted
@@ -349,7 +351,7 @@ impl State {
     }
 }
 
-/// One block, or several that the reader puts together again.
+/// One block, or several that the reader joins again.
 fn add(
     writer: &mut MapWriter,
     batch_bytes: usize,
@@ -358,7 +360,7 @@ fn add(
     bytes: usize,
     records: u32,
 ) -> Result<(), Error> {
-    // Up to a batch, one large block is cheaper for everybody than parts that have to be put together.
+    // Up to a batch, one large block is cheaper for everybody than parts to be joined.
     if bytes <= batch_bytes.min(writer.longest_block()) {
         writer.add_block(partition, pieces, records)
     } else if let [piece] = pieces {

@@ -79,7 +79,8 @@ fn fill(writer: &Writer, records: &[(u32, Vec<u8>)]) -> (usize, u64) {
             offset + bytes.len() + 8 * (i + 1) <= ARENA as usize,
             "the test's records must fit"
         );
-        // SAFETY: both ranges lie in the arena, which this thread alone uses while no flush is under way.
+        // SAFETY: both ranges lie in the arena, which this thread alone uses while no flush is
+        // under way.
         unsafe {
             start
                 .add(offset)

@@ -4,10 +4,12 @@ import java.util.Collections;
 import java.util.List;
 
 /**
- * The input of one reduce task: verified, decoded blocks of whole records. Blocks of different outputs come in no particular order;
- * those of one output and partition come in the order in which they were written. Used by one thread at a time.
+ * The input of one reduce task: verified, decoded blocks of whole records. Blocks of different
+ * outputs come in no particular order, blocks of one output and partition in the order of writing.
+ * For one thread at a time.
  *
- * <p>The memory of a block is native and lives until {@link #release} or {@link #close}, whichever comes first.
+ * <p>The memory of a block is native and lives until {@link #release} or {@link #close}, whichever
+ * comes first.
  */
 public final class BlockReader implements AutoCloseable {
     private static final int FIELDS = 8;
@@ -54,7 +56,7 @@ public final class BlockReader implements AutoCloseable {
         block.clear();
     }
 
-    /** Counters so far; after {@link #close}, those at its time. */
+    /** Counters so far; final after {@link #close}. */
     public Stats stats() {
         if (!closed) {
             lastStats = Native.readerStats(id);
@@ -62,7 +64,7 @@ public final class BlockReader implements AutoCloseable {
         return new Stats(lastStats);
     }
 
-    /** The servers so far; after {@link #close}, those at its time. */
+    /** The servers so far; final after {@link #close}. */
     public List<ServerStats> servers() {
         if (!closed) {
             lastServers = ServerStats.parse(Native.readerServers(id));
@@ -71,8 +73,8 @@ public final class BlockReader implements AutoCloseable {
     }
 
     /**
-     * Ends the fetches and frees everything but the blocks that are lent. {@link #next} fails afterwards, unless it had come to the end
-     * or to a failure.
+     * Ends the fetches and frees everything but lent blocks. {@link #next} fails afterwards, unless
+     * the end or a failure came before.
      */
     public void cut() {
         if (!closed) {
@@ -88,7 +90,7 @@ public final class BlockReader implements AutoCloseable {
                 lastServers = ServerStats.parse(Native.readerServers(id));
                 lastStats = Native.readerStats(id);
             } catch (ForebayException e) {
-                // The counters of a reader that panicked are not to be had; it is closed all the same.
+                // A reader that panicked has no counters, and is closed all the same.
             } finally {
                 closed = true;
                 Native.readerClose(id);
@@ -96,7 +98,7 @@ public final class BlockReader implements AutoCloseable {
         }
     }
 
-    /** A view of one block, to be used again for the next one. */
+    /** A view of one block, reused for the next. */
     public static final class Block {
         private long address;
         private long length;

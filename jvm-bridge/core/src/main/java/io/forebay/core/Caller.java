@@ -2,7 +2,9 @@ package io.forebay.core;
 
 import java.util.Objects;
 
-/** On whose behalf calls are made: the app, its token, and how long its data outlives its last call. */
+/**
+ * The app behind a call: its id, its token, and how long its data outlive the last call.
+ */
 public final class Caller {
     final String app;
     final String token;

@@ -5,8 +5,8 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 
 /**
- * Settings of a {@link ForebayClient}. Only the servers must be given. The names of the others are those of {@code
- * jvm-bridge/native/src/settings.rs}; an unknown one is refused when the client is opened.
+ * Settings of a {@link ForebayClient}. Only the servers are required. Names are listed in
+ * {@code jvm-bridge/native/src/settings.rs}; opening a client refuses unknown names.
  */
 public final class ClientSettings {
     private final Map<String, String> fields = new LinkedHashMap<>();
@@ -31,7 +31,10 @@ public final class ClientSettings {
         return this;
     }
 
-    /** What errors call a setting, because people know it by that name; without the unit at its end: {@code retry_deadline}. */
+    /**
+     * Name of a setting in errors, as known to the person who set it, without the unit at its end:
+     * {@code retry_deadline}.
+     */
     public ClientSettings name(String setting, String name) {
         StringBuilder quoted = new StringBuilder();
         quote(quoted, name);
@@ -39,7 +42,9 @@ public final class ClientSettings {
         return this;
     }
 
-    /** Encrypts blocks with this key, 16 to 64 bytes. Every client of an application needs the same. */
+    /**
+     * Encrypts blocks with this key, 16 to 64 bytes. Every client of an application needs the same.
+     */
     public ClientSettings encrypt(byte[] key) {
         this.key = key.clone();
         return this;

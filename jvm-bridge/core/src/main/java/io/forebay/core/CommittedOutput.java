@@ -13,12 +13,17 @@ public final class CommittedOutput {
         this.location = location;
     }
 
-    /** Stored bytes per partition; 0 only where nothing was written. The caller may keep the array. */
+    /**
+     * Stored bytes per partition; 0 only where nothing was written. The caller may keep the array.
+     */
     public long[] partitionLengths() {
         return partitionLengths;
     }
 
-    /** {@code volume@host:port}, as a {@link ReadPlan} takes it; at level mirror two of them with a {@code +} in between. */
+    /**
+     * {@code volume@host:port}, as in a {@link ReadPlan}; at level mirror two such places with a
+     * {@code +} in between.
+     */
     public String location() {
         return location;
     }

@@ -10,7 +10,10 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
 
-/** What the native library needs of an x86-64 processor: x86-64-v2. Without it the JVM would die of an illegal instruction. */
+/**
+ * The native library's demands on an x86-64 processor: x86-64-v2. A lesser one would end the JVM
+ * with an illegal instruction.
+ */
 final class Cpu {
     /** As Linux calls them, in the order of {@link Native#missingCpu}'s bits. */
     private static final String[] FEATURES = {"pni", "ssse3", "cx16", "sse4_1", "sse4_2", "popcnt"};
@@ -19,7 +22,9 @@ final class Cpu {
 
     private Cpu() {}
 
-    /** What a machine lacks by its {@code /proc/cpuinfo}; nothing if that does not say. */
+    /**
+     * Features missing from a machine's {@code /proc/cpuinfo}; none if the file lists no features.
+     */
     static List<String> missing(Path cpuinfo) {
         List<String> missing = new ArrayList<>();
         try {

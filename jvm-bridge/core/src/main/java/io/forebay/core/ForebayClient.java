@@ -5,8 +5,8 @@ import java.util.List;
 import java.util.Objects;
 
 /**
- * Connections to the servers; one per JVM is enough. Thread-safe. Closing it ends the leases that it keeps; writers and readers
- * that are open go on until they are closed.
+ * Connections to the servers; one client per JVM is enough. Thread-safe. Closing the client ends
+ * the leases in its care; open writers and readers go on until closed.
  */
 public final class ForebayClient implements AutoCloseable {
     private final long id;
@@ -28,22 +28,33 @@ public final class ForebayClient implements AutoCloseable {
 
     // ---- driver ----
 
-    /** Registers the app with the servers that answer, at least one of which must, and keeps its lease until it is closed. */
+    /**
+     * Registers the app with all servers that answer, at least one, and renews the lease until the
+     * app is closed.
+     */
     public void openApp(Caller caller, InterruptCheck interrupt) {
         call(Native.appOpen(id, caller.app, caller.token, caller.leaseMillis), interrupt);
     }
 
-    /** Chooses the candidate servers of a shuffle of an open app, in the order in which map indexes go over them. Asks no server. */
+    /**
+     * Chooses the candidate servers of a shuffle of an open app, in the order in which map indexes
+     * go over them. Asks no server.
+     */
     public String[] placeShuffle(String app, int shuffle, int numMaps, int numPartitions) {
         return Native.appPlace(id, app, shuffle, numMaps, numPartitions);
     }
 
-    /** What the servers of an open app said of themselves when they were last asked, which is seconds ago. Asks no server. */
+    /**
+     * Descriptions of an open app's servers, seconds old. Asks no server.
+     */
     public List<ServerView> servers(String app) {
         return ServerView.of(Native.appServers(id, app));
     }
 
-    /** Asks all servers, and those at these addresses, how they are; takes a second at most. */
+    /**
+     * Asks all servers, and the servers at these addresses, for their descriptions; takes a second
+     * at most.
+     */
     public List<ServerView> look(String app, Collection<String> addresses, InterruptCheck interrupt) {
         long call = Native.appLook(id, app, addresses.toArray(new String[0]));
         try {
@@ -54,7 +65,10 @@ public final class ForebayClient implements AutoCloseable {
         }
     }
 
-    /** Deletes a shuffle on every server that can be reached now; the lease takes care of the others. */
+    /**
+     * Deletes a shuffle on every server that can be reached now; the lease takes care of the
+     * others.
+     */
     public void deleteShuffle(String app, int shuffle, InterruptCheck interrupt) {
         call(Native.appDeleteShuffle(id, app, shuffle), interrupt);
     }
@@ -64,7 +78,7 @@ public final class ForebayClient implements AutoCloseable {
         Native.callClose(Native.appDeleteShuffle(id, app, shuffle));
     }
 
-    /** Deletes the app on every server that can be reached now and stops renewing its lease. */
+    /** Deletes the app on every reachable server and stops renewing its lease. */
     public void closeApp(String app, InterruptCheck interrupt) {
         call(Native.appClose(id, app), interrupt);
     }
@@ -82,23 +96,10 @@ public final class ForebayClient implements AutoCloseable {
     /**
      * Starts the output of one map attempt; connects in the background.
      *
-     * @param candidates what {@link #placeShuffle} answered
-     * @param durability {@code memory, disk, fsync, mirror} or {@code object}
-     * @param compression {@code none, lz4, zstd} or {@code zstd:LEVEL}
      * @param arenaBytes size of the arena, which is native memory
      */
     public MapOutputWriter openWriter(
-            Caller caller,
-            int shuffle,
-            int numMaps,
-            int numPartitions,
-            int mapIndex,
-            long attempt,
-            String durability,
-            String[] candidates,
-            String compression,
-            long arenaBytes,
-            InterruptCheck interrupt) {
+            Caller caller, MapAttempt output, ShuffleLayout layout, long arenaBytes, InterruptCheck interrupt) {
         Objects.requireNonNull(interrupt, "interrupt");
         long writer =
                 Native.writerOpen(
@@ -106,14 +107,14 @@ public final class ForebayClient implements AutoCloseable {
                         caller.app,
                         caller.token,
                         caller.leaseMillis,
-                        shuffle,
-                        numMaps,
-                        numPartitions,
-                        mapIndex,
-                        attempt,
-                        durability,
-                        candidates,
-                        compression,
+                        output.shuffle,
+                        layout.numMaps,
+                        layout.numPartitions,
+                        output.mapIndex,
+                        output.attempt,
+                        layout.durability,
+                        layout.candidates,
+                        layout.compression,
                         arenaBytes);
         try {
             return new MapOutputWriter(writer, Native.writerArena(writer), arenaBytes, interrupt);

@@ -5,7 +5,10 @@ import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 
-/** A failure of the client behind {@link Native}. Nobody branches on its message; the kind says what to do. */
+/**
+ * A failure of the client behind {@link Native}. The kind tells the caller what to do; no code
+ * branches on the message.
+ */
 public final class ForebayException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
@@ -16,7 +19,7 @@ public final class ForebayException extends RuntimeException {
     private final String goneVolumes;
     private final String lost;
 
-    /** A map output that is lost by itself, whatever lies beside it on its volume. */
+    /** A single lost map output; its neighbours on the volume are not affected. */
     public static final class Lost {
         private final int mapIndex;
         private final long attempt;
@@ -34,7 +37,7 @@ public final class ForebayException extends RuntimeException {
             return mapIndex;
         }
 
-        /** The try that wrote it. */
+        /** The attempt. */
         public long attempt() {
             return attempt;
         }
@@ -66,7 +69,7 @@ public final class ForebayException extends RuntimeException {
         return kind;
     }
 
-    /** The output that cannot be read: its volume, or null if the failure is not about one. */
+    /** Volume of the unreadable output, or null if the failure is not about an output. */
     public String volume() {
         return volume;
     }
@@ -82,16 +85,18 @@ public final class ForebayException extends RuntimeException {
     }
 
     /**
-     * All volumes that were found gone on the way to this failure, that of {@link #volume} among them where it is gone: what any of them
-     * held, of every shuffle, is to be computed again. Empty if none was.
+     * All volumes that were found gone on the way to this failure, that of {@link #volume} among
+     * them where it is gone: what any of them held, of every shuffle, is to be computed again.
+     * Empty if none was.
      */
     public List<String> goneVolumes() {
         return goneVolumes.isEmpty() ? Collections.emptyList() : Collections.unmodifiableList(Arrays.asList(goneVolumes.split(",")));
     }
 
     /**
-     * All map outputs that were found lost by themselves on the way to this failure, that of {@link #volume} among them where it is one of
-     * these: each is to be computed again, and nothing beside it. Empty if none was.
+     * All map outputs that were found lost by themselves on the way to this failure, that of
+     * {@link #volume} among them where it is one of these: each is to be computed again, and
+     * nothing beside it. Empty if none was.
      */
     public List<Lost> lost() {
         List<Lost> outputs = new ArrayList<>();

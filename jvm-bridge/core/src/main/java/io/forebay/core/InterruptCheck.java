@@ -1,8 +1,8 @@
 package io.forebay.core;
 
 /**
- * What a thread does between two slices of a wait: throw if it should stop. Spark's is {@code TaskContext.killTaskIfInterrupted};
- * what it throws leaves the wait unchanged.
+ * The check between two slices of a wait: throws if the thread should stop. Spark's check is
+ * {@code TaskContext.killTaskIfInterrupted}. The exception leaves the wait unchanged.
  */
 @FunctionalInterface
 public interface InterruptCheck {

@@ -4,12 +4,13 @@ import java.util.Collections;
 import java.util.List;
 
 /**
- * The output of one map attempt. Used by one thread at a time; {@link #close} frees the arena, so the thread that writes into the
- * arena must be the one that closes.
+ * The output of one map attempt. For one thread at a time; {@link #close} frees the arena, so only
+ * the thread that writes into the arena may close.
  *
- * <p>The caller writes records from {@link #arenaAddress} upwards, back to back, and for record {@code i} the entry {@code
- * (partition << 32) | offset} as a native-endian long at {@code arenaAddress + arenaBytes - 8 * (i + 1)}. A record ends where the
- * next begins. When records and entries would meet, it calls {@link #flush} and starts again.
+ * <p>The caller writes records from {@link #arenaAddress} upwards, back to back, and for record
+ * {@code i} the entry {@code (partition << 32) | offset} as a native-endian long at
+ * {@code arenaAddress + arenaBytes - 8 * (i + 1)}. A record ends where the next begins. When
+ * records and entries would meet, it calls {@link #flush} and starts again.
  */
 public final class MapOutputWriter implements AutoCloseable {
     private final long id;
@@ -36,7 +37,8 @@ public final class MapOutputWriter implements AutoCloseable {
     }
 
     /**
-     * Whether as much of the arena may be filled, records and entries together. If not, {@link #flush} earlier.
+     * Whether as much of the arena may be filled, records and entries together. If not,
+     * {@link #flush} earlier.
      *
      * @param must it will be filled all the same: a record has to go somewhere
      */
@@ -45,8 +47,9 @@ public final class MapOutputWriter implements AutoCloseable {
     }
 
     /**
-     * Sorts the arena's records by partition and hands them to the connection; waits while the servers hold back. When this returns,
-     * the arena may be used again from its start. If it throws, the arena must not be used any more.
+     * Sorts the arena's records by partition and hands them to the connection; waits for
+     * back-pressure of the servers. On return the arena is free again from its start; after an
+     * exception it must not be used any more.
      *
      * @param records number of entries
      * @param dataBytes end of the last record
@@ -58,9 +61,9 @@ public final class MapOutputWriter implements AutoCloseable {
     }
 
     /**
-     * Sends a byte string that must reach its reader in one piece: a closed serialisation stream, or a record longer than the arena.
-     * What is in the arena is not touched: the caller flushes before, if the order matters. Waits while the servers hold back; the
-     * bytes may be changed when this returns.
+     * Sends a byte string in one piece: a closed serialisation stream, or a record longer than the
+     * arena. The arena is not touched: if the order matters, the caller flushes before. Waits for
+     * back-pressure of the servers; on return the bytes may be changed.
      *
      * @param records records in it
      */
@@ -84,7 +87,7 @@ public final class MapOutputWriter implements AutoCloseable {
         return new CommittedOutput(lengths, Native.writerLocation(id));
     }
 
-    /** Counters so far; after {@link #close}, those at its time. */
+    /** Counters so far; final after {@link #close}. */
     public Stats stats() {
         if (!closed) {
             lastStats = Native.writerStats(id);
@@ -92,7 +95,7 @@ public final class MapOutputWriter implements AutoCloseable {
         return new Stats(lastStats);
     }
 
-    /** The servers so far; after {@link #close}, those at its time. */
+    /** The servers so far; final after {@link #close}. */
     public List<ServerStats> servers() {
         if (!closed) {
             lastServers = ServerStats.parse(Native.writerServers(id));
@@ -100,7 +103,9 @@ public final class MapOutputWriter implements AutoCloseable {
         return lastServers;
     }
 
-    /** Frees the writer and its arena; an output that is not committed is aborted. Closing twice does nothing. */
+    /**
+     * Frees writer and arena; an uncommitted output is aborted. Closing twice does nothing.
+     */
     @Override
     public void close() {
         if (!closed) {
@@ -108,7 +113,7 @@ public final class MapOutputWriter implements AutoCloseable {
                 lastServers = ServerStats.parse(Native.writerServers(id));
                 lastStats = Native.writerStats(id);
             } catch (ForebayException e) {
-                // The counters of a writer that panicked are not to be had; it is closed all the same.
+                // A writer that panicked has no counters, and is closed all the same.
             } finally {
                 closed = true;
                 Native.writerClose(id);

@@ -1,20 +1,24 @@
 package io.forebay.core;
 
 /**
- * Every native method, and nothing else. The client behind them is the Rust crate {@code shuffle-client}; how the library is found
- * and loaded is in {@link NativeLibrary}.
+ * Every native method, and nothing else. The client behind them is the Rust crate
+ * {@code shuffle-client}; how the library is found and loaded is in {@link NativeLibrary}.
  *
- * <p><b>Handles</b> are ids of a table on the native side, never addresses: a closed or invented one makes the call throw, not
- * crash. Closing twice does nothing. One handle is used by one thread at a time; {@code close} may come from any thread.
+ * <p><b>Handles</b> are ids of a table on the native side, never addresses: a closed or invented id
+ * throws, and does not crash. Closing twice does nothing. A handle is for one thread at a time;
+ * {@code close} may come from any thread.
  *
- * <p><b>Waiting.</b> A method with {@code timeoutMillis} returns after that time with its "not yet" value and is called again by
- * the same thread, which looks at its interrupt flag in between. No native call waits longer, and native threads never call Java.
+ * <p><b>Waiting.</b> A method with {@code timeoutMillis} returns a "not yet" value after that time,
+ * and the same thread calls again after a look at its interrupt flag. No native call waits longer,
+ * and native threads never call Java.
  *
- * <p><b>Memory.</b> The arena of a writer and the blocks of a reader belong to the native side. Java may touch an arena from
- * {@link #writerOpen} until {@link #writerClose}, except while {@link #writerFlush} has not returned true, and a block from
- * {@link #readerNext} until {@link #readerRelease} or {@link #readerClose}.
+ * <p><b>Memory.</b> The arena of a writer and the blocks of a reader belong to the native side.
+ * Java may touch an arena from {@link #writerOpen} until {@link #writerClose}, except while
+ * {@link #writerFlush} has not returned true, and a block from {@link #readerNext} until
+ * {@link #readerRelease} or {@link #readerClose}.
  *
- * <p><b>Errors</b> are {@link ForebayException}, which carries the kind and, where there is one, the lost output.
+ * <p><b>Errors</b> are {@link ForebayException}, which carries the kind and, where there is one,
+ * the lost output.
  */
 final class Native {
     private Native() {}
@@ -22,17 +26,22 @@ final class Native {
     /** Version of the native library, compared with the jar's: {@code 0.1.0}. */
     static native String version();
 
-    /** What the CPU lacks: bits as in {@link Cpu}. The first call: nothing else may run before it. */
+    /**
+     * Missing features of the CPU: bits as in {@link Cpu}. Must be the first call.
+     */
     static native int missingCpu();
 
-    /** Panics with this message: shows, in a test, that a panic becomes an exception. */
+    /** Panics with this message, for the test of exceptions after a panic. */
     static native void panic(String message);
 
-    /** From now on what the native side logs waits for {@link #logLines} instead of going to standard error. */
+    /**
+     * From now on what the native side logs waits for {@link #logLines} instead of going to
+     * standard error.
+     */
     static native void logToJava();
 
     /**
-     * What the native side has logged since this was last called; waits for the first line.
+     * Lines logged by the native side since the call before; waits for the first line.
      *
      * @return level, origin and text of each line, one after the other
      */
@@ -43,9 +52,11 @@ final class Native {
     /**
      * Makes a client. Does no I/O.
      *
-     * @param settings JSON object with the fields of {@code ClientSettings} in jvm-bridge/native/src/settings.rs; an unknown field
-     *     or a bad value is an error that names it
-     * @param key what blocks are encrypted with, 16 to 64 bytes, or null = they are not encrypted; copied before this returns
+     * @param settings JSON object with the fields of {@code ClientSettings} in
+     *     jvm-bridge/native/src/settings.rs; an unknown field or a bad value is an error that names
+     *     it
+     * @param key what blocks are encrypted with, 16 to 64 bytes, or null = they are not encrypted;
+     *     copied before this returns
      */
     static native long clientOpen(String settings, byte[] key);
 
@@ -54,40 +65,46 @@ final class Native {
     // ---- app: on the driver ----
 
     /**
-     * Starts to register the app with the servers that answer (at least one must, before the deadline). Its lease is kept until
-     * {@link #appClose} or {@link #clientClose}.
+     * Starts to register the app with all servers that answer (at least one, before the deadline).
+     * The lease is renewed until {@link #appClose} or {@link #clientClose}.
      *
      * @return call for {@link #callWait}
      */
     static native long appOpen(long client, String app, String token, long leaseMillis);
 
     /**
-     * Chooses the candidate servers of a shuffle, in the order in which map indexes go over them. Asks no server: what is known
-     * of them is kept fresh by the lease.
+     * Chooses the candidate servers of a shuffle, in the order of map indexes. Asks no server: the
+     * lease keeps their descriptions fresh.
      *
      * @return addresses, {@code host:port}
      */
     static native String[] appPlace(long client, String app, int shuffle, int numMaps, int numPartitions);
 
-    /** What the servers of an app said when they were last asked: lines for {@link ServerView}. Asks no server. */
+    /**
+     * Descriptions of an app's servers from their last answers: lines for {@link ServerView}. Asks
+     * no server.
+     */
     static native String[] appServers(long client, String app);
 
     /**
-     * Starts to ask all servers of the settings, and these, how they are. Takes a second at most.
+     * Starts to ask all servers of the settings, and the given ones, for their descriptions. Takes
+     * a second at most.
      *
-     * @return call for {@link #callWait}, and then {@link #callLines} for lines of {@link ServerView}
+     * @return call for {@link #callWait}, and then {@link #callLines} for lines of
+     *     {@link ServerView}
      */
     static native long appLook(long client, String app, String[] more);
 
     /**
-     * Starts to delete a shuffle on every server that can be reached now. The lease takes care of the others.
+     * Starts to delete a shuffle on every server that can be reached now. The lease takes care of
+     * the others.
      *
      * @return call for {@link #callWait}
      */
     static native long appDeleteShuffle(long client, String app, int shuffle);
 
     /**
-     * Stops renewing the app's lease and starts to delete it on every server that can be reached now.
+     * Stops renewing the app's lease and starts to delete the app on every reachable server.
      *
      * @return call for {@link #callWait}
      */
@@ -100,10 +117,10 @@ final class Native {
      */
     static native boolean callWait(long call, int timeoutMillis);
 
-    /** What a call has answered that answers something; nothing until it has succeeded. */
+    /** The answer of a successful call; empty before, and for calls without one. */
     static native String[] callLines(long call);
 
-    /** Forgets the call; what it started goes on. */
+    /** Forgets the call; the started work goes on. */
     static native void callClose(long call);
 
     // ---- writer: one map attempt ----
@@ -111,14 +128,16 @@ final class Native {
     /**
      * Starts the output of a map attempt; connects in the background.
      *
-     * <p>The arena: the caller writes records from its start upwards, back to back, and for record {@code i} the entry
-     * {@code (partition << 32) | offset} as a native-endian long at {@code address + size - 8 * (i + 1)}. A record ends where the
-     * next begins. Records and entries must not overlap.
+     * <p>The arena: the caller writes records from its start upwards, back to back, and for record
+     * {@code i} the entry {@code (partition << 32) | offset} as a native-endian long at
+     * {@code address + size - 8 * (i + 1)}. A record ends where the next begins. Records and
+     * entries must not overlap.
      *
      * @param candidates addresses, in the order of {@link #appPlace}
      * @param durability memory, disk, fsync, mirror or object
      * @param compression how blocks are compressed: none, lz4, zstd or zstd:LEVEL
-     * @param arenaBytes size of the arena; the native side may hand out a recycled one of exactly this size
+     * @param arenaBytes size of the arena; the native side may hand out a recycled one of exactly
+     *     this size
      */
     static native long writerOpen(
             long client,
@@ -143,13 +162,14 @@ final class Native {
      *
      * @param records number of entries
      * @param dataBytes end of the last record
-     * @return true when the arena may be used again, false to be called again with the same arguments
+     * @return true when the arena may be used again, false to be called again with the same
+     *     arguments
      */
     static native boolean writerFlush(long writer, int records, long dataBytes, int timeoutMillis);
 
     /**
-     * Sends a byte string that must reach its reader in one piece: a closed serialisation stream, or a record longer than the
-     * arena. The bytes are taken before this returns, also when it returns false.
+     * Sends a byte string in one piece: a closed serialisation stream, or a record longer than the
+     * arena. The bytes are taken before the return, even if the return value is false.
      *
      * @return true when the next call may follow, false to wait with {@link #writerDrain} first
      */
@@ -161,37 +181,45 @@ final class Native {
     /**
      * Sends what is left and commits.
      *
-     * @return stored bytes per partition (0 only where nothing was written), or null to be called again
+     * @return stored bytes per partition (0 only where nothing was written), or null to be called
+     *     again
      */
     static native long[] writerCommit(long writer, int timeoutMillis);
 
-    /** Where the committed output is: {@code volume@host:port}, at level mirror two of them with a {@code +} in between. */
+    /**
+     * Where the committed output is: {@code volume@host:port}, at level mirror two of them with a
+     * {@code +} in between.
+     */
     static native String writerLocation(long writer);
 
     /**
-     * Whether so much of the arena may be filled from now on, records and entries together: what the process has left for arenas is
-     * shared by its writers.
+     * Asks for more of the arena, records and entries together: all writers of the process share
+     * the memory for arenas.
      *
      * @param must it will be filled, whether there is room or not
      */
     static native boolean writerGrow(long writer, long bytes, boolean must);
 
-    /** Counters of this writer: stored bytes, records, nanoseconds spent waiting for the servers, re-sent outputs. */
+    /**
+     * Counters of this writer: stored bytes, records, nanoseconds spent waiting for the servers,
+     * re-sent outputs.
+     */
     static native long[] writerStats(long writer);
 
     /**
-     * What each server did for this writer: a line per server with address, stored bytes, blocks, failed tries and the reason of the last
-     * of them, between tabs. From any thread.
+     * Work of each server for this writer: per server a line with address, stored bytes, blocks,
+     * failed tries and the reason of the last failure, between tabs. From any thread.
      */
     static native String writerServers(long writer);
 
-    /** Frees the writer and its arena; an output that is not committed is aborted. */
+    /** Frees writer and arena; an uncommitted output is aborted. */
     static native void writerClose(long writer);
 
     // ---- reader: one reduce task ----
 
     /**
-     * Starts to read the blocks of partitions {@code [partitionStart, partitionEnd)} of exactly the outputs named.
+     * Starts to read the blocks of partitions {@code [partitionStart, partitionEnd)} of exactly the
+     * outputs named.
      *
      * @param mapStart first map index of the range asked for
      * @param mapEnd end of it, exclusive; {@code Integer.MAX_VALUE} = no bound
@@ -224,21 +252,27 @@ final class Native {
     /**
      * The next verified and decoded block.
      *
-     * @param block filled with: 0 address, 1 length, 2 records, 3 partition, 4 map index, 5 attempt, 6 id for
-     *     {@link #readerRelease}, 7 stored bytes
-     * @return 1 with a block, 0 to be called again, -1 when everything that was asked for has been delivered and verified
+     * @param block filled with: 0 address, 1 length, 2 records, 3 partition, 4 map index, 5
+     *     attempt, 6 id for {@link #readerRelease}, 7 stored bytes
+     * @return 1 with a block, 0 to be called again, -1 when everything that was asked for has been
+     *     delivered and verified
      */
     static native int readerNext(long reader, int timeoutMillis, long[] block);
 
     static native void readerRelease(long reader, long block);
 
-    /** Counters of this reader: stored bytes, blocks, nanoseconds spent waiting, resumed streams. */
+    /**
+     * Counters of this reader: stored bytes, blocks, nanoseconds spent waiting, resumed streams.
+     */
     static native long[] readerStats(long reader);
 
     /** As {@link #writerServers}, for this reader. */
     static native String readerServers(long reader);
 
-    /** Frees everything but the blocks that are lent and the counters; fetches are cut. From any thread. */
+    /**
+     * Frees everything but the blocks that are lent and the counters; fetches are cut. From any
+     * thread.
+     */
     static native void readerCut(long reader);
 
     static native void readerClose(long reader);

@@ -23,14 +23,15 @@ import java.util.stream.Stream;
  *
  * <ol>
  *   <li>the file that the system property {@value #PATH} names: nothing else is tried then
- *   <li>the jar's resource for this platform, copied to a file of its own and deleted as soon as it is mapped: nothing stays behind, also
- *       when the JVM is killed later. It goes to the first directory that lets it: that of {@value #DIRECTORY}, {@code java.io.tmpdir},
- *       those of {@link #spareDirectories}
+ *   <li>the jar's resource for this platform, copied to a file and deleted as soon as it is mapped:
+ *       nothing stays behind, even after a kill. Tried directories: {@value #DIRECTORY},
+ *       {@code java.io.tmpdir}, then {@link #spareDirectories}
  * </ol>
  *
- * A failure that no time will mend (no library for this platform, another libc, a CPU that cannot run it) is remembered: every later call
- * fails with the same reason at once. One that may pass (a directory that is full, slow or mounted {@code noexec}) is waited for a little,
- * because a task that fails at once makes room for the next one to fail, and tried again by the next call.
+ * A permanent failure (no library for this platform, another libc, a lesser CPU) is remembered:
+ * every later call fails at once with the same reason. A passing failure (a directory full, slow or
+ * mounted {@code noexec}) is waited for a little, because a task that fails at once makes room for
+ * the next to fail, and the next call tries again.
  */
 public final class NativeLibrary {
     /** Version of this jar; the library must say the same. */
@@ -42,7 +43,7 @@ public final class NativeLibrary {
     /** System property: directory for the copy of the jar's library. It must allow execution. */
     public static final String DIRECTORY = "forebay.native.dir";
 
-    /** What people set, who use Spark. */
+    /** Settings' names for Spark users. */
     private static final String KEY = "spark.forebay.nativeDir (system property " + DIRECTORY + ")";
 
     /** Pauses between tries while the reason may pass. */
@@ -56,20 +57,24 @@ public final class NativeLibrary {
 
     private NativeLibrary() {}
 
-    /** Directories to be tried when nothing else takes the library's copy: where the application keeps its temporary files. */
+    /**
+     * Directories to be tried when nothing else takes the library's copy: where the application
+     * keeps its temporary files.
+     */
     public static synchronized void spareDirectories(List<String> directories) {
         spare = new ArrayList<>(directories);
     }
 
     /**
-     * Loads it if that has not been done.
+     * Loads the library, once.
      *
      * @throws NativeLibraryException if it cannot be loaded, now or before
      */
     public static synchronized void load() {
         for (int attempt = 0; !loaded; attempt++) {
             if (failure != null) {
-                // A new exception each time: the stack trace is that of the caller, the cause that of the first failure.
+                // A new exception each time: with the caller's stack trace, and the first failure
+                // as its cause.
                 throw new NativeLibraryException(failure.getMessage(), failure);
             }
             try {
@@ -106,7 +111,7 @@ public final class NativeLibrary {
         }
     }
 
-    /** Whether the library can be used; loads it if that has not been tried. */
+    /** Whether the library is usable; loads it the first time. */
     public static boolean isAvailable() {
         try {
             load();
@@ -196,7 +201,7 @@ public final class NativeLibrary {
     }
 
     /**
-     * Loads a file; answers why its directory does not let it, if that is so.
+     * Loads a file; returns the reason if its directory does not allow that.
      *
      * @throws NativeLibraryException if no other directory would help
      */
@@ -216,7 +221,8 @@ public final class NativeLibrary {
         } catch (SecurityException e) {
             throw failed(what, e + remedy(""), e);
         } catch (RuntimeException e) {
-            // IllegalCallerException, since Java 24, where native access is denied: a class that Java 8 does not have.
+            // IllegalCallerException, since Java 24, where native access is denied: a class that
+            // Java 8 does not have.
             throw failed(what, e + ": this JVM lets only some code load native libraries; start it with --enable-native-access=ALL-UNNAMED", e);
         }
     }
@@ -235,7 +241,7 @@ public final class NativeLibrary {
         return "";
     }
 
-    /** Whether the C library that this JVM runs with is musl. */
+    /** Whether this JVM's C library is musl. */
     private static boolean isMusl() {
         try (Stream<String> maps = Files.lines(Paths.get("/proc/self/maps"), StandardCharsets.ISO_8859_1)) {
             return maps.anyMatch(line -> line.contains("/ld-musl-") || line.contains("libc.musl-"));

@@ -1,6 +1,8 @@
 package io.forebay.core;
 
-/** The native library cannot be used in this JVM. Its message names everything that was tried, and why it failed. */
+/**
+ * The native library cannot be used in this JVM. The message lists all tries with their failures.
+ */
 public final class NativeLibraryException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 

@@ -1,13 +1,14 @@
 package io.forebay.core;
 
 /**
- * Takes what the native client logs to a logger of Java, by a daemon thread that asks for it: native threads never call Java. Which lines
- * there are is said by the environment variable {@code FOREBAY_LOG}, by default warnings and errors. Until it is started they go to
- * standard error.
+ * Brings the native client's log lines to a logger of Java, by a polling daemon thread: native
+ * threads never call Java. The environment variable {@code FOREBAY_LOG} sets the level, by default
+ * warnings and errors. Before the start of this thread lines go to standard error.
  *
- * <p>Whatever the logger does is the thread's own affair: while it blocks, lines wait in a bounded queue and are then counted, and what
- * it throws is dropped with the line, because an exception that leaves a thread ends an executor of Spark's. Lines of the last moments of
- * a JVM may stay in the queue.
+ * <p>A bad logger harms only this thread: while the logger blocks, lines wait in a bounded queue
+ * and are then counted; an exception of the logger is dropped with its line, because an exception
+ * that leaves a thread ends an executor of Spark's. The last lines before the end of a JVM may stay
+ * in the queue.
  */
 public final class NativeLog {
     /** How long one native call waits for a line. */
@@ -34,7 +35,7 @@ public final class NativeLog {
             NativeLibrary.load();
             Thread starting = new Thread(() -> run(sink), "forebay-log");
             starting.setDaemon(true);
-            // Not that of the task which happens to be the first: its classes would never go.
+            // Not the class loader of the first task: its classes would never be unloaded.
             starting.setContextClassLoader(NativeLog.class.getClassLoader());
             starting.start();
             thread = starting;

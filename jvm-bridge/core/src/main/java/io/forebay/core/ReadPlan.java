@@ -5,9 +5,9 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 
 /**
- * What a reduce task reads: a range of partitions and of map indexes, and exactly the outputs that must be seen. For each output:
- * {@link #output}, then {@link #partition} for every partition of the range in which it has data, ascending. An output without data
- * may be left out.
+ * The plan of a reduce task: ranges of partitions and of map indexes, and exactly the outputs to be
+ * seen. For each output call {@link #output}, then {@link #partition} for every partition of the
+ * range with data, ascending. Outputs without data may be left out.
  */
 public final class ReadPlan {
     private final int partitionStart;
@@ -39,7 +39,8 @@ public final class ReadPlan {
     /**
      * Adds an output without partitions.
      *
-     * @param location {@code volume@host:port}, or two of them with a {@code +} in between: the copies of one output
+     * @param location {@code volume@host:port}, or two of them with a {@code +} in between: the
+     *     copies of one output
      */
     public void output(String location, int mapIndex, long attempt) {
         if (outputs == outputLocation.length) {

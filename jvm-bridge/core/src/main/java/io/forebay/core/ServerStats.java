@@ -4,7 +4,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 
-/** What one server did for one writer or reader. */
+/** Work of one server for one writer or reader. */
 public final class ServerStats {
     private final String address;
     private final long bytes;
@@ -37,7 +37,7 @@ public final class ServerStats {
         return address;
     }
 
-    /** Stored bytes: of the output that it committed, or that came from it and were verified. */
+    /** Stored bytes of the committed output, or of the verified blocks. */
     public long bytes() {
         return bytes;
     }
@@ -46,7 +46,7 @@ public final class ServerStats {
         return blocks;
     }
 
-    /** Tries that failed, whatever became of the next one. */
+    /** Failed tries, whatever the outcome of the next. */
     public long failures() {
         return failures;
     }

@@ -7,7 +7,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
 
-/** What was seen of one server when it was asked how it is. */
+/** One server's description of itself. */
 public final class ServerView {
     private final String address;
     private final boolean answers;
@@ -42,12 +42,12 @@ public final class ServerView {
         return answers;
     }
 
-    /** Whether it has an object store, and so may serve what no server has on a disk. */
+    /** Whether the server has an object store, and so may serve volumes that no server has. */
     public boolean hasStore() {
         return store;
     }
 
-    /** Volumes that it has and that can be read. */
+    /** The server's readable volumes. */
     public Set<String> volumes() {
         return volumes;
     }

@@ -1,8 +1,8 @@
 package io.forebay.core;
 
 /**
- * The waiting loop of every call that may take long: slices of at most {@link #SLICE_MILLIS} in native code, the interrupt check
- * between them. A killed task leaves within a slice.
+ * The waiting loop of every long call: slices of at most {@link #SLICE_MILLIS} in native code, the
+ * interrupt check between them. A killed task leaves within a slice.
  */
 final class Wait {
     static final int SLICE_MILLIS = 50;

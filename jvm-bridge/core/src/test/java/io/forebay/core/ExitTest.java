@@ -3,7 +3,6 @@ package io.forebay.core;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import java.io.File;
 import java.net.InetAddress;
 import java.net.ServerSocket;
 import java.util.Collections;
@@ -23,7 +22,12 @@ class ExitTest {
             Caller caller = new Caller("app", "token", 60_000);
             String[] candidates = {args[0]};
             MapOutputWriter writer =
-                    client.openWriter(caller, 1, 1, 1, 0, 7, "disk", candidates, "lz4", 1 << 20, InterruptCheck.THREAD);
+                    client.openWriter(
+                            caller,
+                            new MapAttempt(1, 0, 7),
+                            new ShuffleLayout(1, 1, candidates, "disk", "lz4"),
+                            1 << 20,
+                            InterruptCheck.THREAD);
             writer.block(0, new byte[1 << 20], 0, 1 << 20, 1);
             Thread waiting = new Thread(writer::commit);
             waiting.setDaemon(true);
@@ -35,17 +39,8 @@ class ExitTest {
     @Test
     void aJvmExitsWhileNativeThreadsWaitForAServer() throws Exception {
         try (ServerSocket silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
-            String java = System.getProperty("java.home") + File.separator + "bin" + File.separator + "java";
-            Process process =
-                    new ProcessBuilder(
-                                    java,
-                                    "-D" + NativeLibrary.PATH + "=" + System.getProperty(NativeLibrary.PATH),
-                                    "-cp",
-                                    System.getProperty("surefire.test.class.path", System.getProperty("java.class.path")),
-                                    Main.class.getName(),
-                                    "127.0.0.1:" + silent.getLocalPort())
-                            .inheritIO()
-                            .start();
+            String address = "127.0.0.1:" + silent.getLocalPort();
+            Process process = OtherJvm.of(Main.class, address).inheritIO().start();
             try {
                 assertTrue(process.waitFor(30, TimeUnit.SECONDS), "the JVM does not exit");
                 assertEquals(0, process.exitValue());

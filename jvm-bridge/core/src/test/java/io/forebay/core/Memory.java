@@ -3,7 +3,10 @@ package io.forebay.core;
 import java.lang.reflect.Field;
 import java.lang.reflect.Method;
 
-/** Native memory, as Spark's {@code Platform} reads and writes it. By reflection: the compiler warns about the class itself. */
+/**
+ * Native memory, as Spark's {@code Platform} reads and writes it. By reflection: the compiler warns
+ * about the class itself.
+ */
 final class Memory {
     private static final Object UNSAFE;
     private static final Method PUT_LONG;

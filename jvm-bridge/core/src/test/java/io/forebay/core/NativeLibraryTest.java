@@ -22,7 +22,10 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** A library is loaded once per class loader, so each test that loads in its own way uses a class loader of its own. */
+/**
+ * A library is loaded once per class loader, so each test that loads in its own way uses a class
+ * loader of its own.
+ */
 class NativeLibraryTest {
     private static final String LIBRARY = System.getProperty(NativeLibrary.PATH);
 

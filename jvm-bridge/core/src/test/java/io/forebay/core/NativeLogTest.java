@@ -5,7 +5,6 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import java.io.File;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -14,7 +13,10 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** What the native side logs reaches its logger, whatever that does, and nothing reaches standard error. In JVMs of their own. */
+/**
+ * What the native side logs reaches its logger, whatever that does, and nothing reaches standard
+ * error. In JVMs of their own.
+ */
 @Timeout(120)
 class NativeLogTest {
     @TempDir
@@ -96,15 +98,7 @@ class NativeLogTest {
     private String run(String mode) throws Exception {
         Path out = folder.resolve("out");
         Path err = folder.resolve("err");
-        String java = System.getProperty("java.home") + File.separator + "bin" + File.separator + "java";
-        ProcessBuilder builder =
-                new ProcessBuilder(
-                        java,
-                        "-D" + NativeLibrary.PATH + "=" + System.getProperty(NativeLibrary.PATH),
-                        "-cp",
-                        System.getProperty("surefire.test.class.path", System.getProperty("java.class.path")),
-                        Main.class.getName(),
-                        mode);
+        ProcessBuilder builder = OtherJvm.of(Main.class, mode);
         builder.environment().remove("FOREBAY_LOG");
         builder.environment().remove("RUST_BACKTRACE");
         Process process = builder.redirectOutput(out.toFile()).redirectError(err.toFile()).start();

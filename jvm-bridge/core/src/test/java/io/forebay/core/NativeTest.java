@@ -18,7 +18,10 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.function.Executable;
 
-/** The crossing itself: ids, arguments, panics, waits. The server here is a socket that takes connections and never answers. */
+/**
+ * The crossing itself: ids, arguments, panics, waits. The server here is a socket that takes
+ * connections and never answers.
+ */
 @Timeout(60)
 class NativeTest {
     private static final long ARENA = 1 << 20;
@@ -233,7 +236,8 @@ class NativeTest {
     }
 
     private MapOutputWriter openWriter(ForebayClient client, InterruptCheck check) {
-        return client.openWriter(caller(), 1, 2, 4, 0, 7, "disk", new String[] {address}, "lz4", ARENA, check);
+        ShuffleLayout layout = new ShuffleLayout(2, 4, new String[] {address}, "disk", "lz4");
+        return client.openWriter(caller(), new MapAttempt(1, 0, 7), layout, ARENA, check);
     }
 
     private static Caller caller() {

@@ -25,7 +25,10 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** The public API against a real server process, as the Spark plugin uses it. Skipped where no server was built. */
+/**
+ * The public API against a real server process, as the Spark plugin uses it. Skipped where no
+ * server was built.
+ */
 @Timeout(120)
 class ServerTest {
     private static final long ARENA = 1 << 18;
@@ -194,7 +197,11 @@ class ServerTest {
             throws Exception {
         try (MapOutputWriter writer =
                 client.openWriter(
-                        CALLER, 5, 3, PARTITIONS, map, 100 + map, "disk", candidates, compression, ARENA, InterruptCheck.THREAD)) {
+                        CALLER,
+                        new MapAttempt(5, map, 100 + map),
+                        new ShuffleLayout(3, PARTITIONS, candidates, "disk", compression),
+                        ARENA,
+                        InterruptCheck.THREAD)) {
             int count = 0;
             int written = 0;
             long used = 0;

@@ -4,13 +4,14 @@ import java.security.SecureRandom;
 import org.apache.spark.SparkConf;
 
 /**
- * Who an application is. To people it is what Spark calls it; to the servers it is that name, made safe, and a number that no other
- * SparkContext has.
+ * Identity of an application. People know Spark's name; the servers know the same name, made safe,
+ * with a number unique to its SparkContext.
  *
- * <p>invariant: ids-never-return. Spark's id may come again while the servers still keep what the first application of that id left: a
- * driver that was killed and is started again, {@code spark.master.useAppNameAsAppId.enabled}, {@code spark.app.id} set by hand. The
- * second one counts its shuffles and attempts from 0 as the first did, so under one id on the servers, and with one token, its outputs
- * would be taken for the first one's, which are there already. With a number of its own it cannot name them.
+ * <p>invariant: ids-never-return. Spark's id may come again while the servers still keep data of
+ * its first application: a killed driver that is started again,
+ * {@code spark.master.useAppNameAsAppId.enabled}, {@code spark.app.id} set by hand. Both
+ * applications count shuffles and attempts from 0, so under one id and token the servers would take
+ * the second's outputs for the first's. A number per application prevents that.
  */
 final class AppIdentity {
     /** The longest id that the servers take. */
@@ -26,7 +27,7 @@ final class AppIdentity {
         this.servers = servers;
     }
 
-    /** A new one for the SparkContext that has this conf; a second call gives another. */
+    /** A new identity for a SparkContext's conf; every call gives another. */
     static AppIdentity of(SparkConf conf) {
         String id = conf.get("spark.app.id");
         // On YARN a second driver has the id of the first.
@@ -40,7 +41,10 @@ final class AppIdentity {
         return spark;
     }
 
-    /** What the servers call it: in their logs, in {@code forebay}'s lists, in paths on disks and in the store. */
+    /**
+     * The id on the servers: in logs, in {@code forebay}'s lists, in paths on disks and in the
+     * store.
+     */
     String servers() {
         return servers;
     }
@@ -50,7 +54,7 @@ final class AppIdentity {
         return spark + " (on the servers: " + servers + ")";
     }
 
-    /** Readable rather than reversible: it is the number that makes the id unique. */
+    /** Readable rather than reversible: the number makes the id unique. */
     private static String safe(String id) {
         String safe = id.replaceAll("[^A-Za-z0-9._-]", "_");
         int longest = LONGEST - 1 - 2 * NUMBER_BYTES;

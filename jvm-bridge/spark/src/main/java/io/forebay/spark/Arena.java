@@ -3,17 +3,21 @@ package io.forebay.spark;
 import org.apache.spark.unsafe.Platform;
 
 /**
- * Fills a writer's arena: records from its start upwards, back to back, entries from its end downwards (the layout is {@code
- * MapOutputWriter}'s). When they would meet, everything is pushed and it starts again. Its size never changes, whatever the number of
- * partitions.
+ * Fills a writer's arena: records from its start upwards, back to back, entries from its end
+ * downwards (layout: {@code MapOutputWriter}). When records and entries would meet, the arena is
+ * pushed and filled anew. Its size is fixed, whatever the number of partitions.
  *
- * <p>How far it is filled is what Spark's memory manager agrees to, and what the process has left for native memory, a step at a time:
- * where memory is short it is pushed earlier. A task can always go on, with one step.
+ * <p>Spark's memory manager and the process's native memory decide step by step how far the arena
+ * is filled: with less memory it is pushed earlier. One step is always granted.
  *
- * <p>Consistent between any two calls: Spark may ask for an early push whenever the task computes its next record.
+ * <p>Consistent between any two calls: Spark may ask for an early push whenever the task computes
+ * its next record.
  */
 final class Arena {
-    /** Bytes in front of an UnsafeRow: its length. Read by {@link RowIterator} on a machine with the same byte order. */
+    /**
+     * Bytes in front of an UnsafeRow: its length. Read by {@link RowIterator} on a machine with the
+     * same byte order.
+     */
     static final int LENGTH = 4;
 
     private static final int ENTRY = 8;
@@ -27,14 +31,17 @@ final class Arena {
         /** Pushes the records in the arena, which may be used again afterwards. */
         void flush(int records, long dataBytes);
 
-        /** Whether the process has room for so many bytes of the arena; {@code must}: they are used all the same. */
+        /**
+         * Whether the process has room for so many bytes of the arena; {@code must}: they are used
+         * all the same.
+         */
         boolean grow(long bytes, boolean must);
 
         /** Pushes one byte string, whole. */
         void block(int partition, byte[] bytes, int offset, int length, int records);
     }
 
-    /** Who is asked for memory that Spark accounts for. */
+    /** Source of memory in Spark's account. */
     interface Memory {
         /** Whether all of it was given; nothing is taken if not. */
         boolean claim(long bytes);
@@ -54,10 +61,12 @@ final class Arena {
 
     private int records;
 
-    /** Most that records and entries may take together; grows by steps up to the size of the arena. */
+    /**
+     * Most that records and entries may take together; grows by steps up to the size of the arena.
+     */
     private long limit;
 
-    /** What of it is left. */
+    /** Granted bytes not yet used. */
     private long room;
 
     Arena(long base, long bytes, Output output, Memory memory) {
@@ -111,7 +120,9 @@ final class Arena {
         restart();
     }
 
-    /** Pushes what is there because Spark needs the memory; whoever gives it back calls this first. */
+    /**
+     * Pushes the content because Spark needs the memory; called before the memory is returned.
+     */
     void shrink() {
         flush();
         limit = 0;

@@ -6,9 +6,10 @@ import org.apache.spark.memory.MemoryMode;
 import org.apache.spark.memory.TaskMemoryManager;
 
 /**
- * Tells Spark's memory manager how much of the arena is in use. The arena is native memory and belongs into {@code memoryOverhead}; it is
- * accounted as if it were heap because off-heap memory has no pool unless somebody gives it one, and because a task's operators then
- * leave each other room in the same way as with Spark's own shuffle, whose buffer this replaces.
+ * Reports the arena's use to Spark's memory manager. The arena is native memory and belongs into
+ * {@code memoryOverhead}; it is accounted like heap because off-heap memory has no pool by default,
+ * and because a task's operators then share memory as with Spark's own shuffle, whose buffer the
+ * arena replaces.
  */
 final class ArenaMemory extends MemoryConsumer implements Arena.Memory {
     private final Thread task = Thread.currentThread();
@@ -43,8 +44,8 @@ final class ArenaMemory extends MemoryConsumer implements Arena.Memory {
     }
 
     /**
-     * Pushes early. Only the task's own thread may touch the arena, and not from within it: when the arena itself asks for memory, it is
-     * told that there is none and pushes then.
+     * Pushes early. Only the task's own thread may touch the arena, and not from within: an arena
+     * asking for memory is refused, and pushes then.
      */
     @Override
     public long spill(long size, MemoryConsumer trigger) throws IOException {

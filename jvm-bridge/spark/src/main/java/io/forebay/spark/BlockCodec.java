@@ -6,8 +6,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * How blocks are compressed, by Spark's own keys. Decided on the driver, once per application, and carried to tasks in the shuffle
- * handle; every block names its codec, so readers need no setting.
+ * How blocks are compressed, by Spark's own keys. Decided on the driver, once per application, and
+ * carried to tasks in the shuffle handle; every block names its codec, so readers need no setting.
  */
 final class BlockCodec {
     private static final Logger LOG = LoggerFactory.getLogger(BlockCodec.class);
@@ -34,7 +34,7 @@ final class BlockCodec {
             case "org.apache.spark.io.zstdcompressioncodec":
                 return "zstd:" + conf.getInt(ZSTD_LEVEL, 1);
             default:
-                // The fast ones among Spark's codecs, and what somebody has written for Spark's streams.
+                // Spark's fast codecs, and codecs written for Spark's streams.
                 LOG.info("{}={}: Forebay compresses shuffle data with lz4 instead, which is as fast; it also has zstd", CODEC, codec);
                 return "lz4";
         }

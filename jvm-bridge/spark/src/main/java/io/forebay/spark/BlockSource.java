@@ -10,15 +10,17 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The verified blocks of one reduce task: keeps Spark's account of what is read, tells Spark of failures in its own words, and decides
- * when native memory goes.
+ * The verified blocks of one reduce task: keeps Spark's account of the read, reports failures to
+ * Spark in its own words, and decides when native memory goes.
  *
  * <ul>
- *   <li>At the end of the input, or with its failure, everything but the last block goes at once, and what the reader had to know of map
- *       outputs with it: a task may read thousands of inputs one after the other.
- *   <li>When the task ends, all of it goes, on the thread that runs the task. Threads that still read for the task (Spark tells them to
- *       stop, and does not wait) find out with their next call. One lock makes either the call or the end come first.
- *   <li>A failure is kept. Whoever catches it and asks again is told the same again, not that there is no more.
+ *   <li>At the end of the input, or with a failure, everything but the last block goes at once,
+ *       together with the reader's knowledge of map outputs: a task may read thousands of inputs
+ *       one after the other.
+ *   <li>At the end of the task everything goes, on the thread of the task. Other threads that still
+ *       read for the task (Spark stops them without waiting) notice with their next call. One lock
+ *       orders the call and the end.
+ *   <li>A failure is kept and repeated for every later call, instead of an end of input.
  * </ul>
  */
 final class BlockSource implements Blocks {
@@ -45,12 +47,15 @@ final class BlockSource implements Blocks {
     /** Who closes a source. */
     interface Owner {
         /**
-         * The source has come to its end, or failed, and has let go of everything but its last block, if {@code lent}. Called once more when
-         * that has gone.
+         * Called when the source has ended or failed and holds nothing but its last block, if
+         * {@code lent}; called again once the last block is gone.
          */
         void finished(BlockSource source, boolean lent);
 
-        /** The task has left the source half way, and the row that was handed out last may be in this input's block. */
+        /**
+         * Called when the task leaves the source half way: the last row may point into this input's
+         * block.
+         */
         void left(Input input, long bytes);
     }
 
@@ -67,7 +72,7 @@ final class BlockSource implements Blocks {
 
     private long blocks;
 
-    /** Blocks that are lent, and their bytes. */
+    /** Lent blocks, and their bytes. */
     private int lent;
 
     private long lentBytes;
@@ -75,10 +80,10 @@ final class BlockSource implements Blocks {
     private boolean ended;
     private Throwable failure;
 
-    /** What an iterator that is left half way has still to tell. */
+    /** The unfinished report of an iterator left half way. */
     private Runnable halfWay = () -> {};
 
-    /** Set before the lock is taken: a thread that waits for a server leaves its wait. */
+    /** Set before the lock is taken: a thread in a wait for a server leaves the wait. */
     private volatile boolean closing;
 
     BlockSource(Input input, MapOutputs outputs, InterruptCheck interrupt, ShuffleReadMetricsReporter metrics, Owner owner) {
@@ -101,7 +106,8 @@ final class BlockSource implements Blocks {
             try {
                 if (!input.next(block, this::check)) {
                     ended = true;
-                    // Spark counts blocks as pairs of map and partition, ours are smaller or larger.
+                    // Spark counts blocks as pairs of map and partition, ours are smaller or
+                    // larger.
                     metrics.incRemoteBlocksFetched(expectedBlocks - countedBlocks());
                     finished();
                     return false;

@@ -4,8 +4,9 @@ import io.forebay.core.BlockReader.Block;
 import java.io.InputStream;
 
 /**
- * The bytes of blocks as a stream: of one block, or of all that follow too. They are read from the heap, a piece at a time, so that any
- * thread may read (see {@link Blocks}); a block is freed when its last piece is on the heap.
+ * The bytes of one block, or of all following blocks, as a stream. Read from the heap, a piece at a
+ * time, so any thread may read (see {@link Blocks}); a block is freed once its last piece is on the
+ * heap.
  */
 final class BlockStream extends InputStream {
     /** Longest piece: as long as a usual block, which is freed at once then. */
@@ -15,7 +16,7 @@ final class BlockStream extends InputStream {
     private final Block block;
     private final boolean all;
 
-    /** The piece that is being read, and the part of it that is left. */
+    /** The current piece, and its rest. */
     private byte[] piece = new byte[0];
 
     private int position;

@@ -3,15 +3,17 @@ package io.forebay.spark;
 import io.forebay.core.BlockReader.Block;
 
 /**
- * Blocks of whole records, one after the other, as the iterators over records see them.
+ * Blocks of whole records, one after the other, for iterators over records.
  *
- * <p>The bytes of a block are native memory that goes when the task ends, whatever other threads are doing. So only the task's own
- * thread may look at them where they lie; every other thread has them copied to the heap by {@link #copy} or {@link #take}, which and the
- * end of the task exclude each other (invariant: rows-outlive-no-memory).
+ * <p>The bytes of a block are native memory that goes when the task ends, whatever other threads
+ * are doing. So only the task's own thread may look at them where they lie; every other thread has
+ * them copied to the heap by {@link #copy} or {@link #take}, which and the end of the task exclude
+ * each other (invariant: rows-outlive-no-memory).
  */
 interface Blocks {
     /**
-     * Waits for the next block that has records. After a failure it fails in the same way for ever, and never says that there is no more.
+     * Waits for the next block that has records. After a failure it fails in the same way for ever,
+     * and never says that there is no more.
      *
      * @return false when everything has been delivered and verified
      * @throws IllegalStateException if the task has ended
@@ -37,7 +39,8 @@ interface Blocks {
     }
 
     /**
-     * What the blocks hold is not what they say: gives everything back, and every later {@link #next} fails with this.
+     * What the blocks hold is not what they say: gives everything back, and every later
+     * {@link #next} fails with this.
      *
      * @return the same
      */

@@ -13,7 +13,7 @@ final class Bytes extends ByteArrayOutputStream {
         super(START);
     }
 
-    /** The array itself; its first {@link #size} bytes are written. */
+    /** The array; its first {@link #size} bytes are written. */
     byte[] array() {
         return buf;
     }

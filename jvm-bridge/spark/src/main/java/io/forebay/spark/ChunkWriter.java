@@ -16,10 +16,12 @@ import scala.collection.Iterator;
 import scala.reflect.ClassTag;
 
 /**
- * Serialisers whose streams cannot be cut or joined, such as Java's: records are brought into the order of their partitions as objects,
- * by Spark's own sorter (which combines them too, where that is wanted, and spills), then each partition is written as closed streams.
+ * For serialisers with indivisible streams, such as Java's: Spark's own sorter brings records, as
+ * objects, into the order of partitions (combining and spilling as needed), then each partition is
+ * written as closed streams.
  *
- * <p>One stream per partition open all the time would hold the last hundred objects of each, unseen by Spark's memory manager.
+ * <p>One stream per partition open all the time would hold the last hundred objects of each, unseen
+ * by Spark's memory manager.
  */
 final class ChunkWriter<K, V, C> extends RecordWriter<K, V> {
     private static final ClassTag<Object> ANY = scala.reflect.ClassTag$.MODULE$.Object();
@@ -43,7 +45,8 @@ final class ChunkWriter<K, V, C> extends RecordWriter<K, V> {
         boolean combine = dependency.mapSideCombine();
         Option<Aggregator<K, V, C>> aggregator = combine ? dependency.aggregator() : Option.empty();
         Checked<K, V> checked = new Checked<>(this, dependency.partitioner().numPartitions());
-        // Reducers sort; here the order within a partition only matters to the sorter's own merging of equal keys.
+        // Reducers sort; here the order within a partition only matters to the sorter's own merging
+        // of equal keys.
         ExternalSorter<K, V, C> sorter =
                 Shim.sorter(
                         context,
@@ -61,7 +64,7 @@ final class ChunkWriter<K, V, C> extends RecordWriter<K, V> {
                 writePartition((Integer) partition._1(), partition._2(), serializer, bytes);
             }
         } finally {
-            // As Spark's own writer tells them, which has this sorter write its file.
+            // Reported like Spark's own writer does, whose sorter writes its file.
             context.taskMetrics().incMemoryBytesSpilled(sorter.memoryBytesSpilled());
             context.taskMetrics().incDiskBytesSpilled(sorter.diskBytesSpilled());
             context.taskMetrics().incPeakExecutionMemory(sorter.peakMemoryUsedBytes());
@@ -86,9 +89,10 @@ final class ChunkWriter<K, V, C> extends RecordWriter<K, V> {
     }
 
     /**
-     * Looks at each record's partition before the sorter takes it, and is the partitioner that the sorter asks: it asks for each record
-     * right after it took it. A partitioner is asked once for each record, because one that deals out in turn gives another answer the
-     * second time.
+     * Looks at each record's partition before the sorter takes the record, and poses as the
+     * sorter's partitioner: the sorter asks for each record right after taking it. The real
+     * partitioner is asked once per record, because a round-robin partitioner answers differently
+     * the second time.
      */
     private static final class Checked<K, V> extends Partitioner {
         private static final long serialVersionUID = 1L;

@@ -10,7 +10,9 @@ import java.util.List;
 import org.apache.spark.SparkEnv;
 import scala.Option;
 
-/** The client of this JVM, made when it is first needed: a driver that shuffles nothing loads no library. */
+/**
+ * The client of this JVM, made on demand: a driver without shuffles loads no library.
+ */
 final class ClientHolder {
     private final ForebayConf conf;
     private ForebayClient client;
@@ -30,13 +32,15 @@ final class ClientHolder {
         return client;
     }
 
-    /** A client beside that of this JVM, for its caller to close, which gives up after this time. */
+    /**
+     * A client beside this JVM's, closed by its caller, with this time limit.
+     */
     ForebayClient another(long retryMillis) {
         return open(conf.clientSettings().set("retry_deadline_ms", retryMillis));
     }
 
     private ForebayClient open(ClientSettings settings) {
-        // A property that somebody set by hand for this JVM knows better than a key for all.
+        // A property set by hand for this JVM beats a key for all.
         if (conf.nativeDir().isPresent() && System.getProperty(NativeLibrary.DIRECTORY) == null) {
             System.setProperty(NativeLibrary.DIRECTORY, conf.nativeDir().get());
         }
@@ -51,7 +55,7 @@ final class ClientHolder {
         return ForebayClient.open(settings);
     }
 
-    /** Where Spark itself keeps its files: it would not run if nothing could be written there. */
+    /** Spark's own directory for files: without a writable one Spark would not run. */
     private static List<String> localDirectories() {
         SparkEnv env = SparkEnv.get();
         List<String> directories = new ArrayList<>();

@@ -5,6 +5,7 @@ import io.forebay.core.ForebayClient;
 import io.forebay.core.ForebayException;
 import io.forebay.core.NativeLibraryException;
 import io.forebay.core.ServerView;
+import io.forebay.core.ShuffleLayout;
 import io.forebay.spark.ui.AppObserver;
 import io.forebay.spark.ui.AppStarted;
 import io.forebay.spark.ui.ShuffleRegistered;
@@ -20,8 +21,9 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The app on the driver: registered with the servers when its first shuffle is, its lease kept by the native client until the end, its
- * data deleted then. What a driver leaves behind that is killed goes with the lease.
+ * The app on the driver: registered with the servers for its first shuffle, its lease renewed by
+ * the native client, its data deleted at the end. After a kill of the driver the lease ends, and
+ * the data go with it.
  */
 final class DriverApp {
     private static final Logger LOG = LoggerFactory.getLogger(DriverApp.class);
@@ -29,7 +31,10 @@ final class DriverApp {
     private static final String QUEUE = "forebay";
     private static final int TOKEN_BYTES = 32;
 
-    /** How long the start of an application may be held up to find out whether there are servers, if it can do without. */
+    /**
+     * How long the start of an application may be held up to find out whether there are servers, if
+     * it can do without.
+     */
     private static final long DECISION_MILLIS = 30_000;
 
     private final SparkConf sparkConf;
@@ -43,7 +48,10 @@ final class DriverApp {
     private AppIdentity identity;
     private Caller caller;
 
-    /** Nothing is waited for under this object's monitor: who stops Spark, cancels a query or frees a shuffle takes it too. */
+    /**
+     * No wait happens under this object's monitor: stopping Spark, cancelling a query and freeing a
+     * shuffle take it too.
+     */
     private boolean open;
 
     private volatile boolean stopping;
@@ -67,15 +75,16 @@ final class DriverApp {
     }
 
     /**
-     * Called when the app has its id, before anything is shuffled or Spark has looked at how safe shuffle data is. Where falling back is
-     * allowed, registers the app now, and decides for the whole application: a part of its shuffles on Forebay and a part not would be
-     * kept by Spark as if all were.
+     * Called when the app has its id, before anything is shuffled or Spark has looked at how safe
+     * shuffle data is. Where falling back is allowed, registers the app now, and decides for the
+     * whole application: a part of its shuffles on Forebay and a part not would be kept by Spark as
+     * if all were.
      */
     void start() {
         if (!conf.fallback()) {
             return;
         }
-        // A client of its own, because it has less patience. The lease of the app outlives it by far.
+        // A client of its own, with less patience. The app's lease is much longer.
         try (ForebayClient impatient = client.another(Math.min(DECISION_MILLIS, conf.retryMillis()))) {
             impatient.openApp(caller(), Interrupts.THREAD);
         } catch (ForebayException | NativeLibraryException e) {
@@ -95,7 +104,8 @@ final class DriverApp {
         int partitions = dependency.partitioner().numPartitions();
         ShuffleLimits.check(shuffle, maps, partitions);
         Caller caller = open();
-        // Spark makes shuffles of no maps (an empty relation) and of no partitions (sorting an empty RDD); no task will use them.
+        // Spark makes shuffles of no maps (an empty relation) and of no partitions (sorting an
+        // empty RDD); no task will use them.
         String[] candidates = client.get().placeShuffle(caller.app(), shuffle, Math.max(1, maps), Math.max(1, partitions));
         LOG.debug("shuffle {}: {} maps, {} partitions on {} servers", shuffle, maps, partitions, candidates.length);
         ShuffleRegistered event = new ShuffleRegistered();
@@ -106,11 +116,14 @@ final class DriverApp {
         event.durability = conf.durability();
         observer.registered(event);
         outputs.register(shuffle, dependency);
-        return new ForebayShuffleHandle<>(
-                shuffle, numbers.register(shuffle), dependency, caller, candidates, conf.durability(), maps, compression, observer.reports());
+        ShuffleLayout layout = new ShuffleLayout(maps, partitions, candidates, conf.durability(), compression);
+        return new ForebayShuffleHandle<>(shuffle, numbers.register(shuffle), dependency, caller, layout, observer.reports());
     }
 
-    /** Begins to watch what becomes of the application's shuffles; there is no SparkContext before the first. */
+    /**
+     * Begins to watch what becomes of the application's shuffles; there is no SparkContext before
+     * the first.
+     */
     void observe(SparkContext context) {
         AppStarted event = new AppStarted();
         event.settings = conf.shown();
@@ -126,13 +139,14 @@ final class DriverApp {
         }
         outputs = new TrackedOutputs(SparkEnv.get().mapOutputTracker());
         losses = new Losses(outputs, new Servers(), conf.readsStore(), conf.retryMillis());
-        // A queue of its own: when something is lost, Spark tries again after 200 ms, and other listeners may be slow.
+        // A queue of its own: when something is lost, Spark tries again after 200 ms, and other
+        // listeners may be slow.
         context.listenerBus().addToQueue(losses, QUEUE);
     }
 
     /**
-     * The app, registered. The id is not there before the SparkContext is complete, but no shuffle is either. Whoever comes while it is
-     * being registered waits for the same registration; who is interrupted meanwhile leaves it to those who come later.
+     * The registered app. The id exists only with a complete SparkContext, and so do shuffles.
+     * Concurrent callers share a registration; an interrupted caller leaves it to later ones.
      */
     private Caller open() {
         Caller caller = caller();
@@ -148,7 +162,7 @@ final class DriverApp {
                             + "=true, or leave " + ForebayPlugin.MANAGER + " out where the application is only tried",
                     e);
         } catch (ForebayException e) {
-            // The client may be closed before this thread asks whether it may wait.
+            // The client may be closed before this thread asks for leave to wait.
             if (stopping) {
                 throw stopped(e);
             }
@@ -188,7 +202,10 @@ final class DriverApp {
         return caller;
     }
 
-    /** Deletes the shuffle's data; what cannot be reached goes with the lease. The shuffle may be written again. */
+    /**
+     * Deletes the shuffle's data; what cannot be reached goes with the lease. The shuffle may be
+     * written again.
+     */
     void removeShuffle(int shuffle, boolean blocking) {
         Caller caller = ifOpen();
         if (caller == null) {
@@ -196,7 +213,8 @@ final class DriverApp {
         }
         ShuffleNumbers.Deleted deleted = numbers.delete(shuffle);
         if (deleted.canBeRead()) {
-            // What reads it again finds nothing and has it written; it would find out by failing, once for each volume.
+            // A reader of these outputs finds nothing and has the maps run again, instead of one
+            // failure per volume.
             outputs.forgetAll(shuffle);
         } else {
             outputs.ended(shuffle);
@@ -212,7 +230,7 @@ final class DriverApp {
         }
     }
 
-    /** Deletes all that the app has; bounded, because it is called while Spark stops. */
+    /** Deletes all data of the app; bounded in time, because Spark is stopping. */
     void close() {
         stopping = true;
         Caller caller;
@@ -241,7 +259,7 @@ final class DriverApp {
         }
     }
 
-    /** The servers as the client of this JVM sees them. */
+    /** The servers, from the descriptions of this JVM's client. */
     private final class Servers implements Losses.Pool {
         @Override
         public List<ServerView> known() {

@@ -5,8 +5,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * What the driver's SparkConf must say beside our own keys: sets what people would forget, refuses what cannot work. The conf is the
- * live one: what is set here is seen by everything that the driver makes later, and by executors.
+ * Requirements on the driver's SparkConf beside Forebay's own keys: sets forgotten keys, refuses
+ * contradictions. The conf is the live one, seen by later parts of the driver and by executors.
  */
 final class DriverSettings {
     private static final Logger LOG = LoggerFactory.getLogger(DriverSettings.class);
@@ -45,16 +45,20 @@ final class DriverSettings {
             throw new IllegalArgumentException(
                     IO_PLUGIN + "=" + plugin + " cannot be used with Forebay, which has its own: remove the key");
         }
-        // Without it the loss of an executor makes Spark run the maps again whose outputs are safe.
+        // Without this key Spark runs maps with safe outputs again after the loss of an executor.
         conf.set(IO_PLUGIN, ours);
-        // With it idle executors are kept for the sake of files that they do not have.
+        // With this key idle executors are kept for files that do not exist.
         set(conf, TRACKING, "false");
-        // With it tasks wait for hosts that are none: see ReduceLocality, since the reader of this key may have read it already.
+        // With this key tasks wait for hosts that do not exist: see ReduceLocality, since its
+        // reader may have read the key already.
         set(conf, LOCALITY, "false");
         return before;
     }
 
-    /** Makes everything Spark's own again, and leaves the reason where the UI and the event log show it. */
+    /**
+     * Makes everything Spark's own again, and leaves the reason where the UI and the event log show
+     * it.
+     */
     void restore(String status) {
         put(IO_PLUGIN, plugin != null && plugin.equals(ForebayShuffleDataIO.class.getName()) ? SPARKS_IO_PLUGIN : plugin);
         put(TRACKING, tracking);

@@ -7,9 +7,10 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * On Spark 3.5 executors make the shuffle manager before they fetch {@code --jars} (SPARK-45762, 4.0, changed that). Without the jar on
- * their own class path they end, one after the other, with a ClassNotFoundException that nobody sees on the driver. The driver cannot
- * know what is in the executors' image, so it warns and refuses nothing.
+ * On Spark 3.5 executors make the shuffle manager before they fetch {@code --jars} (changed by
+ * SPARK-45762, 4.0). Without the jar on their own class path they end, one after the other, with a
+ * ClassNotFoundException invisible on the driver. The executors' image is unknown to the driver, so
+ * the driver warns and refuses nothing.
  */
 final class ExecutorClassPath {
     private static final Logger LOG = LoggerFactory.getLogger(ExecutorClassPath.class);
@@ -30,7 +31,7 @@ final class ExecutorClassPath {
     static Optional<String> warning(SparkConf conf, String sparkVersion, String jar) {
         String master = conf.get("spark.master", "local");
         boolean sameProcess = master.equals("local") || master.startsWith("local[");
-        // A driver that has it in Spark's own folder probably runs in the same image as its executors.
+        // A driver with the jar in Spark's own folder probably runs in the executors' image.
         boolean inImage = jar.matches(".*/jars/[^/]*") && sparkFolder(jar);
         if (!sparkVersion.startsWith("3.") || sameProcess || inImage || named(conf.get(EXTRA, ""), ":", fileName(jar))) {
             return Optional.empty();

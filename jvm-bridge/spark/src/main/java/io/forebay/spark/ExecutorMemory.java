@@ -16,12 +16,12 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * What the tasks of a JVM may take of native memory together: a part of what the executor has beside its heap, {@code
- * spark.executor.memoryOverhead}, or of what its container leaves if that is less. The rest is the JVM's own: classes, compiled code,
- * threads, the collector's tables, Netty.
+ * The native memory shared by the tasks of a JVM: a part of the executor's memory beside its heap,
+ * {@code spark.executor.memoryOverhead}, or of its container's rest if smaller. The other part is
+ * the JVM's: classes, compiled code, threads, the collector's tables, Netty.
  *
- * <p>The native side divides it among the tasks that run; it is not divided by the number of cores here, which not every cluster manager
- * tells.
+ * <p>The native side divides the memory among running tasks; there is no division by cores here,
+ * since not every cluster manager tells their number.
  */
 final class ExecutorMemory {
     private static final Logger LOG = LoggerFactory.getLogger(ExecutorMemory.class);
@@ -29,13 +29,18 @@ final class ExecutorMemory {
     static final String OVERHEAD = "spark.executor.memoryOverhead";
     private static final long MIB = 1 << 20;
 
-    /** What a JVM that runs Spark's tasks takes beside its heap, before it shuffles anything: 200 MiB and 50 of mapped files were measured. */
+    /**
+     * Memory of a JVM with Spark tasks beside its heap, before the first shuffle: 200 MiB and 50 of
+     * mapped files were measured.
+     */
     private static final long JVM = 256 * MIB;
 
     /** Least that is of any use. */
     private static final long LEAST = 32 * MIB;
 
-    /** What a task works with though the others have taken all: a piece of an arena, the messages that are built and sent, one stream. */
+    /**
+     * Least memory of a task: a piece of an arena, the messages being built and sent, one stream.
+     */
     private static final long LEAST_PER_TASK = 8 * MIB;
 
     private static final Pattern LOCAL_CLUSTER = Pattern.compile("local-cluster\\[\\s*[0-9]+\\s*,\\s*([0-9]+)\\s*,\\s*[0-9]+\\s*]");
@@ -64,12 +69,15 @@ final class ExecutorMemory {
         return OptionalLong.of(share(overhead));
     }
 
-    /** Ours of so much: a sixth where there is little, up to a half where the JVM leaves so much. Each task may take a piece beyond it. */
+    /**
+     * Ours of so much: a sixth where there is little, up to a half where the JVM leaves so much.
+     * Each task may take a piece beyond it.
+     */
     static long share(long overhead) {
         return Math.max(LEAST, Math.max(overhead / 6, (overhead - JVM) / 2));
     }
 
-    /** What executors have beside their heap, as Spark counts it. */
+    /** Memory of executors beside their heap, in Spark's count. */
     static long overhead(SparkConf conf) {
         if (conf.contains(OVERHEAD)) {
             return conf.getSizeAsMb(OVERHEAD) * MIB;
@@ -87,13 +95,13 @@ final class ExecutorMemory {
     }
 
     /**
-     * What an executor may use beside its heap if nothing holds its tasks back: the JVM's own, and for each core an arena, what can be
-     * pushed again, and what a reader has in flight. Where somebody has set what the tasks share, that.
+     * Unbounded use of an executor beside its heap: the JVM's own, and per core an arena, the
+     * replay buffer, and a reader's window; or the tasks' share, if set by hand.
      */
     static long needed(SparkConf conf, ForebayConf forebay) {
         long tasks = cores(conf) * perTask(forebay);
         OptionalLong shared = forebay.executorMemory();
-        // Each task has the least that it works with, whatever they share.
+        // Each task has its least memory, whatever the share.
         return JVM + (shared.isPresent() ? shared.getAsLong() + cores(conf) * LEAST_PER_TASK : tasks);
     }
 
@@ -101,14 +109,20 @@ final class ExecutorMemory {
         return forebay.arenaBytes() + forebay.replayBytes() + forebay.windowBytes();
     }
 
-    /** Tasks that run in an executor at a time, as far as the configuration tells: a standalone worker's own cores are not in it. */
+    /**
+     * Concurrent tasks of an executor, as far as the configuration tells: a standalone worker's own
+     * cores are not in it.
+     */
     static int cores(SparkConf conf) {
         Matcher cluster = LOCAL_CLUSTER.matcher(conf.get("spark.master", ""));
         int cores = conf.getInt("spark.executor.cores", cluster.matches() ? Integer.parseInt(cluster.group(1)) : 1);
         return Math.max(1, cores / Math.max(1, conf.getInt("spark.task.cpus", 1)));
     }
 
-    /** What executors have and may need beside their heap, and what to set if that is not the same; nothing in local mode. */
+    /**
+     * Memory of executors beside their heap, their possible use, and a remedy if the two differ;
+     * empty in local mode.
+     */
     static Optional<String> advice(SparkConf conf, ForebayConf forebay) {
         long have = overhead(conf);
         long need = needed(conf, forebay);
@@ -151,7 +165,10 @@ final class ExecutorMemory {
         return master.equals("local") || master.startsWith("local[");
     }
 
-    /** The lowest memory limit of the control groups that a process is in, version 1 or 2; nothing if there is none. */
+    /**
+     * The lowest memory limit of the control groups that a process is in, version 1 or 2; nothing
+     * if there is none.
+     */
     static OptionalLong container(Path groups, Path mounted) {
         long lowest = Long.MAX_VALUE;
         try {
@@ -170,7 +187,10 @@ final class ExecutorMemory {
         return lowest < 1L << 60 ? OptionalLong.of(lowest) : OptionalLong.empty();
     }
 
-    /** Of a group and all groups that it is in. In a container its own is what is mounted, and the path is that of the host. */
+    /**
+     * Limits of a group and all groups around it. In a container its own group is mounted, while
+     * the path is the host's.
+     */
     private static long lowest(Path mounted, String group, String file) {
         long lowest = Long.MAX_VALUE;
         Path path = mounted.resolve(group.replaceFirst("^/+", "")).normalize();

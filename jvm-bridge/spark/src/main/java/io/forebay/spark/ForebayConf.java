@@ -20,11 +20,12 @@ import org.slf4j.LoggerFactory;
 import scala.Tuple2;
 
 /**
- * What a person sets: every key under {@code spark.forebay.}, with its default and its meaning, in one table ({@link Key}). The page
- * jvm-bridge/KEYS.md is made from it, and a test compares the two.
+ * Settings of a person: every key under {@code spark.forebay.}, with default and meaning, in one
+ * table ({@link Key}). The page jvm-bridge/KEYS.md is made from the table, and a test compares the
+ * two.
  *
- * <p>Read on the driver and again on each executor, from the same SparkConf. A key that is not in the table is refused, because a
- * misspelt durability would otherwise be a silent default.
+ * <p>Read on the driver and again on each executor, from the same SparkConf. A key that is not in
+ * the table is refused, because a misspelt durability would otherwise be a silent default.
  */
 public final class ForebayConf {
     private static final Logger LOG = LoggerFactory.getLogger(ForebayConf.class);
@@ -32,7 +33,10 @@ public final class ForebayConf {
     static final String PREFIX = "spark.forebay.";
     private static final String SPARK = "spark.";
 
-    /** Not for people to set: says in the UI and in the event log that, and why, an application is on Spark's own shuffle. */
+    /**
+     * Not for people to set: says in the UI and in the event log that, and why, an application is
+     * on Spark's own shuffle.
+     */
     static final String STATUS = PREFIX + "status";
 
     static final String ENCRYPTION = "spark.io.encryption.enabled";
@@ -40,7 +44,9 @@ public final class ForebayConf {
     private static final long SMALLEST_WINDOW = 64 << 10;
     private static final long LARGEST_WINDOW = 1L << 30;
 
-    /** Entries hold the offset of a record in 32 bits, and nobody has so much memory for each task. */
+    /**
+     * Entries hold the offset of a record in 32 bits, and nobody has so much memory for each task.
+     */
     private static final long LARGEST_ARENA = 1L << 30;
 
     private static final long SMALLEST_ARENA = 1L << 20;
@@ -166,7 +172,7 @@ public final class ForebayConf {
     private final boolean fallback;
     private final boolean encrypts;
 
-    /** Every key with its value or default, for people to see. No secret is among them. */
+    /** Every key with its value or default, for the UI. Without secrets. */
     Map<String, String> shown() {
         Map<String, String> shown = new LinkedHashMap<>();
         for (Key key : Key.values()) {
@@ -183,10 +189,11 @@ public final class ForebayConf {
     }
 
     /**
-     * Reads and checks all keys; an {@link IllegalArgumentException} names the key, its value and what to write instead.
+     * Reads and checks all keys; an {@link IllegalArgumentException} names key, value and remedy.
      *
-     * @param isDriver whether a key that is not in the table is refused. It was a driver's, where this is an executor: of a jar that is
-     *     newer than the one here. An executor that ended for it would be started again and again.
+     * @param isDriver whether a key that is not in the table is refused. It was a driver's, where
+     *     this is an executor: of a jar that is newer than the one here. An executor that ended for
+     *     it would be started again and again.
      */
     ForebayConf(SparkConf conf, boolean isDriver) {
         this.conf = conf;
@@ -236,7 +243,7 @@ public final class ForebayConf {
         return replayBytes;
     }
 
-    /** What the tasks of an executor share, if somebody has set it. */
+    /** Memory shared by the tasks of an executor, if set by hand. */
     OptionalLong executorMemory() {
         return text(Key.EXECUTOR_MEMORY).isPresent() ? OptionalLong.of(executorMemory) : OptionalLong.empty();
     }
@@ -260,7 +267,7 @@ public final class ForebayConf {
     }
 
     /**
-     * Bounds what the tasks of this JVM hold together. What somebody has set for each of them is not touched by it.
+     * Bounds the memory shared by the tasks of this JVM. Bounds per task set by hand stay.
      *
      * @param driver tasks run there in local mode only
      */
@@ -326,7 +333,10 @@ public final class ForebayConf {
         return Optional.ofNullable(variable).filter(name -> !name.isEmpty());
     }
 
-    /** The secret in the file that {@link Key#TOKEN_FILE} names, if it names one. Read on the driver only. */
+    /**
+     * The secret in the file named by {@link Key#TOKEN_FILE}; none without the key. Read on the
+     * driver only.
+     */
     Optional<String> token() {
         return text(Key.TOKEN_FILE).map(this::readToken);
     }
@@ -365,7 +375,7 @@ public final class ForebayConf {
         }
     }
 
-    /** What somebody has written under a name that nobody knows may be a secret. */
+    /** The value of an unknown key may be a secret. */
     private static String shown(String name, String value) {
         return SECRET.matcher(name).find() || value.indexOf('@') >= 0 ? "(not shown)" : value;
     }
@@ -442,7 +452,10 @@ public final class ForebayConf {
         return policy;
     }
 
-    /** Spark's own key, which counts MiB where no unit is given; one reader of a giant window would be an executor out of memory. */
+    /**
+     * Spark's own key, which counts MiB where no unit is given; one reader of a giant window would
+     * be an executor out of memory.
+     */
     private long readWindow() {
         long mib = conf.getSizeAsMb(WINDOW, "48m");
         long bytes = mib == 0 ? conf.getSizeAsBytes(WINDOW, "48m") : mib << 20;
@@ -480,7 +493,7 @@ public final class ForebayConf {
         try {
             bytes = conf.getSizeAsBytes(key.key, key.standard);
         } catch (IllegalArgumentException e) {
-            // Not a size, or one that 64 bits cannot hold.
+            // No size, or too large for 64 bits.
             throw bad(key, "write a size such as " + (key == Key.EXECUTOR_MEMORY ? "256m" : key.standard));
         }
         if (bytes < least) {

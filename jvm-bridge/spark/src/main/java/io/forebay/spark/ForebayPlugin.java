@@ -10,8 +10,9 @@ import org.apache.spark.api.plugin.PluginContext;
 import org.apache.spark.api.plugin.SparkPlugin;
 
 /**
- * {@code spark.plugins=io.forebay.spark.ForebayPlugin}: switches Forebay on, on Spark 4.0 and newer, where plugins start before the shuffle
- * manager is made (SPARK-45762). On 3.5 it says that it cannot.
+ * {@code spark.plugins=io.forebay.spark.ForebayPlugin}: switches Forebay on, on Spark 4.0 and
+ * newer, where plugins start before the shuffle manager (SPARK-45762). On 3.5 the plugin reports
+ * its uselessness.
  */
 public final class ForebayPlugin implements SparkPlugin {
     static final String MANAGER = "spark.shuffle.manager";
@@ -35,7 +36,10 @@ public final class ForebayPlugin implements SparkPlugin {
         }
     }
 
-    /** Sets the manager in the driver's live conf; an {@link IllegalArgumentException} says why that cannot be. */
+    /**
+     * Sets the manager in the driver's live conf; an {@link IllegalArgumentException} says why that
+     * cannot be.
+     */
     static void activate(SparkConf conf, String sparkVersion) {
         String ours = ForebayShuffleManager.class.getName();
         String manager = conf.get(MANAGER, "sort");
@@ -43,7 +47,8 @@ public final class ForebayPlugin implements SparkPlugin {
             return;
         }
         if (sparkVersion.startsWith("3.")) {
-            // The driver would go on with Spark's own manager, and executors, which are told the conf later, would use ours.
+            // The driver would go on with Spark's own manager, and executors, which are told the
+            // conf later, would use ours.
             throw new IllegalArgumentException(
                     "spark.plugins=" + ForebayPlugin.class.getName() + " cannot switch Forebay on in Spark " + sparkVersion
                             + ", whose driver has made its shuffle manager when plugins start: set " + MANAGER + "=" + ours + " as well");

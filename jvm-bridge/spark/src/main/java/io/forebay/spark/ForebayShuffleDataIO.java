@@ -9,8 +9,8 @@ import org.apache.spark.shuffle.sort.io.LocalDiskShuffleDataIO;
 import org.apache.spark.shuffle.sort.io.LocalDiskShuffleDriverComponents;
 
 /**
- * Tells Spark that map outputs outlive executors, as long as they are on Forebay's servers. Set by the shuffle manager on the driver. All that has to do with files is Spark's
- * own: nothing of ours goes through it.
+ * Tells Spark that map outputs on Forebay's servers outlive executors. Set by the shuffle manager
+ * on the driver. Files are handled by Spark's own implementation: no Forebay data pass through.
  */
 public final class ForebayShuffleDataIO extends LocalDiskShuffleDataIO {
     /** Called by Spark. */

@@ -1,6 +1,7 @@
 package io.forebay.spark;
 
 import io.forebay.core.Caller;
+import io.forebay.core.ShuffleLayout;
 import io.forebay.spark.ui.TaskReports;
 import java.io.IOException;
 import java.io.ObjectOutputStream;
@@ -9,27 +10,31 @@ import org.apache.spark.rdd.RDD;
 import org.apache.spark.shuffle.BaseShuffleHandle;
 
 /**
- * What tasks need to know of a shuffle; travels with them over Spark's RPC. It is the only way in which the app's token reaches
+ * A shuffle's description for tasks, sent over Spark's RPC. The only way of the app's token to
  * executors: a SparkConf is shown in the UI.
  */
 final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
     private static final long serialVersionUID = 1L;
 
+    // ForeignHandle knows the names of these fields.
     private final String app;
     private final String token;
     private final long leaseMillis;
     private final ShuffleNumbers.Current number;
-    final String[] candidates;
-    final String durability;
-    final int numMaps;
+    private final String[] candidates;
+    private final String durability;
+    private final int numMaps;
     final int numPartitions;
     /** As {@link BlockCodec} has it. */
-    final String compression;
+    private final String compression;
 
-    /** False where it is not known, as in a handle that {@link ForeignHandle} has taken over: then more maps run again than must. */
+    /**
+     * False if unknown, as in a handle taken over by {@link ForeignHandle}: then more maps run
+     * again than necessary.
+     */
     private boolean mapsRunAlone;
 
-    /** What tasks tell the driver goes here; null if it cannot be told. */
+    /** Tasks' reports to the driver; null without a way there. */
     final TaskReports reports;
 
     ForebayShuffleHandle(
@@ -37,62 +42,34 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
             ShuffleNumbers.Current number,
             ShuffleDependency<K, V, C> dependency,
             Caller caller,
-            String[] candidates,
-            String durability,
-            int numMaps,
-            String compression,
-            TaskReports reports) {
-        this(
-                shuffleId,
-                number,
-                dependency,
-                caller.app(),
-                caller.token(),
-                caller.leaseMillis(),
-                candidates,
-                durability,
-                numMaps,
-                dependency.partitioner().numPartitions(),
-                compression,
-                reports);
-    }
-
-    /** All fields: see {@link ForeignHandle}, which knows their names. */
-    ForebayShuffleHandle(
-            int shuffleId,
-            ShuffleNumbers.Current number,
-            ShuffleDependency<K, V, C> dependency,
-            String app,
-            String token,
-            long leaseMillis,
-            String[] candidates,
-            String durability,
-            int numMaps,
-            int numPartitions,
-            String compression,
+            ShuffleLayout layout,
             TaskReports reports) {
         super(shuffleId, dependency);
         this.number = number;
-        this.app = app;
-        this.token = token;
-        this.leaseMillis = leaseMillis;
-        this.candidates = candidates;
-        this.durability = durability;
-        this.numMaps = numMaps;
-        this.numPartitions = numPartitions;
-        this.compression = compression;
+        this.app = caller.app();
+        this.token = caller.token();
+        this.leaseMillis = caller.leaseMillis();
+        this.candidates = layout.candidates();
+        this.durability = layout.durability();
+        this.numMaps = layout.numMaps();
+        this.numPartitions = layout.numPartitions();
+        this.compression = layout.compression();
         this.reports = reports;
     }
 
     /**
-     * Whether it is enough that a map whose output is lost runs again: its rows cannot be others then, and it does not run all or none with
-     * the rest. As the driver knew it when it sent this.
+     * Whether running one map again is enough after the loss of its output: its rows cannot differ
+     * then, and the map is not part of a barrier stage. As known to the driver when the handle was
+     * sent.
      */
     boolean mapsRunAlone() {
         return mapsRunAlone;
     }
 
-    /** Not before: what it depends on may be checkpointed between registration and the first task, and Spark looks once. */
+    /**
+     * As late as here: the RDD may be checkpointed between registration and the first task, and
+     * Spark looks once.
+     */
     private void writeObject(ObjectOutputStream out) throws IOException {
         RDD<?> maps = dependency().rdd();
         if (maps != null) {
@@ -108,5 +85,9 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
 
     Caller caller() {
         return new Caller(app, token, leaseMillis);
+    }
+
+    ShuffleLayout layout() {
+        return new ShuffleLayout(numMaps, numPartitions, candidates, durability, compression);
     }
 }

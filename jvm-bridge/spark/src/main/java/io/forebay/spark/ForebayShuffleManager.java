@@ -13,11 +13,11 @@ import org.apache.spark.shuffle.ShuffleWriter;
 import org.apache.spark.shuffle.sort.SortShuffleManager;
 
 /**
- * {@code spark.shuffle.manager=io.forebay.spark.ForebayShuffleManager}: keeps shuffle data on Forebay's servers. Made by Spark, once per
- * JVM.
+ * {@code spark.shuffle.manager=io.forebay.spark.ForebayShuffleManager}: keeps shuffle data on
+ * Forebay's servers. Made by Spark, once per JVM.
  *
- * <p>It extends Spark's own manager for two reasons beside its block resolver: Spark 4.3 refuses a plain {@code ShuffleManager}, and SQL
- * copies every row before it hands it to any other manager than this class.
+ * <p>Extends Spark's own manager for two reasons beside its block resolver: Spark 4.3 refuses a
+ * plain {@code ShuffleManager}, and SQL copies every row for any other manager class.
  */
 public final class ForebayShuffleManager extends SortShuffleManager {
     private final Settings settings;
@@ -69,8 +69,7 @@ public final class ForebayShuffleManager extends SortShuffleManager {
             return super.getWriter(handle, mapId, context, metrics);
         }
         ForebayShuffleHandle<K, V, ?> ours = ours(handle);
-        Traffic traffic = new Traffic(ours, context, source());
-        return new ForebayShuffleWriter<>(ours, mapId, context, metrics, client, settings.get().arenaBytes(), traffic);
+        return new ForebayShuffleWriter<>(task(ours, context), mapId, metrics, settings.get().arenaBytes());
     }
 
     @Override
@@ -87,8 +86,11 @@ public final class ForebayShuffleManager extends SortShuffleManager {
         }
         ReadRange range = new ReadRange(startMapIndex, endMapIndex, startPartition, endPartition);
         ForebayShuffleHandle<K, ?, C> ours = ours(handle);
-        Traffic traffic = new Traffic(ours, context, source());
-        return new ForebayShuffleReader<>(ours, range, context, metrics, client, settings.get().windowBytes(), traffic);
+        return new ForebayShuffleReader<>(task(ours, context), range, metrics, settings.get().windowBytes());
+    }
+
+    private <K, V, C> ShuffleTask<K, V, C> task(ForebayShuffleHandle<K, V, C> handle, TaskContext context) {
+        return new ShuffleTask<>(handle, context, client, new Traffic(handle, context, source()));
     }
 
     /** Spark's metrics are not there yet when the manager of a 3.5 executor is made. */
@@ -109,7 +111,10 @@ public final class ForebayShuffleManager extends SortShuffleManager {
         }
     }
 
-    /** The driver has decided for the whole application; each handle says how, so executors need not be told. */
+    /**
+     * The driver has decided for the whole application; each handle says how, so executors need not
+     * be told.
+     */
     static boolean isSparks(ShuffleHandle handle, ForebayConf conf) {
         return conf.fallback() && handle.getClass().getName().startsWith("org.apache.spark.");
     }

@@ -20,8 +20,8 @@ import scala.collection.Iterator;
 import scala.math.Ordering;
 
 /**
- * Reads partitions of a shuffle, of all maps or of a range of them, combined and sorted as the dependency asks: the second half is what
- * Spark's own reader does, with Spark's own parts.
+ * Reads partitions of a shuffle, of all maps or of a range, then combines and sorts as the
+ * dependency asks, with Spark's own parts.
  */
 final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
     private static final Logger LOG = LoggerFactory.getLogger(ForebayShuffleReader.class);
@@ -35,20 +35,14 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
     private final Traffic traffic;
 
     ForebayShuffleReader(
-            ForebayShuffleHandle<K, ?, C> handle,
-            ReadRange range,
-            TaskContext context,
-            ShuffleReadMetricsReporter metrics,
-            ClientHolder client,
-            long windowBytes,
-            Traffic traffic) {
-        this.handle = handle;
+            ShuffleTask<K, ?, C> task, ReadRange range, ShuffleReadMetricsReporter metrics, long windowBytes) {
+        this.handle = task.handle;
         this.range = range;
-        this.context = context;
+        this.context = task.context;
         this.metrics = metrics;
-        this.client = client;
+        this.client = task.client;
         this.windowBytes = windowBytes;
-        this.traffic = traffic;
+        this.traffic = task.traffic;
     }
 
     @Override
@@ -57,7 +51,7 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
         Iterator<Product2<K, C>> records = records();
         boolean plain = dependency.aggregator().isEmpty() && dependency.keyOrdering().isEmpty();
         if (plain && records instanceof RowIterator) {
-            // It looks at the kill flag itself, less often than at every row.
+            // The row iterator looks at the kill flag itself, less often than at every row.
             return records;
         }
         records = new InterruptibleIterator<>(context, records);

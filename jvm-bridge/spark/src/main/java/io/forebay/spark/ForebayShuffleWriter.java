@@ -2,6 +2,7 @@ package io.forebay.spark;
 
 import io.forebay.core.CommittedOutput;
 import io.forebay.core.InterruptCheck;
+import io.forebay.core.MapAttempt;
 import io.forebay.core.MapOutputWriter;
 import java.io.IOException;
 import org.apache.spark.ShuffleDependency;
@@ -17,8 +18,9 @@ import scala.Product2;
 import scala.collection.Iterator;
 
 /**
- * Writes the output of one map attempt: its records are pushed while they are computed, and {@link #stop} commits them. Until then
- * nothing of it is visible, so whatever goes wrong leaves nothing behind (invariant: whole-attempt-or-none).
+ * Writes the output of one map attempt: its records are pushed while they are computed, and
+ * {@link #stop} commits them. Until then nothing of it is visible, so whatever goes wrong leaves
+ * nothing behind (invariant: whole-attempt-or-none).
  *
  * <p>All native waits look at the task's kill flag, so a killed task leaves within milliseconds.
  */
@@ -40,21 +42,15 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
     private boolean stopped;
 
     ForebayShuffleWriter(
-            ForebayShuffleHandle<K, V, C> handle,
-            long attempt,
-            TaskContext context,
-            ShuffleWriteMetricsReporter metrics,
-            ClientHolder client,
-            long arenaBytes,
-            Traffic traffic) {
-        this.handle = handle;
+            ShuffleTask<K, V, C> task, long attempt, ShuffleWriteMetricsReporter metrics, long arenaBytes) {
+        this.handle = task.handle;
         this.dependency = handle.dependency();
         this.attempt = attempt;
-        this.context = context;
+        this.context = task.context;
         this.metrics = metrics;
-        this.client = client;
+        this.client = task.client;
         this.arenaBytes = arenaBytes;
-        this.traffic = traffic;
+        this.traffic = task.traffic;
         this.checksums = Shim.rowChecksums(dependency);
         this.memory = new ArenaMemory(context.taskMemoryManager());
         // Spark calls stop on the ways out that it knows; this is for the others.
@@ -70,20 +66,8 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
             return;
         }
         InterruptCheck interrupt = Interrupts.ofTask(context);
-        output =
-                client.get()
-                        .openWriter(
-                                handle.caller(),
-                                handle.number(),
-                                handle.numMaps,
-                                handle.numPartitions,
-                                context.partitionId(),
-                                attempt,
-                                handle.durability,
-                                handle.candidates,
-                                handle.compression,
-                                arenaBytes,
-                                interrupt);
+        MapAttempt writes = new MapAttempt(handle.number(), context.partitionId(), attempt);
+        output = client.get().openWriter(handle.caller(), writes, handle.layout(), arenaBytes, interrupt);
         try {
             writeAll(records);
         } catch (Exception e) {
@@ -112,7 +96,10 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
         }
     }
 
-    /** Whether records are rows with their length, as {@link RowIterator} reads them, and not what the serialiser makes of them. */
+    /**
+     * Whether records are rows with their length, as {@link RowIterator} reads them, and not what
+     * the serialiser makes of them.
+     */
     static boolean writesRows(ShuffleDependency<?, ?, ?> dependency) {
         return Shim.isUnsafeRows(dependency.serializer()) && !dependency.mapSideCombine();
     }

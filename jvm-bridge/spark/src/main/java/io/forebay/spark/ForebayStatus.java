@@ -4,7 +4,7 @@ import java.util.Optional;
 import org.apache.spark.SparkEnv;
 import org.apache.spark.shuffle.ShuffleManager;
 
-/** Whether this application's shuffles are on Forebay, for people and for what shows it to them. */
+/** Whether this application's shuffles are on Forebay, for people and for tools. */
 public final class ForebayStatus {
     private final boolean active;
     private final String reason;
@@ -22,7 +22,10 @@ public final class ForebayStatus {
         return new ForebayStatus(false, reason);
     }
 
-    /** That of the application whose driver runs in this JVM; empty if Forebay is not its shuffle manager. */
+    /**
+     * Status of the application with its driver in this JVM; empty if Forebay is not its shuffle
+     * manager.
+     */
     public static Optional<ForebayStatus> current() {
         SparkEnv env = SparkEnv.get();
         ShuffleManager manager = env == null ? null : env.shuffleManager();
@@ -35,7 +38,7 @@ public final class ForebayStatus {
         return active;
     }
 
-    /** Why it uses Spark's own shuffle, if it does. */
+    /** Reason for the use of Spark's own shuffle; empty if Forebay is used. */
     public Optional<String> fallbackReason() {
         return Optional.ofNullable(reason);
     }

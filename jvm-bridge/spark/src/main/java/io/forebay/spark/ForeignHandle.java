@@ -1,5 +1,7 @@
 package io.forebay.spark;
 
+import io.forebay.core.Caller;
+import io.forebay.core.ShuffleLayout;
 import java.lang.reflect.Field;
 import java.security.CodeSource;
 import org.apache.spark.shuffle.BaseShuffleHandle;
@@ -8,12 +10,14 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A handle that is ours by the name of its class and not by the class: the jar was loaded twice in this JVM. A 3.5 executor makes the
- * shuffle manager from its own class path; with {@code spark.executor.userClassPathFirst} its tasks get their classes from {@code --jars}
- * before that, and so a handle's class is another one than the manager's.
+ * A handle with the name of Forebay's class, and another class: the jar was loaded twice in this
+ * JVM. A 3.5 executor makes the shuffle manager from its own class path; with
+ * {@code spark.executor.userClassPathFirst} its tasks load classes from {@code --jars} first, so
+ * the handle's class differs from the manager's.
  *
- * <p>invariant: no-silent-fallback. Such a handle is taken over field by field or refused by name. It is never taken for one of Spark's
- * own shuffle, whose writer would accept it, and whose files would go with the executor that the driver believes expendable.
+ * <p>invariant: no-silent-fallback. Such a handle is taken over field by field or refused by name.
+ * It must not pass for a handle of Spark's own shuffle, whose writer would accept it, and whose
+ * files would go with an executor the driver believes expendable.
  */
 final class ForeignHandle {
     private static final Logger LOG = LoggerFactory.getLogger(ForeignHandle.class);
@@ -26,25 +30,34 @@ final class ForeignHandle {
         return handle.getClass().getName().equals(ForebayShuffleHandle.class.getName());
     }
 
-    /** The same as a handle of the class that this code knows; an {@link IllegalStateException} says what to do where that cannot be. */
+    /**
+     * The handle in the manager's class; an {@link IllegalStateException} names the remedy if the
+     * fields do not fit.
+     */
     static <K, V, C> ForebayShuffleHandle<K, V, C> adopt(ShuffleHandle foreign) {
         try {
             @SuppressWarnings("unchecked")
             BaseShuffleHandle<K, V, C> base = (BaseShuffleHandle<K, V, C>) foreign;
             Object number = field(foreign, "number");
+            Caller caller =
+                    new Caller(
+                            (String) field(foreign, "app"),
+                            (String) field(foreign, "token"),
+                            (Long) field(foreign, "leaseMillis"));
+            ShuffleLayout layout =
+                    new ShuffleLayout(
+                            (Integer) field(foreign, "numMaps"),
+                            (Integer) field(foreign, "numPartitions"),
+                            (String[]) field(foreign, "candidates"),
+                            (String) field(foreign, "durability"),
+                            (String) field(foreign, "compression"));
             ForebayShuffleHandle<K, V, C> handle =
                     new ForebayShuffleHandle<>(
                             foreign.shuffleId(),
                             ShuffleNumbers.Current.of((Integer) field(number, "value")),
                             base.dependency(),
-                            (String) field(foreign, "app"),
-                            (String) field(foreign, "token"),
-                            (Long) field(foreign, "leaseMillis"),
-                            (String[]) field(foreign, "candidates"),
-                            (String) field(foreign, "durability"),
-                            (Integer) field(foreign, "numMaps"),
-                            (Integer) field(foreign, "numPartitions"),
-                            (String) field(foreign, "compression"),
+                            caller,
+                            layout,
                             // What tasks tell is of another class too.
                             null);
             warn(foreign);

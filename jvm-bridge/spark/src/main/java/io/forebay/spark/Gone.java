@@ -13,15 +13,16 @@ import org.apache.spark.storage.BlockManagerId;
 /**
  * Which places of map outputs are gone, by what is known: decisions only, nothing is asked here.
  *
- * <p>A place is gone if each of its copies is. A copy is gone that no server has, where that is known and not merely not known: what is
- * called gone has its maps run again.
+ * <p>A place is gone if each of its copies is. A copy is gone if it is known that no server has it,
+ * not if nothing is known: maps of a place that is gone run again.
  */
 final class Gone {
     private Gone() {}
 
     /**
-     * By what a task has told, at once: what it found gone, and all that was at servers that it waited for in vain and that the driver does
-     * not hear of either (one that answers may have one disk that does not).
+     * Judged by a task's report, at once: volumes found gone by the task, and servers waited for in
+     * vain by the task and silent for the driver too (a server that answers may have one dead
+     * disk).
      *
      * @param known what servers said when they were last asked, which may be old
      */
@@ -38,9 +39,11 @@ final class Gone {
     }
 
     /**
-     * By what is seen now. A server that does not answer may be starting again; it is gone if a task has waited for it.
+     * Judged by present answers. A silent server may be starting again; it is gone if a task has
+     * waited for it.
      *
-     * @param places from before {@code seen} was asked: what was registered later may be on a volume that came later
+     * @param places from before {@code seen} was asked: what was registered later may be on a
+     *     volume that came later
      */
     static Set<BlockManagerId> seen(Collection<BlockManagerId> places, Collection<String> waitedFor, Collection<ServerView> seen) {
         Map<String, Set<String>> servers = servers(seen);

@@ -13,15 +13,16 @@ import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 
 /**
- * What a reduce task has found out beside the one output that its fetch failure names: volumes that are gone, servers that have not
- * answered for as long as it was told to wait, and outputs that are lost by themselves. It goes to the driver at the end of the failure's message, which is the only part of a
- * fetch failure that Spark leaves to us; both ends of it are here.
+ * A reduce task's findings beside the one output in its fetch failure: volumes that are gone,
+ * servers silent for the whole waiting time, and single lost outputs. The note travels to the
+ * driver at the end of the failure's message, the only free part of Spark's fetch failure; both
+ * ends are here.
  */
 final class GoneNote {
     /** More are not told: the driver sees for itself. */
     private static final int MOST = 256;
 
-    /** Outputs that are told one by one. */
+    /** Outputs told one by one. */
     static final int MOST_LOST = 1024;
 
     private static final Pattern NOTE = Pattern.compile("\\[gone: ([^;]*); silent: ([^;]*); lost: ([0-9/ ]*);]");
@@ -50,7 +51,7 @@ final class GoneNote {
         return new GoneNote(failure.goneVolumes(), silent, lost);
     }
 
-    /** What was told with a message; nothing if there is no note in it. */
+    /** The note in a message; empty if there is none. */
     static GoneNote in(String message) {
         Matcher note = NOTE.matcher(message == null ? "" : message);
         if (!note.find()) {
@@ -78,7 +79,9 @@ final class GoneNote {
         return silent;
     }
 
-    /** Outputs of the failure's shuffle that are lost by themselves: the attempt of each, by map. */
+    /**
+     * Outputs of the failure's shuffle that are lost by themselves: the attempt of each, by map.
+     */
     Map<Integer, Long> lost() {
         return lost;
     }

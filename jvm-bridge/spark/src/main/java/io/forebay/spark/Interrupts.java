@@ -3,11 +3,12 @@ package io.forebay.spark;
 import io.forebay.core.InterruptCheck;
 import org.apache.spark.TaskContext;
 
-/** What a thread does between two slices of a native wait, in the exceptions that Spark knows. */
+/** The check between two slices of a native wait, with Spark's own exceptions. */
 final class Interrupts {
     /**
-     * A thread that is interrupted: one of the driver's, or one that works for a task, such as the one that feeds a Python worker. Spark
-     * tells a query that was stopped from one that failed by this exception.
+     * The check of an interrupted thread: one of the driver's, or one at work for a task, such as
+     * the feeder of a Python worker. By this exception Spark tells a stopped query from a failed
+     * one.
      */
     static final InterruptCheck THREAD =
             () -> {

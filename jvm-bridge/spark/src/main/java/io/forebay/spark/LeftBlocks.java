@@ -4,11 +4,14 @@ import java.util.ArrayDeque;
 import java.util.Deque;
 
 /**
- * Blocks of tasks that ended half way through their input, for a while. A row that the task's own thread was given lies in them, and a
- * task may have passed it on, without a copy, to a thread that it does not wait for: to one that looks at the first row, for example, before
- * it starts the thread that reads the others. That thread is seen with the next row that it asks for; until then it is safe here.
+ * Blocks of tasks that ended half way through their input, kept for a while. The last row of the
+ * task's own thread lies in such a block, and the task may have passed the row on, without a copy,
+ * to a thread that outlives the task: one that looks at the first row, say, before it starts a
+ * reading thread. The source notices such a thread with its next row; until then the row is safe
+ * here.
  *
- * <p>A row is looked at for microseconds, and may wait for a pipe in that time. Here it is good until so many more tasks have ended half way.
+ * <p>A row is in use for microseconds, plus the time of a full pipe. It stays good until a number
+ * of further tasks have ended half way.
  */
 final class LeftBlocks {
     private static final int READERS = 64;

@@ -24,20 +24,23 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * On the driver: one loss is one failure. A fetch failure names one output, and Spark forgets those of its volume and shuffle; whatever
- * else went with it would be found out by failures too, one attempt of a stage each, and the fourth ends the job. So when a fetch has
- * failed, Spark is made to forget at once all that is gone now: the server's other volumes, other servers' that are gone, of all shuffles.
+ * On the driver: one loss is one failure. A fetch failure names one output, and Spark forgets the
+ * outputs of its volume and shuffle; further losses would take one failure each, one attempt of a
+ * stage each, and the fourth ends the job. So after a fetch failure Spark is made to forget at once
+ * everything now gone: other volumes of the server, volumes of other dead servers, of all shuffles.
  *
- * <p>Twice for each failure: at once by what its task has told, because Spark tries the stage again 200 ms later; and when all servers
- * have been asked. Late is no harm: a map stage that ends and finds outputs missing goes on with those.
+ * <p>Twice for each failure: at once from the task's report, because Spark tries the stage again
+ * 200 ms later, and after the answers of all servers. Late is no harm: a map stage that ends with
+ * missing outputs goes on with those maps.
  *
- * <p>Where there is an object store, outputs of a volume that is gone may be there, each or not, and only tasks find out. So what is
- * forgotten for the first failure is what its task has found lost; a stage that fails again for the same shuffle is not let to the end of
- * its four attempts.
+ * <p>With an object store, single outputs of a dead volume may still be there, and only tasks find
+ * out. So the first failure forgets the outputs found lost by its task; a second failure of the
+ * same shuffle forgets everything of the volume, before the stage's four attempts are used up.
  *
- * <p>Where single map outputs are lost (bits have flipped in them), the failure's location is one under which nothing is registered, and
- * Spark is made to forget those outputs here, all that the task has found. If a stage fails so a second time for a shuffle, whatever it is
- * spoils more than these: what lies beside the outputs that were lost then goes too, before the stage's attempts are used up.
+ * <p>Single lost map outputs (flipped bits) are reported under a location without any registered
+ * output, and Spark is made to forget all such outputs of the task's report here. If a stage fails
+ * so a second time for a shuffle, the cause must spoil more than single outputs: their neighbours
+ * on the volume are forgotten too, before the stage's attempts are used up.
  */
 final class Losses extends SparkListener {
     private static final Logger LOG = LoggerFactory.getLogger(Losses.class);
@@ -46,34 +49,43 @@ final class Losses extends SparkListener {
 
     /** The servers, as the driver's client sees them. */
     interface Pool {
-        /** What they said when they were last asked. */
+        /** The servers' last answers. */
         List<ServerView> known();
 
-        /** What they say now. */
+        /** The servers' answers now. */
         List<ServerView> look(Collection<String> addresses);
     }
 
-    /** What Spark knows of this application's map outputs. */
+    /** Spark's knowledge of this application's map outputs. */
     interface Outputs {
         /** Where some are registered. */
         Set<BlockManagerId> places();
 
-        /** Has Spark forget those for which that holds of their shuffle and place; returns how many. */
+        /**
+         * Makes Spark forget the outputs for which the test of shuffle and place holds; returns
+         * their number.
+         */
         int forget(BiPredicate<Integer, BlockManagerId> gone);
 
-        /** Has Spark forget one, if it is still of that attempt; returns where it was registered, or null. */
+        /**
+         * Makes Spark forget one output, if it is still of that attempt; returns its former place,
+         * or null.
+         */
         BlockManagerId forget(int shuffle, int mapIndex, long attempt);
     }
 
     private final Outputs outputs;
     private final Pool pool;
 
-    /** Whether what no server has on a disk may be in an object store. A server that had one said so while it answered. */
+    /**
+     * Whether volumes without a server may be in an object store. A server with a store told so in
+     * its answers.
+     */
     private volatile boolean store;
 
     private final Silence silence;
 
-    /** Asks the servers; its thread ends when it has nothing to do. */
+    /** Asks the servers, in a thread that ends when idle. */
     private final ScheduledThreadPoolExecutor looking = new ScheduledThreadPoolExecutor(1, Losses::thread);
 
     private final AtomicBoolean lookIsDue = new AtomicBoolean();
@@ -82,7 +94,9 @@ final class Losses extends SparkListener {
     private String lastTold = "";
     private long lastToldAt;
 
-    /** With a store: the last attempt of a stage that failed to fetch from a shuffle, by shuffle. */
+    /**
+     * With a store: the last attempt of a stage that failed to fetch from a shuffle, by shuffle.
+     */
     private final Map<Integer, int[]> failedBefore = new HashMap<>();
 
     /** What single outputs were lost, by shuffle. */
@@ -135,7 +149,10 @@ final class Losses extends SparkListener {
         }
     }
 
-    /** Comes with each heartbeat: while tasks wait for a server, the driver notes for how long it does not answer. */
+    /**
+     * Comes with each heartbeat: while tasks wait for a server, the driver notes for how long it
+     * does not answer.
+     */
     @Override
     public void onExecutorMetricsUpdate(SparkListenerExecutorMetricsUpdate heartbeat) {
         if (System.nanoTime() - heard < TimeUnit.SECONDS.toNanos(LOOK_AGAIN_SECONDS)) {
@@ -151,7 +168,10 @@ final class Losses extends SparkListener {
         }
     }
 
-    /** Outputs by themselves. Nothing of those that Spark has forgotten since: many tasks may tell of them, and a stage that came too soon. */
+    /**
+     * Forgets single outputs. Not twice: many tasks may report the same outputs, and so may a stage
+     * that came too soon.
+     */
     private void lost(int shuffle, Map<Integer, Long> attempts, int stage, int attempt) {
         Set<Integer> forgotten = new TreeSet<>();
         Set<BlockManagerId> places = new HashSet<>();
@@ -190,7 +210,8 @@ final class Losses extends SparkListener {
             boolean stored = hasStore(known);
             if (isNews(stage + "." + attempt + " " + shuffle + note)) {
                 Set<BlockManagerId> places = outputs.places();
-                // A task may have lost its way to a server that others reach: of other shuffles, what the driver sees counts.
+                // A task may have lost its own way to a living server: for other shuffles the
+                // driver's view counts.
                 forget(Gone.told(places, note.withoutSilent(), known), shuffle);
                 if (!stored) {
                     forget(Gone.told(places, note.withoutVolumes(), known), null);
@@ -208,7 +229,7 @@ final class Losses extends SparkListener {
         }
     }
 
-    /** Whether it is not what was told just now: a thousand tasks may fail for one server. */
+    /** Whether the report is new: a thousand tasks may fail for one server. */
     private boolean isNews(String told) {
         long now = System.nanoTime();
         if (told.equals(lastTold) && now - lastToldAt < TimeUnit.SECONDS.toNanos(1)) {
@@ -219,7 +240,9 @@ final class Losses extends SparkListener {
         return true;
     }
 
-    /** Whether an earlier attempt of the stage has failed for that shuffle; once for each attempt. */
+    /**
+     * Whether an earlier attempt of the stage has failed for that shuffle; once for each attempt.
+     */
     private boolean isSecond(int shuffle, int stage, int attempt) {
         int[] before = failedBefore.put(shuffle, new int[] {stage, attempt});
         return before != null && before[0] == stage && before[1] < attempt;
@@ -240,7 +263,10 @@ final class Losses extends SparkListener {
         }
     }
 
-    /** @param shuffle the one of which outputs are forgotten, whether there is a store or not; null = all, if there is none */
+    /**
+     * @param shuffle the one of which outputs are forgotten, whether there is a store or not; null
+     *     = all, if there is none
+     */
     private void look(Integer shuffle) {
         if (shuffle == null) {
             // What fails from here on is looked for once more.
@@ -265,7 +291,7 @@ final class Losses extends SparkListener {
             Set<String> forGood = silence.forGood(now);
             forget(Gone.seen(places, forGood, seen), shuffle);
             if (!forGood.containsAll(silent) && shuffle == null && lookIsDue.compareAndSet(false, true)) {
-                // Starting again, or gone: a reader that waits for it will know no sooner.
+                // Starting again, or gone: a waiting reader will know no sooner.
                 later(() -> look(null), LOOK_AGAIN_SECONDS);
             }
         } catch (RuntimeException e) {

@@ -13,16 +13,16 @@ import scala.Tuple3;
 import scala.collection.Iterator;
 
 /**
- * The outputs that a reader must see, as Spark's MapOutputTracker names them: which attempt of each map won, where it is registered, and
- * which partitions it has data for (a size of 0 is exact). What the servers send is compared with this, so that something unknown is
- * never taken for something empty.
+ * The outputs to be seen by a reader, from Spark's MapOutputTracker: the winning attempt of each
+ * map, its place, and its partitions with data (a size of 0 is exact). The servers' answers are
+ * compared with these, so that unknown data never pass for empty data.
  */
 final class MapOutputs {
     private final int shuffle;
     private final ReadRange range;
     private final ReadPlan plan;
 
-    /** Whether the driver can be told that one of them is lost and not those beside it. */
+    /** Whether the driver can be told of a single lost output, without its neighbours. */
     private final boolean one;
 
     private final List<Output> outputs = new ArrayList<>();
@@ -44,7 +44,8 @@ final class MapOutputs {
      * Takes the answer of {@code getMapSizesByExecutorId}.
      *
      * @param one as {@link SingleLoss#mayBeTold} has it
-     * @throws FetchFailedException if an output is registered under a location that is not ours: its map is run again
+     * @throws FetchFailedException if an output is registered under a location that is not ours:
+     *     its map is run again
      */
     MapOutputs(int shuffle, ReadRange range, boolean one, Iterator<?> sizesByLocation) {
         this.shuffle = shuffle;
@@ -91,9 +92,10 @@ final class MapOutputs {
     }
 
     /**
-     * What Spark is to be told of a failure: a fetch failure if it concerns an output, so that its map is run again; itself otherwise.
-     * Call on the thread that runs for the task: the exception registers itself there, and from then on the task counts as one that
-     * failed to fetch, whatever becomes of the exception.
+     * Spark's form of a failure: a fetch failure if an output is concerned, so that its map runs
+     * again; else the failure itself. Call on the task's own thread: the exception registers itself
+     * there, and from then on the task counts as one with a failed fetch, whatever becomes of the
+     * exception.
      */
     RuntimeException translate(ForebayException e) {
         if (e.volume() == null) {

@@ -4,7 +4,10 @@ import io.forebay.core.NativeLog;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/** The log of the native client among Spark's own, in its layout: the logger {@code io.forebay.native} and those below it. */
+/**
+ * The native client's log among Spark's own, in its layout: the logger {@code io.forebay.native}
+ * and its children.
+ */
 final class NativeLogger implements NativeLog.Sink {
     private static final String PREFIX = "io.forebay.native.";
 

@@ -9,8 +9,9 @@ import scala.collection.AbstractIterator;
 import scala.collection.Iterator;
 
 /**
- * Deserialised records. Where records may be moved about, all blocks are one stream; otherwise each block is a stream that was closed.
- * The number of records is compared with what the blocks say, because some deserialisers take a cut-off record for the end.
+ * Deserialised records. With a relocatable serialiser all blocks are one stream; otherwise each
+ * block is a closed stream. The number of records is compared with the blocks' own, because some
+ * deserialisers take a cut-off record for the end.
  */
 final class RecordIterator<K, C> extends AbstractIterator<Product2<K, C>> {
     private final Blocks source;
@@ -72,8 +73,8 @@ final class RecordIterator<K, C> extends AbstractIterator<Product2<K, C>> {
     }
 
     /**
-     * A deserialiser that failed in the middle is at no place that it knows: asked again, it might make something of what follows, or
-     * take it for the end. What a kill or an interrupt has stopped in its middle is not whole either.
+     * A deserialiser is lost after a failure in the middle: a second call might misread the rest,
+     * or take it for the end. The same holds after a kill or an interrupt.
      */
     private Throwable kept(Throwable thrown) {
         failure = thrown;

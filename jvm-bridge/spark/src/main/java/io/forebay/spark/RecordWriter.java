@@ -5,7 +5,9 @@ import org.apache.spark.ShuffleDependency;
 import scala.Product2;
 import scala.collection.Iterator;
 
-/** Brings the records of one map task into the shape in which they are pushed. Which one depends on the serialiser. */
+/**
+ * Brings the records of one map task into the form to be pushed, which depends on the serialiser.
+ */
 abstract class RecordWriter<K, V> {
     private final Partitioner partitioner;
     private final int numPartitions;
@@ -20,7 +22,10 @@ abstract class RecordWriter<K, V> {
     /** Writes all records; when it returns, all have been handed on. */
     abstract void write(Iterator<Product2<K, V>> records) throws Exception;
 
-    /** The partition of a record, which it also accounts for in the row checksums (invariant: checksum-told). */
+    /**
+     * The partition of a record, which it also accounts for in the row checksums (invariant:
+     * checksum-told).
+     */
     final int partition(Object key, Object value) {
         int partition = partitioner.getPartition(key);
         if (partition < 0 || partition >= numPartitions) {

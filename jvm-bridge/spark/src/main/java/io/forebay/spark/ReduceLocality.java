@@ -6,12 +6,14 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Has Spark prefer no host for tasks that read a shuffle. It would prefer the hosts of the largest map outputs, and those of ours are
- * volumes, where no executor is: in a stage of which other tasks have a host to prefer (a union with a cached RDD, say) ours would wait for
- * {@code spark.locality.wait}, and in local mode, where nothing offers the task again after that time, for ever.
+ * Makes Spark prefer no host for tasks that read a shuffle. Spark would prefer the hosts of the
+ * largest map outputs, and Forebay's are volumes without executors: in a stage with other preferred
+ * hosts (a union with a cached RDD, say) such tasks would wait for {@code spark.locality.wait}, and
+ * in local mode, where no second offer comes after that time, for ever.
  *
- * <p>{@code spark.shuffle.reduceLocality.enabled=false} is Spark's own switch. Its map output tracker reads it when it is made, which is
- * before the shuffle manager; so the tracker is told afterwards.
+ * <p>{@code spark.shuffle.reduceLocality.enabled=false} is Spark's own switch. Spark's map output
+ * tracker reads the switch when it is made, before the shuffle manager, so the tracker is told
+ * afterwards.
  */
 final class ReduceLocality {
     private static final Logger LOG = LoggerFactory.getLogger(ReduceLocality.class);

@@ -12,12 +12,14 @@ import scala.collection.AbstractIterator;
 /**
  * Spark SQL's rows: one row object that points into the current block.
  *
- * <p>On the task's own thread without a copy, for the block's native memory goes only when the task ends, which is on that thread. Any
- * other thread gets its rows from the heap, a block at a time (see {@link Blocks}): the one that is created inside the task to feed a
- * process, for example, which Spark does not wait for. From the first row that another thread asks for, that is so for good.
+ * <p>Rows for the task's own thread are not copied: the block's native memory goes at the end of
+ * the task, on that thread. Any other thread gets its rows from the heap, a block at a time (see
+ * {@link Blocks}), such as the thread that feeds a process and outlives the task. The first row for
+ * another thread switches for good.
  *
- * <p>A row is good until {@link #next} is called again, as with Spark's own serialiser, whose buffer is used again too. So the block of the
- * current row is freed by {@code next} when it moves on, never by {@link #hasNext}; the last row is moved to the heap when there is no more.
+ * <p>A row is good until {@link #next} is called again, as with Spark's own serialiser, whose
+ * buffer is used again too. So the block of the current row is freed by {@code next} when it moves
+ * on, never by {@link #hasNext}; the last row is moved to the heap when there is no more.
  */
 final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
     private final Blocks source;
@@ -38,8 +40,8 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
     private byte[] heap;
 
     /**
-     * In the current block: rows that are left, where the next begins, and where the last ends. Addresses, or, as Unsafe counts them, offsets
-     * of {@code heap}.
+     * The current block: rows left, begin of the next row, end of the last. Addresses, or, as in
+     * Unsafe, offsets in {@code heap}.
      */
     private int left;
 
@@ -90,7 +92,10 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
         return hasUpcoming;
     }
 
-    /** The row that was handed out last goes on to be good, though its block may go: nobody else is reading it at this moment. */
+    /**
+     * The last row stays good though its block may go: no other thread is reading the row at this
+     * moment.
+     */
     private void keepRow() {
         long start = row.getBaseOffset();
         boolean inBlock = row.getBaseObject() == null && start >= current.address() && start < current.address() + current.length();
@@ -102,13 +107,14 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
             source.copy(start, bytes, 0, bytes.length);
             row.pointTo(bytes, Platform.BYTE_ARRAY_OFFSET, bytes.length);
         } catch (IllegalStateException e) {
-            // The task has ended: whoever asks is told by what follows, and has no use for the row.
+            // The task has ended: later calls tell, and the row is of no use.
         }
     }
 
     @Override
     public Product2<K, C> next() {
-        // Looking at the thread costs two loads. What counts rows and looks at the kill flag is done once per block instead.
+        // Looking at the thread costs two loads. What counts rows and looks at the kill flag is
+        // done once per block instead.
         if (left == 0 || Thread.currentThread() != task) {
             settle();
         }
@@ -161,15 +167,21 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
         interrupt.check();
     }
 
-    /** Tells Spark of the rows handed out since it was told last; also when the task leaves the iterator half way. */
+    /**
+     * Tells Spark of the rows handed out since it was told last; also when the task leaves the
+     * iterator half way.
+     */
     void count() {
-        // Another thread may be at it when the task ends: then it is about so many.
+        // Another thread may be counting at the end of the task: then the number is approximate.
         int handedOut = Math.max(counted, records - left);
         source.countRecords(handedOut - counted);
         counted = handedOut;
     }
 
-    /** The checksum was right, so it was written like this: by another version, or by a bug. Never go on reading memory at random. */
+    /**
+     * The checksum was right, so the block was written this way, by another version or by a bug.
+     * Never go on reading memory at random.
+     */
     private IllegalStateException malformed() {
         left = 0;
         hasUpcoming = false;

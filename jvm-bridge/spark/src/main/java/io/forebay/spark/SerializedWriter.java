@@ -7,7 +7,9 @@ import scala.Product2;
 import scala.collection.Iterator;
 import scala.reflect.ClassTag;
 
-/** Serialisers whose records may be moved about: one stream for the task, cut into records, which are then sorted as bytes. */
+/**
+ * For relocatable serialisers: one stream for the task, cut into records, then sorted as bytes.
+ */
 final class SerializedWriter<K, V> extends RecordWriter<K, V> {
     private static final ClassTag<Object> ANY = scala.reflect.ClassTag$.MODULE$.Object();
 

@@ -3,8 +3,10 @@ package io.forebay.spark;
 import org.apache.spark.SparkConf;
 
 /**
- * The settings of this JVM, or why they cannot be read. On the driver that is said at once. On an executor they were a driver's, so its
- * jar is another one; if it ended for it, it would be started again and again, and nobody would see the reason: so tasks fail with it.
+ * The settings of this JVM, or the reason why they are unreadable. A driver reports the reason at
+ * once. An executor's settings were a driver's, so its jar must be another version; an executor
+ * that ended would be started again and again without a visible reason, so its tasks fail with the
+ * reason instead.
  */
 final class Settings {
     private final ForebayConf conf;

@@ -21,8 +21,9 @@ import scala.collection.Iterator;
 import scala.math.Ordering;
 
 /**
- * All that differs between Spark 3.5, 4.0, 4.1, 4.2 and 4.3. Compiled against 3.5; method handles are resolved once, when the class is
- * loaded, and are constants to the compiler afterwards. A Spark that fits none of the shapes is refused then, naming what is missing.
+ * All differences between Spark 3.5, 4.0, 4.1, 4.2 and 4.3. Compiled against 3.5; method handles
+ * are resolved once, when the class is loaded, and are constants to the compiler afterwards. A
+ * Spark without a known shape is refused then, with the missing method's name.
  */
 final class Shim {
     private static final MethodHandles.Lookup LOOKUP = MethodHandles.publicLookup();
@@ -69,7 +70,10 @@ final class Shim {
 
     private Shim() {}
 
-    /** The status of a map task; the checksum is 0 on lines without row checksums, and of no use there. */
+    /**
+     * The status of a map task; the checksum is 0 on lines without row checksums, and of no use
+     * there.
+     */
     static MapStatus mapStatus(BlockManagerId location, long[] sizes, long attempt, long checksum) {
         try {
             return (MapStatus) MAP_STATUS.invokeExact(location, sizes, attempt, checksum);
@@ -78,7 +82,7 @@ final class Shim {
         }
     }
 
-    /** A sorter that spills to the executor's disk, as Spark's own shuffle uses it. */
+    /** A sorter with spills on the executor's disk, as in Spark's own shuffle. */
     @SuppressWarnings("unchecked")
     static <K, V, C> ExternalSorter<K, V, C> sorter(
             TaskContext context,
@@ -124,7 +128,10 @@ final class Shim {
         }
     }
 
-    /** Iterates a Seq, which is another type in Scala 2.13 (SPARK-45314, 4.0: Scala 2.12 dropped) and the same from here on. */
+    /**
+     * Iterates a Seq, which is another type in Scala 2.13 (SPARK-45314, 4.0: Scala 2.12 dropped)
+     * and the same from here on.
+     */
     @SuppressWarnings("unchecked")
     static <T> Iterator<T> iterate(Object seq) {
         return ((scala.collection.Iterable<T>) seq).iterator();
@@ -136,7 +143,10 @@ final class Shim {
 
     // === what a serialiser does not show ===
 
-    /** Whether records are UnsafeRows, which need no serialiser. By name: an executor without Spark SQL has no such class. */
+    /**
+     * Whether records are UnsafeRows, which need no serialiser. By name: an executor without Spark
+     * SQL has no such class.
+     */
     static boolean isUnsafeRows(Serializer serializer) {
         return serializer.getClass().getName().equals("org.apache.spark.sql.execution.UnsafeRowSerializer");
     }

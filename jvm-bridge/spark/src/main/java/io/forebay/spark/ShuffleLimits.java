@@ -1,6 +1,9 @@
 package io.forebay.spark;
 
-/** What servers take of one shuffle. Beyond it every task would be refused; so the driver refuses the shuffle, once. */
+/**
+ * The servers' limits on one shuffle. Beyond them every task would be refused, so the driver
+ * refuses the shuffle, once.
+ */
 final class ShuffleLimits {
     /** Maps, and partitions: {@code MAX_TASKS} of {@code proto/src/wire.rs}. */
     static final int MAX_TASKS = 1 << 24;

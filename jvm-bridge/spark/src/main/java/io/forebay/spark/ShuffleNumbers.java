@@ -9,10 +9,11 @@ import java.util.Map;
 /**
  * Under which number the servers know each shuffle: Spark's own, until its data are deleted.
  *
- * <p>The servers refuse whatever is pushed to a shuffle that was deleted, because it comes from a task that is late. But Spark frees the
- * storage of shuffles that may be read again, at the end of a query ({@code spark.sql.classic.shuffleDependency.fileCleanup.enabled},
- * 4.1), and then expects fetches to fail and the maps to run again. So what is written after a deletion has a number of its own. Tasks
- * learn it with the shuffle's handle, which Spark serialises anew for each attempt of a stage.
+ * <p>The servers refuse pushes to a deleted shuffle, because they come from late tasks. But Spark
+ * frees the storage of shuffles that may be read again, at the end of a query
+ * ({@code spark.sql.classic.shuffleDependency.fileCleanup.enabled}, 4.1), and then expects failed
+ * fetches and new map runs. So outputs written after a deletion have a new number. Tasks learn the
+ * number from the shuffle's handle, which Spark serialises anew for each attempt of a stage.
  *
  * <p>Lives on the driver, where shuffles are registered and deleted.
  */
@@ -27,7 +28,7 @@ final class ShuffleNumbers {
             this.value = value;
         }
 
-        /** On an executor: that of a handle that was read from bytes. */
+        /** On an executor: the number of a handle read from bytes. */
         static Current of(int value) {
             return new Current(value);
         }
@@ -80,13 +81,15 @@ final class ShuffleNumbers {
             return number;
         }
 
-        /** Whether something still refers to the shuffle, so that it may be read, and then written, again. */
+        /**
+         * Whether the shuffle is still referred to, and so may be read and written again.
+         */
         boolean canBeRead() {
             return canBeRead;
         }
     }
 
-    /** The shuffle has another number from now on, in case that it is written again. */
+    /** Gives the shuffle another number, in case it is written again. */
     synchronized Deleted delete(int shuffle) {
         Entry entry = entries.get(shuffle);
         if (entry == null) {

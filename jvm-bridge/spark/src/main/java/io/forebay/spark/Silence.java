@@ -8,13 +8,17 @@ import java.util.Set;
 import java.util.concurrent.TimeUnit;
 
 /**
- * Which servers have not answered for so long that a reader would give them up: what one reader has waited for in vain, and what the
- * driver itself has not heard of for as long. Readers wait for several servers at a time and tell of the first only.
+ * Servers silent for so long that a reader would give them up: servers one reader has waited for in
+ * vain, and servers the driver has not heard of for as long. Readers wait for several servers at a
+ * time and report the first only.
  *
  * <p>Book-keeping alone; times are {@code System.nanoTime}.
  */
 final class Silence {
-    /** How late the driver notices that a server is silent: it asks every 10 s, and looks at the answers every 10 s. */
+    /**
+     * Delay of the driver's notice of a silent server: questions every 10 s, and a look at the
+     * answers every 10 s.
+     */
     private static final long LATE_MILLIS = 25_000;
 
     private final long patienceNanos;
@@ -30,14 +34,14 @@ final class Silence {
         this.patienceNanos = TimeUnit.MILLISECONDS.toNanos(retryMillis - late);
     }
 
-    /** These answer; of all others that once did it is not known. */
+    /** Notes these answers; the state of other servers is unknown. */
     synchronized void answering(Collection<String> addresses, long now) {
         Set<String> silent = new HashSet<>(heardOf);
         silent.removeAll(addresses);
         asked(addresses, silent, now);
     }
 
-    /** These answer, and those do not. */
+    /** Notes answering and silent servers. */
     synchronized void asked(Collection<String> answering, Collection<String> silent, long now) {
         heardOf.addAll(answering);
         since.keySet().removeAll(answering);
@@ -50,7 +54,7 @@ final class Silence {
         waitedFor.addAll(addresses);
     }
 
-    /** Those that are given up. */
+    /** Servers given up. */
     synchronized Set<String> forGood(long now) {
         Set<String> found = new HashSet<>(waitedFor);
         since.forEach(

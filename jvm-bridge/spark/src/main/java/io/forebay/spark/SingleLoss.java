@@ -3,11 +3,13 @@ package io.forebay.spark;
 import io.forebay.core.ForebayException;
 
 /**
- * Which failures are about single map outputs and not about those beside them: bits have flipped in them. All others cost what is
- * registered under the output's location.
+ * Tells failures of single map outputs (flipped bits) from failures of a whole location, which cost
+ * everything registered there.
  */
 final class SingleLoss {
-    /** Attempts of a stage that are left to Spark, which forgets the outputs of a volume before it tries again. */
+    /**
+     * Attempts of a stage left to Spark, which forgets a volume's outputs before the next attempt.
+     */
     private static final int LEFT = 2;
 
     private SingleLoss() {}
@@ -28,13 +30,14 @@ final class SingleLoss {
             count++;
             named |= lost.mapIndex() == mapIndex && lost.attempt() == failure.attempt();
         }
-        // More than can be told one by one are told as their place.
+        // Too many to be told one by one are told as their place.
         return named && count <= GoneNote.MOST_LOST;
     }
 
     /**
-     * Whether a task may tell so. The driver has Spark forget the outputs, and may be later than the next attempt of the stage, which then
-     * fails for the same: enough attempts must be left for that.
+     * Whether a task may tell so. The driver has Spark forget the outputs, and may be later than
+     * the next attempt of the stage, which then fails for the same: enough attempts must be left
+     * for that.
      *
      * @param mapsRunAlone whether it is enough that the map runs again
      * @param most after how many attempts of a stage Spark ends the job

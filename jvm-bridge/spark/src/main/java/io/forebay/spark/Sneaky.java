@@ -1,10 +1,15 @@
 package io.forebay.spark;
 
-/** Throws what Scala may throw and Java's signatures do not say: {@code FetchFailedException} is checked. */
+/**
+ * Throws what Scala may throw and Java's signatures do not say: {@code FetchFailedException} is
+ * checked.
+ */
 final class Sneaky {
     private Sneaky() {}
 
-    /** Throws the argument, whatever it is; declared to return so that the caller can write {@code throw}. */
+    /**
+     * Throws any argument; declared to return so that the caller can write {@code throw}.
+     */
     static RuntimeException rethrow(Throwable e) {
         throw Sneaky.<RuntimeException>cast(e);
     }

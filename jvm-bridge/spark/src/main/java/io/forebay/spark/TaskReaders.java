@@ -13,17 +13,21 @@ import org.apache.spark.TaskContext;
 import org.apache.spark.util.TaskCompletionListener;
 
 /**
- * The readers of one task, which may be thousands one after the other ({@code coalesce}, {@code cartesian}): closes them, and tells of
- * all of them together what one would tell. Spark sees one listener.
+ * The readers of one task, possibly thousands one after the other ({@code coalesce},
+ * {@code cartesian}): closes them, and reports for all of them together. Spark sees one listener.
  *
- * <p>A reader that has come to its end is closed at once but for its last block, which somebody may still point into without holding the
- * row (the other inputs of a join come to their ends too); a few of these stay until the task ends.
+ * <p>A finished reader is closed at once except for its last block, which a join may still point
+ * into without holding the row (while its other inputs end too); a few such blocks stay until the
+ * end of the task.
  */
 final class TaskReaders implements TaskCompletionListener, BlockSource.Owner {
-    /** Last blocks that are kept until the task ends: more inputs than one operator has. */
+    /** Last blocks kept until the end of the task: more than the inputs of one operator. */
     private static final int LAST_BLOCKS = 8;
 
-    /** Readers after which Spark's sums over all of a task's readers, which take longer each time, are left to the end of the task. */
+    /**
+     * Readers after which Spark's sums over all of a task's readers, which take longer each time,
+     * are left to the end of the task.
+     */
     private static final int EAGER_SUMS = 100;
 
     private static final Map<TaskContext, TaskReaders> TASKS = new IdentityHashMap<>();
@@ -39,7 +43,7 @@ final class TaskReaders implements TaskCompletionListener, BlockSource.Owner {
         this.context = context;
     }
 
-    /** Those of a task, from any of its threads. */
+    /** The readers of a task, from any of its threads. */
     static TaskReaders of(TaskContext context) {
         TaskReaders readers;
         synchronized (TASKS) {
@@ -56,8 +60,9 @@ final class TaskReaders implements TaskCompletionListener, BlockSource.Owner {
     }
 
     /**
-     * The thread that runs the task, and on which it ends, if it is the calling one. Null otherwise: threads that work for a task have its
-     * context, too, so nothing but the name that Spark gives to a thread for as long as it runs the task tells them apart.
+     * The calling thread, if the task runs and ends on it. Null otherwise: helper threads of a task
+     * have its context too, and only the name that Spark gives a thread during the task tells them
+     * apart.
      */
     static Thread taskThread(TaskContext context) {
         Thread thread = Thread.currentThread();
@@ -105,7 +110,8 @@ final class TaskReaders implements TaskCompletionListener, BlockSource.Owner {
                 done = lastBlocks.size() > LAST_BLOCKS ? lastBlocks.remove() : null;
             }
         }
-        // Not under our lock. Under that of a source that finished later than this one, which so never waits for that.
+        // Not under this object's lock, but under the lock of a later source, which so never waits
+        // for this one.
         if (done != null) {
             done.close();
         }

@@ -18,15 +18,19 @@ import org.apache.spark.storage.BlockManagerId;
 import scala.Option;
 
 /**
- * The map outputs that Spark's tracker has on the driver, as far as they are this application's on Forebay, and how Spark is made to forget
- * those that are gone before a task fails for each of them. A stage that finds an output missing has its map run; it has failed only if it
- * finds out by fetching.
+ * The map outputs in Spark's tracker on the driver, as far as they are this application's on
+ * Forebay, and the way to make Spark forget lost ones before a task fails for each. A stage that
+ * finds an output missing runs its map; only a failed fetch fails the stage.
  *
- * <p>invariant: one-loss-one-failure. Outputs of maps whose rows may be others the second time are not forgotten here: when one of
- * those is lost, Spark must take back whatever has been made of the others too, and it does so for a fetch failure only.
+ * <p>invariant: one-loss-one-failure. Outputs of maps with changing rows are not forgotten here:
+ * after the loss of one of them Spark must take back the results of the others too, and does so for
+ * a fetch failure only.
  */
 final class TrackedOutputs implements Losses.Outputs {
-    /** Whose maps can be run again. Weak: a dependency that nothing refers to is never read again. */
+    /**
+     * Shuffles with maps that can run again. Weak: a dependency without references is never read
+     * again.
+     */
     private final Map<Integer, WeakReference<ShuffleDependency<?, ?, ?>>> dependencies = new ConcurrentHashMap<>();
 
     private final MapOutputTracker tracker;

@@ -12,13 +12,13 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Tells of what one task did with one shuffle, when it has ended: the driver by the handle's reports, this executor's metrics, and the
- * executor's log if there was trouble.
+ * Reports one task's work at one shuffle at its end: to the driver by the handle's reports, to this
+ * executor's metrics, and, after trouble, to the executor's log.
  */
 final class Traffic {
     private static final Logger LOG = LoggerFactory.getLogger(Traffic.class);
 
-    /** Null in the driver's JVM, whose metrics count what all tasks tell. */
+    /** Null in the driver's JVM, whose metrics count all tasks' reports. */
     private final ForebaySource source;
 
     private final ForebayShuffleHandle<?, ?, ?> handle;
@@ -51,7 +51,7 @@ final class Traffic {
         tell(task, "output of map " + context.partitionId());
     }
 
-    /** What a task reads of this shuffle, with however many readers. */
+    /** The task's reads of this shuffle, over all its readers. */
     Sum reads() {
         return new Sum();
     }

@@ -6,11 +6,17 @@ import org.apache.spark.sql.execution.metric.SQLMetric;
 import scala.Product2;
 import scala.collection.Iterator;
 
-/** Spark SQL's rows: bytes already, so no serialiser is called. A row is copied once, into the arena. */
+/**
+ * Spark SQL's rows: bytes already, so no serialiser is called. A row is copied once, into the
+ * arena.
+ */
 final class UnsafeRowWriter<K, V> extends RecordWriter<K, V> {
     private final Arena arena;
 
-    /** Size of the data, which adaptive execution plans by; null if nobody asked. Spark's serialiser would have counted it. */
+    /**
+     * Size of the data, which adaptive execution plans by; null if nobody asked. Spark's serialiser
+     * would have counted it.
+     */
     private final SQLMetric dataSize;
 
     UnsafeRowWriter(ShuffleDependency<K, ?, ?> dependency, Object[] checksums, Arena arena) {

@@ -6,23 +6,25 @@ import org.apache.spark.storage.BlockManagerId;
 import scala.Option;
 
 /**
- * A map output's place in Spark's words. When a fetch fails, Spark forgets every output that is registered under the same executor id,
- * of every shuffle; so the id names what is lost together: one volume's part of one shuffle, or at level mirror what two volumes have
- * in common.
+ * A map output's place in Spark's terms. After a failed fetch Spark forgets every output registered
+ * under the same executor id, of every shuffle; so the id names outputs that are lost together: one
+ * volume's part of one shuffle, or at level mirror the common part of two volumes.
  *
- * <p>A failure that is about one map output alone has a location under which nothing is registered ({@link #ofOne}): Spark then forgets
- * nothing by itself, and the driver has it forget that output.
+ * <p>A failure of one map output alone has a location without any registered output
+ * ({@link #ofOne}): Spark then forgets nothing by itself, and the driver makes Spark forget the
+ * output.
  *
- * <p>invariant: location-is-failure-domain. Never the id of an executor (it would be evicted), one for all (everything would be run
- * again), or null (the map would never be run again).
+ * <p>invariant: location-is-failure-domain. Never the id of an executor (it would be evicted), one
+ * for all (everything would be run again), or null (the map would never be run again).
  *
- * <p>The host is no worker's, because the loss of a worker makes Spark forget all outputs on its host. Where the server is stands in the
- * topology, which Spark carries along and does not use here.
+ * <p>The host is no worker's, because the loss of a worker makes Spark forget all outputs on its
+ * host. Where the server is stands in the topology, which Spark carries along and does not use
+ * here.
  */
 final class VolumeLocation {
     private static final String PREFIX = "forebay-";
 
-    /** Spark wants one above 0; nobody connects to it. */
+    /** Spark wants a port above 0; no connection is ever made. */
     private static final int PORT = 1;
 
     private static final String AND = "\\+";
@@ -44,7 +46,9 @@ final class VolumeLocation {
         return BlockManagerId.apply(PREFIX + shuffle + "-" + volumes, volumes + ".forebay", PORT, Option.apply(addresses.toString()));
     }
 
-    /** The location of a failure that is about this map's output alone, of those that are registered at a place. */
+    /**
+     * Location of a failure of one map's output alone, among the outputs of a place.
+     */
     static BlockManagerId ofOne(BlockManagerId place, int mapIndex) {
         return BlockManagerId.apply(place.executorId() + MAP + mapIndex, place.host(), place.port(), place.topologyInfo());
     }
@@ -53,12 +57,18 @@ final class VolumeLocation {
         return location != null && location.executorId().startsWith(PREFIX) && ONE.matcher(location.executorId()).find();
     }
 
-    /** Of the outputs of a shuffle without partitions: nothing was stored, so nothing can be lost or read. */
+    /**
+     * Of the outputs of a shuffle without partitions: nothing was stored, so nothing can be lost or
+     * read.
+     */
     static BlockManagerId nowhere(int shuffle) {
         return BlockManagerId.apply(PREFIX + shuffle + "-nowhere", "nowhere.forebay", PORT, Option.empty());
     }
 
-    /** What {@link #of} was given, also where {@link #ofOne} made another of it; null if the location is not one of ours. */
+    /**
+     * The argument of {@link #of}, also for a location by {@link #ofOne}; null for a foreign
+     * location.
+     */
     static String parse(BlockManagerId location, int shuffle) {
         String prefix = PREFIX + shuffle + "-";
         if (location == null || !location.executorId().startsWith(prefix) || location.topologyInfo().isEmpty()) {
@@ -76,7 +86,10 @@ final class VolumeLocation {
         return places.toString();
     }
 
-    /** The copies of an output that is registered there, {@code volume@host:port} each; none if the location is not one of ours. */
+    /**
+     * The copies of an output registered there, {@code volume@host:port} each; none for a foreign
+     * location.
+     */
     static String[] copies(BlockManagerId location) {
         Matcher id = ID.matcher(location == null ? "" : location.executorId());
         String places = id.matches() ? parse(location, Integer.parseInt(id.group(1))) : null;

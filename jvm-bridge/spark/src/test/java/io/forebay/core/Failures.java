@@ -8,7 +8,9 @@ public final class Failures {
         return new ForebayException(kind, message, volume, mapIndex, attempt, String.join(",", gone), "");
     }
 
-    /** @param lost {@code map/attempt/volume} of each that is lost by itself, with commas in between */
+    /**
+     * @param lost {@code map/attempt/volume} of each that is lost by itself, with commas in between
+     */
     public static ForebayException ofSingle(String kind, String lost, String volume, int mapIndex, long attempt, String... gone) {
         return new ForebayException(kind, "lost", volume, mapIndex, attempt, String.join(",", gone), lost);
     }

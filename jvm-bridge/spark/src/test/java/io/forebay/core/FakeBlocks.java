@@ -6,7 +6,10 @@ import java.util.Map;
 import java.util.Queue;
 import org.apache.spark.unsafe.Platform;
 
-/** Native memory with made-up blocks in it, where no native library is needed. Knows which blocks are lent. */
+/**
+ * Native memory with made-up blocks in it, where no native library is needed. Knows which blocks
+ * are lent.
+ */
 public final class FakeBlocks implements AutoCloseable {
     private final Queue<long[]> waiting = new ArrayDeque<>();
     private final Map<Long, Long> lent = new HashMap<>();

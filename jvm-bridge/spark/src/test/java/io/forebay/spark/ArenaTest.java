@@ -92,7 +92,8 @@ class ArenaTest {
         arena.record(2, new byte[5000], 5000);
         arena.flush();
         assertEquals(101, pushed.size());
-        // Steps of an eighth, 1024 bytes: two of them hold 20 records; one that is longer than all has to go somewhere.
+        // Steps of an eighth, 1024 bytes: two of them hold 20 records; one that is longer than all
+        // has to go somewhere.
         assertEquals(Arrays.asList(20, 20, 20, 20, 20, 1), flushes);
     }
 
@@ -110,7 +111,8 @@ class ArenaTest {
             expected.add(record(partition, bytes));
         }
         arena.flush();
-        // A record that is longer than the arena overtakes those that wait in it: order between records is nobody's concern.
+        // A record that is longer than the arena overtakes those that wait in it: order between
+        // records is nobody's concern.
         expected.sort(null);
         pushed.sort(null);
         assertEquals(expected, pushed);

@@ -23,7 +23,10 @@ class BlockSourceTest {
         blocks.close();
     }
 
-    /** The thread is between its question and the answer when the task ends: it must not come back with a block that is freed. */
+    /**
+     * The thread is between its question and the answer when the task ends: it must not come back
+     * with a block that is freed.
+     */
     @Test
     void threadThatWaitsForABlockWhenTheTaskEndsIsToldSo() throws Exception {
         blocks.rows(1);
@@ -62,7 +65,10 @@ class BlockSourceTest {
         assertTrue(blocks.blocks.isClosed());
     }
 
-    /** Many rounds of reading on one thread and ending on another: every row is right, or the reader is told. */
+    /**
+     * Many rounds of reading on one thread and ending on another: every row is right, or the reader
+     * is told.
+     */
     @Test
     void rowsAreRightOrTheReaderIsToldWhereverTheTaskEnds() throws Exception {
         for (int round = 0; round < 300; round++) {

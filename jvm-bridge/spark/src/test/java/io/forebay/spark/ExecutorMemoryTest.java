@@ -50,7 +50,8 @@ class ExecutorMemoryTest {
         assertEquals(64 * MIB, ExecutorMemory.limit(more, false, container, 1024 * MIB).getAsLong());
         SparkConf offHeap = conf("spark.memory.offHeap.enabled", "true", "spark.memory.offHeap.size", "200m");
         assertEquals(32 * MIB, ExecutorMemory.limit(offHeap, false, container, 1024 * MIB).getAsLong());
-        // A driver that runs tasks itself has all that its container leaves, and no bound without one.
+        // A driver that runs tasks itself has all that its container leaves, and no bound without
+        // one.
         assertTrue(ExecutorMemory.limit(conf(), true, OptionalLong.of(8192 * MIB), 1024 * MIB).getAsLong() > 3000 * MIB);
         assertEquals(OptionalLong.empty(), ExecutorMemory.limit(conf(), true, OptionalLong.empty(), 1024 * MIB));
     }

@@ -18,7 +18,10 @@ import org.apache.spark.shuffle.ShuffleHandle;
 import org.junit.jupiter.api.Test;
 
 class ForeignHandleTest {
-    /** Has a copy of our classes of its own, as the loader of {@code userClassPathFirst} has. Spark's are its parent's. */
+    /**
+     * Has a copy of our classes of its own, as the loader of {@code userClassPathFirst} has.
+     * Spark's are its parent's.
+     */
     private static final class ChildFirst extends ClassLoader {
         ChildFirst() {
             super(ForeignHandleTest.class.getClassLoader());
@@ -90,11 +93,11 @@ class ForeignHandleTest {
         assertEquals("app-1", handle.caller().app());
         assertEquals("secret", handle.caller().token());
         assertEquals(5, handle.caller().leaseMillis());
-        assertArrayEquals(new String[] {"a:1", "b:2"}, handle.candidates);
-        assertEquals("mirror", handle.durability);
-        assertEquals(3, handle.numMaps);
+        assertArrayEquals(new String[] {"a:1", "b:2"}, handle.layout().candidates());
+        assertEquals("mirror", handle.layout().durability());
+        assertEquals(3, handle.layout().numMaps());
         assertEquals(7, handle.numPartitions);
-        assertEquals("lz4", handle.compression);
+        assertEquals("lz4", handle.layout().compression());
         assertSame(((BaseShuffleHandle<?, ?, ?>) foreign).dependency(), handle.dependency());
     }
 

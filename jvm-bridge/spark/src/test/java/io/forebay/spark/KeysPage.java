@@ -1,8 +1,8 @@
 package io.forebay.spark;
 
 /**
- * The page jvm-bridge/KEYS.md, made from the code so that it cannot say anything else than the code does. A test compares the two and
- * says how to write it anew.
+ * The page jvm-bridge/KEYS.md, made from the code so that it cannot say anything else than the code
+ * does. A test compares the two and says how to write it anew.
  */
 final class KeysPage {
     /** Spark's keys that somebody may have set, and what becomes of them: key, meaning. */

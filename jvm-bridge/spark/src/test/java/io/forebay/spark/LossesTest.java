@@ -26,7 +26,10 @@ class LossesTest {
     /** What Spark's tracker has. */
     private final Set<BlockManagerId> registered = Collections.synchronizedSet(new HashSet<>());
 
-    /** Outputs that Spark has been made to forget one by one, as {@code shuffle/map/attempt}; all are on {@link #one}. */
+    /**
+     * Outputs that Spark has been made to forget one by one, as {@code shuffle/map/attempt}; all
+     * are on {@link #one}.
+     */
     private final List<String> single = Collections.synchronizedList(new ArrayList<>());
 
     private BlockManagerId one;

@@ -13,7 +13,10 @@ import org.apache.spark.scheduler.MapStatus;
 import org.apache.spark.storage.BlockManagerId;
 import org.junit.jupiter.api.Test;
 
-/** On the line that we compile against; the others are covered by the Spark tests, with the same jar. */
+/**
+ * On the line that we compile against; the others are covered by the Spark tests, with the same
+ * jar.
+ */
 class ShimTest {
     @Test
     void mapStatusIsMadeWithItsSizesAndItsAttempt() {

@@ -16,7 +16,10 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 import scala.Option;
 
-/** On the driver: takes what tasks tell, posts it as events, and shows the tab. Starts with the first shuffle. */
+/**
+ * On the driver: takes tasks' reports, posts them as events, and shows the tab. Starts with the
+ * first shuffle.
+ */
 public final class AppObserver extends SparkListener {
     private static final Logger LOG = LoggerFactory.getLogger(AppObserver.class);
 
@@ -35,7 +38,7 @@ public final class AppObserver extends SparkListener {
             return;
         }
         this.context = context;
-        // Also of tasks that failed: theirs are the interesting ones.
+        // Reports of failed tasks too: the interesting ones.
         reports.register(context, Option.empty(), true);
         SparkEnv.get().metricsSystem().registerSource(source);
         context.addSparkListener(this);
@@ -53,7 +56,7 @@ public final class AppObserver extends SparkListener {
         context.listenerBus().post(shuffle);
     }
 
-    /** What the tasks of this application add to. */
+    /** The accumulator of this application's tasks. */
     public TaskReports reports() {
         return reports;
     }
@@ -75,7 +78,7 @@ public final class AppObserver extends SparkListener {
         tell();
     }
 
-    /** Called by Spark's scheduler, before it posts the end of the task and that of its stage. */
+    /** Called by Spark's scheduler, before the end of the task and of its stage are posted. */
     private synchronized void told(ShuffleTraffic task) {
         source.count(task);
         ShuffleTraffic sum = untold.putIfAbsent(task.shuffle + (task.write ? " written" : " read"), task);

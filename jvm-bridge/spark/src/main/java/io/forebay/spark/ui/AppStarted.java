@@ -9,9 +9,11 @@ public final class AppStarted implements SparkListenerEvent {
     /** Why the application uses Spark's own shuffle; empty if it uses Forebay. */
     public String fallback = "";
 
-    /** What the servers call the application; empty if it does not use Forebay. */
+    /** The application's id on the servers; empty if Forebay is not used. */
     public String app = "";
 
-    /** The settings in force by the names that people set, in the order of the table of keys. No secret is among them. */
+    /**
+     * The settings in force, by key, in the order of the table of keys. Without secrets.
+     */
     public Map<String, String> settings = new LinkedHashMap<>();
 }

@@ -7,7 +7,9 @@ import java.util.List;
 import java.util.Locale;
 import java.util.function.ToLongFunction;
 
-/** What the tab shows, as markup: a line of figures, then servers, shuffles, failures and settings. */
+/**
+ * What the tab shows, as markup: a line of figures, then servers, shuffles, failures and settings.
+ */
 final class Content {
     private static final String TABLE = "<table class=\"table table-bordered table-sm table-striped sortable\">";
 
@@ -52,7 +54,7 @@ final class Content {
         }
     }
 
-    /** What to look for on the servers. Logs of applications from before it was told have none. */
+    /** The id on the servers. Logs from before this field have none. */
     private void name() {
         if (!app.app.isEmpty()) {
             html.raw("<p>On the servers, this application is <code id=\"forebay-app\">").text(app.app).raw("</code>.</p>");

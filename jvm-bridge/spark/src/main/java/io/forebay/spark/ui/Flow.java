@@ -1,8 +1,8 @@
 package io.forebay.spark.ui;
 
-/** What went in one direction. */
+/** Traffic in one direction. */
 public final class Flow {
-    /** Tasks that told of it. */
+    /** Tasks in the sum. */
     public long tasks;
 
     public long bytes;

@@ -12,7 +12,10 @@ import scala.collection.immutable.Seq;
 
 /** Found by the history server when the jar is on its class path. */
 public final class ForebayHistoryPlugin implements AppHistoryServerPlugin {
-    /** The narrower return type makes the compiler emit the method for Scala 2.12 and for 2.13 (SPARK-45314), where Seq is another type. */
+    /**
+     * The narrower return type makes the compiler emit the method for Scala 2.12 and for 2.13
+     * (SPARK-45314), where Seq is another type.
+     */
     @Override
     @SuppressWarnings("unchecked")
     public Seq<SparkListener> createListeners(SparkConf conf, ElementTrackingStore store) {

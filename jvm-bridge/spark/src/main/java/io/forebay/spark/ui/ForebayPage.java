@@ -9,11 +9,12 @@ import scala.collection.immutable.Seq;
 import scala.xml.Node;
 
 /**
- * The page of the tab: what this application has on its servers, and what went wrong.
+ * The page of the tab: this application's data on its servers, and failures.
  *
- * <p>Spark calls one of two methods. Which one is decided by the line (SPARK-45522, 4.0: Jetty 10 to 11, {@code javax.servlet} to {@code
- * jakarta.servlet}); the other names a class that is not there, which matters only to those who look for it. The narrower return type makes
- * the compiler emit the first one for Scala 2.12 as well, whose Seq is another type.
+ * <p>Spark calls one of two methods, depending on the line (SPARK-45522, 4.0: Jetty 10 to 11,
+ * {@code javax.servlet} to {@code jakarta.servlet}); the other names a missing class, which only
+ * matters to a look-up of that method. The narrower return type makes the compiler emit the first
+ * one for Scala 2.12 as well, with its different Seq.
  */
 public final class ForebayPage extends WebUIPage {
     private final ForebayTab tab;

@@ -6,8 +6,9 @@ import java.util.concurrent.TimeUnit;
 import org.apache.spark.metrics.source.Source;
 
 /**
- * The metrics that Spark's sinks carry away as {@code <application>.<executor or driver>.forebay.<name>}: on an executor those of its
- * tasks, on the driver those of the whole application. All are counters. The names are in jvm-bridge/README.md and stay.
+ * Metrics for Spark's sinks, named {@code <application>.<executor or driver>.forebay.<name>}: an
+ * executor's count its tasks, the driver's the whole application. All are counters. The names are
+ * in jvm-bridge/README.md and stay.
  */
 public final class ForebaySource implements Source {
     private final MetricRegistry registry = new MetricRegistry();
@@ -57,7 +58,7 @@ public final class ForebaySource implements Source {
         inputs.inc(task.write ? 0 : task.tasks);
     }
 
-    /** Counts an output that could not be read, so that its map is run again. */
+    /** Counts an unreadable output, whose map runs again. */
     public void countFetchFailure() {
         fetchFailures.inc();
     }

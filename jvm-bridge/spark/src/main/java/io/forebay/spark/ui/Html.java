@@ -20,7 +20,9 @@ final class Html {
         return this;
     }
 
-    /** A row of a table's head: each title with an explanation that shows when the mouse rests on it. */
+    /**
+     * A row of a table's head: each title with an explanation under the mouse.
+     */
     Html head(String[]... titles) {
         raw("<thead><tr>");
         for (String[] title : titles) {
@@ -38,7 +40,7 @@ final class Html {
         return number(value, count0(value));
     }
 
-    /** A number that is good news only when it is 0. */
+    /** A number that is good news only at 0. */
     Html trouble(long value) {
         String style = value > 0 ? ";font-weight:bold;color:#d9534f" : ";opacity:.45";
         return raw("<td style=\"text-align:right" + style + "\" sorttable_customkey=\"" + value + "\">").text(count0(value)).raw("</td>");

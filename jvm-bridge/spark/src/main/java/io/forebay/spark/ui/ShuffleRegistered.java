@@ -8,7 +8,7 @@ public final class ShuffleRegistered implements SparkListenerEvent {
     public int maps;
     public int partitions;
 
-    /** Servers that its maps were to be spread over. */
+    /** Candidate servers of its maps. */
     public int candidates;
 
     /** The level that is reached before a map task succeeds. */

@@ -7,8 +7,8 @@ import java.util.TreeMap;
 import java.util.TreeSet;
 
 /**
- * What one task, or several, wrote to or read from one shuffle. Part of an event: it stands in event logs with the names of these fields,
- * so some may be added and none changed.
+ * Traffic of one or several tasks at one shuffle. Part of an event: event logs have the names of
+ * these fields, so fields may be added and never changed.
  */
 public final class ShuffleTraffic implements Serializable {
     private static final long serialVersionUID = 1L;
@@ -42,7 +42,7 @@ public final class ShuffleTraffic implements Serializable {
     public static final class Server implements Serializable {
         private static final long serialVersionUID = 1L;
 
-        /** Tasks that it took an output from, or gave something to. */
+        /** Tasks with an output on the server, or with blocks from it. */
         public long tasks;
 
         /** Stored bytes, committed or read. */
@@ -56,7 +56,7 @@ public final class ShuffleTraffic implements Serializable {
         /** Why the last of them failed. */
         public String lastFailure = "";
 
-        /** Those that took outputs. */
+        /** Servers with outputs. */
         public Set<String> volumes = new TreeSet<>();
 
         void add(Server other) {

@@ -9,16 +9,21 @@ import scala.collection.immutable.Seq;
 import scala.xml.Node;
 import scala.xml.Unparsed;
 
-/** Spark's frame around a page of ours. Its method has another request class and more arguments on newer lines. */
+/**
+ * Spark's frame around a page of ours. Its method has another request class and more arguments on
+ * newer lines.
+ */
 final class SparkPage {
     private static final String FRAME = "headerSparkPage";
 
-    /** Request, title, content, tab: what all lines have in common. The arguments after them have defaults. */
+    /**
+     * Request, title, content, tab: common to all lines. Later arguments have defaults.
+     */
     private static final int COMMON = 4;
 
     private SparkPage() {}
 
-    /** The page, with markup that has been escaped where it must be. */
+    /** The page; its markup is escaped already. */
     @SuppressWarnings("unchecked")
     static Seq<Node> around(Object request, String title, String markup, SparkUITab tab) {
         // A node is a sequence of itself. Unparsed, because we make text and not trees.

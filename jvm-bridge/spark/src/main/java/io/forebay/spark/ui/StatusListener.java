@@ -18,8 +18,8 @@ import org.apache.spark.status.ElementTrackingStore;
 import scala.runtime.BoxedUnit;
 
 /**
- * Makes tables of the events: in the live application, and when the history server reads its log. Spark calls it on one thread; the page
- * reads the store on others.
+ * Makes tables of the events, in the live application and in the history server. Spark calls on one
+ * thread; the page reads the store on others.
  */
 public final class StatusListener extends SparkListener {
     private static final String LOCATION = "forebay-";
@@ -38,7 +38,10 @@ public final class StatusListener extends SparkListener {
     private final TreeMap<String, StoredServer> servers = new TreeMap<>();
     private final Map<String, String> addressOfVolume = new HashMap<>();
 
-    /** @param live whether the page must see each event at once; else all is stored when Spark has read the log */
+    /**
+     * @param live whether the page must see each event at once; else all is stored when Spark has
+     *     read the log
+     */
     public StatusListener(SparkConf conf, ElementTrackingStore store, boolean live) {
         this.store = store;
         this.live = live;
@@ -73,11 +76,13 @@ public final class StatusListener extends SparkListener {
         }
     }
 
-    /** The volume that could not be read from, or null if it was Spark's own shuffle that failed. */
+    /**
+     * The unreadable volume, or null after a failure of Spark's own shuffle.
+     */
     static String volume(FetchFailed failure) {
         String location = failure.bmAddress() == null ? "" : failure.bmAddress().executorId();
         String prefix = LOCATION + failure.shuffleId() + "-";
-        // A failure that is about one map output alone names that too.
+        // A failure of one map output alone names the output too.
         return location.startsWith(prefix) ? location.substring(prefix.length()).split("-map-", 2)[0] : null;
     }
 

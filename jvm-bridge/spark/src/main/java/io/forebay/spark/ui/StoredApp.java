@@ -4,7 +4,10 @@ import java.util.Collections;
 import java.util.Map;
 import org.apache.spark.util.kvstore.KVIndex;
 
-/** The application as the tab shows it. As all that is stored: public fields, because the history server keeps it as JSON. */
+/**
+ * The application, for the tab. Public fields, like all stored classes: the history server keeps
+ * them as JSON.
+ */
 public final class StoredApp {
     /** There is one. */
     static final String KEY = "app";

@@ -16,7 +16,7 @@ public final class StoredFailure {
     public int partition;
     public String volume = "";
 
-    /** Where the volume was when it took the output; empty if that is not known. */
+    /** Server of the volume when the output was taken; empty if unknown. */
     public String address = "";
 
     public String reason = "";

@@ -4,11 +4,11 @@ import java.util.Collections;
 import java.util.Set;
 import org.apache.spark.util.kvstore.KVIndex;
 
-/** A server as the tab shows it: those that tasks have dealt with, by address. */
+/** A server used by tasks, by address, for the tab. */
 public final class StoredServer {
     @KVIndex public String address = "";
 
-    /** Those that took map outputs of this application. Replaced, never changed. */
+    /** Servers with map outputs of this application. Replaced, never changed. */
     public Set<String> volumes = Collections.emptySet();
 
     public Flow written = new Flow();

@@ -11,7 +11,7 @@ public final class StoredShuffle {
     public int partitions;
     public String durability = "";
 
-    /** The Spark stage that wrote it last; -1 before. */
+    /** The last Spark stage to write the shuffle; -1 before. */
     public int stage = -1;
 
     /** Map outputs that were committed: more than maps if some ran again or twice. */

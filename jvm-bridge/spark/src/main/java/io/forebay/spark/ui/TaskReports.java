@@ -8,8 +8,9 @@ import java.util.function.Consumer;
 import org.apache.spark.util.AccumulatorV2;
 
 /**
- * Brings what tasks tell to the driver, with their results: of tasks that succeed, fail or are killed, but not of those that end with a
- * fetch failure, for Spark has no room in that answer. It has no name, or it would show in the tables of every stage.
+ * Brings tasks' reports to the driver, with their results: of tasks that succeed, fail or are
+ * killed, but not of tasks with a fetch failure, which has no room for them. Without a name, or
+ * every stage's tables would show it.
  *
  * <p>Spark serialises it on other threads than the task's.
  */
@@ -57,7 +58,7 @@ public final class TaskReports extends AccumulatorV2<ShuffleTraffic, List<Shuffl
         return copy;
     }
 
-    /** Tells Spark 4.0 and newer (SPARK-42261) that heartbeats need not carry it. */
+    /** Tells Spark 4.0 and newer (SPARK-42261) to leave the accumulator out of heartbeats. */
     public boolean excludeFromHeartbeat() {
         return true;
     }

@@ -5,8 +5,8 @@ import java.util.List;
 import org.apache.spark.scheduler.SparkListenerEvent;
 
 /**
- * What tasks have told since the last such event, added up. Spark writes it into the event log under the name of this class, and flushes
- * the log each time; so it is not posted for each task.
+ * Sum of tasks' reports since the last such event. Spark writes the event into the event log under
+ * this class's name, and flushes the log each time; so the event is not posted per task.
  */
 public final class TrafficReported implements SparkListenerEvent {
     /** One entry per shuffle and direction. */
