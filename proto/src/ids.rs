@@ -64,6 +64,9 @@ number_id! {
     PartitionId(u32)
 }
 
+/// Map and attempt behind a block, within one shuffle.
+pub type Owner = (MapIndex, AttemptId);
+
 /// One data directory and all in it: the unit of identity and of failure. An address is only where
 /// one was last seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

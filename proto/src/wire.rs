@@ -7,7 +7,7 @@ use crate::{
     block::{
         BlockHeader, ENCRYPTION, Flags, MAX_BATCH, MAX_BATCH_BLOCKS, MAX_BLOCK, PartitionTotal,
     },
-    ids::{AppId, AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
+    ids::{AppId, AttemptId, MapIndex, Owner, PartitionId, ShuffleId, VolumeId},
     v1,
 };
 
@@ -174,7 +174,7 @@ fn blocks(
     field: &'static str,
     table: &v1::BlockTable,
     payload_length: usize,
-    owner: impl Fn(usize) -> (MapIndex, AttemptId),
+    owner: impl Fn(usize) -> Owner,
 ) -> Result<Vec<BlockHeader>, Invalid> {
     let count = table.partition.len();
     let columns = [
@@ -356,10 +356,7 @@ pub const MAX_FETCH: usize = 256 << 10;
 pub const MAX_WANTED: usize = 1 << 14;
 
 /// Attempts of one volume: columns of equal length, ascending.
-pub fn attempts(
-    field: &'static str,
-    message: &v1::Attempts,
-) -> Result<BTreeSet<(MapIndex, AttemptId)>, Invalid> {
+pub fn attempts(field: &'static str, message: &v1::Attempts) -> Result<BTreeSet<Owner>, Invalid> {
     let count = message.map_index.len();
     if message.attempt.len() != count {
         let value = format!("columns of {count} and {}", message.attempt.len());
@@ -387,7 +384,7 @@ pub fn attempts(
 }
 
 /// The message of attempts that ascend by map index and then by attempt.
-pub fn attempts_message(attempts: impl IntoIterator<Item = (MapIndex, AttemptId)>) -> v1::Attempts {
+pub fn attempts_message(attempts: impl IntoIterator<Item = Owner>) -> v1::Attempts {
     let mut message = v1::Attempts::default();
     let (mut map_before, mut attempt_before) = (0u32, 0u64);
     for (MapIndex(map_index), AttemptId(attempt)) in attempts {

@@ -1,21 +1,18 @@
-//! The object store: what lies in it, how it is written, and how it is read again, by whichever
-//! server is asked or by the client.
+//! The object store: its content, how servers write it, and how servers and clients read it.
 //!
 //! Owns the layout of keys ([`keys`]), the formats of objects ([`object`]) and manifests
 //! ([`manifest`]), the records of leases ([`lease`]) and the one door to the crate `object_store`
-//! ([`Store`]). Does not own the decision what is written when (that is the server's `writeback`),
-//! nor what is on local disks (its `staging`). A block's row and an attempt's totals are coded as
-//! [`shuffle_proto::stored`] says, so that a block is described in the same bytes on every tier.
-//! Beside it, what tries a store ([`doctor`]) and makes its net of rules ([`lifecycle`]), for the
-//! operator's tool.
+//! ([`Store`]). Does not own the decision when to write (the server's `writeback`), nor local disks
+//! (the server's `staging`). Block rows and attempt totals are coded by [`shuffle_proto::stored`],
+//! so a block has the same description on every tier. Beside them: checks of a store ([`doctor`])
+//! and lifecycle rules ([`lifecycle`]), for the operator's tool.
 //!
-//! What anybody needs in order to read a volume that is gone is in the store and nowhere else: the
-//! *chain* of the volume's manifests, each made by a conditional put and never changed. A manifest
-//! that is there names only objects that were read back and compared before. What no manifest names
-//! does not exist.
+//! The store alone is enough to read the data of a lost volume: the *chain* of the volume's
+//! manifests, each made by a conditional put and never changed. A manifest names only objects that
+//! were read back and compared before. An object without a manifest does not exist.
 //!
-//! - invariant: foreign-is-untouched. All of it lies below one directory, [`keys::ROOT`]; what else
-//!   a bucket holds is never listed below its first level, and never removed.
+//! - invariant: foreign-is-untouched. Everything lies below one directory, [`keys::ROOT`]; the rest
+//!   of a bucket is never listed below its first level, and never removed.
 //! - invariant: unknown-is-never-empty. A volume without a chain is [`Error::NotFound`], not an
 //!   answer without rows.
 //! - invariant: verified-before-released. Rows and blocks are compared with their checksums here,
@@ -42,7 +39,7 @@ mod store;
 use std::{fmt, ops::Range};
 
 use shuffle_proto::{
-    ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
+    ids::{AppId, ShuffleId, VolumeId},
     kind::Kind,
 };
 
@@ -52,23 +49,21 @@ pub use fetch::{Cursor, Fetch, Only, Part};
 pub use known::{Now, Remote};
 pub use meter::{Meter, RESULTS, VERBS};
 pub use secrets::shown_url;
+pub use shuffle_proto::ids::Owner;
 pub use store::{Listing, Store, Upload, Version, check_url, provide_tls};
 
-/// Who wrote a block, in one shuffle.
-pub type Owner = (MapIndex, AttemptId);
-
-/// What has manifests of its own: the part of a shuffle that one volume held.
+/// A chain's place: one volume's part of a shuffle.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The application.
     pub app: AppId,
-    /// One of its shuffles.
+    /// The shuffle.
     pub shuffle: ShuffleId,
-    /// The volume that wrote it.
+    /// The volume.
     pub volume: VolumeId,
 }
 
-/// Why the store did not do what it was asked.
+/// Failure of a request to the store.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such object.
@@ -77,37 +72,37 @@ pub enum Error {
         /// With the prefix.
         key: String,
     },
-    /// There is one already where one was to be made.
+    /// The object to be made exists.
     #[error("{key} is in the object store already")]
     Exists {
         /// With the prefix.
         key: String,
     },
-    /// The bytes are not what was written.
+    /// The content is damaged.
     #[error("object {key}: {reason}")]
     Corrupt {
         /// With the prefix.
         key: String,
-        /// What does not fit.
+        /// The damage.
         reason: String,
     },
     /// The store failed or cannot be reached.
     #[error("object store: {verb} {key}: {message}")]
     Store {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
         /// With the prefix.
         key: String,
         /// The store's words.
         message: String,
     },
-    /// What is asked for contradicts what is there.
+    /// The request contradicts the store's content.
     #[error("{0}")]
     Invalid(String),
 }
 
 impl Error {
-    /// What a caller should do.
+    /// The action for a caller.
     pub fn kind(&self) -> Kind {
         match self {
             Error::NotFound { .. } => Kind::Lost,

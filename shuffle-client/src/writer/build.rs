@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use shuffle_proto::{
     block::{BlockHeader, ENCRYPTION, Flags, MAX_BATCH_BLOCKS, PartitionTotal},
     frame::{self, Rope},
-    ids::{AttemptId, MapIndex, PartitionId},
+    ids::{AttemptId, MapIndex, Owner, PartitionId},
     v1, wire,
 };
 
@@ -22,8 +22,8 @@ use crate::{
     pool::{BufferPool, Pooled},
 };
 
-/// Bytes of a block's entry in its table, at most or nearly so: a message with its table must fit
-/// one HTTP/2 frame.
+/// Upper bound, or nearly, of a block's entry in its table: a message with its table must fit one
+/// HTTP/2 frame.
 const ENTRY: usize = 28;
 
 /// A finished message, ready to be sent any number of times.
@@ -71,7 +71,7 @@ pub(crate) struct Totals {
 
 impl Builder {
     pub(crate) fn new(
-        (map_index, attempt): (MapIndex, AttemptId),
+        (map_index, attempt): Owner,
         num_partitions: u32,
         (encoder, encryptor): (Encoder, Option<Encryptor>),
         (block_bytes, batch_bytes): (usize, usize),
@@ -103,8 +103,8 @@ impl Builder {
         }
     }
 
-    /// Appends one block whose raw bytes are `pieces` (`raw_len` together, 1 to what a block may
-    /// have); the partition is in range. Gives back the message that had to be finished first.
+    /// Appends one block with raw bytes `pieces` (`raw_len` together, from 1 to a block's most);
+    /// the partition is in range. Returns the message finished before, if any.
     pub(crate) fn add(
         &mut self,
         partition: PartitionId,
@@ -113,7 +113,7 @@ impl Builder {
         records: u32,
         (continues, continued): (bool, bool),
     ) -> Option<Message> {
-        // Where the block's bytes begin in its space, and what is left free around them.
+        // Start of the block's bytes in its space, and the free space around them.
         let (start, around) = match &self.encryptor {
             Some(_) => (Encryptor::START, ENCRYPTION as usize),
             None => (0, 0),
@@ -206,8 +206,8 @@ impl Builder {
         })
     }
 
-    /// The bytes of the message that is being built. A short one is copied, or it would hold the
-    /// memory of a long one until the commit.
+    /// The bytes of the message being built. A short one is copied, or it would hold the memory of
+    /// a long one until the commit.
     fn payload(&mut self) -> Option<(Bytes, usize)> {
         let filled = std::mem::take(&mut self.filled);
         let buffer = self.payload.as_mut()?;

@@ -23,7 +23,7 @@
 use std::time::Duration;
 
 use shuffle_proto::{
-    ids::{AppId, AttemptId, MapIndex},
+    ids::{AppId, AttemptId, MapIndex, Owner},
     stored::{Reader, put_varint},
 };
 use uuid::Uuid;
@@ -169,7 +169,7 @@ pub struct Written {
     /// Bytes of their blocks.
     pub bytes: u64,
     /// Attempts that are in them, whole: ascending.
-    pub attempts: Vec<(MapIndex, AttemptId)>,
+    pub attempts: Vec<Owner>,
 }
 
 // === impl Record ===

@@ -13,7 +13,7 @@ use std::{
 };
 
 use shuffle_proto::{
-    ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
+    ids::{AppId, ShuffleId, VolumeId},
     stored::totals::Totals,
 };
 use tokio::sync::oneshot;
@@ -88,7 +88,7 @@ pub struct Made {
     /// Objects that it names.
     pub objects: u32,
     /// Attempts that are in them.
-    pub attempts: Vec<(MapIndex, AttemptId)>,
+    pub attempts: Vec<Owner>,
     /// Generations whose place it takes.
     pub replaces: Vec<u32>,
 }
@@ -186,7 +186,7 @@ pub(super) fn seal_some(
     (shared, open): (&Arc<Shared>, Arc<dyn Send + Sync>),
     shuffle: Arc<Shuffle>,
     merge: &[u32],
-    first: &[(MapIndex, AttemptId)],
+    first: &[Owner],
     most: u64,
 ) -> Option<Sealed> {
     let mut partial = false;
@@ -340,7 +340,7 @@ impl Sealed {
     }
 
     /// Attempts with their bytes and records: ascending.
-    pub fn attempts(&self) -> impl Iterator<Item = ((MapIndex, AttemptId), u64, u64)> {
+    pub fn attempts(&self) -> impl Iterator<Item = (Owner, u64, u64)> {
         self.attempts
             .iter()
             .map(|(owner, committed)| (*owner, committed.bytes, committed.records))
@@ -358,12 +358,12 @@ impl Sealed {
     }
 
     /// Whether an attempt belongs to it.
-    pub fn contains(&self, owner: (MapIndex, AttemptId)) -> bool {
+    pub fn contains(&self, owner: Owner) -> bool {
         self.attempts.contains_key(&owner)
     }
 
     /// What the commits say.
-    pub(crate) fn totals(&self) -> impl Iterator<Item = ((MapIndex, AttemptId), &Totals)> {
+    pub(crate) fn totals(&self) -> impl Iterator<Item = (Owner, &Totals)> {
         self.attempts
             .iter()
             .map(|(owner, committed)| (*owner, &*committed.totals))
@@ -389,7 +389,7 @@ impl Sealed {
     }
 
     /// Notes that an attempt cannot be read, and is not tried again.
-    pub fn give_up(&self, owner: (MapIndex, AttemptId)) {
+    pub fn give_up(&self, owner: Owner) {
         let mut state = self.shuffle.state.lock();
         if state.written.contains(&owner) {
             state.fix(owner);

@@ -5,6 +5,7 @@ mod deletions;
 mod faults;
 mod fetches;
 mod lost;
+mod lost_index;
 mod model;
 mod pressure;
 mod recovery;

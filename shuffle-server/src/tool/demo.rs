@@ -1,4 +1,5 @@
-//! `forebay demo`: hands over to the Python package that this program came with, since Spark is driven from there.
+//! `forebay demo`: hands over to the Python package that this program came with, since Spark is
+//! driven from there.
 
 use std::{
     ffi::OsString,

@@ -1,11 +1,14 @@
-//! `forebay dev`: a server for trying things out, of which nothing is left when it ends, however it ends.
+//! `forebay dev`: a server for trying things out, of which nothing is left when it ends, however it
+//! ends.
 //!
-//! Three processes. The one that was typed makes the folder, prints and takes signals. It holds a pipe to a *keeper*, this program
-//! again, which starts the server and ends it when the pipe breaks; so the server and its files also go when what was typed is
-//! killed. Keeper and server are in a process group of their own, which no Ctrl-C reaches and which the first one ends when the keeper
-//! is what was killed.
+//! Three processes. The one that was typed makes the folder, prints and takes signals. It holds a
+//! pipe to a *keeper*, this program again, which starts the server and ends it when the pipe
+//! breaks; so the server and its files also go when what was typed is killed. Keeper and server are
+//! in a process group of their own, which no Ctrl-C reaches and which the first one ends when the
+//! keeper is what was killed.
 //!
-//! Where it serves is also in a file of the user's own, for `forebay.conf()` in Python: see [`state_file`].
+//! Where it serves is also in a file of the user's own, for `forebay.conf()` in Python: see
+//! [`state_file`].
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -177,7 +180,8 @@ impl Keeper {
         !matches!(self.0.try_wait(), Ok(None))
     }
 
-    /// The keeper ends the server when its stdin ends. If the keeper is what was killed, the server is still in its group.
+    /// The keeper ends the server when its stdin ends. If the keeper is what was killed, the server
+    /// is still in its group.
     fn end(&mut self) {
         drop(self.0.stdin.take());
         let ended = self.0.wait();
@@ -272,7 +276,8 @@ fn text(state: &Value) -> String {
     text
 }
 
-/// Where `forebay.conf()` looks: in the user's runtime directory, or else in the temporary one, with the user's number in its name.
+/// Where `forebay.conf()` looks: in the user's runtime directory, or else in the temporary one,
+/// with the user's number in its name.
 fn state_file() -> PathBuf {
     let user = rustix::process::getuid().as_raw();
     let folder = std::env::var_os("XDG_RUNTIME_DIR")

@@ -1,4 +1,5 @@
-//! `forebay jar`: where the plugin for Spark is, and a copy of it: the server's image is an init container that delivers it.
+//! `forebay jar`: where the plugin for Spark is, and a copy of it: the server's image is an init
+//! container that delivers it.
 
 use std::{
     fs, io,
@@ -10,7 +11,8 @@ use super::{End, bad, say};
 pub(super) const NAME: &str = "forebay-spark.jar";
 pub(super) const MISSING: &str = "forebay-spark.jar is not beside this program: images, wheels and archives of a release have it, and `make dist` makes it";
 
-/// Where packages put it, seen from the program: wheels and archives, `dist/`, the checkout; and the images.
+/// Where packages put it, seen from the program: wheels and archives, `dist/`, the checkout; and
+/// the images.
 const PLACES: [&str; 5] = [
     "../share/forebay/forebay-spark.jar",
     "forebay-spark.jar",
@@ -54,7 +56,8 @@ pub(super) fn find() -> Option<PathBuf> {
         .map(|jar| fs::canonicalize(&jar).unwrap_or(jar))
 }
 
-/// Whole or not at all: whoever waits for the file never reads half of it. Readable by everyone, since Spark is often another user.
+/// Whole or not at all: whoever waits for the file never reads half of it. Readable by everyone,
+/// since Spark is often another user.
 fn copy(jar: &Path, to: &Path) -> io::Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let to = if to.is_dir() {

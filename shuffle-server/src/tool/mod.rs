@@ -11,7 +11,8 @@
 //! | [`server`] | calls of the admin port |
 //! | [`report`] | facts and tables, printed |
 //!
-//! Owns words and exit codes; formats, checks and calls are elsewhere. Reports go to stdout, whole; what is wrong goes to stderr.
+//! Owns words and exit codes; formats, checks and calls are elsewhere. Reports go to stdout, whole;
+//! what is wrong goes to stderr.
 
 mod demo;
 mod dev;
@@ -51,11 +52,11 @@ struct Tool {
 enum Command {
     /// Starts a server on this machine for trying things out, and prints the settings for Spark.
     ///
-    /// It serves on 127.0.0.1 alone, with a temporary directory as its disk. Ctrl-C, SIGTERM, SIGHUP and the end of the terminal end it,
-    /// and nothing is left.
+    /// It serves on 127.0.0.1 alone, with a temporary directory as its disk. Ctrl-C, SIGTERM,
+    /// SIGHUP and the end of the terminal end it, and nothing is left.
     Dev(dev::Dev),
-    /// Runs the demo of the Python package (`pip install 'forebay[demo]'`): the same jobs on Spark's own shuffle and on Forebay, with an
-    /// executor and then a server killed in between.
+    /// Runs the demo of the Python package (`pip install 'forebay[demo]'`): the same jobs on
+    /// Spark's own shuffle and on Forebay, with an executor and then a server killed in between.
     #[command(disable_help_flag = true)] // the demo has its own
     Demo {
         /// As `forebay demo --help` lists them.
@@ -69,8 +70,9 @@ enum Command {
     },
     /// Prints what is in a file of a server or of an object store, and compares every checksum.
     ///
-    /// FILE is one of a data directory (segments below apps/, commit logs below log/) or of a file:// store, or one that was
-    /// downloaded. It is only read. One that a running server is writing may end in the middle of something.
+    /// FILE is one of a data directory (segments below apps/, commit logs below log/) or of a
+    /// file:// store, or one that was downloaded. It is only read. One that a running server is
+    /// writing may end in the middle of something.
     Inspect {
         /// Which kind of file.
         #[arg(value_enum)]
@@ -86,7 +88,8 @@ enum Command {
         #[command(subcommand)]
         of: Doctor,
     },
-    /// Prints a lifecycle rule for a store's bucket, as a net below the leases. The rule is on stdout, words are on stderr.
+    /// Prints a lifecycle rule for a store's bucket, as a net below the leases. The rule is on
+    /// stdout, words are on stderr.
     LifecycleRule {
         /// As in the server's `remote`.
         url: String,
@@ -113,26 +116,31 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Starts what SIGTERM starts: no new attempts, running ones commit, what is live is written back, the process ends.
+    /// Starts what SIGTERM starts: no new attempts, running ones commit, what is live is written
+    /// back, the process ends.
     ///
     /// Asking again changes nothing.
     Drain {
         #[command(flatten)]
         servers: Servers,
-        /// Waits until the drain is over; exit code 0 if nothing is left that only the server's disk has.
+        /// Waits until the drain is over; exit code 0 if nothing is left that only the server's
+        /// disk has.
         #[arg(long)]
         wait: bool,
     },
-    /// Frees all that an app has, on these servers and in their object store. What is not there is freed already.
+    /// Frees all that an app has, on these servers and in their object store. What is not there is
+    /// freed already.
     ///
-    /// No token is asked for. A driver that is alive may register the app again; what it had is gone.
+    /// No token is asked for. A driver that is alive may register the app again; what it had is
+    /// gone.
     DeleteApp {
         /// The app's id.
         app: String,
         #[command(flatten)]
         servers: Servers,
     },
-    /// Frees one shuffle of an app, on these servers and in their object store. What is not there is freed already.
+    /// Frees one shuffle of an app, on these servers and in their object store. What is not there
+    /// is freed already.
     DeleteShuffle {
         /// The app's id.
         app: String,
@@ -145,9 +153,11 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Doctor {
-    /// An object store: access, conditional put, ranged get, multipart upload and abort, clock, lifecycle rule, and whose things lie there.
+    /// An object store: access, conditional put, ranged get, multipart upload and abort, clock,
+    /// lifecycle rule, and whose things lie there.
     ///
-    /// It writes below PREFIX/.doctor-…/ and removes that again. Credentials are found where servers find them.
+    /// It writes below PREFIX/.doctor-…/ and removes that again. Credentials are found where
+    /// servers find them.
     Store {
         /// As in the server's `remote`.
         url: String,
@@ -171,8 +181,9 @@ enum Kind {
 
 #[derive(Args, Debug)]
 struct Servers {
-    /// Admin addresses of servers. Repeat it, or separate with commas, for several. What changes something is taken on a server's own
-    /// machine only: 127.0.0.1:7401 there (`kubectl exec POD -- forebay …`).
+    /// Admin addresses of servers. Repeat it, or separate with commas, for several. What changes
+    /// something is taken on a server's own machine only: 127.0.0.1:7401 there (`kubectl exec POD
+    /// -- forebay …`).
     #[arg(
         long = "server",
         value_name = "HOST:PORT",

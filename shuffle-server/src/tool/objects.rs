@@ -1,7 +1,9 @@
-//! Looks into objects, manifests and leases, one file at a time, for a person: what is in it, and whether every checksum fits.
+//! Looks into objects, manifests and leases, one file at a time, for a person: what is in it, and
+//! whether every checksum fits.
 //!
-//! A file is one of a `file://` store or a downloaded one. What lies beside it is looked at too: the manifest that names an object, the
-//! objects that a manifest names. One section is in memory at a time, beside the footer.
+//! A file is one of a `file://` store or a downloaded one. What lies beside it is looked at too:
+//! the manifest that names an object, the objects that a manifest names. One section is in memory
+//! at a time, beside the footer.
 
 use std::{
     collections::BTreeMap,

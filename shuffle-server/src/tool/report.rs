@@ -1,4 +1,5 @@
-//! What a look into a file finds: facts, tables, and what is wrong where. The formats fill it, the tool prints it.
+//! What a look into a file finds: facts, tables, and what is wrong where. The formats fill it, the
+//! tool prints it.
 
 use std::{
     fmt::{self, Write},

@@ -1,7 +1,9 @@
-//! Looks into segments and commit logs, one file at a time, for a person: what is in it, and whether every checksum fits.
+//! Looks into segments and commit logs, one file at a time, for a person: what is in it, and
+//! whether every checksum fits.
 //!
-//! Reads the bytes that `staging::files::format` describes and nothing else; the index, which says what of them counts, is not asked. One
-//! table row and one block are in memory at a time, beside sums per attempt.
+//! Reads the bytes that `staging::files::format` describes and nothing else; the index, which says
+//! what of them counts, is not asked. One table row and one block are in memory at a time, beside
+//! sums per attempt.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +14,7 @@ use std::{
 
 use shuffle_proto::{
     block::BlockHeader,
-    ids::{AppId, AttemptId, MapIndex, PartitionId, ShuffleId, VolumeId},
+    ids::{AppId, Owner, PartitionId, ShuffleId, VolumeId},
     stored::{ROW, row},
 };
 
@@ -28,9 +30,6 @@ use crate::{
 const ROWS: u64 = 16 << 10;
 /// Bytes that are searched at once for the next header.
 const SEARCH: u64 = 1 << 20;
-
-/// Who wrote a block, in one shuffle.
-type Owner = (MapIndex, AttemptId);
 
 /// What is looked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,7 +116,8 @@ impl Look {
         }
     }
 
-    /// A run or record; answers where the next one begins. An error means that it is not known where this one ends.
+    /// A run or record; answers where the next one begins. An error means that it is not known
+    /// where this one ends.
     fn piece(&mut self, at: u64) -> Result<u64, Finding> {
         let head = at..at + HEADER as u64;
         let wrong = |what: String| Finding {
@@ -214,7 +214,8 @@ impl Look {
         Ok(next.min(self.source.length))
     }
 
-    /// Compares table and blocks; answers their sum, and of how many attempts and partitions they are.
+    /// Compares table and blocks; answers their sum, and of how many attempts and partitions they
+    /// are.
     fn blocks(
         &mut self,
         header: &Header,

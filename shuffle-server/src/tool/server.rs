@@ -1,4 +1,5 @@
-//! `forebay status`, `drain`, `delete-app`, `delete-shuffle`: calls of the admin port, see `crate::admin`.
+//! `forebay status`, `drain`, `delete-app`, `delete-shuffle`: calls of the admin port, see
+//! `crate::admin`.
 
 use std::{fmt::Write, time::Duration};
 
@@ -41,8 +42,9 @@ impl<'a> Admin<'a> {
     fn of(server: &'a str) -> Result<Self, String> {
         // The client wants one, also for what is not encrypted.
         shuffle_remote::provide_tls();
-        // Servers are near; what a proxy of the environment makes of them is not asked for. Nor is a certificate, and an image may
-        // have none: a client that looks for the machine's own cannot be made there.
+        // Servers are near; what a proxy of the environment makes of them is not asked for. Nor is
+        // a certificate, and an image may have none: a client that looks for the machine's own
+        // cannot be made there.
         let client = Client::builder()
             .no_proxy()
             .tls_certs_only(std::iter::empty())

@@ -4,6 +4,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::staging::error::Error;
+
 /// What an error of the system says of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
@@ -48,7 +50,10 @@ pub(crate) fn trouble(error: &io::Error) -> Trouble {
     }
 }
 
-/// Whether an error is about this process' limits and says nothing of the file.
-pub(crate) fn is_passing(error: &io::Error) -> bool {
-    matches!(trouble(error), Trouble::None | Trouble::Files)
+/// Whether a failure is about this process' limits and says nothing of the file.
+pub(crate) fn passes(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => matches!(trouble(source), Trouble::None | Trouble::Files),
+        _ => false,
+    }
 }

@@ -9,10 +9,7 @@
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use shuffle_proto::{
-    ids::{AttemptId, MapIndex},
-    summary::Summary,
-};
+use shuffle_proto::{ids::Owner, summary::Summary};
 
 use crate::staging::{
     error::Error,
@@ -70,7 +67,7 @@ impl Fetch {
 
     /// Restricts the fetch to these attempts; the summary names each of them, as covered or as
     /// lost.
-    pub fn only(mut self, only: Option<Arc<BTreeSet<(MapIndex, AttemptId)>>>) -> Self {
+    pub fn only(mut self, only: Option<Arc<BTreeSet<Owner>>>) -> Self {
         if let (Some(reader), Some(only)) = (&mut self.reader, only) {
             let commits = reader.commits.clone();
             for (owner, committed) in of_maps(&commits, &reader.maps) {

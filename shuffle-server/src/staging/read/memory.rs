@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use shuffle_proto::ids::{AttemptId, MapIndex};
 
 use crate::staging::{
-    disk::trouble::is_passing,
+    disk::trouble::passes,
     error::Error,
     read::{
         cursor::LAST,
@@ -66,17 +66,7 @@ impl Reader {
                     let now = blocks.start..blocks.start + count;
                     match self.take_blocks(batch, now.clone(), part) {
                         Ok(()) => {}
-                        Err(Error::Io {
-                            source,
-                            operation,
-                            path,
-                        }) if is_passing(&source) => {
-                            return Err(Error::Io {
-                                source,
-                                operation,
-                                path,
-                            });
-                        }
+                        Err(error) if passes(&error) => return Err(error),
                         Err(error) => {
                             Stats::add(&self.shared.stats.read_failures, 1);
                             self.shared.note_read(&error);

@@ -22,7 +22,7 @@ use shuffle_proto::{
 use crate::{
     index::RunId,
     staging::{
-        disk::trouble::is_passing,
+        disk::trouble::passes,
         error::Error,
         read::{
             cursor::Position,
@@ -67,7 +67,7 @@ pub struct Unanswered {
     /// `Unavailable`, and why.
     pub error: Error,
     /// The attempts, which the summary calls lost.
-    pub attempts: BTreeSet<(MapIndex, AttemptId)>,
+    pub attempts: BTreeSet<Owner>,
 }
 
 /// What is not read because the disk does not answer.
@@ -170,17 +170,7 @@ impl Reader {
                 } else if disk {
                     match self.take_file(snapshot, run, ordinals, part) {
                         Ok(filled) => filled,
-                        Err(Error::Io {
-                            source,
-                            operation,
-                            path,
-                        }) if is_passing(&source) => {
-                            return Err(Error::Io {
-                                source,
-                                operation,
-                                path,
-                            });
-                        }
+                        Err(error) if passes(&error) => return Err(error),
                         Err(error) => {
                             self.lose(run, &error);
                             self.exclude_lost(snapshot);

@@ -3,15 +3,10 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use shuffle_proto::{
-    block::BlockHeader,
-    ids::{AttemptId, MapIndex},
-};
+use shuffle_proto::block::BlockHeader;
+pub(crate) use shuffle_proto::ids::Owner;
 
 use crate::staging::files::log_file::LogFile;
-
-/// Who wrote a block, in one shuffle.
-pub(crate) type Owner = (MapIndex, AttemptId);
 
 /// Blocks of one attempt, sorted by partition, and where their bytes are, back to back.
 #[derive(Debug)]

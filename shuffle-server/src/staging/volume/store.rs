@@ -1,6 +1,6 @@
 //! What write-back asks of a volume.
 
-use shuffle_proto::ids::{AppId, AttemptId, MapIndex, ShuffleId};
+use shuffle_proto::ids::{AppId, Owner, ShuffleId};
 
 use super::Volume;
 
@@ -42,7 +42,7 @@ impl Volume {
         app: &AppId,
         shuffle: ShuffleId,
         merge: &[u32],
-        first: &[(MapIndex, AttemptId)],
+        first: &[Owner],
         most: u64,
     ) -> Option<Sealed> {
         let shared = &self.0.shared;
