@@ -1,14 +1,14 @@
 //! An application's registration with the servers, and its lease: the driver's part.
 //!
-//! One task per server keeps what is known of it fresh (does it answer, does it drain) and renews
-//! the lease there, by a timer of its own: a server that hangs delays nobody's lease but its own.
-//! One more task follows the name service. Nothing else depends on it: a server that has never
-//! heard of an app learns of it by the first push.
+//! One task per server keeps its description fresh (does it answer, does it drain) and renews the
+//! lease there, by a timer of its own: a hanging server delays only its own lease. One more task
+//! follows the name service. Nothing else depends on these tasks: a server learns of an unknown app
+//! by the first push.
 //!
-//! **Who is who.** A server says which run of its process it is. Two addresses that say the same
-//! are one server under two names, of which shuffles use one (`placement` must not put two copies
-//! on it). One address that says now this, now that, is a load balancer, and an output that was
-//! pushed through it may never be found again: it is refused by name.
+//! **Who is who.** A server names the run of its process. Two addresses with the same run are one
+//! server under two names, of which shuffles use one (`placement` must not put two copies on it).
+//! One address with alternating runs is a load balancer, behind which a pushed output may never be
+//! found again: refused by name.
 
 mod identity;
 mod known;
@@ -38,8 +38,8 @@ use crate::{
     types::{Caller, Description, WriteBack},
 };
 
-/// How often servers are asked how they are: a server that drains is left out of new shuffles after
-/// this time.
+/// Interval between questions to servers: after this time a draining server is left out of new
+/// shuffles.
 const REFRESH: Duration = Duration::from_secs(10);
 /// Assumed while no server has said what the lease is.
 const DEFAULT_LEASE: Duration = Duration::from_secs(600);
@@ -58,8 +58,8 @@ const SHORTEST_CALL: Duration = Duration::from_millis(500);
 /// Calls at a time that find out who is behind an address.
 const PROBES: usize = 16;
 
-/// A registered application. Its lease is renewed by tasks of the runtime until this is dropped or
-/// closed; the servers delete what the app left when its lease runs out.
+/// A registered application. Tasks of the runtime renew its lease until this handle is dropped or
+/// closed; servers delete the app's data when the lease runs out.
 pub struct AppHandle {
     members: Arc<Members>,
     stop: DropGuard,
@@ -80,8 +80,8 @@ struct Members {
 // === impl Client ===
 
 impl Client {
-    /// Registers an app with all servers that answer, at least one of which must within
-    /// `retry_deadline`, and keeps its lease until the handle is dropped.
+    /// Registers an app with all servers that answer, at least one within `retry_deadline`, and
+    /// renews its lease until the handle is dropped.
     pub async fn open_app(&self, caller: Caller) -> Result<AppHandle, Error> {
         AppHandle::open(self.clone(), caller).await
     }
@@ -112,9 +112,9 @@ impl AppHandle {
         Ok(opened)
     }
 
-    /// Chooses the candidate servers of a shuffle, in the order in which map indexes go over them
-    /// (see [`placement`](crate::placement)). Asks no server: what is known of them is kept fresh
-    /// in the background.
+    /// Chooses the candidate servers of a shuffle, in the order of map indexes (see
+    /// [`placement`](crate::placement)). Asks no server: descriptions are kept fresh in the
+    /// background.
     pub fn place(&self, shuffle: ShuffleId, num_maps: u32, num_partitions: u32) -> Vec<String> {
         let pool = self.members.pool.lock();
         let zone = self.members.client.settings().zone.as_deref();
@@ -132,7 +132,7 @@ impl AppHandle {
         )
     }
 
-    /// What the servers that answered when they were last asked said of themselves.
+    /// Descriptions by the servers that answered last time.
     pub fn servers(&self) -> Vec<Description> {
         let pool = self.members.pool.lock();
         let answered = pool.servers.values();
@@ -252,8 +252,8 @@ impl Members {
         let mut pause = self.client.settings().backoff_base;
         loop {
             let addresses = self.client.addresses().await;
-            // A server that left the name service is not asked any more, but one that has our data
-            // keeps it until the lease ends.
+            // A server that left the name service is not asked any more; one with data of the app
+            // keeps them until the lease ends.
             visits.retain(|address, _| addresses.contains(address));
             self.pool.lock().list(&addresses);
             for address in &addresses {
@@ -313,7 +313,7 @@ impl Members {
         }
     }
 
-    /// Asks one server how it is, and renews the lease there if that is due.
+    /// Asks one server for its description, and renews the lease there if due.
     async fn visit(&self, address: &str) -> Result<(), Failure> {
         let (client, limit) = (&self.client, self.limit());
         let description = client.describe_within(address, limit).await?;
@@ -323,7 +323,8 @@ impl Members {
             identified.inspect_err(|_| self.pool.lock().several(address))?;
         }
         let restarted = before.instance != description.instance;
-        // A server that comes back may have lost its disk and with it the app: it is told again.
+        // A server that comes back may have lost its disk, and the app with it: the app registers
+        // again.
         let back = before.description.is_none();
         let due = before
             .leased
@@ -375,9 +376,8 @@ impl Members {
         }
     }
 
-    /// Makes a call to every known server; fails if none answered. Servers that were not well when
-    /// they were last asked are waited for only if no other answers. A call that is no longer
-    /// waited for goes on.
+    /// Makes a call to every known server; fails without any answer. Servers that were unwell last
+    /// time are waited for only if no other answers. Abandoned calls go on.
     async fn everywhere<F>(
         &self,
         what: &str,

@@ -1,8 +1,8 @@
 //! Pauses between tries, and how long to go on trying.
 //!
 //! There are two clocks. One runs while servers do not answer, up to `retry_deadline`: then they
-//! are taken for gone. The other runs while they answer that they are busy, full or draining: that
-//! is no loss, and they are waited for [`OVERLOAD`] times as long.
+//! count as gone. The other runs while servers answer busy, full or draining: nothing is lost, and
+//! they are waited for [`OVERLOAD`] times as long.
 
 use std::time::Duration;
 

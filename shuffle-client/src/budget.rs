@@ -1,18 +1,16 @@
-//! One account of the memory that writers and readers of a process hold, so that what they take
-//! together fits what the process has left, however many there are (`Settings::memory`).
+//! One account of the memory of all writers and readers of a process, so that their sum fits the
+//! process, whatever their number (`Settings::memory`).
 //!
-//! Counted is capacity, not fill: arenas that callers fill ([`Share::Arenas`]), messages of writers
-//! ([`Share::Messages`]), and what readers have received or let servers send ([`Share::Reads`]). No
-//! kind may take all, or tasks that only write would leave nothing to those that read. What is on
-//! its way through (a block that is decoded, a batch in work) is small for each task and not
-//! counted.
+//! Counted is capacity, not fill: arenas ([`Share::Arenas`]), writers' messages
+//! ([`Share::Messages`]), and readers' received bytes and windows ([`Share::Reads`]). No kind may
+//! take all, or writing tasks would leave nothing to reading ones. Memory on its way through (a
+//! block being decoded, a batch in work) is small per task and not counted.
 //!
 //! **Less room means slower, never failed.** Each arena, writer and reader may always have one
-//! piece, whatever the account says ([`Budget::take`]); beyond that it is asked
-//! ([`Budget::try_take`]), and who is refused goes on with what it has: an arena is pushed earlier,
-//! a writer lets go of what it has sent instead of keeping it for another server, a reader waits
-//! until a block of its own, or anybody's, was taken. So the account can be overdrawn, by a piece
-//! for each of them.
+//! piece, whatever the account says ([`Budget::take`]); more is asked for ([`Budget::try_take`]).
+//! After a refusal an arena is pushed earlier, a writer drops sent messages instead of keeping them
+//! for another server, a reader waits until a block was taken. So the account can be overdrawn, by
+//! a piece for each of them.
 
 use std::sync::Arc;
 
@@ -42,8 +40,7 @@ pub struct Budget(Arc<Inner>);
 struct Inner {
     /// `None`: nothing is refused.
     limit: Option<usize>,
-    /// Shares that have a bound of their own, set by hand: they are not refused anything, and do
-    /// not count for the others.
+    /// Shares with a bound set by hand: never refused, and not counted for the others.
     apart: [bool; 3],
     used: Mutex<[usize; 3]>,
     freed: Notify,
@@ -114,8 +111,8 @@ impl Budget {
         self.0.used.lock().iter().sum()
     }
 
-    /// Takes it as soon as there is room, or at once if `must` says so now or later: it is asked
-    /// again whenever `changed` or the account says that something was given back.
+    /// Takes the bytes as soon as there is room, or at once if `must` holds now or later: asked
+    /// again after `changed` and after every return to the account.
     pub(crate) async fn wait(
         &self,
         share: Share,

@@ -1,24 +1,24 @@
 //! Connections to servers: who is where, how a stream is opened, and when a peer counts as gone.
 //!
-//! Bulk streams run over HTTP/2 connections that this module drives itself, because only so the
-//! rope bodies of `shuffle_proto::frame` reach the socket uncopied. Pushes and fetches never share
-//! a connection: a server that holds pushes back for want of memory must not hold back fetch
-//! requests, by which memory becomes free. Control calls go over one tonic channel per server.
+//! This module drives bulk HTTP/2 connections itself, because only so the rope bodies of
+//! `shuffle_proto::frame` reach the socket uncopied. Pushes and fetches never share a connection:
+//! back-pressure on pushes for want of memory must not hold back fetch requests, which free memory.
+//! Control calls go over one tonic channel per server.
 //!
-//! **Windows.** A reader that is not read from keeps up to one stream window of bytes here. All of
-//! them count against the connection's window too, so that one must never be the tighter bound: two
-//! readers of one task, read in turns (a join), would wait for each other for ever. It is set out
-//! of reach, and a connection carries a bounded number of streams.
+//! **Windows.** An unread reader keeps up to one stream window of bytes here, counted against the
+//! connection's window too. The connection's window must never be the tighter bound: two readers of
+//! one task, read in turns (a join), would wait for each other for ever. It is set out of reach,
+//! and a connection carries a bounded number of streams.
 //!
-//! **Dead peers.** A connection is probed with PING frames, also when it is idle, so that a task
-//! does not start on a dead one. A peer that does not answer is gone for all its streams at once; a
-//! peer that answers and does not go on is for the deadlines of writer and reader, which then
-//! distrust its connections. A control call that is not answered in time takes its connection with
-//! it: a flow that the network has forgotten without a word is not asked a second time.
+//! **Dead peers.** PING frames probe a connection, even an idle one, so that no task starts on a
+//! dead connection. A peer without an answer is gone for all its streams at once; a peer that
+//! answers pings and does not go on is for the deadlines of writer and reader, which then distrust
+//! its connections. A control call without a timely answer takes its connection with it: a flow
+//! forgotten by the network is not asked a second time.
 //!
-//! **Idle connections** are closed: a pool of few servers has room for so many connections, and as
-//! many executors as there are hold them otherwise for as long as they live. What is known of
-//! servers that are gone is forgotten with them.
+//! **Idle connections** are closed: a pool of few servers has room for a limited number, and all
+//! executors together would hold theirs for life. Knowledge of servers that are gone is forgotten
+//! at the same time.
 
 mod failure;
 
@@ -85,7 +85,7 @@ pub(crate) struct Connections {
     sweeping: Once,
 }
 
-/// What is shared with the task that closes what is idle.
+/// State shared with the task that closes idle connections.
 #[derive(Default)]
 struct Table {
     bulk: Mutex<HashMap<(String, Bulk), SharedSlot>>,
@@ -99,12 +99,12 @@ struct Control {
     used: Instant,
 }
 
-/// What was found out about a server by those who wanted something of it.
+/// Findings about a server by its callers.
 #[derive(Default)]
 struct Standing {
     /// When it could last not be connected to.
     down: Option<Instant>,
-    /// When it last answered that it takes nothing new: full, draining, busy.
+    /// Time of the last refusal of new work: full, draining, busy.
     refused: Option<Instant>,
     /// Somebody waited for it as long as servers are waited for, and since when nobody has had an
     /// answer.
@@ -133,14 +133,14 @@ struct Slot {
 
 struct Connection {
     sender: Sender,
-    /// Shared with the streams on it, so that the connection lives as long as any of them.
+    /// Shared with the streams on the connection, which lives as long as any of them.
     line: Arc<Line>,
 }
 
 /// Drives a connection.
 struct Line {
     driver: AbortOnDropHandle<()>,
-    /// The server closed it because it has as many as it may.
+    /// Closed by the server at its limit of connections.
     refused: Arc<AtomicBool>,
     /// When the last stream began or ended.
     used: Mutex<Instant>,
@@ -167,8 +167,8 @@ impl Connections {
         }
     }
 
-    /// The addresses of all servers in the settings, names resolved now. A name that cannot be
-    /// resolved stands for what it stood for before.
+    /// Addresses of all servers in the settings, names resolved now. An unresolvable name keeps its
+    /// last addresses.
     pub(crate) async fn addresses(&self) -> Vec<String> {
         let mut addresses = BTreeSet::new();
         for server in &self.settings.servers {
@@ -256,7 +256,7 @@ impl Connections {
         change(servers.entry(address.to_string()).or_default());
     }
 
-    /// Opens no more streams on the present connections to this server, because a stream on one of
+    /// Opens no more streams on the present connections to this server, after a stream on one of
     /// them has fallen silent. Open streams go on, each until its own deadline.
     pub(crate) async fn distrust(&self, address: &str, call: Bulk) {
         let key = (address.to_string(), call);
@@ -311,7 +311,7 @@ impl Connections {
         Ok(endpoint.connect_lazy())
     }
 
-    /// Room for one more stream to this server, on a connection that is up.
+    /// Room for one more stream to this server, on a live connection.
     pub(crate) async fn lane(&self, address: &str, call: Bulk) -> Result<Lane, Failure> {
         let asked = Instant::now();
         let slot = self
@@ -434,8 +434,7 @@ impl Table {
             let Some(table) = table.upgrade() else {
                 return;
             };
-            // A slot that is locked is in use. One that nobody holds stays out of use while the
-            // table is locked.
+            // A locked slot is in use. A free one stays free while the table is locked.
             table.bulk.lock().retain(|_, slot| {
                 let Ok(mut open) = slot.try_lock() else {
                     return true;
@@ -514,8 +513,8 @@ impl Drop for Lane {
     }
 }
 
-/// Whether a server ended a connection because it has as many as it may. It says so with the reason
-/// `ENHANCE_YOUR_CALM`, which gRPC's table makes `Busy`.
+/// Whether a server ended a connection at its limit of connections: reason `ENHANCE_YOUR_CALM`,
+/// gRPC's `Busy`.
 fn is_refusal(error: hyper::Error) -> bool {
     Kind::of(&Status::from_error(Box::new(error))) == Kind::Busy
 }
@@ -524,8 +523,8 @@ fn is_refusal(error: hyper::Error) -> bool {
 async fn broken(address: &str, line: &Line, error: hyper::Error) -> Failure {
     let what = describe(&error);
     let mut refused = is_refusal(error);
-    // The server's last word (GOAWAY, say) reaches the task that drives the connection, which ends
-    // about now; the call that is cut off does not carry it.
+    // The server's last word (GOAWAY, say) reaches the task that drives the connection and ends
+    // about now; the cut-off call does not carry it.
     for _ in 0..LAST_WORD {
         if refused || line.driver.is_finished() {
             break;
@@ -546,7 +545,7 @@ async fn broken(address: &str, line: &Line, error: hyper::Error) -> Failure {
     }
 }
 
-/// What the end of a stream without the message that should end it means.
+/// Meaning of a stream's end without its last message.
 pub(crate) fn ended(reader: &MessageReader<Incoming>, missing: &str) -> Failure {
     match reader.trailers().and_then(Status::from_header_map) {
         Some(status) if status.code() != tonic::Code::Ok => status.into(),

@@ -62,7 +62,7 @@ impl Client {
         Self::with_handle(settings, handle)
     }
 
-    /// A client that runs its tasks on this runtime. Does no I/O.
+    /// A client with its tasks on this runtime. Does no I/O.
     pub fn with_handle(settings: Settings, handle: Handle) -> Result<Self, Error> {
         Self::build(settings, handle, None)
     }
@@ -106,7 +106,7 @@ impl Client {
         &self.inner.settings
     }
 
-    /// Asks one server who it is.
+    /// Asks one server for its description.
     pub async fn describe(&self, address: &str) -> Result<Description, Error> {
         self.try_describe(address).await.map_err(|failure| {
             Error::new(
@@ -163,8 +163,8 @@ impl Client {
         })
     }
 
-    /// Registers the app at one server, or renews its lease: for how long, and whether the server
-    /// did not know it.
+    /// Registers the app at one server, or renews its lease: returns the granted lease, and whether
+    /// the server did not know the app.
     pub(crate) async fn renew_lease(
         &self,
         address: &str,
@@ -194,7 +194,7 @@ impl Client {
         self.inner.secret.as_ref()
     }
 
-    /// The servers' object store, if this client may read it itself.
+    /// The servers' object store, if this client may read it.
     pub(crate) fn store(&self) -> Option<&SharedStore> {
         self.inner.store.as_ref()
     }

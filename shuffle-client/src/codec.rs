@@ -12,7 +12,7 @@ use crate::error::{Error, Kind};
 /// frame at least 9 bytes, and setting up costs more than it saves.
 const WORTH_COMPRESSING: usize = 32;
 
-/// How a writer compresses its blocks. A block that would not get shorter is stored as it is.
+/// A writer's compression. A block that would not get shorter is stored as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// Blocks are not compressed.
@@ -20,8 +20,8 @@ pub enum Compression {
     /// LZ4: the fastest.
     #[default]
     Lz4,
-    /// Zstandard at this level (more is shorter and slower); one beyond what the library has counts
-    /// as its nearest.
+    /// Zstandard at this level (higher is shorter and slower); levels beyond the library's count as
+    /// its nearest.
     Zstd(i32),
 }
 
@@ -33,7 +33,7 @@ pub(crate) enum Encoder {
     Zstd(Box<zstd::bulk::Compressor<'static>>),
 }
 
-/// What a reader decompresses with. Its parts are made when a block needs them.
+/// A reader's decompression. Its parts are made on demand.
 #[derive(Default)]
 pub(crate) struct Decoder {
     zstd: Option<zstd::bulk::Decompressor<'static>>,
@@ -92,8 +92,8 @@ impl Encoder {
         }
     }
 
-    /// Stores one block at the start of `space`, compressed if that makes it shorter. `gathered` is
-    /// where pieces come together.
+    /// Stores one block at the start of `space`, compressed if that is shorter. `gathered` is
+    /// scratch space for pieces.
     pub(crate) fn store(
         &mut self,
         pieces: &[&[u8]],

@@ -1,16 +1,15 @@
-//! Encryption of blocks, end to end: servers never see the key. A block is encrypted after it was
-//! compressed and before its checksum is made, so servers and the wire check what they carry
-//! without being able to read it.
+//! Encryption of blocks, end to end: servers never see the key. A block is encrypted after
+//! compression and before its checksum, so servers and the wire check blocks without being able to
+//! read them.
 //!
 //! **What**: AES-256-GCM. Authenticated, because the checksum of a block is no secret: without a
-//! tag whoever can write to a server's disk could change rows and checksum together. The
-//! authenticated data is the block's header ([`BlockHeader::identity`]), so that a block put in the
-//! place of another one (partition, map, attempt, position) is refused too.
+//! tag, write access to a server's disk would be enough to change rows and checksum together. The
+//! authenticated data is the block's header ([`BlockHeader::identity`]), so a block in the place of
+//! another (partition, map, attempt, position) is refused too.
 //!
-//! **Keys**: each attempt has its own, by HKDF-SHA256 from the application's secret and (app,
-//! shuffle, attempt). So the number of blocks of an application has no bearing on the safety of any
-//! key, and a secret of another length than 32 bytes, or one that is used elsewhere for something
-//! else, will do.
+//! **Keys**: one per attempt, by HKDF-SHA256 from the application's secret and (app, shuffle,
+//! attempt). So the number of an application's blocks has no bearing on the safety of any key, and
+//! a secret of another length than 32 bytes, or with another use elsewhere, will do.
 //!
 //! **Nonces**: 8 random bytes per writer, stored before each block, and 4 bytes of the block's
 //! position. An attempt id that were ever used twice would still not repeat a nonce.
@@ -21,9 +20,8 @@
 //! | 8..n-16 | ciphertext |
 //! | n-16..n | authentication tag |
 //!
-//! **Not covered**: how many bytes and records each map wrote for each partition, and which blocks
-//! exist at all; a server that leaves out a whole attempt is found by the reader, which knows from
-//! its engine what must come.
+//! **Not covered**: bytes and records per map and partition, and the existence of blocks; the
+//! reader knows the expected attempts from its engine, and so notices a missing attempt.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -70,7 +68,7 @@ impl Secret {
 
     fn attempt(&self, app: &AppId, shuffle: ShuffleId, attempt: AttemptId) -> LessSafeKey {
         let (shuffle, attempt) = (shuffle.0.to_le_bytes(), attempt.0.to_le_bytes());
-        // An app's id comes last: it is the one part whose length differs.
+        // An app's id comes last: the one part of variable length.
         let parts = [&shuffle[..], &attempt, app.as_str().as_bytes()];
         let key = self
             .0
@@ -144,8 +142,8 @@ impl Decryptor {
         }
     }
 
-    /// Puts what the block holds, still compressed, into `plain`. False if it was encrypted with
-    /// another key or is not what was encrypted; what `plain` holds then must not be used.
+    /// Decrypts a block, still compressed, into `plain`. False for a wrong key or changed bytes;
+    /// the content of `plain` must not be used then.
     pub(crate) fn decrypt(
         &mut self,
         header: &BlockHeader,

@@ -1,5 +1,4 @@
-//! The one error that leaves this crate: what a caller should do about it, and what a person should
-//! know.
+//! The one error that leaves this crate: an action for the caller, and a message for a person.
 
 use shuffle_proto::ids::{AttemptId, MapIndex, VolumeId};
 pub(crate) use shuffle_proto::kind::Kind;
@@ -10,18 +9,18 @@ pub(crate) use shuffle_proto::kind::Kind;
 pub struct Error {
     /// What the caller should do. Nobody branches on `message`.
     pub kind: Kind,
-    /// For a person: who was asked for what, what was tried and for how long, and a remedy.
+    /// For a person: the server and the request, tries and their duration, and a remedy.
     pub message: String,
-    /// The map output that cannot be read, if a reader failed for want of one: the engine re-runs
-    /// it.
+    /// The unreadable map output, if a reader failed for want of one: the engine runs its map
+    /// again.
     pub output: Option<LostOutput>,
-    /// Volumes that were found gone on the way to this failure, ascending, the volume of `output`
-    /// among them. The engine forgets all outputs on these volumes at once; otherwise the stage
-    /// would lose one attempt per volume.
+    /// Volumes found gone on the way to this failure, ascending, including the volume of `output`.
+    /// The engine forgets all outputs on these volumes at once; otherwise the stage would lose one
+    /// attempt per volume.
     pub gone: Vec<VolumeId>,
-    /// Every map output that was found lost by itself, whatever lies beside it on its volume, that
-    /// of `output` among them if it is one of these: ascending by map and attempt. The engine runs
-    /// all of them again at once, or it would lose one attempt of the stage per output.
+    /// Map outputs found lost singly, whatever the state of their volumes, including `output` if it
+    /// is one of them: ascending by map and attempt. The engine runs all of them again at once;
+    /// otherwise the stage would lose one attempt per output.
     pub lost: Vec<LostOutput>,
 }
 

@@ -9,8 +9,8 @@
 //!   demand.
 //!
 //! Nothing here blocks a thread. Every `async fn` may be dropped while it waits and called again;
-//! work goes on in tasks of the tokio runtime that the client was made in, and these end when the
-//! value that started them is dropped.
+//! work goes on in tasks of the client's tokio runtime, and these end with the value that started
+//! them.
 #![warn(missing_docs)]
 
 mod app;

@@ -1,14 +1,12 @@
-//! Which servers are near: on this machine, or in this zone. What is written goes to one of those
-//! first.
+//! Which servers are near, on this machine or in this zone: they are written to first.
 //!
-//! Where this process has been told its node or its zone, servers are asked for theirs, once a
-//! minute; otherwise a server is near whose address is this machine's. That is not known for long,
-//! and nothing depends on its being right: every server takes every output.
+//! A process with a node or zone asks servers for theirs, once a minute; otherwise a server at this
+//! machine's address is near. The knowledge is short-lived and only a preference: every server
+//! takes every output.
 //!
-//! An executor knows of its own tasks only. So that no server gets more than a quarter over its
-//! part of a shuffle, however unevenly tasks are spread over machines, each tells the servers how
-//! much that is ([`placement::share`](crate::placement::share)), and a server that has it sends the
-//! next output elsewhere.
+//! An executor knows of its own tasks only. Every writer names a server's part of the shuffle plus
+//! a quarter ([`placement::share`](crate::placement::share)); a server with that many outputs sends
+//! the next output elsewhere, however unevenly tasks are spread over machines.
 
 use std::{
     collections::HashMap,
@@ -19,7 +17,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How long is believed what a server has said, and how long that it has said nothing.
+/// How long a server's answer is believed, and how long its silence.
 const BELIEVED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 /// How far away a server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,7 +70,7 @@ impl Near {
         self.known.lock().insert(server.to_owned(), known);
     }
 
-    /// What is known of these servers. `told`: this process was told its node or its zone.
+    /// Knowledge of these servers. `told`: this process has a node or a zone.
     pub(crate) fn nearby(&self, servers: &[String], told: bool) -> Nearby {
         let known = self.known.lock();
         let found = servers.iter().filter_map(|server| {
@@ -98,8 +96,7 @@ impl Near {
     }
 }
 
-/// Whether the address is this machine's: what would be sent there would come from it. Sends
-/// nothing.
+/// Whether the address is this machine's, by the source address of a packet to it. Sends nothing.
 pub(crate) fn is_own(ip: IpAddr) -> bool {
     let any: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -125,8 +122,8 @@ impl Nearby {
         }
     }
 
-    /// Puts what is near first, and leaves the order as it is among those that are equally far. Of
-    /// several copies the others go where the first does not.
+    /// Puts near servers first, keeping the order among equals. Of several copies only the first
+    /// goes to the nearest.
     pub(crate) fn order(&self, servers: &mut [String], copy: usize) {
         servers.sort_by_key(|server| self.distance(server));
         let others = copy % servers.len().max(1);

@@ -1,15 +1,15 @@
-//! Which servers a shuffle goes to: pure functions of what the driver knows, so that two drivers
-//! that know the same choose the same.
+//! Which servers a shuffle goes to: pure functions of the driver's knowledge, so that two drivers
+//! with the same knowledge choose the same.
 //!
 //! A shuffle has `k` candidates. Map index `m` goes to candidate `m mod k`, so at equal weight no
 //! server gets more than ⌈maps/k⌉; plain hashing of map indexes would not give that with few maps.
 //! The next candidates, in order, are the stand-ins.
 //!
-//! Candidates are chosen by rendezvous hashing: every server draws a number for this shuffle, the
-//! highest draws win. So many small shuffles spread over all servers with nobody coordinating, and
+//! Candidates are chosen by rendezvous hashing: every server draws a number for this shuffle, and
+//! the highest draws win. So many small shuffles spread over all servers without coordination, and
 //! a server that joins or leaves changes only the shuffles it wins or won. The order of the draws
-//! is also the order of the candidates: a permutation of its own per shuffle, so that map 0 of
-//! every shuffle is not on the same server.
+//! is also the order of the candidates: a permutation per shuffle, so that map 0 of every shuffle
+//! is not on the same server.
 
 use shuffle_proto::ids::{AppId, MapIndex, ShuffleId};
 
@@ -26,9 +26,9 @@ const MAX_FETCHES: usize = 1 << 20;
 
 /// How many candidates a shuffle has: `k`.
 ///
-/// One for every [`MAPS_PER_SERVER`] maps, but at most [`MAX_FAN_IN`] and at most what keeps
-/// partitions × k under 2²⁰ calls (with that bound never below 8), at least [`MIN_CANDIDATES`], and
-/// never more than there are servers.
+/// One candidate per [`MAPS_PER_SERVER`] maps, at most [`MAX_FAN_IN`], at most the number with
+/// partitions × k under 2²⁰ calls (that bound never below 8), at least [`MIN_CANDIDATES`], and
+/// never more than the servers.
 pub fn candidate_count(num_maps: u32, num_partitions: u32, num_servers: usize) -> usize {
     let by_maps = (num_maps as usize).div_ceil(MAPS_PER_SERVER);
     let by_calls = (MAX_FETCHES / (num_partitions.max(1) as usize)).max(8);
@@ -39,7 +39,7 @@ pub fn candidate_count(num_maps: u32, num_partitions: u32, num_servers: usize) -
         .min(num_servers)
 }
 
-/// How many outputs of a shuffle a server gets at most from tasks that prefer what is near: a
+/// Most outputs of a shuffle on one server, from tasks with a preference for near servers: a
 /// quarter over its part. With `copies` of each.
 pub fn share(num_maps: u32, copies: u32, candidates: usize) -> u32 {
     let candidates = u64::try_from(candidates.max(1)).unwrap_or(u64::MAX);

@@ -1,6 +1,5 @@
-//! Byte buffers that are used again. A freed megabyte goes back to the kernel and is faulted in
-//! again page by page; in a process that shuffles without end that costs more than the copy into
-//! it.
+//! Recycled byte buffers. A freed megabyte goes back to the kernel and is faulted in again page by
+//! page, which in a process with endless shuffles costs more than the copy into it.
 
 use std::sync::Arc;
 

@@ -1,9 +1,7 @@
-//! The object store that the servers have in common, for reading what they wrote back when none of
-//! them is left to do it.
+//! The servers' common object store, for reading written-back outputs when no server is left.
 //!
-//! Opened when it is first needed, which for most clients is never; only read from. What lies in
-//! it, and how it is checked, is `shuffle-remote`'s; when a reader turns to it is
-//! [`reader`](crate::reader)'s.
+//! Opened on demand, which for most clients is never; only read from. Content and checks are
+//! `shuffle-remote`'s; the decision to read here is [`reader`](crate::reader)'s.
 
 use std::{
     sync::{
@@ -17,8 +15,8 @@ use shuffle_remote::{Remote, Store, shown_url};
 
 use crate::{channel::Failure, error::Kind};
 
-/// Bytes of indexes of objects that are kept, in an executor beside rows and heap: those of the
-/// objects that its tasks read now.
+/// Bytes of cached footers, in an executor beside rows and heap: of the objects being read by its
+/// tasks.
 const FOOTERS: usize = 16 << 20;
 
 pub(crate) struct SharedStore {

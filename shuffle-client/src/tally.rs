@@ -1,5 +1,4 @@
-//! What each server did for one writer or one reader: for the people who look at a job and ask
-//! which server was slow or gone.
+//! Work of each server for one writer or one reader: for people in search of a slow or dead server.
 //!
 //! Its own lock and no other: it can be read from any thread while the writer or reader is in use.
 
@@ -12,11 +11,11 @@ use parking_lot::Mutex;
 pub struct ServerStats {
     /// `host:port`.
     pub address: String,
-    /// Stored bytes of outputs that the server committed, or of its blocks that were verified.
+    /// Stored bytes of committed outputs, or of verified blocks.
     pub bytes: u64,
     /// The blocks that these are.
     pub blocks: u64,
-    /// Tries that failed, whatever became of the next one.
+    /// Failed tries, whatever the outcome of the next.
     pub failures: u64,
     /// Why the last of them failed.
     pub last_failure: Option<String>,

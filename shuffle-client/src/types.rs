@@ -1,5 +1,4 @@
-//! The client's words: who calls, how safe an output is to be, where it is, what a server says of
-//! itself.
+//! The client's words: callers, levels of durability, places of outputs, descriptions of servers.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -24,7 +23,7 @@ pub struct Caller {
     pub lease: Duration,
 }
 
-/// How safe an output is before its commit is acknowledged. Every level includes those above it.
+/// Durability of an output when its commit is acknowledged. Every level includes those above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Durability {
     /// In the server's memory: survives executors.
@@ -68,10 +67,10 @@ pub struct Description {
     /// Whether the server has an object store, and serves also what other servers have written back
     /// there.
     pub remote: bool,
-    /// This run of its process: one server under two addresses says the same at both. Empty if it
-    /// does not say.
+    /// This run of the process: the same at two addresses of one server. Empty for servers without
+    /// one.
     pub instance: String,
-    /// The machine that it is on, as executors there know it; empty if nobody has said.
+    /// The server's machine, as known to executors there; empty if unknown.
     pub node: String,
     /// The failure domain of that machine; empty if nobody has said.
     pub zone: String,

@@ -209,7 +209,8 @@ async fn a_look_sees_what_is_there_now_and_waits_for_nobody() {
         Fake::start().await,
         Fake::start().await,
     );
-    // One that the settings do not name: the servers may be another set than when outputs were written.
+    // One that the settings do not name: the servers may be another set than when outputs were
+    // written.
     let other = Fake::start().await;
     let app = client(&[&moved, &stopped, &silent])
         .open_app(caller())

@@ -1,4 +1,5 @@
-//! Servers that answer for ever and bring nothing, or that fail in one part: what is not theirs to spoil is had all the same.
+//! Servers that answer for ever and bring nothing, or that fail in one part: what is not theirs to
+//! spoil is had all the same.
 
 #![allow(clippy::unwrap_used)] // in helpers of tests
 mod common;
@@ -130,7 +131,8 @@ async fn a_disk_that_is_gone_does_not_cost_the_other_disks_copies() {
         let mirror = output.mirror.as_ref().map(|mirror| mirror.volume);
         [Some(output.volume), mirror].contains(&Some(gone))
     };
-    // Two copies of each, one at the server of two disks; where that is on the disk which will be lost, the other one stays.
+    // Two copies of each, one at the server of two disks; where that is on the disk which will be
+    // lost, the other one stays.
     let mut outputs = Vec::new();
     for map in 0..16 {
         let with_b = mirrored(&client, &[&server, &b], map).await;

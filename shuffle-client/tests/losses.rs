@@ -324,7 +324,8 @@ async fn bits_that_have_flipped_in_many_outputs_on_several_servers_are_one_failu
     servers
         .iter()
         .for_each(|server| server.set_message_bytes(2000));
-    // Of the first server two of one volume and one of another, of the second all, of the third none.
+    // Of the first server two of one volume and one of another, of the second all, of the third
+    // none.
     let bad: Vec<_> = [0, 1, 4, 6, 7, 8, 9].map(|at| outputs[at].clone()).into();
     for output in &bad {
         let at = servers

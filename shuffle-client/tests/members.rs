@@ -23,7 +23,8 @@ fn leased(lease: Duration) -> Caller {
     Caller { lease, ..caller() }
 }
 
-/// A listener whose backlog takes connections and whose process never does: a stopped one, or a black hole behind a proxy.
+/// A listener whose backlog takes connections and whose process never does: a stopped one, or a
+/// black hole behind a proxy.
 async fn black_hole() -> (tokio::net::TcpListener, String) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

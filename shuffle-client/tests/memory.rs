@@ -38,7 +38,8 @@ async fn writers_together_hold_what_there_is_and_a_piece_each() {
             }
         }
     }
-    // 4 of 8 MiB are for messages. Beyond that: what each is building, one that may wait, and one that goes out.
+    // 4 of 8 MiB are for messages. Beyond that: what each is building, one that may wait, and one
+    // that goes out.
     assert!(most <= 4 * MIB + 4 * 4 * MIB, "{most} bytes were held");
     for (map, mut writer) in (0..).zip(writers) {
         let commit = writer.commit().await.unwrap();
@@ -47,7 +48,8 @@ async fn writers_together_hold_what_there_is_and_a_piece_each() {
     eventually("everything is given back", || client.budget().used() == 0).await;
 }
 
-/// A message ends whenever a partition is lower than the one before. What it holds is what it has, not the megabyte that it could.
+/// A message ends whenever a partition is lower than the one before. What it holds is what it has,
+/// not the megabyte that it could.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_are_short_hold_little() {
     let server = Fake::start().await;

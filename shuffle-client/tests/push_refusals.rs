@@ -1,4 +1,5 @@
-//! Writing a map output where servers answer and take nothing: busy, full, draining, or the lease has run out.
+//! Writing a map output where servers answer and take nothing: busy, full, draining, or the lease
+//! has run out.
 
 #![allow(clippy::unwrap_used)] // in helpers of tests
 mod common;

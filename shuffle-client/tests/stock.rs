@@ -1,4 +1,5 @@
-//! A server made of nothing but the generated code and stock tonic takes this client's pushes and serves its fetches.
+//! A server made of nothing but the generated code and stock tonic takes this client's pushes and
+//! serves its fetches.
 
 #![allow(clippy::unwrap_used)] // in helpers of tests
 mod common;

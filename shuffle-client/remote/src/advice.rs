@@ -1,15 +1,14 @@
-//! What a person can do about a store that does not do what it should: one clause before the
-//! store's own words.
+//! Remedies for a failing store: one clause before the store's own words.
 
 use std::error::Error;
 
 use super::secrets::redacted;
 
-/// The store's words are cut after this many bytes: some answer with a page of XML, or with all
-/// that was signed.
+/// Length at which the store's words are cut: some stores answer with a page of XML, or with the
+/// signed request.
 const WORDS: usize = 600;
 
-/// Whose settings a store has.
+/// Family of a store, by its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cloud {
     Directory,
@@ -18,7 +17,7 @@ pub(super) enum Cloud {
     Google,
 }
 
-/// What is wrong, as far as it can be told.
+/// Cause of a failure, as far as the answer shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     NoBucket,
@@ -31,7 +30,7 @@ pub(super) enum Trouble {
 }
 
 impl Cloud {
-    /// What it calls the thing that holds objects.
+    /// The cloud's word for a bucket.
     fn bucket(self) -> &'static str {
         match self {
             Cloud::Directory => "directory",
@@ -86,16 +85,15 @@ impl Cloud {
     }
 }
 
-/// Whether these words say that the bucket itself is not there, by the error codes of the three
-/// clouds.
+/// Whether the words say that the bucket itself is missing, by the error codes of the three clouds.
 pub(super) fn names_no_bucket(words: &str) -> bool {
     ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"]
         .iter()
         .any(|code| words.contains(code))
 }
 
-/// Whether it was not the store that failed but one of the services that hand out credentials,
-/// which are asked when none are set.
+/// Whether a service that hands out credentials failed, not the store; asked when no credentials
+/// are set.
 pub(super) fn is_about_credentials(words: &str) -> bool {
     [
         "/latest/api/token",
@@ -108,13 +106,13 @@ pub(super) fn is_about_credentials(words: &str) -> bool {
     .any(|path| words.contains(path))
 }
 
-/// Whether the store knew the caller and refused it, or did not know it: of a list `object_store`
+/// Whether the store refused the caller, known or unknown: a list of words, because `object_store`
 /// has no kind of error for that.
 pub(super) fn is_a_refusal(words: &str) -> bool {
     words.contains("status code: 401") || words.contains("status code: 403")
 }
 
-/// What is wrong and what to do, then the store's words.
+/// Cause and remedy, then the store's words.
 pub(super) fn message(cloud: Cloud, trouble: Trouble, words: &str) -> String {
     let mut text = cloud.advice(trouble);
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -1,18 +1,18 @@
-//! What a volume has written of a shuffle, as its last manifest tells it: which generations count,
-//! and what each of them has.
+//! A volume's generations of a shuffle, as its last manifest tells: which of them count, and their
+//! content.
 //!
-//! A manifest says which generations count from it on, and *carries* what those have that are not
-//! in its *base*: an earlier manifest that carries all that counted then, and has no base itself.
-//! So whatever has been written, a reader needs the last manifest and one more, and a writer puts
-//! no more into a manifest than [`CARRIED`] attempts of others, or an eighth of them all, but now
-//! and then.
+//! A manifest lists the generations that count from then on, and *carries* the content of those
+//! missing from its *base*: an earlier manifest that carries everything that counted then, and has
+//! no base of its own. So a reader needs the last manifest and at most one more, however long the
+//! chain. A writer usually puts at most [`CARRIED`] carried attempts into a manifest, or an eighth
+//! of all.
 //!
-//! What a generation has is in its own manifest too. If a base cannot be read, those are read; and
-//! if they cannot be read either, what they have is missing and nothing else ([`Chain::broken`]):
-//! its maps run again. A manifest that is replaced is not read at all.
+//! A generation's content is in its own manifest too. After the loss of a base those manifests are
+//! read; content without a readable manifest is missing, and nothing else ([`Chain::broken`]): its
+//! maps run again. A replaced manifest is not read at all.
 //!
-//! - invariant: whole-attempt-or-none. An attempt is read from one generation, also if two of them
-//!   have it: a volume that had forgotten that it had written one may have written it again.
+//! - invariant: whole-attempt-or-none. An attempt is read from one generation, even if two have it:
+//!   a volume that forgot a generation may have written its attempts again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -26,38 +26,36 @@ use super::{
     manifest::{Manifest, Part},
 };
 
-/// Attempts of other generations that a manifest carries, unless all that count have eight times as
-/// many.
+/// Attempts carried by a manifest, unless eight times as many count.
 pub(super) const CARRIED: usize = 256;
 const SHARE: usize = 8;
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Chain {
-    /// Whose.
+    /// The shuffle and volume.
     pub place: Place,
-    /// Of its last manifest.
+    /// Generation of the last manifest.
     pub generation: u32,
     /// Map tasks of the shuffle.
     pub num_maps: u32,
     /// Reduce partitions of the shuffle.
     pub num_partitions: u32,
-    /// What counts: ascending by generation.
+    /// Generations that count, ascending.
     pub parts: Vec<Arc<Part>>,
-    /// Generations whose manifests cannot be read, with the reason: what only they have is not
-    /// here.
+    /// Generations with unreadable manifests, with the reason: their content is missing here.
     pub broken: BTreeMap<u32, String>,
-    /// Where attempts are read from that more than one part has.
+    /// Generation to read from, for attempts in more than one.
     doubled: HashMap<Owner, u32>,
-    /// The manifest that the next one may have as its base; 0 if there is none.
+    /// Manifest usable as the next one's base; 0 if there is none.
     pub(super) base: u32,
-    /// Generations that it carries.
+    /// Generations carried by the base.
     pub(super) based: BTreeSet<u32>,
 }
 
 impl Chain {
-    /// What counts after a manifest, of what was found of it; `based`: the generations that its
-    /// base carries, if that is known.
+    /// The chain at a manifest, from the generations found; `based`: generations carried by the
+    /// base, if known.
     pub(super) fn new(
         last: &Manifest,
         parts: Vec<Arc<Part>>,
@@ -67,7 +65,7 @@ impl Chain {
         let (mut seen, mut doubled) = (HashMap::new(), HashMap::new());
         for part in &parts {
             for attempt in &part.attempts {
-                // Ascending, so that the last one is the latest.
+                // Ascending, so the last one is the latest.
                 if seen.insert(attempt.owner, part.generation).is_some() {
                     doubled.insert(attempt.owner, part.generation);
                 }
@@ -90,8 +88,8 @@ impl Chain {
         }
     }
 
-    /// The manifest of the next generation, and what counts from it on. `None` before the first;
-    /// the error says what it lacks.
+    /// The manifest of the next generation, and the chain with it. `None` as the chain before the
+    /// first; the error names a missing generation.
     pub fn next(chain: Option<&Self>, next: Next) -> Result<(Manifest, Self), String> {
         let Next {
             place,
@@ -110,7 +108,7 @@ impl Chain {
             |kept: &Part| chain.is_some_and(|chain| chain.based.contains(&kept.generation));
         let all = attempts(kept.iter().copied());
         let carried = attempts(kept.iter().copied().filter(|kept| !is_based(kept)));
-        // Without a base that is worth it, it carries all that counts, and is one.
+        // Without a worthwhile base the manifest carries everything, and is a base.
         let whole = carried == all || carried > CARRIED.max(all / SHARE);
         let carried = kept.iter().filter(|kept| whole || !is_based(kept));
         let carried: Vec<Part> = carried.map(|kept| Part::clone(kept)).collect();
@@ -154,7 +152,7 @@ impl Chain {
         Ok((manifest, next))
     }
 
-    /// What a generation has, if it counts.
+    /// Content of a generation, if it counts.
     pub fn part(&self, generation: u32) -> Option<&Arc<Part>> {
         let at = self
             .parts
@@ -162,13 +160,13 @@ impl Chain {
         at.ok().map(|at| &self.parts[at])
     }
 
-    /// Those of these outputs that it does not have.
+    /// Those of the outputs that the chain lacks.
     pub fn missing(&self, owners: impl IntoIterator<Item = Owner>) -> Vec<Owner> {
         let has = |owner: &Owner| self.parts.iter().any(|part| part.attempt(*owner).is_some());
         owners.into_iter().filter(|owner| !has(owner)).collect()
     }
 
-    /// Whether an attempt is read from this generation, which has it.
+    /// Whether an attempt of a generation is read from there.
     pub(super) fn counts(&self, owner: Owner, generation: u32) -> bool {
         self.doubled.is_empty()
             || self
@@ -177,35 +175,35 @@ impl Chain {
                 .is_none_or(|from| *from == generation)
     }
 
-    /// Whose.
+    /// The shuffle and volume.
     pub fn volume(&self) -> VolumeId {
         self.place.volume
     }
 
-    /// Roughly what it takes in memory.
+    /// Rough size in memory.
     pub(super) fn bytes(&self) -> usize {
         let parts = self.parts.iter().map(|part| part.bytes());
         256 + parts.sum::<usize>()
     }
 }
 
-/// What a round adds.
+/// The addition of one round.
 #[derive(Debug)]
 pub struct Next {
-    /// Whose.
+    /// The shuffle and volume.
     pub place: Place,
-    /// Higher than that of any manifest before it.
+    /// Higher than any earlier generation.
     pub generation: u32,
     /// Map tasks and reduce partitions of the shuffle.
     pub tasks: (u32, u32),
-    /// Its objects and attempts.
+    /// Objects and attempts of the generation.
     pub part: Part,
-    /// Generations whose place it takes: ascending.
+    /// Replaced generations, ascending.
     pub replaces: Vec<u32>,
 }
 
 impl Part {
-    /// What is said of an attempt.
+    /// The entry of an attempt.
     pub fn attempt(&self, owner: Owner) -> Option<&super::manifest::Attempt> {
         let at = self
             .attempts
@@ -213,7 +211,7 @@ impl Part {
         at.ok().map(|at| &self.attempts[at])
     }
 
-    /// Whether it can take the place of another; the error says what it lacks.
+    /// Whether the generation can replace another; the error names a missing attempt.
     fn has_all_of(&self, other: &Part) -> Result<(), String> {
         let mut lacking = other
             .attempts

@@ -1,6 +1,6 @@
-//! What each shuffle has cost this process in requests to the store: stores are paid by the
-//! request. Told in the log when a shuffle is written back and when it goes; never a label of a
-//! metric. Retries below the verbs are not seen here.
+//! Requests to the store per shuffle, by this process: stores charge by the request. Logged when a
+//! shuffle is written back and when it is removed; never a label of a metric. Retries below the
+//! verbs are invisible here.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 
 use super::keys::ROOT;
 
-/// Shuffles that are remembered; the ones that came first are forgotten first.
+/// Shuffles remembered; the oldest are forgotten first.
 const SHUFFLES: usize = 4096;
 
-/// Requests, as the price lists of stores tell them apart.
+/// Requests, in the classes of stores' price lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Puts, and all steps of uploads in parts.
@@ -38,7 +38,7 @@ struct Known {
 }
 
 impl Costs {
-    /// A request was made; one that is of no shuffle is of nobody.
+    /// Counts a request; requests of no shuffle are not counted.
     pub(super) fn count(&self, verb: &str, key: &str) {
         let Some(shuffle) = shuffle_of(key) else {
             return;
@@ -87,7 +87,7 @@ impl fmt::Display for Cost {
     }
 }
 
-/// `forebay-v1/<app>/<shuffle>` of a key in that directory, or of the directory.
+/// `forebay-v1/<app>/<shuffle>` of a key in the shuffle's directory, or of the directory.
 fn shuffle_of(key: &str) -> Option<&str> {
     let (app, rest) = key.strip_prefix(ROOT)?.strip_prefix('/')?.split_once('/')?;
     let number = rest.split('/').next()?;

@@ -1,10 +1,11 @@
-//! Tries on a store, below a directory of its own, all that servers need of one: says what works,
-//! and what to do about what does not.
+//! Examines a store: tries everything that servers need, in a directory of its own, and names a
+//! remedy for each failure.
 //!
-//! It goes through [`Store`], as servers do, so that what works here works there. Its directory is
-//! `forebay-v1/.doctor-<random>/` below the prefix, where servers write too; it is removed however
-//! the checks end. If even that fails it stays, because servers remove only what an app has left;
-//! the next examination names it. What else lies there, and beside it, is told and left alone.
+//! Requests go through [`Store`], as servers' do, so results hold for servers. The directory is
+//! `forebay-v1/.doctor-<random>/` below the prefix, beside the servers' directories, and is removed
+//! after the checks, however they end. If even the removal fails, the directory stays (servers
+//! remove only apps' data), and the next examination names it. Other keys are reported and left
+//! alone.
 
 use std::{
     fs,
@@ -28,45 +29,45 @@ use super::{
     store::{Named, PART},
 };
 
-/// What directories of examinations begin with.
+/// Prefix of an examination's directory.
 const OURS: &str = ".doctor-";
-/// Things of others that are named.
+/// Foreign keys named in a report.
 const NAMED: usize = 10;
-/// How long one check may take: more than a request is tried for.
+/// Time limit of one check: longer than the retries of a request.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// By how much the clocks may differ. Signed requests are refused from minutes on; lifecycle rules
 /// count days.
 const SKEW: Duration = Duration::from_secs(60);
 const SMALL: usize = 100_000;
 
-/// One line of the answer.
+/// One line of the report.
 #[derive(Debug)]
 pub struct Check {
-    /// What was tried.
+    /// Name of the check.
     pub name: &'static str,
-    /// What came of it.
+    /// Its result.
     pub outcome: Outcome,
 }
 
-/// What came of a check.
+/// Result of a check.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It works, and what was seen.
+    /// Success, with details.
     Ok(String),
-    /// It does not.
+    /// Failure.
     Fail {
-        /// What was seen.
+        /// The observation.
         why: String,
-        /// What to do about it.
+        /// The remedy.
         remedy: String,
     },
-    /// It cannot be seen from here, and what to do.
+    /// The check cannot be done from here; with a way to do it.
     Unknown(String),
-    /// Not tried, because it needs what failed before.
+    /// Skipped, because a check before it failed.
     Skipped(&'static str),
 }
 
-/// What a check says when it does not work.
+/// Observation and remedy of a failed check.
 struct Failed {
     why: String,
     remedy: Option<&'static str>,
@@ -86,13 +87,12 @@ fn failed<T>(why: impl Into<String>, remedy: &'static str) -> Result<T, Failed> 
     Err(Failed { why, remedy })
 }
 
-/// Tries everything on the store of a URL; `tell` hears of each check as it ends. Answers whether
-/// all works.
+/// Runs all checks on the store of a URL; `tell` gets each result at once. Returns whether all
+/// succeeded.
 pub async fn examine(url: &str, tell: &mut dyn FnMut(&Check)) -> bool {
     let made = missing_dirs(url);
     let good = checks(url, tell).await;
-    // What `Store::open` has made of a directory that was not there; one with something in it
-    // stays.
+    // A directory made by `Store::open` goes, unless it has content.
     for dir in made {
         let _ = fs::remove_dir(dir);
     }
@@ -123,7 +123,7 @@ async fn examine_store(url: &str, store: Store, tell: &mut dyn FnMut(&Check)) ->
         store,
     };
     if !probe.checks(url, &mut told).await {
-        // A put that was not answered may have written all the same.
+        // A put without an answer may have succeeded.
         let _ = tokio::time::timeout(PATIENCE, probe.clean_up()).await;
         return false;
     }
@@ -196,7 +196,7 @@ impl Told<'_> {
     }
 }
 
-/// A store, and the directory in it that is ours.
+/// A store, and the examination's directory in it.
 struct Probe {
     store: Store,
     dir: String,
@@ -311,8 +311,8 @@ impl Probe {
         Ok("a second create of one key is refused".into())
     }
 
-    /// Not every store has it, and without it servers look before they write, which leaves a moment
-    /// between the two.
+    /// Not every store has conditional replacement. Without it servers look before they write, with
+    /// a moment in between.
     async fn conditional_replace(&self) -> Result<String, Failed> {
         let key = self.key("replaced");
         let put = self.store.put(&key, Bytes::from_static(b"first"), false);
@@ -388,7 +388,7 @@ impl Probe {
         let theirs = self.store.modified(&key).await?;
         let ahead = theirs.duration_since(after).unwrap_or_default();
         let behind = before.duration_since(theirs).unwrap_or_default();
-        // Stores cut off what is below a second.
+        // Stores truncate times to seconds.
         let behind = behind.saturating_sub(Duration::from_secs(1));
         let (by, which) = match ahead > behind {
             true => (ahead, "ahead of"),
@@ -415,12 +415,12 @@ impl Probe {
             Err(error) => return Err(error.into()),
             Ok(_) => return failed("what was deleted is still answered", remedy),
         }
-        // Deletions are tried again, so they must be harmless.
+        // Deletions are retried, so a second one must succeed.
         self.store.delete(&key).await?;
         Ok("gone, and deleting it again is no error".into())
     }
 
-    /// Whose directory it is.
+    /// Pool of the directory.
     async fn layout(&self) -> Result<String, Failed> {
         let remedy = "give `remote` another prefix";
         match Marker::read(&self.store).await {
@@ -444,7 +444,7 @@ impl Probe {
         }
     }
 
-    /// What is not Forebay's, beside its directory and in it, as far as the first level shows.
+    /// Foreign keys beside Forebay's directory and in it, as far as the first level shows.
     async fn others(&self) -> Result<String, Failed> {
         let (beside, within) = (
             self.store.list("").await?,
@@ -508,7 +508,7 @@ impl Probe {
     }
 }
 
-/// The first few of them by name.
+/// The first few by name.
 fn some(names: &[String]) -> String {
     let mut text = names[..names.len().min(NAMED)].join(", ");
     if names.len() > NAMED {
@@ -517,7 +517,7 @@ fn some(names: &[String]) -> String {
     text
 }
 
-/// Bytes that differ wherever one looks, so that a shifted range shows.
+/// Bytes without a period, so that a shifted range shows.
 fn pattern(length: usize) -> Bytes {
     let word = |at: u32| at.wrapping_mul(0x9e37_79b9).to_le_bytes();
     let words = length.div_ceil(4) as u32;

@@ -1,14 +1,13 @@
-//! A read of some partitions of some maps from objects, as blocks and a summary, as a volume
-//! answers it.
+//! A read of partitions and maps from objects: blocks and a summary, as from a volume.
 //!
-//! What is wanted lies together, because objects are sorted by partition: neighbouring sections are
-//! read with one ranged GET of up to [`READ`] bytes. The summary is summed over the footers of all
-//! objects that overlap the partitions, also of those before a cursor.
+//! Objects are sorted by partition, so wanted sections lie together: neighbouring sections are read
+//! with one ranged GET of up to [`READ`] bytes. The summary adds up the footers of all overlapping
+//! objects, including objects before the cursor.
 //!
-//! What is broken costs the attempts that it is of, which the summary says are lost: the one whose
-//! block does not pass its checksum, those that a section has whose table does not, those of a
-//! whole generation if an object's footer cannot be read, or if the object is gone or cut short: a
-//! lifecycle rule, or a person, has removed it.
+//! Damage costs the attempts it hits, which the summary reports as lost: the attempt of a block
+//! that fails its checksum, the attempts of a section whose table does, and all attempts of a
+//! generation with an unreadable footer or an object missing or cut short (removed by a lifecycle
+//! rule, or by a person).
 
 mod broken;
 mod cursor;
@@ -36,15 +35,15 @@ pub use cursor::Cursor;
 
 /// Bytes of one ranged read, unless a single section is longer.
 const READ: u64 = 4 << 20;
-/// Bytes between two wanted sections that are read along: a second request costs more.
+/// Gap between two wanted sections that is read along: a second request costs more.
 const GAP: u64 = 256 << 10;
-/// Bytes and blocks of a part: about what one message carries.
+/// Bytes and blocks of a part: about one message.
 const PART: usize = 1 << 20;
 const PART_BLOCKS: usize = 16 << 10;
-/// Footers that are asked for together.
+/// Footers requested together.
 const FOOTERS_AT_ONCE: usize = 8;
 
-/// Which attempts are read: all, or these.
+/// The attempts to read; `None` for all.
 pub type Only = Option<Arc<BTreeSet<Owner>>>;
 
 /// Some blocks.
@@ -66,21 +65,21 @@ pub struct Fetch {
     maps: Range<u32>,
     only: Only,
     position: Cursor,
-    /// Objects that overlap the partitions, in order; their footers once they were read.
+    /// Objects that overlap the partitions, in order; each with its footer once read.
     objects: Vec<(u32, Entry, Option<Arc<Footer>>)>,
-    /// The object that is read.
+    /// The object being read.
     current: usize,
-    /// Sections of it before this one have been read.
+    /// Sections of the object before this one are done.
     section: u32,
-    /// What is read next, once that is known.
+    /// The next request, once planned.
     planned: Option<Planned>,
-    /// What was read and is not sent yet.
+    /// Blocks read and not yet taken.
     ready: VecDeque<(Cursor, BlockHeader, Bytes)>,
     /// Attempts of which something is broken.
     lost: BTreeMap<Owner, String>,
 }
 
-/// Sections of the current object that are read together.
+/// Sections of the current object for one request.
 struct Planned {
     key: String,
     sections: Vec<(u32, Section)>,
@@ -110,7 +109,7 @@ impl Fetch {
             ..Cursor::default()
         };
         let position = cursor.unwrap_or(now);
-        // What has none of the attempts that are named need not be looked into.
+        // Generations without a wanted attempt are skipped.
         let wanted = chain.parts.iter().filter(|part| {
             let mut named = only.iter().flat_map(|only| only.iter());
             only.is_none() || named.any(|owner| part.attempt(*owner).is_some())
@@ -142,7 +141,7 @@ impl Fetch {
         })
     }
 
-    /// Some more blocks, about what one message carries; `None` after the last.
+    /// The next blocks, about one message; `None` after the last.
     pub async fn next(&mut self) -> Result<Option<Part>, Error> {
         while self.ready.is_empty() {
             if !self.read().await? {
@@ -152,8 +151,8 @@ impl Fetch {
         Ok(Some(self.take(PART, PART_BLOCKS)))
     }
 
-    /// Bytes of the next request, which all stay in memory as long as a block of them does: who has
-    /// to find room for them asks before [`next_read`](Self::next_read). `None` after the last.
+    /// Bytes of the next request. The whole buffer lives as long as any block of it, so a caller
+    /// that accounts for memory asks before [`next_read`](Self::next_read). `None` after the last.
     pub async fn ahead(&mut self) -> Result<Option<u64>, Error> {
         while self.planned.is_none() {
             if self.current == self.objects.len() {
@@ -177,7 +176,7 @@ impl Fetch {
         Ok(Some(self.take(usize::MAX, usize::MAX)))
     }
 
-    /// Where it is.
+    /// Present position.
     #[cfg(test)]
     pub(crate) fn position(&self) -> Cursor {
         self.position
@@ -204,7 +203,7 @@ impl Fetch {
         }
     }
 
-    /// What is read next of the current object; `None` at its end.
+    /// Plans the next request of the current object; `None` at its end.
     async fn plan_request(&mut self) -> Result<Option<Planned>, Error> {
         let (generation, entry, _) = self.objects[self.current];
         let at = (generation, entry.number);
@@ -240,7 +239,7 @@ impl Fetch {
         }))
     }
 
-    /// Makes one request; false if there is no more to read.
+    /// Makes one request; false at the end.
     async fn read(&mut self) -> Result<bool, Error> {
         if self.ahead().await?.is_none() {
             return Ok(false);
@@ -270,15 +269,14 @@ impl Fetch {
         let mut ready = VecDeque::new();
         for (index, section) in sections {
             let start = (section.offset - range.start) as usize;
-            // Known to end, or it would not have been planned.
+            // A planned section has an end.
             let end = (section.end().unwrap_or(range.end) - range.start) as usize;
-            // A checksum costs a thirtieth of what the request does, and here the object can be
-            // named.
+            // A checksum costs a thirtieth of the request, and here the object can be named.
             let mut blocks = section.each_block(&bytes.slice(start..end));
             if let Some(reason) = broken(&blocks)
                 && std::mem::take(&mut again)
             {
-                // What was read back when it was written may have changed on the way only.
+                // The object was compared when it was written: the damage may be on the way only.
                 tracing::warn!(%key, %reason, "a part of an object is read again");
                 bytes = store.get_range(key, range.clone()).await?;
                 blocks = section.each_block(&bytes.slice(start..end));
@@ -323,9 +321,9 @@ impl Fetch {
         Ok(true)
     }
 
-    /// The next sections that are read together.
+    /// The next sections for one request.
     fn plan(&self, footer: &Footer) -> Vec<(u32, Section)> {
-        // The blocks that were sent last may have been the last of their section.
+        // The last block taken may have been the last of its section.
         let from = self.position.section.max(self.section) as usize;
         let done = |index: usize, section: &Section| {
             index == self.position.section as usize && self.position.block >= section.blocks
@@ -354,15 +352,14 @@ impl Fetch {
         planned
     }
 
-    /// The index of an object; `None` if it is broken, and then what its generation has is lost.
+    /// An object's footer; `None` if unreadable, and then the generation's attempts are lost.
     async fn footer(&mut self, at: usize) -> Result<Option<Arc<Footer>>, Error> {
         let (generation, entry, known) = &self.objects[at];
         if let Some(footer) = known {
             return Ok(Some(footer.clone()));
         }
         let (generation, entry) = (*generation, *entry);
-        // Those that come next are wanted too, by the summary if by nothing else, and a store
-        // answers many as fast as one.
+        // The summary needs the next footers too, and a store answers many requests as fast as one.
         let unread = self.objects[at..]
             .iter()
             .enumerate()
@@ -381,7 +378,7 @@ impl Fetch {
             future::join_all(reading),
         );
         for (index, other) in others {
-            // One that cannot be read is asked for again in its turn, and is an error then.
+            // A footer that failed here is requested again in its turn, and is an error then.
             self.objects[index].2 = other.ok();
         }
         match footer {
@@ -397,10 +394,10 @@ impl Fetch {
         }
     }
 
-    /// An object of a generation is not there, or not whole: what is read from it is lost.
+    /// Notes a missing or damaged object: the attempts of its generation are lost.
     fn lose(&mut self, generation: u32, error: &Error) {
         if let Error::NotFound { .. } = error {
-            // What named it was deleted since, and may be there anew.
+            // The shuffle may have been deleted since, and written anew.
             let place = &self.chain.place;
             self.remote.forget(&place.app, Some(place.shuffle));
         }
@@ -413,8 +410,7 @@ impl Fetch {
         }
     }
 
-    /// What the commits say of the partitions: of every attempt that is in the chain, or that was
-    /// asked for.
+    /// Totals of the wanted attempts in the partitions, as their commits said.
     pub async fn summary(&mut self) -> Result<Summary, Error> {
         let chain = self.chain.clone();
         let mut covered: BTreeMap<Owner, AttemptTotals> = BTreeMap::new();

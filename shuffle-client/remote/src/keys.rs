@@ -1,5 +1,4 @@
-//! Where things lie in the store, below the prefix that the URL names: all of it in one directory,
-//! [`ROOT`].
+//! Keys in the store, below the prefix of its URL: everything is in one directory, [`ROOT`].
 //!
 //! | key | content |
 //! |---|---|
@@ -9,45 +8,45 @@
 //! | `forebay-v1/<app>/<shuffle>/<volume>/data-<generation>-<number>-<nonce>.obj` | blocks, see [`super::object`] |
 //!
 //! `<volume>` is the hyphenated UUID; generation and number have eight decimal digits and begin at
-//! 1 and 0. A manifest's name begins with what is left of eight nines, so that the first name of a
-//! listing is the last manifest's. The nonce, 16 hexadecimal digits, is another one in every round:
-//! a PUT of a round that was given up may arrive at any time later, and hits nothing that a
-//! manifest names. Readers have it from the manifest.
+//! 1 and 0. A manifest's name begins with eight nines minus its generation, so the last manifest is
+//! the first name of a listing. The nonce, 16 hexadecimal digits, differs in every round: a late
+//! PUT of an abandoned round hits no key named by a manifest. Readers get the nonce from the
+//! manifest.
 //!
-//! What lies beside [`ROOT`] is somebody else's, and what lies in it under a name that [`parse`]
-//! does not know is too (invariant: foreign-is-untouched).
+//! Keys beside [`ROOT`] are foreign, and so are keys in it with a name unknown to [`parse`]
+//! (invariant: foreign-is-untouched).
 
 use shuffle_proto::ids::{AppId, ShuffleId, VolumeId};
 
 use super::Place;
 
-/// All that is Forebay's. Another layout will have another name.
+/// Forebay's directory. A different layout gets a different name.
 pub const ROOT: &str = "forebay-v1";
 /// No generation is higher.
 const LAST: u32 = 99_999_999;
 
-/// What a key names, if it is one of ours.
+/// Meaning of a Forebay key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ours {
     /// An app's lease.
     Lease(AppId),
-    /// A manifest, by its generation.
+    /// A manifest, with its generation.
     Manifest(Place, u32),
     /// An object, by generation, number and nonce.
     Object(Place, u32, u32, u64),
 }
 
-/// Of the marker. A name that no directory of an app's would have.
+/// Key of the marker: no app's directory can have this name.
 pub fn marker() -> String {
     format!("{ROOT}/.forebay-marker")
 }
 
-/// Of everything that an app has.
+/// Directory of an app.
 pub fn app(app: &AppId) -> String {
     format!("{ROOT}/{app}")
 }
 
-/// Of everything that a shuffle has, of all volumes.
+/// Directory of a shuffle, of all volumes.
 pub fn shuffle(app: &AppId, shuffle: ShuffleId) -> String {
     format!("{ROOT}/{app}/{shuffle}")
 }
@@ -57,7 +56,7 @@ pub fn lease(app: &AppId) -> String {
     format!("{ROOT}/{app}/lease")
 }
 
-/// Of what a volume has of a shuffle.
+/// Directory of one volume's part of a shuffle.
 pub fn place(place: &Place) -> String {
     format!("{ROOT}/{}/{}/{}", place.app, place.shuffle, place.volume)
 }
@@ -72,25 +71,25 @@ pub fn object(of: &Place, generation: u32, number: u32, nonce: u64) -> String {
     format!("{}/{}", place(of), object_name(generation, number, nonce))
 }
 
-/// Of a manifest, in the directory of its place.
+/// Key of a manifest.
 pub fn manifest_name(generation: u32) -> String {
     let left = LAST.saturating_sub(generation);
     format!("{left:08}-{generation:08}.manifest")
 }
 
-/// Of an object, in the directory of its place.
+/// Key of an object.
 pub fn object_name(generation: u32, number: u32, nonce: u64) -> String {
     format!("data-{generation:08}-{number:08}-{nonce:016x}.obj")
 }
 
-/// Which manifest has this name.
+/// Generation of a manifest's name.
 pub fn generation(name: &str) -> Option<u32> {
     let (_, generation) = name.strip_suffix(".manifest")?.split_once('-')?;
     let generation = generation.parse().ok()?;
     (manifest_name(generation) == name).then_some(generation)
 }
 
-/// Which generation, number and nonce has the object of this name.
+/// Generation, number and nonce of an object's name.
 pub fn object_of(name: &str) -> Option<(u32, u32, u64)> {
     let parts = name.strip_prefix("data-")?.strip_suffix(".obj")?;
     let (generation, rest) = parts.split_once('-')?;
@@ -100,7 +99,7 @@ pub fn object_of(name: &str) -> Option<(u32, u32, u64)> {
     (object_name(of.0, of.1, of.2) == name).then_some(of)
 }
 
-/// What a key names; `None` if nothing of ours has exactly this name.
+/// Meaning of a key; `None` unless it is exactly a Forebay key.
 pub fn parse(key: &str) -> Option<Ours> {
     let mut names = key.split('/');
     (names.next()? == ROOT).then_some(())?;
@@ -123,12 +122,12 @@ pub fn parse(key: &str) -> Option<Ours> {
         }
         _ => return None,
     };
-    // Numbers and UUIDs can be written in more than one way; ours are written in one.
+    // Numbers and UUIDs have several spellings, and Forebay's keys only one.
     (ours.key() == key).then_some(ours)
 }
 
 impl Ours {
-    /// Where it lies.
+    /// Place of the key.
     pub fn key(&self) -> String {
         match self {
             Ours::Lease(app) => lease(app),

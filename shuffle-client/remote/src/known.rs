@@ -1,13 +1,11 @@
-//! What is known of the store's content: chains of manifests and footers of objects, read when they
-//! are first needed.
+//! Cache of the store's content: chains of manifests and footers of objects, read on demand.
 //!
-//! Manifests and objects never change, so a footer is good for as long as its object is named.
-//! Whether there is one more manifest is looked for again after [`FRESH`], and at once if an
-//! attempt is asked for that the chain does not have. A place that is not known yet costs a
-//! listing, of which the first name is the last manifest's, and that manifest with its base; one
-//! that is known, a request for the next manifest. One look at a place runs at a time, whoever
-//! waits for it; what it has read stays when it is interrupted. Both are bounded in bytes and
-//! forgotten oldest first.
+//! Manifests and objects never change, so a footer stays valid while its object is named. The next
+//! manifest is looked for after [`FRESH`], and at once if the chain lacks a wanted attempt. An
+//! unknown place costs a listing (its first name is the last manifest's), that manifest and its
+//! base; a known place costs a request for the next manifest. Each place has one look at a time,
+//! shared by all who wait; results of an interrupted look are kept. Chains and footers are bounded
+//! in bytes; the oldest are forgotten first.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -31,21 +29,20 @@ pub type Now = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 /// How long the end of a chain is believed.
 const FRESH: Duration = Duration::from_secs(2);
-/// Bytes of footers that a server keeps.
+/// Bytes of a server's cached footers.
 const FOOTERS: usize = 128 << 20;
-/// Bytes of chains that are kept.
+/// Bytes of cached chains.
 const CHAINS: usize = 64 << 20;
-/// Places that are kept, whatever they take.
+/// Cached places, whatever their size.
 const PLACES: usize = 16 << 10;
-/// Manifests that are asked for one by one after the last that is known, before the store is asked
-/// for the last of all.
+/// Manifests tried one by one after the last known one, before a listing.
 const STEPS: u32 = 2;
-/// Broken manifests that are gone back over.
+/// Unreadable manifests skipped backwards.
 const BACK: u32 = 16;
 /// Requests of one look at the same time.
 const AT_ONCE: usize = 16;
 
-/// The store, and what is known of its content. Shared by everything that uses it.
+/// The store with its cache; shared by all users of the store.
 pub struct Remote {
     /// The store.
     pub store: Store,
@@ -54,26 +51,26 @@ pub struct Remote {
     footers: Mutex<Footers>,
 }
 
-/// What is known of a place.
+/// Cached knowledge of a place.
 struct Known {
     state: Mutex<State>,
-    /// Who looks.
+    /// Held by the running look.
     looking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
-    /// What is known, and when the look began that found it.
+    /// The chain, and when the look behind it began.
     chain: Option<(Instant, Arc<Chain>)>,
-    /// Looks that have begun.
+    /// Number of looks begun.
     begun: u64,
-    /// Of the last that has ended: its number, and how.
+    /// Number and result of the last finished look.
     ended: Option<(u64, Result<(), Error>)>,
-    /// Whether this process has made the last manifest, and nobody else writes there.
+    /// Whether this process made the last manifest, and no other process writes there.
     ours: bool,
-    /// What the last read that began earlier sees.
+    /// Lower bound on manifests, from a cursor of an earlier read.
     earlier: Option<Arc<Chain>>,
-    /// What a look that was interrupted has found: the last generation, and manifests.
+    /// Results of an interrupted look: the last generation, and manifests.
     last: Option<u32>,
     read: HashMap<u32, Arc<Manifest>>,
 }
@@ -86,12 +83,12 @@ struct Footers {
 }
 
 impl Remote {
-    /// On this store.
+    /// Cache of this store.
     pub fn new(store: Store, now: Now) -> Self {
         Self::keeping(store, now, FOOTERS)
     }
 
-    /// The same, with at most so many bytes of footers in memory beside those that are being used.
+    /// Cache of this store, with a bound on the bytes of unused footers.
     pub fn keeping(store: Store, now: Now, footers: usize) -> Self {
         Self {
             store,
@@ -106,13 +103,13 @@ impl Remote {
         }
     }
 
-    /// What a volume has written of a shuffle; [`Error::NotFound`] if that is nothing.
+    /// A volume's chain of a shuffle; [`Error::NotFound`] if there is none.
     pub async fn chain(&self, place: &Place) -> Result<Arc<Chain>, Error> {
         self.chain_with(place, |_| true).await
     }
 
-    /// The same, looked for anew if what is known is not enough; what is answered may not be
-    /// either.
+    /// A chain with the wanted attempts, after another look if the cached one lacks some; the new
+    /// one may lack some too.
     pub async fn chain_with(
         &self,
         place: &Place,
@@ -131,8 +128,8 @@ impl Remote {
         self.look(place, &known).await
     }
 
-    /// For who writes there: all that there is, `None` if that is nothing. Asks nothing if this
-    /// process has written it.
+    /// The chain for its own writer; `None` if there is none. Sends no request after a write by
+    /// this process.
     pub async fn written(&self, place: &Place) -> Result<Option<Arc<Chain>>, Error> {
         let known = self.known(place);
         let _one = known.looking.lock().await;
@@ -149,8 +146,8 @@ impl Remote {
         }
     }
 
-    /// This process has made the last manifest of a place, unless it was forgotten since, because
-    /// it was deleted.
+    /// Notes the last manifest, made by this process, unless the place was forgotten since by a
+    /// deletion.
     pub fn made(&self, chain: Chain) {
         let known = self.places.lock().get(&chain.place).cloned();
         let Some(known) = known else {
@@ -161,8 +158,8 @@ impl Remote {
         state.ours = true;
     }
 
-    /// This process is not sure any more what the last manifest of a place is: a request may have
-    /// had an effect and no answer.
+    /// Drops the certainty about a place's last manifest: a request may have succeeded without an
+    /// answer.
     pub fn doubt(&self, place: &Place) {
         self.known(place).state.lock().ours = false;
     }
@@ -183,7 +180,7 @@ impl Remote {
         known
     }
 
-    /// Looks for the last manifest and what counts by it. One at a time.
+    /// Looks for the last manifest and its chain, one look at a time.
     async fn look(&self, place: &Place, known: &Known) -> Result<Arc<Chain>, Error> {
         let number = {
             let mut state = known.state.lock();
@@ -223,7 +220,7 @@ impl Remote {
                     Some(listed) => Some(listed),
                     None => self.last(place).await?,
                 };
-                // A directory that is read over a network may be an older one than its files.
+                // A directory read over a network may be older than its files.
                 let found = listed.max(last).ok_or_else(|| self.nothing(place))?;
                 known.state.lock().last = Some(found);
                 found
@@ -249,7 +246,7 @@ impl Remote {
     }
 
     fn nothing(&self, place: &Place) -> Error {
-        // The first one: without it there never was another.
+        // The first manifest: without it there never was another.
         let key = self.store.path(&keys::manifest(place, 1)).to_string();
         Error::NotFound { key }
     }
@@ -261,7 +258,7 @@ impl Remote {
             .await
     }
 
-    /// What counts by the manifest of a generation, or by the one before it that can be read.
+    /// The chain at a generation's manifest, or at the last readable one before.
     async fn assemble(
         &self,
         place: &Place,
@@ -324,7 +321,7 @@ impl Remote {
                 Err(error) => return Err(error),
             }
         }
-        // By its own manifest, what no other that could be read tells of.
+        // From their own manifests, generations told by no other readable one.
         let lacking = lacks(&parts);
         let mut reading = stream::iter(lacking)
             .map(
@@ -351,7 +348,7 @@ impl Remote {
         Ok(Arc::new(chain))
     }
 
-    /// What a read sees that began when a place had so many manifests.
+    /// Checks a chain against the number of manifests when the read began.
     async fn earlier(&self, place: &Place, generation: u32) -> Result<Arc<Chain>, Error> {
         let known = self.known(place);
         let _one = known.looking.lock().await;
@@ -365,7 +362,7 @@ impl Remote {
         Ok(chain)
     }
 
-    /// One manifest, kept for the look that it is read for.
+    /// One manifest, kept for the look in progress.
     async fn read(
         &self,
         place: &Place,
@@ -380,7 +377,7 @@ impl Remote {
         Ok(manifest)
     }
 
-    /// One manifest.
+    /// Reads one manifest.
     pub async fn manifest(&self, place: &Place, generation: u32) -> Result<Manifest, Error> {
         let key = keys::manifest(place, generation);
         let mut manifest = Manifest::decode(&self.store.get(&key).await?, place, generation);
@@ -409,7 +406,7 @@ impl Remote {
         let mut bytes = self.store.get_range(&id.0, range.clone()).await?;
         let mut footer = Footer::decode(&bytes, place, generation, entry);
         if footer.is_err() {
-            // As blocks are: it may have changed on the way only.
+            // Read twice, like blocks: the damage may be on the way only.
             bytes = self.store.get_range(&id.0, range).await?;
             footer = Footer::decode(&bytes, place, generation, entry);
         }
@@ -421,9 +418,8 @@ impl Remote {
         Ok(footer)
     }
 
-    /// Begins to read what a place has: of all its attempts, or of those that are named. Those are
-    /// looked for once more if they are not in what is known: what was acknowledged a moment ago
-    /// has to be seen.
+    /// Begins a read of a place: of all attempts, or of the wanted ones, with another look if the
+    /// cache lacks some: an attempt acknowledged a moment ago must be seen.
     pub async fn fetch(
         self: &Arc<Self>,
         place: &Place,
@@ -438,7 +434,7 @@ impl Remote {
             chain.generation >= length && chain.missing(named).is_empty()
         };
         let mut chain = self.chain_with(place, enough).await?;
-        // A position in more manifests than there are is none of this place: the read starts over.
+        // A position beyond the last manifest is of a different place: the read starts over.
         let cursor = cursor.filter(|_| chain.generation >= length);
         if cursor.is_some() && length > 0 && length < chain.generation {
             chain = self.earlier(place, length).await?;
@@ -446,14 +442,14 @@ impl Remote {
         Fetch::new(self.clone(), chain, partitions, maps, only, cursor)
     }
 
-    /// Forgets what was known of a shuffle, or of an app.
+    /// Forgets a shuffle, or an app.
     pub fn forget(&self, app: &AppId, shuffle: Option<ShuffleId>) {
         self.places.lock().retain(|place, _| {
             place.app != *app || shuffle.is_some_and(|shuffle| shuffle != place.shuffle)
         });
     }
 
-    /// Keeps what is known within its bounds.
+    /// Evicts the oldest entries beyond the bounds.
     fn forget_oldest(&self) {
         let mut places = self.places.lock();
         let size = |known: &Known| {
@@ -483,14 +479,14 @@ impl Remote {
 }
 
 impl State {
-    /// What can be said without a look, to who asked when so many had begun.
+    /// The answer without a look, for a caller that came after this number of looks.
     fn answer(
         &self,
         now: Instant,
         asked: u64,
         enough: &impl Fn(&Chain) -> bool,
     ) -> Option<Result<Arc<Chain>, Error>> {
-        // One that began after the question is an answer, whatever it found.
+        // A look begun after the question answers it, whatever the result.
         if let Some((number, Err(error))) = &self.ended
             && *number > asked
         {

@@ -1,24 +1,24 @@
-//! The record that says whose an app is, and until when its objects live. It lies beside them, so
-//! that whoever is alive can collect them, and it is there before the first of them: a server that
-//! hears of an app for the first time makes it, or compares the token with it (see the server's
+//! Lease records: identity of an app and lifetime of its objects. The record lies beside the
+//! objects, so that any live server can remove them, and exists before the first object: the first
+//! server that hears of an app makes the record, all others compare tokens (see the server's
 //! `writeback::records`).
 //!
 //! JSON: `version` 3, `token-sha256` in hex, `born` (a UUID), `lease-ms`, `renewals` (rises with
 //! every renewal), `buried` (a UUID, or absent), `silent` (true, or absent), `checksum` (CRC-32 of
-//! the others' values with a space between). It holds no time: clocks of different machines jump
-//! and disagree. An app lives as long as its record changes; whoever has watched one for two whole
-//! leases and longer, and seen it unchanged, knows by its own clock alone that nobody renews it.
+//! the other values with a space between). No time: clocks of different machines jump and disagree.
+//! An app lives while its record changes; a server that has watched a record for two leases and
+//! longer without a change knows, by its own clock alone, that nobody renews the record.
 //!
-//! A record with `buried` is a *tombstone*: the app is dead, what it has is being removed by the
-//! one that this UUID names, and the record goes last. Who is interrupted leaves it, and whoever
-//! sees it unchanged goes on. With `silent` it is dead because nobody renewed the record, and if it
-//! turns out to live, its servers make a record of it again; without, somebody has deleted it, and
-//! it stays dead. An app of the same name, also with the same token, has a record of its own once
-//! that one is gone, with another `born`: what is said of the one is not meant for the other.
+//! A record with `buried` is a *tombstone*: the app is dead, the process named by the UUID removes
+//! its objects, and the record goes last. An interrupted removal is taken over by a server that
+//! sees the tombstone unchanged. With `silent` the app is dead because nobody renewed the record;
+//! an app found alive gets a live record again from its servers. Without `silent` the app was
+//! deleted and stays dead. A next app of the same name, even with the same token, gets a record
+//! with another `born` once this one is gone: statements on one life do not hold for the other.
 //!
-//! A record is written in the place of one that was read, and only if nobody has written another
-//! meanwhile ([`Store::replace`]): a tombstone never takes the place of a renewal that its writer
-//! has not seen, nor of the record of the next app of that name.
+//! A record replaces the record that was read, and only if nobody has written since
+//! ([`Store::replace`]): a tombstone never replaces a renewal unseen by its writer, nor the record
+//! of the next app of the name.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use super::{Error, Store, Version as Read, keys};
 
 const VERSION: u32 = 3;
 
-/// See the module. Two are equal if they say the same.
+/// A lease record. Equality is by content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Lease {
@@ -43,29 +43,29 @@ pub struct Lease {
     buried: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     silent: bool,
-    /// Of all the others, so that a flipped bit is nobody else's token.
+    /// CRC-32 over the other values, so that a flipped bit is no other token.
     checksum: u32,
-    /// What was read, in whose place it is written.
+    /// Version read from the store, to be replaced.
     #[serde(skip)]
     read: Option<(Read, bytes::Bytes)>,
 }
 
 impl PartialEq for Lease {
     fn eq(&self, other: &Self) -> bool {
-        // What was read is no part of what is said.
+        // The version is no content.
         serde_json::to_vec(self).ok() == serde_json::to_vec(other).ok()
     }
 }
 
 impl Eq for Lease {}
 
-/// What every version has.
+/// Fields of every version.
 #[derive(Deserialize)]
 struct Version {
     version: u32,
 }
 
-/// What version 1 had.
+/// Fields of version 1.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Old {
@@ -93,14 +93,14 @@ impl Lease {
         .sealed()
     }
 
-    /// The same, of an app whose record cannot be read any more: the one that was born then.
+    /// Record of an app with an unreadable one: of the life named by `born`.
     pub fn again(token_hash: [u8; 32], lease: Duration, born: Option<Uuid>) -> Self {
         let new = Self::new(token_hash, lease);
         let born = born.map_or_else(|| new.born.clone(), |born| born.to_string());
         Self { born, ..new }.sealed()
     }
 
-    /// The next one: of an app that lives.
+    /// The next record of a live app.
     pub fn renewed(&self, lease: Duration) -> Self {
         Self {
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
@@ -112,7 +112,7 @@ impl Lease {
         .sealed()
     }
 
-    /// The tombstone in its place; `silent` if nobody has deleted the app.
+    /// The tombstone after this record; `silent` for an app that was not deleted.
     pub fn buried(&self, by: Uuid, silent: bool) -> Self {
         Self {
             renewals: self.renewals.wrapping_add(1),
@@ -146,9 +146,9 @@ impl Lease {
         crc32fast::hash(text.as_bytes())
     }
 
-    /// Which of the apps that have had this name one after the other.
+    /// Life of the name: one UUID per app of this name.
     pub fn born(&self) -> Uuid {
-        // One that cannot be read was refused.
+        // Unreadable records were refused.
         Uuid::parse_str(&self.born).unwrap_or_default()
     }
 
@@ -156,11 +156,11 @@ impl Lease {
     pub fn token_hash(&self) -> [u8; 32] {
         let digit = |at: usize| self.token_sha256.get(at..at + 2);
         let byte = |at| digit(at).and_then(|two| u8::from_str_radix(two, 16).ok());
-        // One that cannot be read was refused.
+        // Unreadable records were refused.
         std::array::from_fn(|at| byte(at * 2).unwrap_or_default())
     }
 
-    /// The same, to be written whatever is there by now.
+    /// The record, for a write without a condition.
     pub fn anyway(&self) -> Self {
         Self {
             read: None,
@@ -168,7 +168,7 @@ impl Lease {
         }
     }
 
-    /// Who removes what the app has; `None` while it lives.
+    /// Process that removes the app's objects; `None` while the app lives.
     pub fn buried_by(&self) -> Option<&str> {
         self.buried.as_deref()
     }
@@ -178,8 +178,7 @@ impl Lease {
         self.buried.is_some() && !self.silent
     }
 
-    /// Whether this is the token with which the app was registered. In a time that does not depend
-    /// on where they differ.
+    /// Whether the app was registered with this token. Constant time.
     pub fn opens(&self, token_hash: [u8; 32]) -> bool {
         let (ours, theirs) = (self.token_sha256.as_bytes(), hex(token_hash));
         let pairs = ours.iter().zip(theirs.as_bytes());
@@ -187,16 +186,16 @@ impl Lease {
         ours.len() == theirs.len() && std::hint::black_box(difference) == 0
     }
 
-    /// How long the app's objects outlive its last renewal.
+    /// How long the app's objects outlive the last renewal.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
     }
 
-    /// Reads an app's record; `None` if it has none.
+    /// Reads an app's record; `None` if there is none.
     pub async fn read(store: &Store, app: &AppId) -> Result<Option<Self>, Error> {
         let key = keys::lease(app);
         let mut reason = String::new();
-        // Once more: it may have changed on the way only.
+        // Read twice: the damage may be on the way only.
         for _ in 0..2 {
             let (bytes, version) = match store.get_version(&key).await {
                 Ok(got) => got,
@@ -220,7 +219,7 @@ impl Lease {
         })
     }
 
-    /// Reads one; the error says what does not fit.
+    /// Decodes a record; the error names the bad field.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let any: Version = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if any.version != VERSION {
@@ -247,8 +246,7 @@ impl Lease {
         Ok(lease)
     }
 
-    /// Whether these bytes are a record of the layout before [`keys::ROOT`], and can be nothing
-    /// else.
+    /// Whether the bytes can only be a record of the layout before [`keys::ROOT`].
     pub(super) fn is_of_the_old_layout(bytes: &[u8]) -> bool {
         let Ok(record) = serde_json::from_slice::<Old>(bytes) else {
             return false;
@@ -261,12 +259,12 @@ impl Lease {
         self.renewals
     }
 
-    /// Writes it where there is none; [`Error::Exists`] if there is one.
+    /// Writes a first record; [`Error::Exists`] if there is one.
     pub async fn create(&self, store: &Store, app: &AppId) -> Result<(), Error> {
         store.put(&keys::lease(app), self.encode()?, true).await
     }
 
-    /// Whether what is there is a record of a later format, which is nobody's to mend.
+    /// Whether the record has a later format, which must not be repaired.
     pub async fn is_newer(store: &Store, app: &AppId) -> Result<bool, Error> {
         match store.get(&keys::lease(app)).await {
             Ok(bytes) => Ok(serde_json::from_slice::<Version>(&bytes)
@@ -276,8 +274,8 @@ impl Lease {
         }
     }
 
-    /// Writes it in the place of the one that was read and that it was made from, whatever is there
-    /// otherwise if it was not; [`Error::Exists`] if another is there by now.
+    /// Replaces the record read before, or any if none was; [`Error::Exists`] if another was
+    /// written since.
     pub async fn write(&self, store: &Store, app: &AppId) -> Result<(), Error> {
         let (key, bytes) = (keys::lease(app), self.encode()?);
         let Some((version, read)) = &self.read else {
@@ -285,11 +283,11 @@ impl Lease {
         };
         match store.replace(&key, bytes.clone(), version).await {
             Err(Error::Exists { key: path }) => match store.get(&key).await {
-                // The first answer was lost, and it is what was written.
+                // The first answer was lost: the record is there.
                 Ok(now) if now == bytes => Ok(()),
-                // Nobody has written: what is on the way changes the versions (a proxy that
-                // compresses makes them weak), and no app may die of that. No two records are the
-                // same, so this is the one that was read.
+                // Nobody has written: a proxy on the way changes versions (compression makes them
+                // weak), and no app may die of that. No two records are equal, so this is the
+                // record read before.
                 Ok(now) if now == *read => store.put(&key, bytes, false).await,
                 _ => Err(Error::Exists { key: path }),
             },
@@ -329,7 +327,7 @@ mod tests {
             ),
             "a changed format needs a new version"
         );
-        // No flipped bit makes it another's.
+        // No flipped bit makes the token another's.
         for bit in 0..text.len() * 8 {
             let mut broken = text.clone().into_bytes();
             broken[bit / 8] ^= 1 << (bit % 8);
@@ -366,7 +364,7 @@ mod tests {
             let (one, two) = (read().await.expect("there"), read().await.expect("there"));
             let renewed = one.renewed(Duration::from_secs(6));
             renewed.write(&store, &app).await.expect("written");
-            // Whoever has not seen that does not bury it.
+            // A process without that reading does not bury the app.
             let stone = two.buried(Uuid::from_u128(1), false);
             let late = stone.write(&store, &app).await;
             assert!(
@@ -375,8 +373,7 @@ mod tests {
                 store = store.url()
             );
             assert_eq!(read().await.as_ref(), Some(&renewed));
-            // A store whose word for a version does not hold is written to all the same, if nobody
-            // else has.
+            // A store without reliable versions is written to if nobody else has written.
             let other = "forebay-v1/app-1/other";
             store.put(other, "x".into(), false).await.expect("put");
             let (_, wrong) = store.get_version(other).await.expect("there");
@@ -389,9 +386,9 @@ mod tests {
             let late = odd.buried(Uuid::from_u128(1), false);
             let late = late.write(&store, &app).await;
             assert!(matches!(late, Err(Error::Exists { .. })), "{late:?}");
-            // The same again is what is there: its answer was lost.
+            // The same write again finds its own record: the answer was lost.
             renewed.write(&store, &app).await.expect("the same again");
-            // Nor does it come back once it is gone.
+            // Nor does the record come back once removed.
             let seen = read().await.expect("there");
             store.delete(&keys::lease(&app)).await.expect("deleted");
             let late = seen

@@ -1,9 +1,8 @@
 //! A lifecycle rule for the bucket, as a net below the leases.
 //!
-//! Leases remove objects as long as any server of the pool is alive. What a rule catches is what is
-//! left when none is: a pool that was given up, or one that died in the middle of an upload. It
-//! goes by age alone, so it has to be older than anything that is still needed: longer than the
-//! longest application runs, not only longer than a lease.
+//! Leases remove objects while any server of the pool is alive. A rule removes the rest: of an
+//! abandoned pool, or of an upload cut off with its server. A rule goes by age alone, so the age
+//! must exceed the life of any needed object: the longest application, not only a lease.
 
 use std::{fmt::Write, time::Duration};
 
@@ -15,17 +14,17 @@ use super::{advice::Cloud, keys, shown_url, store::Named};
 const UNFINISHED: u32 = 1;
 const NAME: &str = "forebay-net";
 
-/// A rule, and how it gets to the bucket.
+/// A rule, and the way to install it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// What the store's own tool takes.
+    /// The rule in the format of the store's own tool.
     pub text: String,
     /// For a person.
     pub words: String,
 }
 
-/// The rule for the store of a URL, of objects that are older than `days`; `max_lease` is the
-/// longest that servers grant.
+/// The rule for a store's URL, for objects older than `days`; `max_lease` is the longest lease that
+/// servers grant.
 pub fn rule(url: &str, days: u32, max_lease: Duration) -> Result<Rule, String> {
     let day = Duration::from_secs(86_400);
     if day * days <= max_lease {
@@ -37,7 +36,7 @@ pub fn rule(url: &str, days: u32, max_lease: Duration) -> Result<Rule, String> {
     }
     let named = Named::by(url).map_err(|error| format!("url is {:?}: {error}", shown_url(url)))?;
     let (bucket, prefix) = (named.bucket.as_str(), named.prefix.as_str());
-    // With the slash, or the rule would also be of a neighbour whose name begins alike.
+    // With the slash: without it the rule would match neighbours with the same beginning.
     let below = match prefix {
         "" => format!("{}/", keys::ROOT),
         prefix => format!("{prefix}/{}/", keys::ROOT),
@@ -64,7 +63,7 @@ fn s3(bucket: &str, below: &str, days: u32) -> (String, String) {
         "Status": "Enabled",
         "Filter": { "Prefix": below },
         "Expiration": { "Days": days },
-        // Of a bucket with versions; without them it does nothing.
+        // For buckets with versions; without effect on others.
         "NoncurrentVersionExpiration": { "NoncurrentDays": UNFINISHED },
         "AbortIncompleteMultipartUpload": { "DaysAfterInitiation": UNFINISHED },
     }]});

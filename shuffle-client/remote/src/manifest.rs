@@ -1,5 +1,4 @@
-//! Bytes of a manifest: what one round of write-back added to a place. All numbers are
-//! little-endian.
+//! Bytes of a manifest: one round's addition to a place. All numbers are little-endian.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -20,10 +19,10 @@
 //! | the rest | the app's id |
 //!
 //! A manifest is made once, by a conditional put, and never changed. The next round makes the next
-//! generation. One that *replaces* others has all of their attempts, in fewer objects, and they do
-//! not count from it on; what is replaced stays where it is until the shuffle goes, so that who
-//! began to read it goes on. What counts is told by the last manifest and its base, whatever has
-//! been written before, see [`super::chain`].
+//! generation. A generation that *replaces* others has all of their attempts in fewer objects, and
+//! the replaced ones stop counting. Replaced objects stay until the shuffle is removed, for reads
+//! in progress. The last manifest and its base tell the generations that count, see
+//! [`super::chain`].
 
 use shuffle_proto::{
     ids::{AppId, AttemptId, MapIndex, ShuffleId, VolumeId},
@@ -38,7 +37,7 @@ const VERSION: u32 = 4;
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// Whose.
+    /// The shuffle and volume.
     pub place: Place,
     /// From 1.
     pub generation: u32,
@@ -48,27 +47,26 @@ pub struct Manifest {
     pub num_partitions: u32,
     /// Ascending by number, none without blocks.
     pub objects: Vec<Entry>,
-    /// Committed attempts that are in the objects, whole: ascending, with what their commits say.
+    /// Committed attempts, whole in the objects: ascending, with their commits' totals.
     pub attempts: Vec<Attempt>,
-    /// Earlier generations whose attempts are all in this one too: ascending.
+    /// Replaced generations, ascending.
     pub replaces: Vec<u32>,
-    /// Generations that count from this one on: ascending, itself the last.
+    /// Generations that count from here on: ascending, this one last.
     pub live: Vec<u32>,
-    /// The earlier manifest that has, or carries, what counts and is not carried here; 0 if there
-    /// is none such.
+    /// The base: the earlier manifest with the rest of the content; 0 if there is none.
     pub base: u32,
-    /// What earlier generations have that count: ascending.
+    /// Carried generations, ascending.
     pub carried: Vec<Part>,
 }
 
-/// What one generation has.
+/// Content of one generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Its number.
+    /// The generation's number.
     pub generation: u32,
     /// Ascending by number, none without blocks.
     pub objects: Vec<Entry>,
-    /// Committed attempts that are in the objects, whole: ascending.
+    /// Committed attempts, whole in the objects: ascending.
     pub attempts: Vec<Attempt>,
 }
 
@@ -84,7 +82,7 @@ pub struct Attempt {
 }
 
 impl Manifest {
-    /// What its own generation has.
+    /// Content of the manifest's own generation.
     pub fn own(&self) -> Part {
         Part {
             generation: self.generation,
@@ -93,7 +91,7 @@ impl Manifest {
         }
     }
 
-    /// As it is stored.
+    /// The manifest's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let carried = self.carried.iter();
         let carried = carried.map(|part| 12 + bytes_of(&part.objects, &part.attempts));
@@ -137,7 +135,7 @@ impl Manifest {
         out
     }
 
-    /// Reads the one that is said to be this; the error says what does not fit.
+    /// Decodes the manifest of this place and generation; the error names the mismatch.
     pub fn decode(bytes: &[u8], place: &Place, generation: u32) -> Result<Self, String> {
         let manifest = Self::read(bytes)?;
         if (&manifest.place, manifest.generation) != (place, generation) {
@@ -149,7 +147,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Reads whichever it is; the error says what does not fit.
+    /// Decodes any manifest; the error names the mismatch.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let mut reader = Reader(bytes);
         let r = &mut reader;

@@ -1,11 +1,11 @@
-//! The marker: whose directory [`keys::ROOT`] is, and what format everything in it has.
+//! The marker: the owner of the directory [`keys::ROOT`], and the format of its content.
 //!
-//! JSON: `forebay` (a sentence for whoever finds it), `format` 1, `pool` (a UUID). The first server
-//! that uses a store makes it, by a conditional put; all servers with the same store are one pool.
-//! Before anything else is written there it has to be seen. One that was removed or damaged is made
-//! anew by whoever has seen it, or where an app's record says that the directory is Forebay's all
-//! the same. What lies there instead is refused by name, and so is the layout of before there was a
-//! marker, which no released version wrote: its directories lay directly below the prefix.
+//! JSON: `forebay` (a sentence for a person), `format` 1, `pool` (a UUID). The first server on a
+//! store makes the marker, by a conditional put; all servers on one store are one pool. No server
+//! writes before it has seen the marker. A removed or damaged marker is restored by a server that
+//! has seen it, or on the evidence of an app's record. Any other content is refused by name, and so
+//! is the layout from before the marker, whose directories lay directly below the prefix (never
+//! released).
 
 use std::time::Duration;
 
@@ -17,22 +17,22 @@ use uuid::Uuid;
 use super::{Error, Store, keys, lease::Lease};
 
 const FORMAT: u32 = 1;
-/// Directories beside ours that are looked at before the marker is made, each with one request.
+/// Directories beside Forebay's examined before the marker is made, each with one request.
 const LOOKED_AT: usize = 200;
-/// Directories in ours that are looked at where the marker cannot be read.
+/// Directories in Forebay's examined when the marker is unreadable.
 const EVIDENCE: usize = 50;
-/// How long is looked for them: a bucket that others fill may have millions.
+/// Time limit of the examination: a shared bucket may have millions of keys.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What every format has.
+/// Fields of every format.
 #[derive(Deserialize)]
 struct Format {
     format: u32,
 }
 
-/// Why what lies there is no marker of this format.
+/// Why the content is no marker of this format.
 enum Fault {
-    /// It is none, or was damaged.
+    /// Foreign content, or a damaged marker.
     None(String),
     Another(u32),
 }
@@ -56,15 +56,15 @@ impl Marker {
         }
     }
 
-    /// All servers that have this store.
+    /// UUID of the pool: all servers on this store.
     pub fn pool(&self) -> &str {
         &self.pool
     }
 
-    /// Reads it; `None` if there is none. [`Error::Invalid`] if it is another's.
+    /// Reads the marker; `None` if there is none. [`Error::Invalid`] for a foreign one.
     pub async fn read(store: &Store) -> Result<Option<Self>, Error> {
         match Self::read_once(store).await {
-            // It may have changed on the way only.
+            // Read twice: the damage may be on the way only.
             Err(Error::Invalid(_)) => Self::read_once(store).await,
             read => read,
         }
@@ -102,8 +102,7 @@ impl Marker {
         }
     }
 
-    /// Puts this one, which was seen there, back if it was removed or damaged; answers whether it
-    /// was.
+    /// Restores this marker after removal or damage; returns whether that was needed.
     pub async fn keep(&self, store: &Store) -> Result<bool, Error> {
         let key = keys::marker();
         let create = match store.get(&key).await {
@@ -127,8 +126,7 @@ impl Marker {
         Ok(text.into())
     }
 
-    /// Reads it, or makes it where there is none. [`Error::Invalid`] if what is there is another's,
-    /// or of the old layout.
+    /// Reads the marker, or makes it. [`Error::Invalid`] for foreign content, or the old layout.
     pub async fn claim(store: &Store) -> Result<Self, Error> {
         match Self::read(store).await {
             Ok(Some(marker)) => return Ok(marker),
@@ -136,7 +134,7 @@ impl Marker {
             Err(refused @ Error::Invalid(_)) => return Self::mend(store).await?.ok_or(refused),
             Err(error) => return Err(error),
         }
-        // What lies there in millions is not ours; and a store that does not answer fails below.
+        // Millions of keys are foreign; and a silent store fails below.
         if let Ok(old) = tokio::time::timeout(PATIENCE, of_the_old_layout(store)).await
             && let Some(name) = old?.first()
         {
@@ -159,8 +157,7 @@ impl Marker {
         }
     }
 
-    /// Makes one that was damaged anew, if an app's record beside it says that the directory is
-    /// Forebay's all the same.
+    /// Restores a damaged marker if an app's record beside it is evidence for Forebay.
     async fn mend(store: &Store) -> Result<Option<Self>, Error> {
         let mut dirs = store.list(keys::ROOT).await?.dirs;
         dirs.truncate(EVIDENCE);
@@ -184,15 +181,15 @@ impl Marker {
     }
 }
 
-/// Directories directly below the prefix that are of the layout before [`keys::ROOT`], as far as a
-/// look at their lease records, and at nothing else below them, says so.
+/// Directories directly below the prefix in the layout before [`keys::ROOT`], judged by their lease
+/// records alone.
 pub(super) async fn of_the_old_layout(store: &Store) -> Result<Vec<String>, Error> {
     let mut dirs = store.list("").await?.dirs;
     dirs.retain(|name| name != keys::ROOT && AppId::try_new(name).is_some());
     dirs.truncate(LOOKED_AT);
     let looks = stream::iter(dirs).map(|name| async move {
         let record = store.get(&format!("{name}/lease")).await;
-        // What cannot be read is not unmistakable.
+        // An unreadable record is no evidence.
         let old = record.is_ok_and(|bytes| Lease::is_of_the_old_layout(&bytes));
         old.then_some(name)
     });
@@ -248,7 +245,7 @@ mod tests {
             store.delete(&keys::marker()).await.expect("deleted");
             if let Some(text) = damaged {
                 put(&store, &keys::marker(), text).await;
-                // Who comes new cannot know that.
+                // A new server cannot know that.
                 let refused = Marker::claim(&store).await.expect_err("no marker");
                 assert!(refused.to_string().contains("remove it"), "{refused}");
             }
@@ -256,7 +253,7 @@ mod tests {
             assert_eq!(Marker::claim(&store).await.expect("found"), first);
             assert!(!first.keep(&store).await.expect("there"));
         }
-        // Where nobody has seen it, an app's record says so.
+        // Without a server that has seen the marker, an app's record is evidence.
         put(&store, "forebay-v1/warehouse/lease", "rent: 500").await;
         put(&store, &keys::marker(), "").await;
         Marker::claim(&store).await.expect_err("no record");

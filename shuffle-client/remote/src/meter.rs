@@ -1,20 +1,19 @@
-//! Who counts the requests to the store: a part that is passed in, because a server has metrics and
-//! a client has none.
+//! A counter of requests to the store, passed in: servers have metrics, clients have none.
 
 /// All verbs of requests.
 pub const VERBS: [&str; 9] = [
     "put", "begin", "part", "complete", "abort", "get", "head", "delete", "list",
 ];
-/// All results that one can have.
+/// All results of a request.
 pub const RESULTS: [&str; 4] = ["ok", "absent", "exists", "failed"];
 
-/// Hears of every request as it ends.
+/// Called for every finished request.
 pub trait Meter: Send + Sync {
-    /// A request has ended: one of [`VERBS`], one of [`RESULTS`].
+    /// A finished request: one of [`VERBS`], one of [`RESULTS`].
     fn request(&self, verb: &'static str, result: &'static str);
-    /// Bytes that the store took.
+    /// Bytes sent to the store.
     fn sent(&self, bytes: u64);
-    /// Bytes that the store gave.
+    /// Bytes received from the store.
     fn received(&self, bytes: u64);
 }
 

@@ -1,8 +1,7 @@
-//! For tests: a store in memory that lets so many requests through and none after them, as if the
-//! process, or the store, were gone.
+//! For tests: a store in memory that answers a number of requests and then none, like a dead
+//! process or store.
 //!
-//! Not behind a feature: the server's tests need it, and a feature would make them compile the
-//! server once more.
+//! No feature: the server's tests need the store, and a feature would compile the server once more.
 
 use std::{
     fmt,
@@ -43,12 +42,12 @@ impl Steps {
         self.0.store(left, Ordering::SeqCst);
     }
 
-    /// Counts one; false if it must not happen.
+    /// Counts a request; false if the store is dead.
     pub fn take(&self) -> bool {
         self.0.fetch_sub(1, Ordering::SeqCst) > 0
     }
 
-    /// Whether one was refused since [`set`](Self::set).
+    /// Whether a request was refused since [`set`](Self::set).
     pub fn struck(&self) -> bool {
         self.0.load(Ordering::SeqCst) < 0
     }
@@ -112,7 +111,7 @@ impl ObjectStore for Mortal {
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        // Each of them, so that a directory may be left half empty.
+        // One by one, so that a directory may be left half empty.
         let steps = self.steps.clone();
         let locations = locations.map(move |location| steps.check().and(location));
         self.inner.delete_stream(locations.boxed())

@@ -1,5 +1,5 @@
-//! Bytes of an object: blocks of one shuffle of one volume, sorted by (partition, map index), and
-//! an index behind them. All numbers are little-endian.
+//! Bytes of an object: blocks of one volume's part of a shuffle, sorted by (partition, map index),
+//! and an index behind them. All numbers are little-endian.
 //!
 //! | bytes of an object | field |
 //! |---|---|
@@ -8,9 +8,9 @@
 //! | after them | the footer: directory (36 bytes per section), then totals |
 //! | the last 64 | trailer, below |
 //!
-//! A *section* is blocks of one partition that lie together, ascending by map index and, within an
-//! attempt, by seq; it is closed at about 4 MiB. Rows lie directly before their bytes, so that a
-//! partition, or neighbouring ones, cost one ranged read.
+//! A *section* holds blocks of one partition, ascending by map index and, within an attempt, by
+//! seq; sections end at about 4 MiB. Rows lie directly before their bytes, so neighbouring
+//! partitions cost one ranged read.
 //!
 //! | bytes of header | of trailer | field |
 //! |---|---|---|
@@ -36,7 +36,7 @@
 //! | 32..36 | CRC-32 of the rows |
 //!
 //! Totals of an attempt, ascending by (map index, attempt): map index u32, attempt u64, length u32,
-//! then per partition what this object has of it, as [`shuffle_proto::stored::totals`] codes it.
+//! then per partition the object's share, coded by [`shuffle_proto::stored::totals`].
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ const SECTION: u64 = 4 << 20;
 /// A directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// Of all its blocks.
+    /// Number of blocks.
     pub partition: u32,
     /// Lowest map index.
     pub first_map: u32,
@@ -72,46 +72,46 @@ pub struct Section {
     pub last_map: u32,
     /// Rows.
     pub blocks: u32,
-    /// Where its rows begin in the object.
+    /// Offset of the rows in the object.
     pub offset: u64,
-    /// Bytes of its blocks.
+    /// Bytes of the blocks.
     pub data: u64,
     /// CRC-32 of the rows.
     pub checksum: u32,
 }
 
-/// A block that is as its checksum says, or what is said instead.
+/// A block with its bytes, or the reason why they are bad.
 pub(crate) type Checked = (BlockHeader, Result<Bytes, String>);
 
-/// What a manifest says of an object.
+/// A manifest's entry of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its number in its generation, from 0 without gaps.
+    /// Number in the generation, from 0 without gaps.
     pub number: u32,
-    /// Of the round that wrote it: makes its key another one than any other round's.
+    /// Nonce of the round: keeps keys of different rounds apart.
     pub nonce: u64,
-    /// All of its bytes.
+    /// Length of the object.
     pub length: u64,
-    /// CRC-32 of all of its bytes.
+    /// CRC-32 of the object.
     pub checksum: u32,
-    /// Where its footer begins.
+    /// Offset of the footer.
     pub footer: u64,
-    /// Lowest partition in it.
+    /// Lowest partition.
     pub first_partition: u32,
-    /// Highest partition in it.
+    /// Highest partition.
     pub last_partition: u32,
 }
 
-/// What header and trailer say of an object.
+/// Content of header and trailer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Whose.
+    /// The shuffle and volume.
     pub shuffle: ShuffleId,
-    /// Of the manifest that names it.
+    /// Generation of the manifest.
     pub generation: u32,
-    /// In its generation.
+    /// Number in the generation.
     pub number: u32,
-    /// The volume that wrote it.
+    /// The volume.
     pub volume: VolumeId,
 }
 
@@ -122,7 +122,7 @@ pub struct Trailer {
     pub head: Head,
     /// Entries of the directory.
     pub sections: u32,
-    /// Attempts that have totals.
+    /// Attempts with totals.
     pub attempts: u32,
     /// Where the footer begins.
     pub footer: u64,
@@ -133,14 +133,14 @@ pub struct Trailer {
 /// The index of an object, read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Footer {
-    /// In the order of their bytes, which is that of partition and map index.
+    /// In the order of the bytes: by partition and map index.
     pub sections: Vec<Section>,
     /// Ascending by owner.
     totals: Vec<(Owner, Totals)>,
     bytes: usize,
 }
 
-/// Writes one object.
+/// Builds one object.
 pub struct Builder {
     place: Place,
     generation: u32,
@@ -179,12 +179,12 @@ impl Builder {
         self.length
     }
 
-    /// Whether it has no blocks.
+    /// Whether the object has no blocks.
     pub fn is_empty(&self) -> bool {
         self.sections.is_empty()
     }
 
-    /// Adds blocks that follow in the order of the object.
+    /// Adds the next blocks, in the order of the object.
     pub fn add(&mut self, blocks: &[(BlockHeader, Bytes)]) {
         let mut rest = blocks;
         while let Some((first, _)) = rest.first() {
@@ -230,12 +230,12 @@ impl Builder {
         }
     }
 
-    /// Bytes that can be sent; the object remembers them only as length and checksum.
+    /// Takes the bytes ready to be sent; only their length and checksum are remembered.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
 
-    /// The last bytes, with footer and trailer, and what the manifest says of the object.
+    /// The last bytes, with footer and trailer, and the manifest's entry.
     pub fn finish(mut self) -> (Vec<u8>, Entry) {
         let offset = self.length;
         let mut footer = Vec::with_capacity(self.sections.len() * ENTRY);
@@ -304,7 +304,7 @@ impl Builder {
 // === impl Head, Trailer ===
 
 impl Head {
-    /// Reads an object's first bytes; the error says what does not fit.
+    /// Decodes an object's header; the error names the mismatch.
     pub fn decode(bytes: &[u8; HEADER]) -> Result<Self, String> {
         Self::read(bytes, MAGIC, "header")
     }
@@ -337,7 +337,7 @@ impl Head {
 }
 
 impl Trailer {
-    /// Reads an object's last bytes; the error says what does not fit.
+    /// Decodes an object's trailer; the error names the mismatch.
     pub fn decode(bytes: &[u8; HEADER]) -> Result<Self, String> {
         let head = Head::read(bytes, TRAILER_MAGIC, "trailer")?;
         Ok(Self {
@@ -357,8 +357,7 @@ fn word(bytes: &[u8; HEADER], at: usize) -> u32 {
 // === impl Footer ===
 
 impl Footer {
-    /// Reads footer and trailer of the object that is said to be this one; the error says what does
-    /// not fit.
+    /// Decodes footer and trailer of this object; the error names the mismatch.
     pub fn decode(
         bytes: &[u8],
         place: &Place,
@@ -381,8 +380,8 @@ impl Footer {
         Self::read(footer, &trailer, entry.footer)
     }
 
-    /// Reads the footer of whichever object this is the trailer of; it begins at `offset`. The
-    /// error says what does not fit.
+    /// Decodes the footer of any object, from its trailer; the footer begins at `offset`. The error
+    /// names the mismatch.
     pub fn read(footer: &[u8], trailer: &Trailer, offset: u64) -> Result<Self, String> {
         let checksum = crc32fast::hash(footer);
         if trailer.checksum != checksum {
@@ -430,7 +429,7 @@ impl Footer {
         })
     }
 
-    /// What this object has of an attempt.
+    /// The object's share of an attempt.
     pub fn totals(&self, owner: Owner) -> Option<&Totals> {
         let at = self
             .totals
@@ -438,12 +437,12 @@ impl Footer {
         at.ok().map(|at| &self.totals[at].1)
     }
 
-    /// What this object has, by attempt, ascending.
+    /// The object's shares of all attempts, ascending.
     pub fn all_totals(&self) -> &[(Owner, Totals)] {
         &self.totals
     }
 
-    /// Roughly what it takes in memory.
+    /// Rough size in memory.
     pub fn bytes(&self) -> usize {
         2 * self.bytes
     }
@@ -452,20 +451,19 @@ impl Footer {
 // === impl Section ===
 
 impl Section {
-    /// Where its bytes end in the object.
+    /// Offset of the section's end in the object.
     pub fn end(&self) -> Option<u64> {
         let rows = u64::from(self.blocks) * ROW as u64;
         self.offset.checked_add(rows)?.checked_add(self.data)
     }
 
-    /// Reads all of its bytes: blocks that pass their checksums, or what does not fit.
+    /// Decodes a section; an error if any block is bad.
     pub fn blocks(&self, bytes: &Bytes) -> Result<Vec<(BlockHeader, Bytes)>, String> {
         let each = self.each_block(bytes)?.into_iter();
         each.map(|(header, block)| Ok((header, block?))).collect()
     }
 
-    /// The same where one that does not pass costs itself and not the others: what is said of it
-    /// instead of its bytes.
+    /// Decodes a section block by block: a bad block costs itself only.
     pub(crate) fn each_block(&self, bytes: &Bytes) -> Result<Vec<Checked>, String> {
         let rows = self.blocks as usize * ROW;
         let table = bytes.get(..rows).ok_or("the section ends in its rows")?;

@@ -1,10 +1,10 @@
-//! URLs without what may be secret in them: nothing of a store's URL but scheme, place and path
-//! ever gets into a log, an error or a page.
+//! URLs without secrets: only scheme, place and path of a store's URL ever get into a log, an error
+//! or a page.
 //!
-//! Decided by the text alone and not by a parser, because a malformed URL is the one that is shown.
+//! Decided by the text alone, without a parser: malformed URLs are shown too.
 
-/// A URL of a store without what may be secret in it: user, password, query, fragment. What is none
-/// is not shown at all.
+/// A store's URL without user, password, query and fragment. Text without a URL is not shown at
+/// all.
 pub fn shown_url(text: &str) -> String {
     match text.split_once("://") {
         Some((scheme, rest)) if is_scheme(scheme) => shown(scheme, rest),
@@ -12,7 +12,7 @@ pub fn shown_url(text: &str) -> String {
     }
 }
 
-/// A text of somebody else's with all URLs in it as [`shown_url`] shows them.
+/// Foreign text, with its URLs shown by [`shown_url`].
 pub(super) fn redacted(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

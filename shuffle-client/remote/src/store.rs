@@ -1,11 +1,10 @@
-//! The one door to the crate `object_store`: a store from its URL, and the verbs that are used.
+//! The one door to the crate `object_store`: a store opened from a URL, and its verbs.
 //!
-//! Every verb takes one of a bounded number of permits, is counted by its result, and names its key
-//! when it fails, with what a person can do about it ([`advice`](super::advice)). Transient
-//! failures (5xx, throttling, a broken connection) are retried below, by `object_store` itself;
-//! what comes up from here has been tried for [`RETRY`] and is for the caller to try again later or
-//! to report. A request that gets no answer ends after 30 s, or after `AWS_TIMEOUT`,
-//! `AZURE_TIMEOUT` or `GOOGLE_TIMEOUT`.
+//! Every verb takes one of a bounded number of permits, counts its result, and names key and remedy
+//! in its errors ([`advice`](super::advice)). `object_store` itself retries transient failures
+//! (5xx, throttling, a broken connection) for [`RETRY`]; callers report the rest, or try again
+//! later. A request without an answer ends after 30 s, or after `AWS_TIMEOUT`, `AZURE_TIMEOUT` or
+//! `GOOGLE_TIMEOUT`.
 
 mod named;
 mod replace;
@@ -46,33 +45,33 @@ pub use replace::Version;
 pub(super) use upload::PART;
 pub use upload::Upload;
 
-/// How long one request is tried.
+/// Time limit of a request with its retries.
 const RETRY: Duration = Duration::from_secs(30);
 const RETRIES: usize = 6;
 /// Requests at the same time.
 const REQUESTS: usize = 64;
-/// Of these for leases beside them.
+/// Permits for leases, beside the others.
 const LANE: usize = 32;
-/// How long a range that could not be read waits to hear how long its object is.
+/// Time limit for the length of an object after a failed range.
 const LENGTH: Duration = Duration::from_secs(5);
 
 /// An object store, below a prefix.
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     prefix: Path,
-    /// Of a store that is one.
+    /// The directory of a `file://` store.
     directory: Option<PathBuf>,
-    /// Without what may be secret in it.
+    /// The URL without secrets.
     url: String,
     cloud: Cloud,
     costs: Costs,
     permits: Arc<Semaphore>,
-    /// Of requests for leases, which must not wait for hanging ones of blocks.
+    /// Permits for leases, which must not wait for hanging requests for blocks.
     lane: Semaphore,
     meter: Arc<dyn Meter>,
 }
 
-/// What is below a directory.
+/// Content of a directory.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Names of directories.
@@ -82,14 +81,14 @@ pub struct Listing {
 }
 
 impl Store {
-    /// The store of a URL. Credentials, region and endpoint come from where each cloud's own tools
-    /// find them: the environment (`AWS_…`, `AZURE_…`, `GOOGLE_…`), files that it names, or the
-    /// machine's identity. Asks nothing of a cloud yet; a directory is made if it is not there.
+    /// Opens the store of a URL. Credentials, region and endpoint come from where each cloud's own
+    /// tools find them: the environment (`AWS_…`, `AZURE_…`, `GOOGLE_…`), files named there, or the
+    /// machine's identity. Sends no request to a cloud; a missing directory is made.
     pub fn open(text: &str, meter: Arc<dyn Meter>) -> Result<Self, String> {
         Self::open_with(text, &[], meter)
     }
 
-    /// The same, as if these variables were in the environment too.
+    /// Opens a store with additional environment variables.
     pub fn open_with(
         text: &str,
         env: &[(String, String)],
@@ -102,7 +101,7 @@ impl Store {
             retry_timeout: RETRY,
         };
         let said = |error: object_store::Error| redacted(&error.to_string());
-        // A builder, and those of the variables that it knows.
+        // A builder with its known variables.
         macro_rules! cloud {
             ($builder:ty) => {{
                 let mut builder = <$builder>::from_env().with_url(text).with_retry(retry);
@@ -121,8 +120,8 @@ impl Store {
                 let dir = directory(&url)?;
                 std::fs::create_dir_all(&dir)
                     .map_err(|error| format!("{}: {error}", dir.display()))?;
-                // invariant: remote-before-reclaim. What is called written has to survive the
-                // store's machine too.
+                // invariant: remote-before-reclaim. Written objects must survive the store's
+                // machine too.
                 let store = LocalFileSystem::new_with_prefix(&dir)
                     .map_err(said)?
                     .with_fsync(true)
@@ -151,8 +150,8 @@ impl Store {
         })
     }
 
-    /// The same for who only reads: a directory that is not there is refused and not made. An empty
-    /// one in its place, where a mount is missing, would look as if everything had been deleted.
+    /// Opens a store for reading only: a missing directory is refused and not made. An empty
+    /// directory in the place of a missing mount would look like the deletion of everything.
     pub fn existing(text: &str, meter: Arc<dyn Meter>) -> Result<Self, String> {
         let (url, scheme, _) = parse(text)?;
         if matches!(scheme, ObjectStoreScheme::Local) {
@@ -187,17 +186,17 @@ impl Store {
         }
     }
 
-    /// As it was configured, without what may be secret in it.
+    /// The configured URL without secrets.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Requests that this process has made for what lies below a shuffle's directory.
+    /// Requests of this process for a shuffle's directory.
     pub fn cost(&self, dir: &str) -> Cost {
         self.costs.of(dir)
     }
 
-    /// Writes a whole object; `create` refuses with [`Error::Exists`] if there is one.
+    /// Writes a whole object; with `create`, [`Error::Exists`] if there is one.
     pub async fn put(&self, key: &str, bytes: Bytes, create: bool) -> Result<(), Error> {
         let _permit = self.permit_for(key).await;
         let length = bytes.len() as u64;
@@ -220,13 +219,13 @@ impl Store {
         self.get_version(key).await.map(|(bytes, _)| bytes)
     }
 
-    /// Some of an object, all of which must be there: one that is shorter is [`Error::Corrupt`],
-    /// and not a store that fails.
+    /// Reads a range, which must be there whole: a shorter object is [`Error::Corrupt`], no failure
+    /// of the store.
     pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes, Error> {
         let permit = self.permit().await;
         let path = self.path(key);
-        // In a directory this takes a thread that may block once; `get_range` takes one to open the
-        // file and one to read.
+        // One blocking thread per read of a directory; `get_range` takes one to open the file and
+        // one to read.
         let ranges = std::slice::from_ref(&range);
         let got = self.inner.get_ranges(&path, ranges).await;
         let got = got.map(|mut ranges| ranges.pop().unwrap_or_default());
@@ -234,7 +233,7 @@ impl Store {
             Ok(bytes) => bytes,
             Err(error @ Error::Store { .. }) => {
                 drop(permit);
-                // Stores have many words for a range that is not there.
+                // Stores have many words for a missing range.
                 return match tokio::time::timeout(LENGTH, self.size(key)).await {
                     Ok(Ok(length)) if length < range.end => Err(Error::Corrupt {
                         key: path.to_string(),
@@ -270,7 +269,7 @@ impl Store {
         Ok(meta.last_modified.into())
     }
 
-    /// Removes an object; one that is not there is no error.
+    /// Removes an object; a missing one is no error.
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
         let _permit = self.permit().await;
         let deleted = match self.inner.delete(&self.path(key)).await {
@@ -280,9 +279,9 @@ impl Store {
         self.done("delete", key, deleted)
     }
 
-    /// The first name, in the order of names, that means something, of what lies below a directory.
-    /// Costs one request as long as few other names come before it: a cloud lists in that order,
-    /// and no more is asked for; only a directory of a file system is read whole.
+    /// The first meaningful name below a directory, in the order of names. Costs one request while
+    /// few other names come first: a cloud lists in that order, and the listing stops there; a
+    /// directory of a file system is read whole.
     pub async fn first<T>(
         &self,
         dir: &str,
@@ -311,21 +310,19 @@ impl Store {
             Ok(first.map(|(_, meant)| meant))
         };
         match self.done("list", dir, found.await) {
-            // A directory of a file system; elsewhere there are no directories that could be
-            // missing.
+            // Only a file system has directories that can be missing.
             Err(Error::NotFound { .. }) => Ok(None),
             found => found,
         }
     }
 
-    /// What is directly below a directory.
+    /// Content of a directory, without its subdirectories' content.
     pub async fn list(&self, dir: &str) -> Result<Listing, Error> {
         let _permit = self.permit().await;
         let path = self.path(dir);
         let listed = self.inner.list_with_delimiter(Some(&path)).await;
         let listed = match self.done("list", dir, listed) {
-            // A directory of a file system; elsewhere there are no directories that could be
-            // missing.
+            // Only a file system has directories that can be missing.
             Err(Error::NotFound { .. }) => return Ok(Listing::default()),
             listed => listed?,
         };
@@ -340,8 +337,8 @@ impl Store {
         })
     }
 
-    /// Keys of objects below a directory, at any depth, in no order: at most so many, those of a
-    /// directory that has more by chance. Only for a directory that is ours.
+    /// Keys of objects below a directory, at any depth, in no order, up to `most`. Only for a
+    /// directory of Forebay's.
     pub async fn list_below(&self, dir: &str, most: usize) -> Result<Vec<String>, Error> {
         let _permit = self.permit().await;
         let path = self.path(dir);
@@ -358,9 +355,8 @@ impl Store {
         Ok(listed.iter().filter_map(key).collect())
     }
 
-    /// Removes objects, a thousand with a request where the store can; those that are not there are
-    /// no error. All are tried; the error is the first one's. `dir` is where they lie, for the
-    /// account.
+    /// Removes objects, a thousand per request where the store can; missing ones are no error. All
+    /// are tried; the first error is returned. `dir` is their directory, for the count of requests.
     pub async fn delete_all(&self, dir: &str, keys: Vec<String>) -> Result<(), Error> {
         let _permit = self.permit().await;
         let paths: Vec<_> = keys.iter().map(|key| Ok(self.path(key))).collect();
@@ -375,7 +371,7 @@ impl Store {
         self.done("delete", dir, first)
     }
 
-    /// A key with the prefix, as errors show it.
+    /// A key with the prefix, as in errors.
     pub fn path(&self, key: &str) -> Path {
         if key.is_empty() {
             return self.prefix.clone();
@@ -392,7 +388,7 @@ impl Store {
     }
 
     async fn permit(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed, so there always is one.
+        // Never closed, so there is always a permit.
         self.permits.acquire().await.ok()
     }
 
@@ -429,16 +425,15 @@ impl Store {
 }
 
 impl Store {
-    /// What is wrong; `None` if the object is not there, and nothing else is.
+    /// Cause of a failure; `None` if the object is simply missing.
     fn trouble(&self, verb: &str, error: &object_store::Error, words: &str) -> Option<Trouble> {
         use object_store::Error as E;
         match error {
-            // invariant: unknown-is-never-empty. A bucket that is not there says nothing about what
-            // was written.
+            // invariant: unknown-is-never-empty. A missing bucket says nothing about its objects.
             _ if advice::names_no_bucket(words) => Some(Trouble::NoBucket),
             E::NotFound { .. } => match verb {
                 "get" | "head" | "delete" => None,
-                // Only in a file system are there directories that could be missing.
+                // Only a file system has directories that can be missing.
                 "list" if self.cloud == Cloud::Directory => None,
                 "list" | "put" | "begin" => Some(Trouble::NoBucket),
                 _ => Some(Trouble::Other),
@@ -461,7 +456,7 @@ pub fn provide_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// How the connection failed, if that is what failed.
+/// Kind of a failed connection; `None` for other failures.
 fn http_kind(error: &object_store::Error) -> Option<HttpErrorKind> {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {

@@ -1,9 +1,9 @@
 //! Whether an address is one server's, or several answer there in turn.
 //!
-//! A name that leads now here, now there (a ClusterIP Service of Kubernetes, a load balancer) looks
-//! like a server whose disks vanish: what was pushed over one connection is not found over the
-//! next. So an address is asked over several connections before it is used. A server that restarts
-//! meanwhile is another one only once, and never again the one it was.
+//! A name with alternating targets (a ClusterIP Service of Kubernetes, a load balancer) looks like
+//! a server with vanishing disks: outputs pushed over one connection are missing on the next. So an
+//! address is asked over several connections before use. A server that restarts meanwhile changes
+//! its run once, and never back.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::{channel::Failure, types::Description};
 
 /// Connections over which all addresses together are asked, about.
 const ALL: usize = 96;
-/// Over which one address is asked at least and at most: with two servers that are chosen by lot,
-/// twelve do not find it out once in two thousand times.
+/// Least and greatest number of connections for the question: with two servers chosen by lot,
+/// twelve miss the alternation less than once in two thousand times.
 const EACH: (usize, usize) = (2, 12);
 /// Calls at a time.
 const AT_ONCE: usize = 4;

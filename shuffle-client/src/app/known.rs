@@ -12,16 +12,16 @@ pub(super) struct Pool {
     pub(super) servers: BTreeMap<String, Known>,
 }
 
-/// A server, or several behind one address that were taken for one.
+/// A server, or several behind one address taken for one.
 #[derive(Clone, Default)]
 pub(super) struct Known {
-    /// What it said when it was last asked; `None` = it did not answer.
+    /// The last description; `None` without an answer.
     pub(super) description: Option<Description>,
     /// When the lease was last renewed there, and for how long.
     pub(super) leased: Option<(Instant, Duration)>,
-    /// The run of its process that answered last; empty = none has, or it does not say.
+    /// The last run of its process; empty before the first answer, and for servers without one.
     pub(super) instance: String,
-    /// Runs that answered before that one.
+    /// Earlier runs.
     former: Vec<String>,
     /// Whether the server was asked at least once.
     asked: bool,
@@ -45,9 +45,9 @@ impl Pool {
         self.servers.get(address).cloned().unwrap_or_default()
     }
 
-    /// Takes in a server's description of itself. Fails if the address alternates between two
-    /// instances: a server that restarts has a new instance each time, so a known one that comes
-    /// back is a load balancer's work.
+    /// Takes in a server's description. Fails if the address alternates between two runs: a
+    /// restarted server has a new run each time, so a known run that returns is a load balancer's
+    /// work.
     pub(super) fn described(
         &mut self,
         address: &str,
@@ -97,7 +97,7 @@ impl Pool {
         (!told).then(|| refusal.message.clone())
     }
 
-    /// Whether the server has said that it is in this zone.
+    /// Whether the server's description names this zone.
     pub(super) fn is_in(&self, address: &str, zone: &str) -> bool {
         let description = self
             .servers
@@ -106,9 +106,8 @@ impl Pool {
         description.is_some_and(|description| description.zone == zone)
     }
 
-    /// Servers that can take a new shuffle, each once: they took the app, answered, do not drain,
-    /// and have a disk that works. If there is none, all known servers, because the knowledge may
-    /// be old.
+    /// Servers for a new shuffle, each once: registered, answering, not draining, with a working
+    /// disk. If there is none, all known servers, because the knowledge may be old.
     pub(super) fn usable(&self) -> Vec<String> {
         let mut taken: Vec<&Description> = Vec::new();
         for server in self.servers.values() {
@@ -173,8 +172,7 @@ impl Pool {
         failures.map(|failure| failure.message.clone())
     }
 
-    /// Addresses of servers that answered when they were last asked, each once, and of those that
-    /// did not.
+    /// Addresses of servers that answered last time, each once, and of the silent ones.
     pub(super) fn by_health(&self) -> (Vec<String>, Vec<String>) {
         let mut well: Vec<&Description> = Vec::new();
         let mut unwell = Vec::new();
@@ -192,7 +190,7 @@ impl Pool {
     }
 }
 
-/// Whether two addresses lead to one server: it says so, or it has the same disk.
+/// Whether two addresses lead to one server: by its run, or by a common disk.
 fn same(a: &Description, b: &Description) -> bool {
     if !a.instance.is_empty() && !b.instance.is_empty() {
         return a.instance == b.instance;

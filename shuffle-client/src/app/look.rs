@@ -11,9 +11,8 @@ use super::AppHandle;
 use crate::types::Description;
 
 impl AppHandle {
-    /// Asks all servers now how they are, those of the settings and `more`, and answers after twice
-    /// the limit at the latest: by address, what each says, or `None` if it has not answered within
-    /// the limit.
+    /// Asks all servers now, of the settings and of `more`, and returns after twice the limit at
+    /// the latest: descriptions by address, `None` without an answer within the limit.
     pub async fn look(
         &self,
         more: Vec<String>,

@@ -14,7 +14,7 @@ pub(crate) struct Failure {
     pub(crate) kind: Kind,
     pub(crate) message: String,
     pub(crate) retry_after: Option<Duration>,
-    /// Whether the server itself said so, which means that it is there.
+    /// Whether the server itself answered, and so is there.
     pub(crate) answered: bool,
     /// Nothing is wrong with the server, but it has its share of a shuffle.
     pub(crate) elsewhere: bool,

@@ -1,4 +1,4 @@
-//! Asks servers how near they are; what is known of them is in `near.rs`.
+//! Asks servers for their distance; the rules are in `near.rs`.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn is_told(settings: &Settings) -> bool {
     settings.node.is_some() || settings.zone.is_some()
 }
 
-/// How far one server is, and its machine's name; `None` if it does not say.
+/// Distance of one server, and its machine's name; `None` if the server does not tell.
 async fn ask(client: &Client, server: &str) -> Option<(Distance, String)> {
     let settings = client.settings();
     if !is_told(settings) {

@@ -1,10 +1,9 @@
 //! A server in memory that speaks the real protocol on loopback and fails on demand, for tests of
-//! what uses this crate.
+//! this crate's users.
 //!
-//! What it is told comes over the wire like at a real server, checked by the same code
-//! (`shuffle_proto::wire`); what it does not do is staging, budgets, tokens, and leaving out
-//! attempts that a fetch does not name: as an old server it sends them all. [`Faults`] are switched
-//! on and off at any time.
+//! Requests come over the wire like at a real server, checked by the same code
+//! (`shuffle_proto::wire`). Missing: staging, budgets, tokens, and the choice of attempts in a
+//! fetch (all are sent, as by an old server). [`Faults`] are switched on and off at any time.
 
 mod control;
 mod service;
@@ -47,7 +46,7 @@ pub struct Faults {
     pub omit: Option<AttemptId>,
     /// The summary says that these attempts are lost.
     pub lost: HashSet<AttemptId>,
-    /// All blocks of these attempts have a flipped bit, until somebody reports one: from then on it
+    /// All blocks of these attempts have a flipped bit until somebody reports one: then the attempt
     /// is lost.
     pub bad: HashSet<AttemptId>,
     /// So many commits are made and then not acknowledged: the connection is cut.
@@ -215,12 +214,12 @@ impl Fake {
         }
     }
 
-    /// Replaces the volumes by one new and empty one, as a pod that comes back on an empty disk.
+    /// Replaces the volumes by one new and empty one, like a pod on an empty disk.
     pub fn lose_disk(&self) {
         *self.inner.store.lock() = Store::new(1);
     }
 
-    /// Forgets who was registered, and what they had: their leases ran out.
+    /// Forgets all apps and their data: their leases ran out.
     pub fn forget_apps(&self) {
         self.inner.apps.lock().clear();
         self.inner.store.lock().clear();

@@ -1,4 +1,4 @@
-//! A block that was verified and decoded, and the memory that it is in.
+//! A verified and decoded block, and its memory.
 
 use bytes::Bytes;
 use shuffle_proto::ids::{AttemptId, MapIndex, PartitionId};

@@ -1,16 +1,16 @@
-//! The fetch of a volume from the object store itself: the last resort, when no server is left that
-//! could serve it.
+//! The fetch of a volume from the object store itself: the last resort, when no server is left for
+//! it.
 //!
 //! The same blocks as from a server, so the same rules: room in the window before bytes, checksums
-//! before release, and what was released already, whoever sent it, is not released again. Taken
-//! only where the store has *all* outputs that must be seen of the volume: what was committed last
-//! may not have been written back, and then the volume's own server is waited for.
+//! before release, and no block released twice, whatever its source. Only a volume with *all*
+//! expected outputs in the store is read here: the last commits may not have been written back, and
+//! then the volume's own server is waited for.
 //!
 //! - invariant: unknown-is-never-empty. A volume of which the store has nothing is lost, and a
 //!   store that cannot be asked has failed; neither is an answer without rows.
 //! - invariant: verified-before-released, by `verify.rs` as ever. `shuffle-remote` compares
 //!   checksums too; once more costs a fraction of the request, and one place in the client answers
-//!   for what it releases.
+//!   for all releases.
 
 use std::{collections::BTreeSet, sync::Arc};
 

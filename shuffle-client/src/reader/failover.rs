@@ -1,5 +1,5 @@
-//! Where a group of outputs is fetched next when a try at it has ended early: pure decisions on
-//! what came of the try and on what is known of the group. `stream/elsewhere.rs` carries them out.
+//! Where a group of outputs is fetched after a failed try: pure decisions on the end of the try and
+//! the state of the group. `stream/elsewhere.rs` carries them out.
 //!
 //! What is tried before a part is given up:
 //!
@@ -15,14 +15,13 @@
 //! | anything else | at once |
 //! | the object store itself fails, or does not have all | the volume's own server, as it was asked before, when what is to be had elsewhere has been had: what the store does not have is then all that is lost |
 //!
-//! What was written at level `mirror` has another copy, which is gone to first: for good from a
-//! server that has lost or spoilt its own, and to and fro, within the same `retry_deadline`,
-//! between servers that do not answer.
+//! Outputs of level `mirror` have another copy, which comes first: for good after a loss or damage
+//! of this one, and to and fro, within the same `retry_deadline`, between silent servers.
 //!
-//! *Elsewhere* is another server that has the volume or, if none has, any server that has the
-//! object store: it serves what the volume has written back. If there is no such server either, and
-//! the client may, it is the object store itself (`direct.rs`). Where that is not enough the way
-//! leads back to the volume's own server, which may be starting again.
+//! *Elsewhere* is another server with the volume or, if there is none, any server with the object
+//! store, which serves written-back outputs of any volume. Without such a server it is the object
+//! store itself (`direct.rs`), if the client may. If that is not enough, the way leads back to the
+//! volume's own server, which may be starting again.
 
 use shuffle_proto::ids::VolumeId;
 
@@ -75,7 +74,7 @@ pub(super) enum Move {
     Again { from_start: bool },
     /// Wait for the server, see [`wait`].
     Wait,
-    /// Ask for each volume by itself: which of them it is shows then.
+    /// Ask for each volume by itself, to find the bad one.
     Split,
     /// Turn to the other copies for good.
     Mirrors,
@@ -89,10 +88,10 @@ pub(super) enum Move {
     GiveUp,
 }
 
-/// What to do at a server that has not got what was asked for.
+/// What to do at a server without the requested data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// Look at the other servers for the volumes that this one does not serve.
+    /// Look at the other servers for the volumes missing here.
     Search,
     /// As [`Move::Split`].
     Split,
@@ -131,8 +130,8 @@ pub(super) fn next(end: End, at: Situation) -> Move {
     }
 }
 
-/// What comes next at a server that has not got what was asked for, and does not serve `gone` of
-/// the group's volumes.
+/// What comes next at a server without the requested data, which does not serve `gone` of the
+/// group's volumes.
 pub(super) fn missing(gone: usize, at: Situation) -> Missing {
     match (gone, at.volumes) {
         (1.., _) => Missing::Search,
@@ -172,7 +171,7 @@ pub(super) struct Wait {
 
 /// How a server is waited for.
 pub(super) fn wait(at: Waited) -> Wait {
-    // One more try where it costs nothing: the connection may have been an old one.
+    // One more free try: the connection may have been an old one.
     let enough = !at.busy && at.in_vain && (at.silent || at.tries > 1);
     let pause = at.in_time && !enough;
     // The other copies come first.
@@ -184,7 +183,7 @@ pub(super) fn wait(at: Waited) -> Wait {
     }
 }
 
-/// Who is asked for a volume that its server does not serve.
+/// Sources for a volume missing from its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     /// Servers that have the volume.
@@ -204,7 +203,7 @@ pub(super) enum Place {
     Store,
 }
 
-/// Who else may have a volume that its server does not serve.
+/// Other possible sources of a volume.
 pub(super) struct Others<'a> {
     /// The servers that have answered.
     pub(super) servers: &'a [Description],
@@ -215,8 +214,8 @@ pub(super) struct Others<'a> {
 }
 
 impl Others<'_> {
-    /// Where each of the volumes is fetched now; those that are nowhere are left out. Of several
-    /// stand-ins `pick` takes one, by their number.
+    /// The place of each volume now; volumes without a place are left out. `pick` chooses among
+    /// several stand-ins, by their number.
     pub(super) fn places(
         &self,
         volumes: &[VolumeId],

@@ -1,15 +1,14 @@
 //! From the first loss to the failure of the reader: a moment in which the other streams may find
 //! out what else is gone.
 //!
-//! A reader's failure names one output, and the engine forgets what that output's volume held.
-//! Twelve disks that are gone together would so take twelve tries, and after four the job is dead.
-//! So the first stream that has lost something waits for those that are in doubt (they have had no
-//! answer yet, or trouble since), and the failure names every volume that is gone.
+//! A reader's failure names one output, and the engine forgets the content of that output's volume.
+//! Twelve dead disks would so take twelve tries, and after four the job is dead. So the first
+//! stream with a loss waits for streams in doubt (without an answer yet, or with trouble since),
+//! and the failure names every dead volume.
 //!
-//! The same holds for single outputs: bits that have flipped in six of them, on one server or on
-//! several, would take six tries. A server names them at the end of its part. So where the first
-//! loss is a single output, the streams that have not come to their end are waited for too, for the
-//! same moment.
+//! Single outputs likewise: flipped bits in six of them, on one server or on several, would take
+//! six tries. A server names lost outputs at the end of its part. So after a first loss of a single
+//! output the unfinished streams are waited for too, for the same moment.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -34,8 +33,7 @@ pub(super) struct Losses {
     gone: Mutex<BTreeSet<VolumeId>>,
     /// Outputs that are lost by themselves.
     lost: Mutex<Vec<LostOutput>>,
-    /// What streams have in doubt that have failed for most of the time that servers are waited
-    /// for.
+    /// Doubts of streams that have failed for most of the waiting time.
     suspects: Mutex<Vec<(u64, Suspect)>>,
     /// Servers that this reader has given up.
     given_up: Mutex<HashSet<String>>,
@@ -91,8 +89,7 @@ pub(super) fn is_loss(error: &Error) -> bool {
 }
 
 impl Losses {
-    /// So many streams begin: all are in doubt until they have an answer, also those whose turn has
-    /// not come.
+    /// Puts all beginning streams into doubt until their first answers, including queued ones.
     pub(super) fn begin(&self, streams: usize) {
         self.doubts.send_modify(|doubts| *doubts += streams);
         self.running.send_modify(|running| *running += streams);
@@ -190,7 +187,7 @@ impl Doubt<'_> {
     }
 }
 
-/// A stream that has ended is in no doubt, whatever came of it.
+/// An ended stream is in no doubt, whatever its result.
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
         self.lift();

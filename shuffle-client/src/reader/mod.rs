@@ -1,18 +1,18 @@
 //! The input of one reduce task.
 //!
-//! - `plan.rs`: what must be seen, grouped by server. `verify.rs`: what has been seen of it, block
-//!   by block, and the comparison at the end. `stream.rs`: one task per server that fetches and
-//!   resumes; `failover.rs`: where a part is fetched when its server fails; `direct.rs`: the object
-//!   store itself, when no server is left; `losses.rs`: all that is gone, told with the first loss;
-//!   `report.rs`: telling a server that what it sent is bad.
+//! - `plan.rs`: the expected outputs, grouped by server. `verify.rs`: the seen blocks, and the
+//!   comparison at the end. `stream.rs`: one task per server that fetches and resumes;
+//!   `failover.rs`: where a part is fetched when its server fails; `direct.rs`: the object store
+//!   itself, when no server is left; `losses.rs`: all losses, told with the first; `report.rs`:
+//!   reports of bad blocks to their server.
 //! - Here: the window, the queue of verified blocks, and what happens on the caller's thread:
 //!   putting long records together, decrypting and decoding, so that decoded bytes never wait in
 //!   memory.
 //!
-//! **Window.** A stream takes permits for a message before it reads the message's payload, and
-//! gives them back when the caller has taken its last block. A message larger than the window takes
-//! the whole window. A record longer than the window is put together block by block as messages
-//! come, so it passes too. A caller that does not ask stops the streams.
+//! **Window.** A stream takes permits for a message before it reads the payload, and returns them
+//! when the caller has taken the last block. A message larger than the window takes the whole
+//! window. Parts of a record longer than the window are joined message by message, so such a record
+//! passes too. A caller that stops taking blocks stops the streams.
 
 mod block;
 mod direct;
@@ -58,8 +58,8 @@ pub use block::{Block, Buffer};
 use losses::Losses;
 pub use spec::{Output, ReadSpec, ReaderStats};
 
-/// Reads the blocks of some outputs, from all their servers at once, in no particular order; the
-/// blocks of one output and partition come in the order in which they were written.
+/// Reads the blocks of some outputs, from all their servers at once, in no particular order; blocks
+/// of one output and partition come in the order of writing.
 pub struct Reader {
     queue: mpsc::UnboundedReceiver<Event>,
     shared: Arc<Shared>,
@@ -88,8 +88,8 @@ struct Shared {
     window_bytes: usize,
     /// Streams that may run at a time.
     streams: Semaphore,
-    /// Streams that run: one may always run, others as the process' account has room for what
-    /// servers send unasked.
+    /// Running streams: one is always allowed, more while the process' account has room for
+    /// servers' unasked bytes.
     running: Arc<Held>,
     /// Messages that are here: one may always.
     messages: Arc<Held>,
@@ -209,9 +209,8 @@ impl Reader {
         }
     }
 
-    /// The next block; `None` when everything that was asked for has been released and compared
-    /// with the commits. May be dropped while it waits and called again. After an error it answers
-    /// the same error for ever.
+    /// The next block; `None` after everything expected was released and compared with the commits.
+    /// May be dropped while it waits and called again. An error is repeated for ever.
     pub async fn next(&mut self) -> Result<Option<Block>, Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -300,7 +299,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Decodes one verified block; `None` while the record that it belongs to is not whole.
+    /// Decodes one verified block; `None` inside an unfinished record.
     fn release(&mut self, header: &BlockHeader, bytes: Bytes) -> Result<Option<Block>, Error> {
         self.stats.blocks += 1;
         self.stats.bytes += u64::from(header.length);
@@ -454,7 +453,7 @@ impl Shared {
 impl Held {
     /// Waits for room in the account, unless there is none of these yet.
     async fn one(self: &Arc<Self>, budget: &Budget, bytes: usize) -> Hold {
-        // One at a time is let in whatever the account says, so what it counts is the first.
+        // One is always let in, whatever the account says: the first counts nothing.
         let first = || {
             self.count
                 .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire)
@@ -486,7 +485,7 @@ impl Drop for Hold {
 
 // === impl Buffer ===
 
-/// Adds the time it lived to a sum, also when the future that holds it is dropped.
+/// Adds its lifetime to a sum, even if the future around it is dropped.
 struct Timer<'a> {
     started: Instant,
     sum: &'a mut Duration,

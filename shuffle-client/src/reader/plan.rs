@@ -26,8 +26,7 @@ pub(super) struct Group {
     pub(super) expected: HashMap<AttemptId, Progress>,
     /// How often these volumes were looked for elsewhere.
     pub(super) moves: u32,
-    /// Server that has, or had, the volumes, if `address` stands in for it with what lies in the
-    /// object store.
+    /// Former server of the volumes, if `address` stands in for it with objects from the store.
     pub(super) home: Option<String>,
     /// No server is asked: the objects are read from here.
     pub(super) direct: bool,
@@ -45,10 +44,10 @@ pub(super) struct Looked {
     pub(super) missing: Vec<AttemptId>,
 }
 
-/// Checks the spec and groups its outputs by server, in random order: a thousand reducers that
-/// start together do not all start with the same server. Of two copies one is read, by chance and
-/// for all readers the same, which keeps what a server caches useful, but that on this machine if
-/// only one of them is; the other one if its server was found gone a moment ago.
+/// Checks the spec and groups its outputs by server, in random order: a thousand reducers started
+/// together do not all start with the same server. Of two copies one is chosen by hash, the same
+/// for all readers, for the sake of servers' caches; but a copy on this machine if the other is
+/// not, and the other copy if its server was found gone a moment ago.
 pub(super) fn groups(
     spec: &ReadSpec,
     is_down: impl Fn(&str) -> bool,
@@ -121,14 +120,14 @@ impl Group {
         self.volumes.iter().map(of).collect()
     }
 
-    /// Whether an output, or the one of this attempt, has another copy that may be turned to.
+    /// Whether an output, or the output of this attempt, has another copy.
     pub(super) fn is_mirrored(&self, only: Option<AttemptId>) -> bool {
         let mut outputs = self.expected.values().map(|progress| &progress.output);
         outputs
             .any(|output| output.mirror.is_some() && only.is_none_or(|only| only == output.attempt))
     }
 
-    /// Takes out the outputs that have another copy, or the one of this attempt, to be fetched from
+    /// Takes out the outputs with another copy, or the output of this attempt, to be fetched from
     /// there.
     pub(super) fn split_mirrored(
         &mut self,

@@ -1,9 +1,9 @@
 //! Telling a server that blocks of an attempt are not what was written.
 //!
-//! The reader cannot know where a bit has flipped. The server reads the attempt again: what is bad
-//! on its disk is lost for every reader from then on, as a whole, and comes from the object store
-//! or is named in the summary, so that the map runs again once and not once per reader. What is
-//! sound has changed on the way, and asking again is enough.
+//! The reader cannot know where a bit has flipped. The server reads the attempt again: damage on
+//! its disk is a loss of the whole attempt, for every reader from then on, and the attempt comes
+//! from the object store or is named in the summary, so that its map runs again once and not once
+//! per reader. A sound block was changed on the way, and asking again is enough.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const REASON: usize = 400;
 
 impl Fetch<'_, '_> {
-    /// Reports the attempt that a fault names, once. True if that was done and may have changed
-    /// something, so that asking again is worth it.
+    /// Reports the faulty attempt, once. True if the report may have changed something, so that
+    /// asking again makes sense.
     pub(super) async fn report(&mut self, fault: &Fault) -> bool {
         let Some(attempt) = fault.attempt.filter(|_| !fault.missing) else {
             return false;
@@ -31,8 +31,7 @@ impl Fetch<'_, '_> {
             return false;
         };
         let (volume, map_index) = (progress.output.volume, progress.output.map_index);
-        // Who stands in has no bytes of its own, and compares checksums of what it reads from the
-        // store.
+        // A stand-in has no bytes of its own, and compares checksums of objects itself.
         if self.group.direct || self.group.home.is_some() {
             return false;
         }

@@ -1,4 +1,4 @@
-//! What is asked of a reader, and what it counts.
+//! Parameters of a reader, and its counters.
 
 use std::{ops::Range, time::Duration};
 

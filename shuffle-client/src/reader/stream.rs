@@ -1,12 +1,12 @@
-//! One task per server: fetches its part, takes broken streams up again, waits for a server that
-//! restarts, and looks for volumes that are served elsewhere now.
+//! One task per server: fetches its part, resumes broken streams, waits for a restarting server,
+//! and follows volumes to other servers.
 //!
 //! **Standing still.** A stream for whose next message the caller leaves no room is closed after a
 //! while and taken up again when there is room: servers have a number of streams for an app, and
 //! the second side of a join may stand for an hour.
 //!
-//! What is tried before a part is given up: `failover.rs` decides, `stream/elsewhere.rs` does it.
-//! What happens between the first loss and the failure of the reader: `losses.rs`.
+//! Tries before a part is given up: `failover.rs` decides, `stream/elsewhere.rs` acts. From the
+//! first loss to the failure of the reader: `losses.rs`.
 
 mod blame;
 mod elsewhere;
@@ -51,7 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>, group: Group, events: mpsc::Unbound
         let fetch = Fetch::new(&shared, group, &events, &mut doubt).run();
         let result = match &lost {
             None => fetch.await,
-            // It has failed already. What else is gone is told with it, if it is found out soon.
+            // The reader has failed already. Further losses are told with the first, if found soon.
             Some((_, end)) => match tokio::time::timeout_at(*end, fetch).await {
                 Ok(result) => result,
                 Err(_) => break,
@@ -275,13 +275,12 @@ impl<'a, 'd> Fetch<'a, 'd> {
         let budget = self.shared.client.budget();
         Room {
             _window: permit,
-            // What is received keeps the buffers that it came in: up to as much again.
+            // Received bytes keep their buffers: up to as much again.
             _hold: self.shared.messages.one(budget, 2 * length).await,
         }
     }
 
-    /// Counts blocks whose checksums are good, and gives those on that were not given before; false
-    /// if there are none.
+    /// Counts blocks with good checksums, and passes on the new ones; false if there are none.
     pub(super) async fn deliver(
         &mut self,
         blocks: Vec<(BlockHeader, Bytes)>,

@@ -25,17 +25,17 @@ pub(super) struct Progress {
 /// Why a message or a whole answer cannot be believed.
 #[derive(Debug)]
 pub(super) struct Fault {
-    /// The output that shows it, where one is known.
+    /// The faulty output, if known.
     pub(super) attempt: Option<AttemptId>,
     /// The attempt is not there, as opposed to wrong.
     pub(super) missing: bool,
-    /// Attempts that the server does not have, if it was asked for all of them.
+    /// Attempts missing from the server.
     pub(super) lost: Vec<AttemptId>,
     pub(super) message: String,
 }
 
 impl Fault {
-    /// What came is wrong, and shows it by this attempt.
+    /// Wrong bytes or counts, in this attempt if known.
     pub(super) fn wrong(attempt: Option<AttemptId>, message: impl Into<String>) -> Self {
         Self {
             attempt,
@@ -46,7 +46,7 @@ impl Fault {
     }
 }
 
-/// Attempts that a summary may name beside those that were asked for.
+/// Unwanted attempts tolerated in a summary.
 const NAMED_BESIDE: usize = 1 << 17;
 
 impl Progress {
@@ -104,10 +104,9 @@ impl Progress {
 /// Cuts the payload into blocks and checks those of expected attempts. Nothing is released unless
 /// all of them are good (invariant: verified-before-released).
 ///
-/// Blocks of other attempts are dropped unseen. One that lost to another (speculation, a map that
-/// has run again because this very block is bad) must not fail the read of what took its place; and
-/// where a flipped bit is what makes an expected block look like another's, the count of its
-/// attempt tells.
+/// Blocks of other attempts are dropped unread. A losing attempt (speculation, a map run again
+/// because of this very block) must not fail the read of its winner; and an expected block turned
+/// into another attempt's by a flipped bit shows in the counts.
 pub(super) fn cut(
     expected: &HashMap<AttemptId, Progress>,
     headers: Vec<BlockHeader>,
@@ -117,7 +116,7 @@ pub(super) fn cut(
     check(blocks.filter(|(header, _)| expected.contains_key(&header.attempt)))
 }
 
-/// Checks blocks that come one by one.
+/// Checks blocks one by one.
 pub(super) fn check(
     found: impl IntoIterator<Item = (BlockHeader, Bytes)>,
 ) -> Result<Vec<(BlockHeader, Bytes)>, Fault> {
@@ -136,8 +135,7 @@ pub(super) fn check(
     Ok(blocks)
 }
 
-/// Adds one of several messages that are a summary together. It names what was `wanted`, and not
-/// without end.
+/// Adds one of several messages of a summary, which may name the `wanted` attempts and few others.
 pub(super) fn join(
     summary: &mut v1::Summary,
     more: v1::Summary,
@@ -197,8 +195,8 @@ pub(super) fn admit(
 }
 
 /// Compares the received blocks with the server's summary and with the engine's sizes. Wrong
-/// outputs are told before missing ones: the server looks at a wrong output, and may find that it
-/// is missing too.
+/// outputs are told before missing ones: the server looks at a wrong output, and may find it
+/// missing too.
 pub(super) fn compare(
     expected: &HashMap<AttemptId, Progress>,
     summary: &v1::Summary,

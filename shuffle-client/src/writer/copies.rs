@@ -1,5 +1,5 @@
-//! The copies of one output: one, or two at level `mirror`. Each has a push task of its own, which
-//! brings it to a server that no other copy is at; the messages are shared.
+//! The copies of one output: one, or two at level `mirror`. Each has a push task of its own, on a
+//! server without the other copy; the messages are shared.
 
 use std::sync::Arc;
 
@@ -139,7 +139,7 @@ mod tests {
         assert!(claims[0].take("a:1") && claims[0].take("a:1"));
         assert!(!claims[1].take("a:1"));
         assert!(claims[1].take("b:1"));
-        // One that moves on leaves its server to the other.
+        // A copy that moves on leaves its server to the other.
         assert!(!claims[0].take("b:1") && claims[0].take("c:1"));
         assert!(claims[1].take("a:1"));
     }

@@ -2,9 +2,8 @@
 //!
 //! Two parts that share a [`State`](state::State): the [`MapWriter`] in the hands of the task,
 //! which costs CPU only (`build.rs`), and a task of the runtime (`push.rs`) that brings finished
-//! messages to a server and starts over at another server when it must. Messages are kept until the
-//! commit, as far as `replay_buffer` reaches. At level `mirror` there are two of these tasks
-//! (`copies.rs`).
+//! messages to a server and, after its failure, to another. Messages are kept until the commit, as
+//! far as `replay_buffer` reaches. Level `mirror` has two such tasks (`copies.rs`).
 
 mod build;
 mod copies;
@@ -199,9 +198,9 @@ impl MapWriter {
         (MAX_BLOCK - extra) as usize
     }
 
-    /// Adds a byte string of any length up to 2 GiB that must reach its reader in one piece: a
-    /// record longer than a block, or a closed serialisation stream. What is longer than a block is
-    /// split over blocks that the reader puts together again.
+    /// Adds a byte string of any length up to 2 GiB in one piece: a record longer than a block, or
+    /// a closed serialisation stream. A long one is split over blocks, and joined again by the
+    /// reader.
     pub fn add_long(
         &mut self,
         partition: PartitionId,
@@ -246,8 +245,8 @@ impl MapWriter {
         self.copies.drained_to(ahead).await
     }
 
-    /// Sends what is left and commits. May be dropped while it waits and called again; nothing may
-    /// be added after the first call. Called again after success it answers the same.
+    /// Sends the rest and commits. May be dropped while it waits and called again; nothing may be
+    /// added after the first call. Repeated calls after success return the same.
     pub async fn commit(&mut self) -> Result<Commit, Error> {
         if let Some(commit) = &self.committed {
             return Ok(commit.clone());
@@ -340,7 +339,7 @@ impl MapWriter {
         }
     }
 
-    /// What each server did: bytes only of those that committed, failures of all that were tried.
+    /// Work of each server: bytes of those with the commit, failures of all.
     pub fn tally(&self) -> Tally {
         self.copies.tally().clone()
     }
@@ -383,7 +382,7 @@ impl Drop for MapWriter {
     }
 }
 
-/// Adds the time it lived to a sum, also when the future that holds it is dropped.
+/// Adds its lifetime to a sum, even if the future around it is dropped.
 struct Timer<'a> {
     started: Instant,
     sum: &'a mut Duration,

@@ -1,22 +1,21 @@
 //! The task that brings one output to a server: opens the stream, feeds it, reads the answers, and
-//! starts over when it must.
+//! starts over after a failure.
 //!
-//! **Which server.** One that is near (`near.rs`), as long as it has not got a quarter more than
-//! its part of the shuffle. Else the candidate of the map index, unless it was found gone, or
-//! refused, a moment ago; then the stand-ins in order; then the servers of the settings that are no
-//! candidates (they joined later); then around again, with growing pauses (`route.rs`). Servers
-//! that do not answer are waited for until `retry_deadline`, so one that restarts is; servers that
-//! answer and take nothing (busy, full, draining) are waited for longer, and what ends that says
-//! so. So are those that took a stream and do not go on with it for `retry_deadline`: they are
-//! short of something, and whoever is not gets the output.
+//! **Which server.** A near one (`near.rs`), up to a quarter more than its part of the shuffle.
+//! Else the candidate of the map index, unless found gone or refusing a moment ago; then the
+//! stand-ins in order; then servers of the settings that joined later; then around again, with
+//! growing pauses (`route.rs`). Silent servers are waited for until `retry_deadline`, as long as a
+//! restart takes; servers that answer and take nothing (busy, full, draining) are waited for
+//! longer, with their own error at the end. So are servers with an open stream and no progress for
+//! `retry_deadline`: they are short of something, and another server gets the output.
 //!
-//! **Lease.** A server at which the app's lease ran out has nothing of it any more, and takes what
-//! is written next once it is registered there again. A task has all that is needed for that, and
-//! need not wait for the driver.
+//! **Lease.** A server at which the app's lease ran out has lost the app's data, and takes new
+//! outputs once the app is registered again. A task can do that itself, and need not wait for the
+//! driver.
 //!
 //! **Lost acknowledgement.** If the stream breaks after Commit was sent, the same server is asked
-//! first: it answers `committed` to Open, and Commit alone brings the receipt. If it stays away,
-//! another server gets the whole output: two servers may then hold the attempt, and only the one
+//! first: it answers `committed` to Open, and Commit alone brings the receipt. If the server stays
+//! away, another one gets the whole output: two servers may then hold the attempt, and only the one
 //! named to the engine is ever read.
 //!
 //! **Mirror.** The second copy begins at the first stand-in, on another machine if there is one,
@@ -130,8 +129,8 @@ impl Push {
             let copies = 1 + u32::from(self.spec.durability == Durability::Mirror);
             self.share = placement::share(self.spec.num_maps, copies, candidates.len());
         }
-        // Servers that were just found gone come last, because a host that swallows packets costs a
-        // time-out per try; servers that have just refused come before those.
+        // Servers just found gone come last, because a host that swallows packets costs a time-out
+        // per try; servers with a recent refusal come before them.
         candidates.sort_by_key(|address| self.client.connections().reluctance(address));
         let mut route = Route::new(candidates);
         let mut started = false;
@@ -164,10 +163,10 @@ impl Push {
                 // Others have to take what a server that fails does not.
                 self.share = 0;
                 let deadline = self.client.settings().retry_deadline;
-                // One that has stalled has stood still for all of that time.
+                // A stalled server has stood still for all of that time.
                 let long = if stalled { 2 * deadline } else { deadline / 4 };
                 if stream.opened && opened.elapsed() > long {
-                    // It was up for long: this is a new trouble, not the old one.
+                    // The stream was up for long: this is a new trouble, not the old one.
                     self.backoff.succeeded();
                     route.afresh();
                 }
@@ -210,7 +209,7 @@ impl Push {
         }
     }
 
-    /// Turns to the server that is next after this outcome, when its time has come.
+    /// Turns to the next server after this outcome, in due time.
     async fn go_on(&mut self, route: &mut Route, outcome: Outcome) -> Result<(), Error> {
         let answered = matches!(outcome, Outcome::Refused(_));
         match route.after(outcome) {
@@ -267,7 +266,7 @@ impl Push {
     }
 
     /// Adds the servers of the settings that are no candidates; false if there are none. At level
-    /// `mirror` they must be no candidates under another name either, or both copies would be on
+    /// `mirror` they must not be candidates under another name either, or both copies would be on
     /// one server.
     async fn add_newcomers(&self, route: &mut Route) -> bool {
         let addresses = self.client.addresses().await;
@@ -384,8 +383,7 @@ fn internal(address: &str, error: &wire::Invalid) -> Failure {
     )
 }
 
-/// Partitions whose totals go into one message. A server takes 4 MiB, and small ones without a
-/// queue.
+/// Partitions with totals in one message. A server takes 4 MiB, and small ones without a queue.
 const PART: usize = 4096;
 
 /// The totals as messages that each fit; one at least.

@@ -1,11 +1,10 @@
 //! What comes after a try at a server, and which server is tried next: pure decisions on what came
 //! of the tries so far.
 //!
-//! Every server is asked once before any is waited for: one that refuses costs a round trip, one
-//! that cannot be connected to no second try, and only a stream that broke is tried once more at
-//! the same server, because most break for reasons that are over at once. Who was asked are the
-//! candidates first, then the servers that joined later. Then the rounds begin: each server once,
-//! with a pause before the round that grows from round to round.
+//! Every server is asked once before any is waited for: a refusal costs a round trip, a failed
+//! connection gets no second try, and only a broken stream is tried once more at the same server,
+//! because most breaks are over at once. The candidates come first, then the servers that joined
+//! later. Then the rounds begin: each server once, with a growing pause before each round.
 
 use std::time::Duration;
 
@@ -42,7 +41,7 @@ pub(super) enum Verdict {
     Refused,
     /// No other server can have the output, because its messages are not kept any more.
     Outgrown,
-    /// Only this server can still say that it has the output: it is waited for.
+    /// Only this server can still confirm the output: it is waited for.
     Wait {
         /// The server answers.
         answered: bool,
@@ -54,7 +53,7 @@ pub(super) enum Verdict {
 /// What came of a try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The server has answered that it does not take the output, or does not take it now.
+    /// The server has answered with a refusal of the output, for now or for good.
     Refused(Option<Duration>),
     /// The server could not be connected to, or has said nothing to the first message.
     Silent,
@@ -74,10 +73,9 @@ pub(super) enum Next {
     /// All were asked that are known: more should be added, if there are more, before a round
     /// begins.
     Round {
-        /// A server of the round before has answered: that all are full or busy does not mean that
-        /// they are gone.
+        /// A server of the round before has answered: full or busy servers are not gone.
         answered: bool,
-        /// The shortest pause that one of them asked for.
+        /// The shortest pause asked for by a server.
         at_least: Option<Duration>,
     },
 }
@@ -95,15 +93,14 @@ pub(super) fn judge(tried: Tried) -> Verdict {
         return Verdict::Refused;
     }
     if !tried.replayable {
-        // Without its messages only an output whose commit is on its way can still be had, and only
-        // from this server.
+        // An output without its messages can only be had if its commit is on its way, and only from
+        // this server.
         return match tried.committing && tried.kind != Kind::Lost {
             true => Verdict::Wait { answered },
             false => Verdict::Outgrown,
         };
     }
-    // A server that has the commit and is busy with it is asked again like one whose answer was
-    // lost.
+    // A server busy with the commit is asked again like one with a lost answer.
     let busy_with_it = tried.commit_sent && tried.kind == Kind::Busy;
     Verdict::GoOn(if tried.stalled {
         // It is there, and short of something: whoever is not gets the output.
@@ -289,7 +286,7 @@ mod tests {
             ),
             (stalled, Outcome::Refused(None)),
             (elsewhere, Outcome::Refused(None)),
-            // Got other bytes than were sent, or has lost what it had: that is no refusal.
+            // Wrong bytes received, or data lost: no refusal.
             (answer(Kind::Corrupt, open), Outcome::Broke),
             (answer(Kind::Lost, open), Outcome::Broke),
         ] {
@@ -344,7 +341,7 @@ mod tests {
             at_least: None,
         };
         assert_eq!(route.after(Outcome::Refused(None)), round);
-        // Those that joined later have their turn before anybody is waited for.
+        // Servers that joined later have their turn before any wait.
         assert!(route.add(["server-7:1".to_string(), "new:1".to_string()]));
         assert_eq!(route.current(), "new:1");
         assert!(matches!(

@@ -1,9 +1,9 @@
-//! What a [`MapWriter`](super::MapWriter) and its push task share: the messages that are kept, how
-//! far they are sent, the result.
+//! State shared by a [`MapWriter`](super::MapWriter) and its push task: kept messages, send
+//! position, result.
 //!
 //! A message is kept until the commit, so that the output can be sent again from the start, unless
-//! the output has outgrown the replay buffer: then a message goes when it is handed to the
-//! connection, and a stream that breaks is the end of the attempt.
+//! the output has outgrown the replay buffer: then messages go with their hand-over to the
+//! connection, and a broken stream is the end of the attempt.
 
 use std::collections::VecDeque;
 
@@ -293,8 +293,7 @@ impl Shared {
             .unwrap_or(0)
     }
 
-    /// The next thing to send: messages that fit one HTTP/2 frame together, the commit, or the word
-    /// that the output is given up.
+    /// The next step: messages that fit one HTTP/2 frame together, the commit, or the abort.
     pub(super) fn step(&self) -> Step {
         let mut state = self.state.lock();
         if let Some(reason) = &state.reason {
@@ -335,8 +334,8 @@ impl Shared {
 }
 
 impl State {
-    /// Lets go of what was handed over, once the output has outgrown the replay buffer. Not before
-    /// the server has taken the stream: one that refuses it must not cost the output.
+    /// Drops handed-over messages, once the output has outgrown the replay buffer. Not before the
+    /// server has opened the stream: a refusal must not cost the output.
     fn let_go(&mut self) {
         if self.outgrown && self.stream.opened {
             for message in self.messages.drain(..self.handed) {

@@ -70,7 +70,8 @@ pub fn raw(map: u32, partition: u32, number: u32, length: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Writes `blocks` blocks of `length` bytes to every partition, partition by partition; each counts as 3 records.
+/// Writes `blocks` blocks of `length` bytes to every partition, partition by partition; each counts
+/// as 3 records.
 pub fn fill(writer: &mut MapWriter, map: u32, blocks: u32, length: usize) -> Result<(), Error> {
     for partition in 0..PARTITIONS {
         for number in 0..blocks {

@@ -113,7 +113,8 @@ impl Relay {
     }
 }
 
-/// A server that has as many connections as it may, in HTTP/2's words: GOAWAY, ENHANCE_YOUR_CALM. Gives its address.
+/// A server that has as many connections as it may, in HTTP/2's words: GOAWAY, ENHANCE_YOUR_CALM.
+/// Gives its address.
 pub async fn full_of_connections() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

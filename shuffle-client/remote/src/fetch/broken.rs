@@ -1,4 +1,4 @@
-//! What of a section is broken, and whose it is.
+//! Damaged blocks of a section, and their owners.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::{
     object::{Checked, Footer, Section},
 };
 
-/// What does not fit in a section, if something does not.
+/// The first mismatch in a section.
 pub(super) fn broken(blocks: &Result<Vec<Checked>, String>) -> Option<String> {
     match blocks {
         Err(reason) => Some(reason.clone()),
@@ -17,8 +17,7 @@ pub(super) fn broken(blocks: &Result<Vec<Checked>, String>) -> Option<String> {
     }
 }
 
-/// Whose blocks are broken: those that do not pass, or all that the section may have if its table
-/// does not say.
+/// Owners of the damaged blocks; of all blocks possibly in the section if its table is damaged.
 pub(super) fn owners_of(
     blocks: &Result<Vec<Checked>, String>,
     section: &Section,

@@ -1,9 +1,9 @@
-//! Where a read has come to, as it travels.
+//! Cursor of a read, and its bytes.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// A position in a chain: everything before it is done. Which manifests there were when the read
-/// began is part of it, because one that came later may replace what was half read.
+/// A position in a chain: everything before it is done. The number of manifests at the begin of the
+/// read is part of the cursor, because a later one may replace a generation read half.
 ///
 /// | bytes | field |
 /// |---|---|
@@ -35,8 +35,7 @@ impl Cursor {
         block: u32::MAX,
     };
 
-    /// Reads what [`Cursor::to_bytes`] wrote; `None` if it is anything else, which means starting
-    /// over.
+    /// Decodes [`Cursor::to_bytes`]; `None` for anything else: the read starts over.
     pub fn try_from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
         let word = |at: usize| {
@@ -51,7 +50,7 @@ impl Cursor {
         })
     }
 
-    /// Manifests that there are at the least.
+    /// Lower bound on the number of manifests.
     pub(crate) fn manifests(self) -> u32 {
         match self == Self::END {
             true => 0,
@@ -59,7 +58,7 @@ impl Cursor {
         }
     }
 
-    /// As it travels.
+    /// The cursor's bytes.
     pub fn to_bytes(self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(Self::BYTES);
         bytes.put_u8(Self::VERSION);

@@ -1,4 +1,4 @@
-//! What a URL of a store says, without asking the store.
+//! A store's URL, without any request to the store.
 
 use std::path::PathBuf;
 
@@ -7,15 +7,15 @@ use url::Url;
 
 use crate::advice::Cloud;
 
-/// Says what is wrong with a URL of a store, without asking the store.
+/// Checks a store's URL, without any request to the store.
 pub fn check_url(text: &str) -> Result<(), String> {
     parse(text).map(drop)
 }
 
-/// What a URL names, without asking the store.
+/// Content of a URL, without any request to the store.
 pub(crate) struct Named {
     pub(crate) cloud: Cloud,
-    /// Or container; a word to be replaced where the URL does not say it plainly.
+    /// Or container; a placeholder where the URL does not say it plainly.
     pub(crate) bucket: String,
     pub(crate) prefix: String,
 }
@@ -30,7 +30,7 @@ impl Named {
             _ => Cloud::Directory,
         };
         let bucket = match (url.username(), url.host_str()) {
-            // An address of the cloud's own, which names it somewhere in host or path.
+            // An address of the cloud's own, with the bucket somewhere in host or path.
             _ if url.scheme().starts_with("http") => "BUCKET",
             ("", host) => host.unwrap_or_default(),
             (container, _) => container,
@@ -52,7 +52,7 @@ pub(super) fn parse(text: &str) -> Result<(Url, ObjectStoreScheme, Path), String
     let examples =
         "write file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX";
     let url = Url::parse(text).map_err(|error| format!("{error}: {examples}"))?;
-    // Its own words hold the whole URL.
+    // The error's own words hold the whole URL.
     let (scheme, path) =
         ObjectStoreScheme::parse(&url).map_err(|_| format!("its form is not known: {examples}"))?;
     match scheme {

@@ -1,5 +1,5 @@
-//! Conditional replacement: an object that was read is written anew, unless somebody else has
-//! written it meanwhile.
+//! Conditional replacement: a read object is written anew, unless another process has written it
+//! meanwhile.
 
 use bytes::Bytes;
 use object_store::{ObjectStoreExt, PutMode, PutPayload, UpdateVersion};
@@ -7,13 +7,12 @@ use object_store::{ObjectStoreExt, PutMode, PutPayload, UpdateVersion};
 use super::{Error, Store};
 use crate::advice;
 
-/// Which of the contents that an object has had one after the other, by the store's own word;
-/// nothing where it does not say.
+/// Version of an object's content, in the store's own terms; empty where the store has none.
 #[derive(Clone, Debug, Default)]
 pub struct Version(Option<UpdateVersion>);
 
 impl Store {
-    /// The same, and which content it is, for who may [`replace`](Self::replace) it.
+    /// Reads an object and its version, for a later [`replace`](Self::replace).
     pub async fn get_version(&self, key: &str) -> Result<(Bytes, Version), Error> {
         let _permit = self.permit_for(key).await;
         let path = self.path(key);
@@ -29,9 +28,9 @@ impl Store {
         Ok((bytes, version))
     }
 
-    /// Writes a whole object in the place of one that was read; refuses with [`Error::Exists`] if
-    /// that has changed since. The clouds compare it themselves, with the put; a directory cannot,
-    /// so there it is looked at once more just before, which leaves the moment between the two.
+    /// Replaces an object of a known version; [`Error::Exists`] if it has changed since. Clouds
+    /// compare versions within the put. A directory cannot: it is compared just before, with a
+    /// moment in between.
     pub async fn replace(&self, key: &str, bytes: Bytes, read: &Version) -> Result<(), Error> {
         let Some(version) = &read.0 else {
             return self.put(key, bytes, false).await;
@@ -56,8 +55,7 @@ impl Store {
             .inner
             .put_opts(&path, PutPayload::from(bytes.clone()), mode.into());
         let put = match put.await {
-            // A store that does not know conditions of this kind: those who write look before, as
-            // they do anyway.
+            // A store without this condition: callers look before they write anyway.
             Err(error) if is_not_implemented(&error) => {
                 drop(permit);
                 return self.put(key, bytes, false).await;
@@ -80,6 +78,6 @@ fn is_not_implemented(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::NotImplemented { .. })
         || words.contains("NotImplemented")
         || words.contains("501 Not Implemented")
-        // Without the condition it will be known whether that was it.
+        // A put without the condition will show whether that was the reason.
         || words.contains("400 Bad Request")
 }

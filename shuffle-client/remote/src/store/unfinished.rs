@@ -1,20 +1,19 @@
-//! What writes that were cut off have left in a directory.
+//! Remains of cut-off writes in a directory.
 
 use std::path::Path;
 
 use super::Store;
 
 impl Store {
-    /// Where the store is a directory: removes what writes of ours that were cut off have left
-    /// below `dir`. They are files beside the ones that they were to become, `<name>#<number>`,
-    /// which no listing shows.
+    /// Removes the remains of Forebay's cut-off writes below `dir` of a `file://` store: files
+    /// named `<name>#<number>` beside the intended `<name>`, invisible to listings.
     pub async fn remove_unfinished(&self, dir: &str, is_ours: fn(&str) -> bool) {
         let Some(root) = self.directory.clone() else {
             return;
         };
         let dir = dir.to_owned();
         let sweeping = move || sweep(&root.join(&dir), &dir, is_ours);
-        // What it leaves is found by the next.
+        // The next sweep finds the rest.
         let _ = tokio::task::spawn_blocking(sweeping).await;
     }
 }
@@ -40,6 +39,6 @@ fn sweep(dir: &Path, key: &str, is_ours: fn(&str) -> bool) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
-    // If it is empty now.
+    // If empty now.
     let _ = std::fs::remove_dir(dir);
 }

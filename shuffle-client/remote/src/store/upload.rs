@@ -1,4 +1,4 @@
-//! An object that is written bit by bit: in one request if it is short, else in parts.
+//! Upload of an object in steps: one request for a short one, else parts.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use super::{Error, Store};
 
 /// Bytes of one part of an upload: all but the last are exactly this long, as some stores demand.
 pub(crate) const PART: usize = 8 << 20;
-/// Parts of one upload that are under way at the same time, each in memory.
+/// Parts of one upload in progress at the same time, each in memory.
 const PARTS: usize = 4;
-/// How long an upload that is given up waits for its parts that are under way.
+/// How long an abandoned upload waits for its parts in progress.
 const ANSWERED: Duration = Duration::from_secs(5);
 
-/// An object that is being written: in one request if it is short, else in parts.
+/// An object being written: one request for a short one, else parts.
 pub struct Upload<'a> {
     store: &'a Store,
     key: String,
     buffer: Vec<u8>,
     parts: Option<Box<dyn MultipartUpload>>,
-    /// Parts that are under way, with their bytes.
+    /// Parts in progress, with their lengths.
     sending: JoinSet<(object_store::Result<()>, u64)>,
 }
 
@@ -38,7 +38,7 @@ impl Store {
 }
 
 impl Upload<'_> {
-    /// Adds bytes; sends what makes whole parts.
+    /// Adds bytes; sends whole parts.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(PART - self.buffer.len()));
@@ -56,7 +56,7 @@ impl Upload<'_> {
         let parts = match &mut self.parts {
             Some(parts) => parts,
             none => {
-                // Not while it waits for its parts, which need permits of their own.
+                // Released before the wait for parts, which need permits of their own.
                 let _permit = store.permit().await;
                 let begun = store.inner.put_multipart(&store.path(&self.key)).await;
                 none.insert(store.done("begin", &self.key, begun)?)
@@ -91,7 +91,7 @@ impl Upload<'_> {
         Ok(())
     }
 
-    /// Ends the object, which is there from then on; one that cannot be ended is given up.
+    /// Ends the object, which exists from then on; on failure the upload is abandoned.
     pub async fn finish(mut self) -> Result<(), Error> {
         let ended = self.end().await;
         if ended.is_err() {
@@ -118,8 +118,7 @@ impl Upload<'_> {
         store.done("complete", &self.key, completed).map(drop)
     }
 
-    /// Gives back what the parts so far take in the store. What even that leaves behind is for the
-    /// bucket's lifecycle rule.
+    /// Releases the parts in the store. Remains are for the bucket's lifecycle rule.
     pub async fn abort(self) {
         if let Err(error) = self.try_abort().await {
             tracing::warn!(%error, "an upload that was given up may keep its parts");
@@ -128,7 +127,7 @@ impl Upload<'_> {
 
     /// The same; the error says why parts may be left.
     pub async fn try_abort(mut self) -> Result<(), Error> {
-        // A part that the store is at while the upload ends may stay, whoever waits for its answer.
+        // A part in the store's hands at the end of the upload may stay, so its answer is awaited.
         let answered = async { while self.sending.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(ANSWERED, answered).await;
         self.sending.shutdown().await;

@@ -1,5 +1,4 @@
-//! What a read that has failed says: which output is lost, where it was looked for, and who has not
-//! answered.
+//! Errors of a failed read: lost outputs, places tried, and silent servers.
 
 use std::time::Duration;
 
@@ -48,8 +47,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
         Suspect { volumes, lost }
     }
 
-    /// Adds the losses to an error: the volumes that are gone or, where the object store was looked
-    /// at, the outputs on them that it does not have.
+    /// Adds the losses to an error: dead volumes or, after a look into the object store, their
+    /// outputs missing there.
     pub(in crate::reader) fn with_losses(&self, error: Error, gone: Vec<VolumeId>) -> Error {
         let missing = self.missing();
         match missing.is_empty() {
@@ -77,8 +76,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
         volumes.chain(mirrors).collect()
     }
 
-    /// The error for servers that are overloaded. It names no output: running maps again would only
-    /// make it worse.
+    /// The error for overloaded servers. Names no output: running maps again would only make it
+    /// worse.
     pub(super) fn overloaded(&self, failure: &Failure) -> Error {
         let message = format!(
             "{} answers, and has not served {} for {:.0?} ({OVERLOAD} times {}): {}. Nothing is lost: raise the limit that it names, \
@@ -92,8 +91,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
         Error::new(Kind::Busy, message)
     }
 
-    /// Names one expected output of this volume, or of any volume of the group: one that the object
-    /// store does not have, if that was seen.
+    /// Names one expected output of this volume, or of any volume of the group: one missing from
+    /// the object store, if known.
     pub(in crate::reader) fn name_one(&self, mut error: Error, volume: Option<VolumeId>) -> Error {
         let expected = &self.group.expected;
         let mut looked = self.group.looked.iter().flat_map(|looked| &looked.missing);
@@ -124,8 +123,8 @@ impl<'a, 'd> Fetch<'a, 'd> {
         self.with_losses(self.with_look(error), gone)
     }
 
-    /// The error for a server that serves the volumes and has lost what they had of this shuffle:
-    /// the app's lease ran out there, say. The engine need not find that out volume by volume.
+    /// The error for a server that serves the volumes without their part of this shuffle (the app's
+    /// lease ran out there, say). The engine need not find that out volume by volume.
     pub(super) fn has_lost(&self, said: &str) -> Error {
         let message = format!(
             "{} has lost its part of {}: {said}",
@@ -173,7 +172,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
                 .filter_map(|attempt| self.group.expected.get(attempt));
             found.map(|progress| progress.output.lost()).collect()
         };
-        // What one attempt shows is its own matter.
+        // A fault of one attempt concerns that attempt only.
         let named = outputs(fault.attempt.as_slice());
         match named.first() {
             Some(&output) => error

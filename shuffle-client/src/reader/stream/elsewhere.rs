@@ -42,7 +42,7 @@ impl Fetch<'_, '_> {
                 answered: failure.answered,
             },
             Trouble::Still(length) => {
-                // Room for a moment is enough: whoever takes it now will give it back.
+                // Room for a moment is enough, and returned at once.
                 drop(self.permit(*length).await);
                 return Ok(());
             }
@@ -64,8 +64,8 @@ impl Fetch<'_, '_> {
             Move::Split => more.extend(self.split()),
             Move::Mirrors => {
                 if let (&[volume], Some(Kind::Lost)) = (&self.group.volumes[..], trouble.kind()) {
-                    // What no copy has is told with all places that have lost it: the engine
-                    // forgets a pair of volumes when both are named.
+                    // An output without any copy is told with all its places: the engine forgets a
+                    // pair of volumes when both are named.
                     self.shared.losses.found(volume);
                 }
                 self.turn_to_mirrors(Turn::ForGood, only, more);
@@ -88,7 +88,7 @@ impl Fetch<'_, '_> {
         Ok(())
     }
 
-    /// What is known of the group, for a trouble of all of it or `only` of this attempt.
+    /// The group's situation, in a trouble of all of it or `only` of this attempt.
     fn situation(&self, only: Option<AttemptId>) -> Situation {
         Situation {
             volumes: self.group.volumes.len(),
@@ -150,8 +150,8 @@ impl Fetch<'_, '_> {
         Ok(())
     }
 
-    /// The server does not have one of the volumes, or not the shuffle on them. What can be had is
-    /// asked for volume by volume.
+    /// The server lacks one of the volumes, or the shuffle on them. Volumes are then asked for one
+    /// by one.
     async fn look(&mut self, said: &str, more: &mut Vec<Group>) -> Result<(), Error> {
         let address = self.group.address.clone();
         self.cursor = Bytes::new();
@@ -192,8 +192,8 @@ impl Fetch<'_, '_> {
         }
     }
 
-    /// Looks for volumes at all servers of the settings, and moves those that are found into groups
-    /// of their own.
+    /// Looks for volumes at all servers of the settings, and moves found ones into groups of their
+    /// own.
     async fn search(&mut self, volumes: &[VolumeId], scope: Scope) -> Vec<Group> {
         if self.group.moves >= MAX_MOVES {
             return Vec::new();
@@ -251,8 +251,8 @@ impl Fetch<'_, '_> {
             .collect()
     }
 
-    /// Leaves to the other copies' servers what has one, or the output of this attempt. The rest is
-    /// asked for anew.
+    /// Leaves outputs with another copy, or the output of this attempt, to the other server. The
+    /// rest is asked for anew.
     fn turn_to_mirrors(&mut self, turn: Turn, only: Option<AttemptId>, more: &mut Vec<Group>) {
         let moved = self.group.split_mirrored(turn, only, &self.backoff);
         for group in &moved {

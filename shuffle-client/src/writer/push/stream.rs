@@ -1,5 +1,5 @@
-//! One stream of a push, from Open to its end: feeds it, reads the answers, and watches that it
-//! goes on.
+//! One stream of a push, from Open to its end: feeds it, reads the answers, and watches its
+//! progress.
 
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ impl Push {
         tokio::select! {
             biased;
             () = aborted.cancelled() => {
-                // The stream must go on for a moment, or the word would not leave; the server ends
-                // it when it has read it.
+                // The stream must go on for a moment for its last word to leave; the server ends it
+                // then.
                 let _ = tokio::time::timeout(FAREWELL, &mut run).await;
                 End::Aborted
             }
@@ -52,8 +52,8 @@ impl Push {
         }
     }
 
-    /// Sends what there is to send, and after Commit or Abort the end of the stream. Does not end
-    /// itself: how it went is in the answers.
+    /// Sends messages, and after Commit or Abort the end of the stream. Does not end by itself: the
+    /// result is in the answers.
     pub(super) async fn feed(
         &self,
         sender: mpsc::Sender<Result<Rope, Status>>,
@@ -179,7 +179,7 @@ impl Push {
         Ok(())
     }
 
-    /// Checks what the server says it holds against what was written.
+    /// Compares the server's totals with the written ones.
     pub(super) fn receipt(
         &self,
         address: &str,
@@ -215,14 +215,13 @@ impl Push {
         }
     }
 
-    /// Fails when the server owes something for too long. A peer that is gone is found by the
-    /// connection's own probes; this is for one that answers those and does not go on.
+    /// Fails when the server owes something for too long. A dead peer is found by the connection's
+    /// own probes; this watch is for a peer that answers probes and does not go on.
     pub(super) async fn watch(&self, address: &str) -> Failure {
         let settings = self.client.settings();
         loop {
             let stream = self.shared.stream();
-            // Back-pressure may last: a server that is short of memory is as alive as one that
-            // restarts.
+            // Back-pressure may last: a server short of memory is as alive as a restarting one.
             let limit = if stream.opened {
                 settings.retry_deadline
             } else {
