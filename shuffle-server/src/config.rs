@@ -1,8 +1,9 @@
 //! What a person can set, and how it is read: file, then environment, then flags; the later wins.
 //!
-//! One list of keys, [`Config`], serves all three: key `drain-timeout` is `drain-timeout = "30s"` in the file,
-//! `FOREBAY_DRAIN_TIMEOUT=30s` in the environment and `--drain-timeout 30s` as a flag, with the same reader for its value. What is
-//! wrong is said with its place, the key and the value, before anything is opened.
+//! One list of keys, [`Config`], serves all three: key `drain-timeout` is `drain-timeout = "30s"`
+//! in the file, `FOREBAY_DRAIN_TIMEOUT=30s` in the environment and `--drain-timeout 30s` as a flag,
+//! with the same reader for its value. What is wrong is said with its place, the key and the value,
+//! before anything is opened.
 
 mod patterns;
 mod sources;
@@ -47,14 +48,17 @@ pub struct Config {
     #[arg(long)]
     pub print_config: bool,
 
-    /// Directory of one volume, best one per disk. Repeat it, or separate with commas, for several. Needed.
+    /// Directory of one volume, best one per disk. Repeat it, or separate with commas, for several.
+    /// Needed.
     ///
-    /// The directory is made if it is not there. It belongs to one server at a time, and its data move with it to another. A pattern, as
-    /// in /mnt/nvme*/forebay, stands for the directories that match when the server starts, and makes none.
+    /// The directory is made if it is not there. It belongs to one server at a time, and its data
+    /// move with it to another. A pattern, as in /mnt/nvme*/forebay, stands for the directories
+    /// that match when the server starts, and makes none.
     #[arg(long, value_name = "DIR", value_delimiter = ',', action = clap::ArgAction::Append)]
     pub data_dir: Vec<PathBuf>,
 
-    /// Whether a data directory may lie on the device of / or on a container's own file system (overlayfs): true or false.
+    /// Whether a data directory may lie on the device of / or on a container's own file system
+    /// (overlayfs): true or false.
     ///
     /// For trials: shuffle data would fill the machine's own disk, or go with the container.
     #[arg(
@@ -73,10 +77,11 @@ pub struct Config {
     #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:7400")]
     pub listen: String,
 
-    /// Address for people and probes (HTTP): /livez, /readyz, /metrics, /version, /api/v1/…. Port 0 takes a free one.
+    /// Address for people and probes (HTTP): /livez, /readyz, /metrics, /version, /api/v1/…. Port 0
+    /// takes a free one.
     ///
-    /// Set 0.0.0.0:7401 for probes and Prometheus on other machines. They may look; drain and deletions are taken from this machine
-    /// only (127.0.0.1, ::1), wherever the port listens.
+    /// Set 0.0.0.0:7401 for probes and Prometheus on other machines. They may look; drain and
+    /// deletions are taken from this machine only (127.0.0.1, ::1), wherever the port listens.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7401")]
     pub admin_listen: String,
 
@@ -86,27 +91,30 @@ pub struct Config {
 
     /// Memory for pushed bytes that are not on disk yet. When it is used up, senders are held back.
     ///
-    /// More helps when many maps write to many partitions: what is flushed together is read together. The process needs some
-    /// 300 MiB more than this.
+    /// More helps when many maps write to many partitions: what is flushed together is read
+    /// together. The process needs some 300 MiB more than this.
     #[arg(long, value_name = "SIZE", default_value = "2GiB")]
     pub memory: ByteSize,
 
-    /// Object store to which committed output is written back, and from which any server with the same store serves it.
+    /// Object store to which committed output is written back, and from which any server with the
+    /// same store serves it.
     ///
-    /// file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; credentials are found where each cloud's own tools
-    /// find them (AWS_…, AZURE_…, GOOGLE_… in the environment, or the machine's identity). Give all servers the same. [default: none]
+    /// file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; credentials
+    /// are found where each cloud's own tools find them (AWS_…, AZURE_…, GOOGLE_… in the
+    /// environment, or the machine's identity). Give all servers the same. [default: none]
     #[arg(long, value_name = "URL")]
     pub remote: Option<String>,
 
     /// When output is written back, for apps that do not say: lazy, eager or off. Only with remote.
     ///
-    /// `lazy` waits for write-back-delay, so that shuffles which are soon deleted are never uploaded, and hurries when the disk is nearly
-    /// full or the server ends. `eager` does not wait. `off` never writes.
+    /// `lazy` waits for write-back-delay, so that shuffles which are soon deleted are never
+    /// uploaded, and hurries when the disk is nearly full or the server ends. `eager` does not
+    /// wait. `off` never writes.
     #[arg(long, value_name = "POLICY", default_value = "lazy")]
     pub write_back: Policy,
 
-    /// How long nothing must have been pushed to a lazy app's shuffle before it is written back; four times as long if all of it was
-    /// read.
+    /// How long nothing must have been pushed to a lazy app's shuffle before it is written back;
+    /// four times as long if all of it was read.
     #[arg(long, value_name = "TIME", default_value = "5min", value_parser = units::duration)]
     pub write_back_delay: Duration,
 
@@ -114,28 +122,33 @@ pub struct Config {
     #[arg(long, value_name = "SIZE")]
     pub write_back_bandwidth: Option<ByteSize>,
 
-    /// Percent of a volume's file system from which the local copies of what was written back are removed, oldest first. Only with
-    /// remote.
+    /// Percent of a volume's file system from which the local copies of what was written back are
+    /// removed, oldest first. Only with remote.
     #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub reclaim_at: u8,
 
-    /// Bytes that the data of one volume may take, besides its index. [default: what its file system has]
+    /// Bytes that the data of one volume may take, besides its index. [default: what its file
+    /// system has]
     ///
-    /// For disks that are shared, and for an ephemeral-storage limit of Kubernetes: set it some percent below. A volume that has reached
-    /// it takes nothing new until something is deleted or reclaimed, and other volumes and servers are used.
+    /// For disks that are shared, and for an ephemeral-storage limit of Kubernetes: set it some
+    /// percent below. A volume that has reached it takes nothing new until something is deleted or
+    /// reclaimed, and other volumes and servers are used.
     #[arg(long, value_name = "SIZE")]
     pub volume_limit: Option<ByteSize>,
 
-    /// How long one read, write or sync of a disk may take before its volume is called slow: it gets no new attempts then, and what
-    /// waits for it is sent elsewhere, until the disk is quick again.
+    /// How long one read, write or sync of a disk may take before its volume is called slow: it
+    /// gets no new attempts then, and what waits for it is sent elsewhere, until the disk is quick
+    /// again.
     ///
-    /// Raise it for disks that are slow when all is well, such as network volumes whose burst is used up.
+    /// Raise it for disks that are slow when all is well, such as network volumes whose burst is
+    /// used up.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub volume_slow_after: Duration,
 
     /// How long an app's data outlive its last call, unless the app asks for another time.
     ///
-    /// Applications renew it by themselves while they run. Raise it when drivers are cut off for longer than this.
+    /// Applications renew it by themselves while they run. Raise it when drivers are cut off for
+    /// longer than this.
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = units::duration)]
     pub lease: Duration,
 
@@ -143,18 +156,21 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = units::duration)]
     pub max_lease: Duration,
 
-    /// How long a drain (SIGTERM, POST /api/v1/drain, notice-file) takes for write-back, running pushes and fetches before it ends them.
+    /// How long a drain (SIGTERM, POST /api/v1/drain, notice-file) takes for write-back, running
+    /// pushes and fetches before it ends them.
     ///
-    /// Write-back begins at once; running pushes get a third of this, and are then sent to another server. With remote, what was not
-    /// written back when this is over is served again only by a server on the same disk, and the exit code is 3. Volumes get up to 10 s
-    /// more to put on disk what only memory holds.
+    /// Write-back begins at once; running pushes get a third of this, and are then sent to another
+    /// server. With remote, what was not written back when this is over is served again only by a
+    /// server on the same disk, and the exit code is 3. Volumes get up to 10 s more to put on disk
+    /// what only memory holds.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     pub drain_timeout: Duration,
 
-    /// File whose appearance starts what SIGTERM starts, such as the notice that a spot machine gets before it is taken away.
+    /// File whose appearance starts what SIGTERM starts, such as the notice that a spot machine
+    /// gets before it is taken away.
     ///
-    /// It is looked for twice a second. One that is there when the server starts counts too: remove it before a machine is used
-    /// again. [default: none]
+    /// It is looked for twice a second. One that is there when the server starts counts too: remove
+    /// it before a machine is used again. [default: none]
     #[arg(long, value_name = "FILE")]
     pub notice_file: Option<PathBuf>,
 
@@ -162,39 +178,49 @@ pub struct Config {
     #[arg(long, value_name = "COUNT", default_value_t = 4096)]
     pub max_apps: usize,
 
-    /// Pushes and fetches that one app may run at the same time. One more is told to come back later.
+    /// Pushes and fetches that one app may run at the same time. One more is told to come back
+    /// later.
     #[arg(long, value_name = "COUNT", default_value_t = 4096)]
     pub max_streams_per_app: usize,
 
-    /// Pushes, fetches and other calls that run for one address at the same time. One more is told to come back later.
+    /// Pushes, fetches and other calls that run for one address at the same time. One more is told
+    /// to come back later.
     ///
-    /// An executor has two or three per running task. Raise it when more than some 5000 tasks come from behind one NAT.
+    /// An executor has two or three per running task. Raise it when more than some 5000 tasks come
+    /// from behind one NAT.
     #[arg(long, value_name = "COUNT", default_value_t = 16384)]
     pub max_streams_per_peer: usize,
 
-    /// Connections that are served at the same time. One more takes the place of one that runs no call, or is closed with the reason.
+    /// Connections that are served at the same time. One more takes the place of one that runs no
+    /// call, or is closed with the reason.
     #[arg(long, value_name = "COUNT", default_value_t = 8192)]
     pub max_connections: usize,
 
     /// Connections of one address (of one /64, with IPv6) at the same time, of max-connections.
     ///
-    /// An executor has about three. Raise both when more than some 1300 executors come from behind one NAT.
+    /// An executor has about three. Raise both when more than some 1300 executors come from behind
+    /// one NAT.
     #[arg(long, value_name = "COUNT", default_value_t = 4096)]
     pub max_connections_per_peer: usize,
 
-    /// How often a silent connection is asked whether it is still there; it has as long again to answer.
+    /// How often a silent connection is asked whether it is still there; it has as long again to
+    /// answer.
     ///
-    /// As long may a message that was begun stand still in all, before its stream is ended; it earns more time with 64 KiB a second.
+    /// As long may a message that was begun stand still in all, before its stream is ended; it
+    /// earns more time with 64 KiB a second.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = units::duration)]
     pub keep_alive: Duration,
 
-    /// Name of the machine that the server is on, as executors there know it by their FOREBAY_NODE: they prefer its server.
+    /// Name of the machine that the server is on, as executors there know it by their FOREBAY_NODE:
+    /// they prefer its server.
     ///
-    /// In Kubernetes FOREBAY_NODE by the downward API (spec.nodeName), in both. [default: the name of the host]
+    /// In Kubernetes FOREBAY_NODE by the downward API (spec.nodeName), in both. [default: the name
+    /// of the host]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
 
-    /// Name of the failure domain that the machine is in: executors of the same zone prefer its server. [default: none]
+    /// Name of the failure domain that the machine is in: executors of the same zone prefer its
+    /// server. [default: none]
     #[arg(long, value_name = "NAME")]
     pub zone: Option<String>,
 
@@ -237,7 +263,8 @@ impl Config {
         Ok(loaded)
     }
 
-    /// Defaults for these data directories, on free ports of loopback: for tests and for servers inside another process.
+    /// Defaults for these data directories, on free ports of loopback: for tests and for servers
+    /// inside another process.
     pub fn local(data_dir: impl IntoIterator<Item = PathBuf>) -> Self {
         let mut config = Self::parse_from([
             "forebay-server",

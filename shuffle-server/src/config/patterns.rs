@@ -1,9 +1,11 @@
-//! Data directories that are named by a pattern: `/mnt/nvme*/forebay` on machines that have one to eight disks.
+//! Data directories that are named by a pattern: `/mnt/nvme*/forebay` on machines that have one to
+//! eight disks.
 //!
-//! A pattern stands for the directories that are there when the server starts, in the order of their names. It makes none: on a disk
-//! that is not mounted there is no such directory, and one that was made for it would be on the root disk. What a disk does not tell,
-//! because it fails or hangs, counts as there: the server then says which of its volumes is out of service, instead of doing
-//! without one.
+//! A pattern stands for the directories that are there when the server starts, in the order of
+//! their names. It makes none: on a disk that is not mounted there is no such directory, and one
+//! that was made for it would be on the root disk. What a disk does not tell, because it fails or
+//! hangs, counts as there: the server then says which of its volumes is out of service, instead of
+//! doing without one.
 
 use std::{
     fs, io,
@@ -24,7 +26,8 @@ const OPTIONS: MatchOptions = MatchOptions {
     require_literal_leading_dot: true,
 };
 
-/// Directories that are named as they are, and those that patterns among them stand for. The error is the pattern, and what to do.
+/// Directories that are named as they are, and those that patterns among them stand for. The error
+/// is the pattern, and what to do.
 pub(super) fn expand(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, (PathBuf, String)> {
     let mut all = Vec::new();
     for dir in dirs {

@@ -1,8 +1,8 @@
 //! Brings file, environment and flags together.
 //!
-//! Each value of the file and of the environment is first read alone, as the flag it stands for, so that an error can say where it
-//! came from. Then all that is not overridden is put before the real flags and read as one command line, so that defaults, types
-//! and help have one source.
+//! Each value of the file and of the environment is first read alone, as the flag it stands for, so
+//! that an error can say where it came from. Then all that is not overridden is put before the real
+//! flags and read as one command line, so that defaults, types and help have one source.
 
 use std::{collections::HashSet, ffi::OsString, fmt::Write, fs, path::Path};
 
@@ -154,8 +154,8 @@ fn from_environment(
     Ok(settings)
 }
 
-/// Kubernetes gives every pod variables such as `FOREBAY_SERVICE_HOST` and `FOREBAY_PORT_7400_TCP_ADDR` for a service that is named
-/// `forebay`: they are no typing errors.
+/// Kubernetes gives every pod variables such as `FOREBAY_SERVICE_HOST` and
+/// `FOREBAY_PORT_7400_TCP_ADDR` for a service that is named `forebay`: they are no typing errors.
 fn is_service_link(name: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")

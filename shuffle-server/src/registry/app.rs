@@ -1,5 +1,5 @@
-//! One app's entry. Everything that a call touches is an atomic; what follows each other (write down, delete, come back) goes
-//! through `lifecycle`.
+//! One app's entry. Fields that every call touches are atomics; lasting steps (write down, delete,
+//! revive) go one by one through `lifecycle`.
 
 use std::{
     fmt,
@@ -15,18 +15,19 @@ use shuffle_proto::ids::AppId;
 
 use super::{Policy, Standing};
 
-/// A deadline that says: gone. All else are milliseconds of the clock.
+/// Deadline of an app that is gone. All other deadlines are milliseconds of the clock.
 const GONE: u64 = u64::MAX;
-/// The longest lease of an app that has not committed anything yet: whoever only registers holds a place for minutes, not for a day.
+/// The longest lease of an app before its first commit: an app that only registers holds a place
+/// for minutes, not for a day.
 pub(super) const FRESH: Duration = Duration::from_secs(600);
 const POLICIES: [Policy; 3] = [Policy::Lazy, Policy::Eager, Policy::Off];
 
 /// Why an app is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It asked for it.
+    /// The app asked for its deletion.
     Deleted,
-    /// Nobody renewed its lease.
+    /// Nobody renewed the app's lease.
     Expired,
 }
 
@@ -39,30 +40,30 @@ impl fmt::Display for End {
     }
 }
 
-/// What the pool says of the token that this server holds for an app.
+/// The pool's word on the token that this server holds for an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bond {
     /// Nothing yet: the object store could not be asked.
     Provisional,
-    /// It is the pool's, or there is no pool.
+    /// The token is the pool's, or there is no pool.
     Bound,
-    /// Another one is.
+    /// The pool has another token.
     Refused,
 }
 
 /// See the module.
 pub struct App {
-    /// Its name.
+    /// The app's name.
     pub id: AppId,
     pub(super) token: [u8; 32],
-    /// Who registered it.
+    /// Address of the caller that registered the app.
     pub(super) peer: Option<IpAddr>,
     bond: AtomicU8,
-    /// When the pool has said last that it is who it is.
+    /// Time of the pool's last confirmation of the token.
     pub(super) asked_at: AtomicU64,
-    /// Something of it was committed, in this process or before.
+    /// Whether the app has committed something, in this process or before.
     committed: AtomicBool,
-    /// The lease that it asked for, within the bounds: it has a shorter one before its first commit.
+    /// The lease asked for, within the bounds; shorter before the first commit.
     asked: AtomicU64,
     /// Rises with every call.
     calls: AtomicU64,
@@ -70,16 +71,16 @@ pub struct App {
     deadline: AtomicU64,
     gone_since: AtomicU64,
     expired: AtomicBool,
-    /// Something of it may be on a volume.
+    /// Whether volumes may have data of the app.
     pub(super) dirty: AtomicBool,
-    /// The volumes know it, with the lease it has now.
+    /// Whether the volumes know the app and its present lease.
     pub(super) written: AtomicBool,
-    /// It is no longer in the table: look again.
+    /// Whether the app has left the table: callers look again.
     pub(super) forgotten: AtomicBool,
     pub(super) lifecycle: tokio::sync::Mutex<()>,
-    /// It has called since the server was started.
+    /// Whether the app has called since the start of the server.
     heard: AtomicBool,
-    /// What it wants to be written back when: 0 if it did not say, else [`POLICIES`] from 1.
+    /// Write-back policy of the app: 0 if unsaid, else an index into [`POLICIES`] from 1.
     policy: AtomicU8,
     streams: AtomicUsize,
     pub(super) refusals: LogLimit,
@@ -111,12 +112,12 @@ impl App {
         }
     }
 
-    /// How long its data outlive its last call.
+    /// How long the app's data outlive the last call.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.lease.load(Ordering::Relaxed))
     }
 
-    /// One that has just come: nothing of it was committed.
+    /// Entry of an app that has just come, without a commit.
     pub(super) fn fresh(mut self, peer: Option<IpAddr>, now: u64) -> Self {
         let lease = self.lease().min(FRESH);
         self.peer = peer;
@@ -138,19 +139,19 @@ impl App {
         self.bond.store(bond as u8, Ordering::Release);
     }
 
-    /// Something of it was committed: it has the lease that it asked for from now on.
+    /// Notes a commit: from now on the app has the lease asked for.
     pub fn committed(&self) {
         if !self.committed.swap(true, Ordering::AcqRel) {
             self.set_lease(Duration::from_millis(self.asked.load(Ordering::Acquire)));
         }
     }
 
-    /// Whether nothing is lost when it is forgotten: it only has to register again.
+    /// Whether the app may be forgotten without loss: it would only have to register again.
     pub(super) fn is_fresh(&self) -> bool {
         !self.committed.load(Ordering::Acquire) && self.streams.load(Ordering::Acquire) == 0
     }
 
-    /// Notes the lease that it asks for, which is within the bounds.
+    /// Notes the lease asked for, which is within the bounds.
     pub(super) fn ask(&self, lease: Duration) {
         self.asked.store(millis(lease), Ordering::Release);
         match self.committed.load(Ordering::Acquire) {
@@ -165,7 +166,7 @@ impl App {
         }
     }
 
-    /// Notes that the volumes know it with `lease`, unless that has changed meanwhile.
+    /// Notes that the volumes know the app with `lease`, unless the lease has changed meanwhile.
     pub(super) fn written_down(&self, lease: Duration) {
         self.written.store(true, Ordering::Release);
         if self.lease() != lease {
@@ -173,7 +174,7 @@ impl App {
         }
     }
 
-    /// Notes what it wants, if it says so.
+    /// Notes the app's write-back policy, if the call names one.
     pub(super) fn wants(&self, policy: Option<Policy>) {
         self.heard.store(true, Ordering::Release);
         if let Some(at) = policy.and_then(|it| POLICIES.iter().position(|one| *one == it)) {
@@ -181,12 +182,12 @@ impl App {
         }
     }
 
-    /// Whether it has called since the server was started.
+    /// Whether the app has called since the start of the server.
     pub(super) fn is_heard(&self) -> bool {
         self.heard.load(Ordering::Acquire)
     }
 
-    /// What write-back wants to know of it, while it is not gone.
+    /// Standing of a live app, for write-back.
     pub(super) fn standing(&self) -> Standing {
         let policy = usize::from(self.policy.load(Ordering::Acquire));
         Standing::Live {
@@ -198,8 +199,9 @@ impl App {
         }
     }
 
-    /// Gives a live app back the time for which this server stood still, in which nobody could renew anything; and where that was a
-    /// good part of its lease, half a lease, because its driver may have to connect again.
+    /// Gives a live app back the time for which this server stood still and nobody could renew
+    /// anything. After a standstill of a good part of the lease the app gets half a lease more,
+    /// because its driver may have to connect again.
     pub(super) fn stood_still(&self, now: u64, for_: u64) {
         let lease = self.lease.load(Ordering::Relaxed);
         let least = if for_ >= lease / 4 {
@@ -225,10 +227,10 @@ impl App {
             .is_ok()
     }
 
-    /// Ends it for the janitor, if its deadline is over at this very moment.
+    /// Ends the app for the janitor, if the deadline is over at this very moment.
     pub(super) fn expire(&self, now: u64) -> bool {
         let old = self.deadline.load(Ordering::Acquire);
-        // A call that renews between the two lines changes the deadline, and the exchange fails.
+        // A renewal between the two lines changes the deadline, and the exchange fails.
         let over = old != GONE
             && old <= now
             && self
@@ -245,7 +247,7 @@ impl App {
         if self.deadline.swap(GONE, Ordering::AcqRel) != GONE {
             self.note_end(why, now);
         } else if why == End::Deleted {
-            // Its lease ran out before, and nobody's word counted for that.
+            // The lease ran out before, and no token asked for that.
             self.expired.store(false, Ordering::Release);
         }
     }
@@ -268,7 +270,7 @@ impl App {
         self.dirty.store(false, Ordering::Release);
     }
 
-    /// Whether its data are deleted or about to be.
+    /// Whether the app's data are deleted or about to be.
     pub fn is_gone(&self) -> bool {
         self.deadline.load(Ordering::Acquire) == GONE
     }
@@ -281,7 +283,7 @@ impl App {
         }
     }
 
-    /// When it called last.
+    /// Time of the last call.
     pub(super) fn last_call(&self) -> u64 {
         let deadline = self.deadline.load(Ordering::Acquire);
         deadline.saturating_sub(self.lease.load(Ordering::Relaxed))
@@ -291,7 +293,8 @@ impl App {
         self.gone_since.load(Ordering::Acquire)
     }
 
-    /// For the owner of the table: true if the entry is of no use any more. Nobody can use it from then on.
+    /// Takes a useless entry out of use, for the owner of the table; true if the entry may be
+    /// dropped.
     pub(super) fn try_forget(&self) -> bool {
         if !self.is_gone() || self.dirty.load(Ordering::Acquire) {
             return false;
@@ -337,7 +340,7 @@ impl LogLimit {
     const WINDOW: u64 = 10_000;
     const LINES: u32 = 10;
 
-    /// Whether one more line is all right now.
+    /// Whether one more line may be logged now.
     pub(super) fn allow(&self, now: u64) -> bool {
         let window = now / Self::WINDOW + 1;
         if self.window.swap(window, Ordering::AcqRel) != window {

@@ -1,15 +1,18 @@
 //! Apps: who may, and until when.
 //!
-//! Owns the table of apps in memory: the hash of each app's token, its lease and its deadline. What survives a crash is the
-//! [`AppRecord`] that a [`Ledger`] (the volumes) keeps of each app; after a restart every app has its full lease again, because nobody
-//! could renew it meanwhile. Does not own the data: it only says to the ledger when an app's are to go.
+//! Owns the table of apps in memory: the hash of each app's token, its lease and its deadline. What
+//! survives a crash is the [`AppRecord`] that a [`Ledger`] (the volumes) keeps of each app; after a
+//! restart every app has its full lease again, because nobody could renew it meanwhile. Does not
+//! own the data: it only says to the ledger when an app's are to go.
 //!
-//! Any call of an app renews its lease, at the price of one atomic store. Data are deleted because an app asked for it or because
-//! its lease ran out, and for no other reason (invariant: delete-by-lease). An app that is gone stays known for a while, so that a
-//! late task of it is refused and does not bring it back; only its driver, with [`Registry::renew`], can do that.
+//! Any call of an app renews its lease, at the price of one atomic store. Data are deleted because
+//! an app asked for it or because its lease ran out, and for no other reason (invariant:
+//! delete-by-lease). An app that is gone stays known for a while, so that a late task of it is
+//! refused and does not bring it back; only its driver, with [`Registry::renew`], can do that.
 //!
-//! The table is bounded. An app that has committed nothing loses nothing when it is forgotten, so such a one makes room for the next:
-//! whoever registers thousands keeps nobody out. With an object store the [`Pool`] has the last word on whose an app is.
+//! The table is bounded. An app that has committed nothing loses nothing when it is forgotten, so
+//! such a one makes room for the next: whoever registers thousands keeps nobody out. With an object
+//! store the [`Pool`] has the last word on whose an app is.
 
 mod app;
 mod policy;
@@ -40,14 +43,16 @@ use pool::Entrance;
 
 /// Calls that may ask the pool at the same time, of different apps.
 const SLOTS: usize = 64;
-/// So many apps without a commit do not make room for others: they may be drivers that have just come.
+/// So many apps without a commit do not make room for others: they may be drivers that have just
+/// come.
 const FEW: usize = 3;
 
 /// Where apps are written down, and where their data are. Calls may block.
 pub trait Ledger: Send + Sync + 'static {
     /// Writes the app down, on as many volumes as take it; an error if none did.
     fn put(&self, record: &AppRecord) -> Result<(), String>;
-    /// Deletes all data of the app and forgets it; answers the bytes that were freed. Deleting what is not there is no error.
+    /// Deletes all data of the app and forgets it; answers the bytes that were freed. Deleting what
+    /// is not there is no error.
     fn delete(&self, app: &AppId) -> Result<u64, String>;
 }
 
@@ -94,7 +99,8 @@ pub struct Caller {
     pub token: TokenHash,
     /// The lease it asks for; `None` leaves that to the server, or as it is.
     pub lease: Option<Duration>,
-    /// When it wants what it commits to be written back; `None` leaves that to the server, or as it is.
+    /// When it wants what it commits to be written back; `None` leaves that to the server, or as it
+    /// is.
     pub write_back: Option<Policy>,
     /// From where, if that is known.
     pub peer: Option<IpAddr>,
@@ -192,7 +198,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// `recovered`: what the volumes have written down, the same app once or more often, by one token.
+    /// `recovered`: what the volumes have written down, the same app once or more often, by one
+    /// token.
     pub fn new(
         ledger: Arc<dyn Ledger>,
         clock: Arc<dyn Clock>,
@@ -237,8 +244,8 @@ impl Registry {
         registry
     }
 
-    /// The driver's call: makes the app known, or renews its lease. An app that is gone and left nothing starts anew, also under
-    /// another token.
+    /// The driver's call: makes the app known, or renews its lease. An app that is gone and left
+    /// nothing starts anew, also under another token.
     pub async fn renew(&self, caller: &Caller) -> Result<Renewed, Error> {
         self.forget_if_useless(&caller.app);
         let mut anew = false;
@@ -274,7 +281,8 @@ impl Registry {
         }
     }
 
-    /// Whether a renewal by this caller would change the lease of an app that is known here, which volumes then write down.
+    /// Whether a renewal by this caller would change the lease of an app that is known here, which
+    /// volumes then write down.
     pub fn changes_lease(&self, caller: &Caller) -> bool {
         let found = self.apps.lock().get(&caller.app).cloned();
         // What a wrong token, or an app that is gone, means is for the renewal itself to say.
@@ -283,7 +291,8 @@ impl Registry {
         app.is_some_and(|app| asked.is_some_and(|asked| asked != app.lease()))
     }
 
-    /// A call that brings something: makes the app known if need be. An app that is gone stays gone.
+    /// A call that brings something: makes the app known if need be. An app that is gone stays
+    /// gone.
     pub async fn write(&self, caller: &Caller) -> Result<Arc<App>, Error> {
         loop {
             let entered = self.enter(caller, Entrance::Task).await?;
@@ -310,8 +319,8 @@ impl Registry {
         Ok(app)
     }
 
-    /// Deletes an app; answers the bytes that were freed, or `None` if it is not known here. When a volume fails at it, the janitor
-    /// tries again.
+    /// Deletes an app; answers the bytes that were freed, or `None` if it is not known here. When a
+    /// volume fails at it, the janitor tries again.
     pub async fn delete(&self, caller: &Caller) -> Result<Option<u64>, Error> {
         let Some(app) = self.find(caller)? else {
             return Ok(None);
@@ -321,7 +330,8 @@ impl Registry {
         self.delete_leftovers(&app).await.map(Some)
     }
 
-    /// Deletes an app because a person names it, whatever its token; answers the bytes that were freed.
+    /// Deletes an app because a person names it, whatever its token; answers the bytes that were
+    /// freed.
     pub async fn free(&self, app: &AppId) -> Result<u64, Error> {
         let found = self.apps.lock().get(app).cloned();
         let Some(app) = found else {
@@ -332,7 +342,8 @@ impl Registry {
         self.delete_leftovers(&app).await
     }
 
-    /// Ends one that is deleted, here and for the pool at once: who asked for it may not wait for the rest.
+    /// Ends one that is deleted, here and for the pool at once: who asked for it may not wait for
+    /// the rest.
     fn end(&self, app: &App, token: Option<[u8; 32]>) {
         if let Some(pool) = &self.pool {
             pool.ends(&app.id, token);
@@ -355,7 +366,8 @@ impl Registry {
             .ok_or_else(|| Error::TooManyStreams(app.id.clone(), self.limits.streams))
     }
 
-    /// Whether this refusal of an app may be logged: a caller that repeats itself must not fill the log.
+    /// Whether this refusal of an app may be logged: a caller that repeats itself must not fill the
+    /// log.
     pub fn may_log(&self, app: Option<&AppId>) -> bool {
         match app.and_then(|app| self.apps.lock().get(app).cloned()) {
             Some(app) => app.refusals.allow(self.now()),
@@ -395,7 +407,8 @@ impl Registry {
         }
     }
 
-    /// Puts an app into the table; one that is there by now is answered instead. And whether it was not there before.
+    /// Puts an app into the table; one that is there by now is answered instead. And whether it was
+    /// not there before.
     fn insert(&self, caller: &Caller, bond: Bond) -> Result<(Arc<App>, bool), Error> {
         let (id, now) = (&caller.app, self.now());
         let mut apps = self.apps.lock();
@@ -430,7 +443,8 @@ impl Registry {
         Ok((app, true))
     }
 
-    /// Of the apps that have committed nothing, one that makes room: of the peer that has most of them, the one that called first.
+    /// Of the apps that have committed nothing, one that makes room: of the peer that has most of
+    /// them, the one that called first.
     fn least_needed(&self, apps: &HashMap<AppId, Arc<App>>) -> Option<Arc<App>> {
         let fresh = || apps.values().filter(|app| app.is_fresh() && !app.is_gone());
         let mut by_peer: HashMap<Option<IpAddr>, usize> = HashMap::new();
@@ -494,7 +508,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Deletes what an app that is gone has left, if that is not done yet. The caller holds `lifecycle`.
+    /// Deletes what an app that is gone has left, if that is not done yet. The caller holds
+    /// `lifecycle`.
     async fn delete_leftovers(&self, app: &Arc<App>) -> Result<u64, Error> {
         if !app.is_gone() || !app.dirty.load(Ordering::Acquire) {
             return Ok(0);
@@ -504,7 +519,8 @@ impl Registry {
             End::Deleted => self.pool.clone(),
             End::Expired => None,
         };
-        // invariant: delete-by-lease. `App::end` was called: by the app's own wish, or by the sweep after its deadline.
+        // invariant: delete-by-lease. `App::end` was called: by the app's own wish, or by the sweep
+        // after its deadline.
         let delete = move || {
             pool.iter().for_each(|pool| pool.deleting(&id, false));
             let bytes = ledger.delete(&id)?;

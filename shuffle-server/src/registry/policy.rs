@@ -1,8 +1,8 @@
-//! When write-back copies: what an app asks for, or the server for those that do not say.
+//! When write-back copies: the app's choice, or the server's for apps without one.
 
 use std::{fmt, str::FromStr};
 
-/// When what an app has committed is written back.
+/// When committed output of an app is written back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// After a delay, when the disk is nearly full, or when the server ends.

@@ -1,14 +1,17 @@
-//! Whose an app is, for the whole pool: what the object store's record of it says, and what follows from that here.
+//! Identity of an app, for the whole pool: the object store's record, and the consequences here.
 //!
-//! With a store, a token is the pool's word and not a server's: a server that does not know an app asks the record before it binds,
-//! reads or deletes, and makes it where there is none. While the store does not answer, staging goes on: the app is bound here alone,
-//! *provisionally*, and nothing of it is read from the store, written back or removed there before the record was seen. Once it is,
-//! the record decides: an app whose token it does not open is refused here too, and gives way to the one whose token it opens. A
-//! driver that comes back by a name whose app was deleted is bound so too, until what that one had is gone.
+//! With a store, the pool decides on a token, not a single server: for an unknown app a server asks
+//! the record before binding, reading or deleting, and makes the record where there is none. While
+//! the store does not answer, staging goes on: the app is bound here alone, *provisionally*, and
+//! nothing of the app is read from the store, written back or removed there before the record was
+//! seen. The record then decides: an app with a different token is refused here too, and gives way
+//! to the owner of the record. A driver that returns under the name of a deleted app is bound
+//! provisionally too, until the deleted app's objects are gone.
 //!
 //! invariant: token-is-the-pools.
 //!
-//! Tokens that the pool signs will make the question unnecessary: their check belongs before [`Registry::enter`].
+//! Tokens signed by the pool will make the question unnecessary: their check belongs before
+//! [`Registry::enter`].
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -23,70 +26,71 @@ use super::{App, Caller, End, Error, Registry, TokenHash, app::Bond};
 /// How long a call waits for the store before its app is bound provisionally.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a store that did not answer is not asked again, for those who come meanwhile.
+/// How long a silent store is not asked again for later calls.
 const RESPITE: Duration = Duration::from_secs(2);
 
-/// How long its word that an app is who it is is taken for good before what is read from the store.
+/// How long the store's confirmation of an app is trusted for reads from the store.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// What the pool says of an app and a token.
+/// The pool's word on an app and a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// It knows no such app.
+    /// The pool knows no such app.
     Nobody,
     /// The token is the app's.
     Yours,
-    /// It is, and the app was deleted: what it has in the store is being removed.
+    /// The token is the app's, and the app was deleted: its objects are being removed.
     Deleted,
     /// Another token is the app's.
     Another,
 }
 
-/// Who knows the apps of the pool; calls take as long as the object store.
+/// The pool's knowledge of apps; calls take as long as the object store.
 pub trait Pool: Send + Sync + 'static {
     /// Looks, and binds nothing.
     fn ask<'a>(&'a self, app: &'a AppId, token: [u8; 32]) -> BoxFuture<'a, Result<Claim, String>>;
-    /// Binds the token if nobody has, and if no app of this name is being removed.
+    /// Binds the token if the name is free and no app of this name is being removed.
     fn bind<'a>(
         &'a self,
         app: &'a AppId,
         token: [u8; 32],
         lease: Duration,
     ) -> BoxFuture<'a, Result<Claim, String>>;
-    /// The app was deleted here, by who has this token or by a person: whoever comes by its name is another from now on.
+    /// Notes the deletion of the app here, by the token's owner or by a person: the next caller
+    /// under this name is another app.
     fn ends(&self, app: &AppId, token: Option<[u8; 32]>);
-    /// Called before volumes delete what one that was deleted has, and when they have, so that a crash in between forgets nothing.
-    /// Blocks.
+    /// Called before volumes delete a deleted app's data and again afterwards, so that a crash in
+    /// between forgets nothing. Blocks.
     fn deleting(&self, app: &AppId, gone: bool);
-    /// Whether an earlier process was deleting it, and volumes may still have something of it.
+    /// Whether an earlier process was deleting the app, and volumes may still have data.
     fn was_deleted(&self, app: &AppId, token: [u8; 32]) -> bool;
-    /// Whether what volumes have of the app is of the one whose record was seen last.
+    /// Whether the volumes' data are of the app whose record was last seen.
     fn is_the_same(&self, app: &AppId) -> bool;
 }
 
-/// What a call may do with an app that is not known here.
+/// Rights of a call from an app unknown here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entrance {
-    /// The driver's: makes it known, or brings it back.
+    /// A driver's call: registers the app, or brings it back.
     Driver,
-    /// A task's: makes it known.
+    /// A task's call: registers the app.
     Task,
-    /// One that only asks.
+    /// A reading call.
     Reader,
 }
 
-/// What the table says of a caller.
+/// The table's word on a caller.
 enum Seen {
     Known(Arc<App>),
-    /// It has another token, of which the pool has said nothing, or that it is not the app's.
+    /// The entry has another token, and the pool has not confirmed that one.
     Doubtful(Arc<App>),
-    /// An earlier process knew it, and it may have been deleted elsewhere while none was there.
+    /// An earlier process knew the app, which may have been deleted elsewhere since.
     Recovered(Arc<App>),
     Unknown,
 }
 
 impl Registry {
-    /// The app of a call, and whether it was bound by it; `None` if there is none to be asked.
+    /// The app of a call, and whether the call has bound it; `None` if a reader's app is unknown.
     pub(super) async fn enter(
         &self,
         caller: &Caller,
@@ -95,7 +99,8 @@ impl Registry {
         if let Seen::Known(app) = self.seen(caller)? {
             return Ok(Some((app, false)));
         }
-        // Tasks of one app come together: one of them asks. And what was there by this name is removed first.
+        // Tasks of one app come together: one of them asks. Data of an earlier app of the name are
+        // removed first.
         let mut failed = self.slot(&caller.app).lock().await;
         let Some(pool) = self.pool.clone() else {
             return match (self.seen(caller)?, entrance) {
@@ -163,8 +168,8 @@ impl Registry {
         }
     }
 
-    /// Sees to it that the pool has the token that an app has here, and does not know it to be deleted, before anything of it is read from
-    /// the store.
+    /// Confirms, before a read from the store, that the pool has the app's token and does not know
+    /// the app as deleted.
     pub async fn confirm(&self, app: &AppId) -> Result<(), Error> {
         let found = self.apps.lock().get(app).cloned();
         let Some(app) = found else {
@@ -173,7 +178,7 @@ impl Registry {
         let Some(pool) = &self.pool else {
             return Ok(());
         };
-        // One of those who come together asks.
+        // Of concurrent calls one asks.
         let _slot = match self.was_asked_lately(&app) {
             true => return Ok(()),
             false => self.slot(&app.id).lock().await,
@@ -181,8 +186,8 @@ impl Registry {
         let claim = match app.bond() {
             Bond::Refused => Ok(Claim::Another),
             Bond::Bound if self.was_asked_lately(&app) => return Ok(()),
-            // It may have been deleted elsewhere, and what is there by its name be another's: without an answer nothing is read, since
-            // the next request may be answered.
+            // The app may have been deleted elsewhere, and the objects under its name be another's:
+            // without an answer nothing is read, since the next request may be answered.
             Bond::Bound => patient(pool.ask(&app.id, app.token)).await,
             Bond::Provisional => pool.bind(&app.id, app.token, app.lease()).await,
         };
@@ -204,14 +209,14 @@ impl Registry {
         }
     }
 
-    /// Whether the pool has said a moment ago that the app is who it is.
+    /// Whether the pool has confirmed the app a moment ago.
     fn was_asked_lately(&self, app: &App) -> bool {
         let asked = app.asked_at.load(Ordering::Acquire);
         let ago = Duration::from_millis(self.now().saturating_sub(asked));
         app.bond() == Bond::Bound && asked > 0 && ago < FRESH
     }
 
-    /// What the pool says of an app that is not known here, to one that wants it deleted; `None` without a pool.
+    /// The pool's word on an app unknown here, for a deletion; `None` without a pool.
     pub async fn ask_pool(&self, caller: &Caller) -> Result<Option<Claim>, Error> {
         let Some(pool) = &self.pool else {
             return Ok(None);
@@ -223,7 +228,7 @@ impl Registry {
         }
     }
 
-    /// Notes what the record in the store says of a live app's token.
+    /// Notes the store's word on a live app's token.
     pub(super) fn told(&self, app: &AppId, token: [u8; 32], opens: bool) {
         let found = self.apps.lock().get(app).cloned();
         let Some(app) = found.filter(|app| TokenHash(token).opens(app.token)) else {
@@ -238,7 +243,8 @@ impl Registry {
         }
     }
 
-    /// The record in the store is of an app of this name and token that was deleted: nothing there is this one's.
+    /// Notes that the record is of a deleted app with this name and token: nothing in the store
+    /// belongs to the app here.
     pub(super) fn told_deleted(&self, app: &AppId, token: [u8; 32]) {
         let found = self.apps.lock().get(app).cloned();
         let found = found.filter(|app| TokenHash(token).opens(app.token));
@@ -273,7 +279,7 @@ impl Registry {
         }
     }
 
-    /// Removes one that is not the app of its name any more, with all it has here.
+    /// Removes an app that has lost its name, with all its data here.
     async fn oust(&self, app: &Arc<App>) -> Result<(), Error> {
         self.end(app, Some(app.token));
         let _alone = app.lifecycle.lock().await;

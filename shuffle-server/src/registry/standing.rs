@@ -1,4 +1,4 @@
-//! What the registry says of apps to others: the words, and the trait by which they ask.
+//! The registry's word on apps, for other modules: types, and the trait to ask by.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use shuffle_proto::ids::AppId;
 
 use super::Policy;
 
-/// What the registry knows of an app.
+/// Standing of an app in the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The app lives here.
     Live {
-        /// The policy that the app asked for; `None` leaves the choice to the server.
+        /// The policy asked for; `None` leaves the choice to the server.
         policy: Option<Policy>,
         /// Whether the app has called since the server was started.
         heard: bool,
-        /// SHA-256 of its token.
+        /// SHA-256 of the app's token.
         token: [u8; 32],
         /// How long the app's data outlive the last call.
         lease: Duration,
@@ -28,15 +28,15 @@ pub enum Standing {
     Unknown,
 }
 
-/// Apps by name, for parts that look after their data.
+/// The registry, as write-back sees it.
 pub trait Apps: Send + Sync {
-    /// What is known of an app.
+    /// Standing of an app.
     fn standing(&self, app: &AppId) -> Standing;
-    /// Apps that live here, also those of which the pool has another token.
+    /// Apps that live here, including apps with a token other than the pool's.
     fn live(&self) -> Vec<(AppId, Standing)>;
-    /// Says whether the app's record in the store opens for the token that the app has here.
+    /// Tells whether the app's record in the store opens for the token held here.
     fn told(&self, app: &AppId, token: [u8; 32], opens: bool);
-    /// Says that the record is of a deleted app of this name and token: nothing in the store belongs
-    /// to the app that is here.
+    /// Tells that the record is of a deleted app of this name and token: nothing in the store
+    /// belongs to the app here.
     fn told_deleted(&self, app: &AppId, token: [u8; 32]);
 }

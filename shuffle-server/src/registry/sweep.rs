@@ -1,8 +1,9 @@
-//! The janitor: ends leases, deletes what apps leave, forgets those that are long gone.
+//! The janitor: ends leases, deletes the data of ended apps, forgets old entries.
 //!
-//! A server that stood still (stopped, frozen, starved) has not heard anybody meanwhile, and its own silence is not the apps': the
-//! time by which the janitor woke too late is added to every deadline before any is looked at. Deletions take as long as disks do, and
-//! run beside, so that waiting for them is no standstill.
+//! A server that stood still (stopped, frozen, starved) heard nobody meanwhile, and must not take
+//! that for the apps' silence: the delay of the janitor's tick is added to every deadline first.
+//! Deletions take as long as disks do and run beside the ticks, so a wait for a disk is no
+//! standstill.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,9 +14,9 @@ use super::{App, Registry};
 
 /// How often the janitor looks, unless leases are very short.
 const PERIOD: Duration = Duration::from_secs(1);
-/// By how much it may be late, as threads are.
+/// Usual delay of a thread.
 const LATE: Duration = Duration::from_millis(100);
-/// A standstill that a person is told of.
+/// A standstill long enough for the log.
 const TOLD: Duration = Duration::from_secs(2);
 
 impl Registry {
@@ -31,7 +32,8 @@ impl Registry {
             .await
             .is_some()
         {
-            // This clock first: a standstill between the two lines is seen by the second one at least.
+            // This clock first: a standstill between the two lines is seen by the second one at
+            // least.
             let now = self.now();
             let at = Instant::now();
             self.look(now, (at - last).saturating_sub(period));
@@ -43,7 +45,8 @@ impl Registry {
         }
     }
 
-    /// Ends the leases that are over at `now`, after `late` was given back to all; answers how many.
+    /// Ends the leases that are over at `now`, after giving `late` back to all; returns their
+    /// number.
     pub(super) fn look(&self, now: u64, late: Duration) -> usize {
         let apps: Vec<Arc<App>> = self.apps.lock().values().cloned().collect();
         if late > LATE {
@@ -56,7 +59,7 @@ impl Registry {
         }
         let mut expired = 0;
         for app in apps {
-            // invariant: delete-by-lease. Only an app whose deadline is over ends here.
+            // invariant: delete-by-lease. Only an app past its deadline ends here.
             if app.expire(now) {
                 expired += 1;
                 self.metrics.leases_expired.inc();
@@ -66,13 +69,13 @@ impl Registry {
         expired
     }
 
-    /// Deletes what those who are gone have left, and forgets those that are long gone.
+    /// Deletes the data of apps that are gone, and forgets old entries.
     pub(super) async fn clean(&self) {
         let mut gone: Vec<Arc<App>> = self.apps.lock().values().cloned().collect();
         gone.retain(|app| app.is_gone());
         let evicted = std::mem::take(&mut *self.evicted.lock());
         for app in evicted {
-            // By now it may be there again, and what the volumes have is of the new one; it comes through the same slot.
+            // The app may have returned by now through the same slot, with new data on the volumes.
             let _alone = self.slot(&app.id).lock().await;
             let again = self.apps.lock().contains_key(&app.id);
             if !again && !self.cleaned(&app).await {
@@ -98,7 +101,7 @@ impl Registry {
         result.is_ok()
     }
 
-    /// One round, without the look at how late it is; answers how many leases ran out.
+    /// One tick without the check for a standstill; returns the number of ended leases.
     #[cfg(test)]
     pub(super) async fn sweep(&self) -> usize {
         let expired = self.look(self.now(), Duration::ZERO);
@@ -106,7 +109,8 @@ impl Registry {
         expired
     }
 
-    /// An app that is gone is remembered for as long as a task of it can sensibly be late: one lease of the server's.
+    /// An ended app is remembered for as long as a task can sensibly be late: one lease of the
+    /// server's.
     fn forget(&self) {
         let now = self.now();
         let late = u64::try_from(self.limits.lease.as_millis()).unwrap_or(u64::MAX);

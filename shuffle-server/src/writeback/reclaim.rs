@@ -51,7 +51,7 @@ impl WriteBack {
 
     /// Whether a local copy is kept for a pending merge of the shuffle's manifests, which reads it;
     /// not after a failed merge.
-    fn is_merged_first(&self, shuffle: &Unwritten) -> bool {
+    pub(super) fn is_merged_first(&self, shuffle: &Unwritten) -> bool {
         let candidate = Candidate {
             shuffle: shuffle.clone(),
             policy: Policy::Off,

@@ -1,4 +1,5 @@
-//! What several servers make of one app: tokens are the pool's, a full table, a server that stood still.
+//! What several servers make of one app: tokens are the pool's, a full table, a server that stood
+//! still.
 
 use std::net::Ipv4Addr;
 
@@ -118,7 +119,8 @@ async fn a_token_is_the_pools_whatever_a_server_has_seen() {
         .expect("a task")
         .committed();
     let denied = [Some(Kind::Denied); 4];
-    // Knows nothing; knows the app; its lease ran out there; restarted on its disk; restarted on an empty one.
+    // Knows nothing; knows the app; its lease ran out there; restarted on its disk; restarted on an
+    // empty one.
     let expired = server(&store);
     expired.registry.renew(&owner).await.expect("let in");
     expired.pass(601).await;
@@ -364,7 +366,8 @@ async fn thousands_who_only_register_keep_nobody_out() {
         let lease = renewed.expect("let in").lease;
         assert_eq!(lease, Duration::from_secs(600), "not for a day");
     }
-    // Neither who has something, nor who came from elsewhere, had to make room; and a new one is let in.
+    // Neither who has something, nor who came from elsewhere, had to make room; and a new one is
+    // let in.
     assert!(!registry.renew(&early).await.expect("known").anew);
     registry.alive(&busy).expect("known");
     registry.renew(&from("late", 66)).await.expect("let in");
