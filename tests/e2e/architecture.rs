@@ -1,4 +1,5 @@
-//! ARCHITECTURE.md's table of invariants is held against the code: each has a marker there, each marker a row, each test exists.
+//! ARCHITECTURE.md's table of invariants is held against the code: each has a marker there, each
+//! marker a row, each test exists.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! Who calls: ids, tokens, versions, leases and quotas, in every call that has them.
+//! Callers: ids, tokens, versions, leases and quotas, in every call that has them.
 
 use shuffle_tests::{
     App, Attempt, Kind, Oracle, Server, Setup, Stage,

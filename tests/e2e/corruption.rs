@@ -1,5 +1,6 @@
-//! Bytes that changed on the disk. The stock peer checks every block's checksum, as the product's reader does: no answer may hold a
-//! block that passes the check and is wrong, and no answer that is short may look complete.
+//! Bytes changed on the disk. The stock peer checks every block's checksum, as the product's reader
+//! does: no answer may hold a wrong block with a good checksum, and no short answer may look
+//! complete.
 
 use shuffle_tests::{
     App, Attempt, Fetched, Kind, Oracle, Peer, Server, Shape, attempt::Random, disk, eventually,
@@ -131,7 +132,7 @@ fn judge(fetched: &Fetched, oracle: &Oracle, shuffle: u32, what: &str) -> Vec<u6
         if good.get(&id).copied().unwrap_or_default() != sums {
             continue; // the counts differ: the reader reports it
         }
-        // The reader accepts this attempt. It must be all of it.
+        // The reader accepts this attempt, so all of it must be there.
         assert_eq!(
             sums,
             (
@@ -157,7 +158,8 @@ async fn a_flipped_bit_anywhere_in_the_data_never_reaches_a_row() {
         .collect();
     assert!(!files.is_empty());
     let mut rejected = 0;
-    // Every restart sees one flip per stretch of each file: first dense at the head and tail, where the structure is.
+    // Every restart sees one flip per stretch of each file: first dense at the head and tail, where
+    // the structure is.
     for round in 0..14 {
         let mut flips = Vec::new();
         for (path, good) in &files {

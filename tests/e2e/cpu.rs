@@ -1,4 +1,5 @@
-//! A processor that the programs are not compiled for: they say so, and do not die of an illegal instruction.
+//! A processor that the programs are not compiled for: they say so, and do not die of an illegal
+//! instruction.
 
 #![cfg(target_arch = "x86_64")]
 

@@ -1,4 +1,4 @@
-//! What is deleted is gone at once, for ever, and from the disk; whoever still uses it is told so.
+//! Deleted data are gone at once, for ever, and from the disk; users still at work are told so.
 
 use shuffle_tests::{
     App, Attempt, Kind, Oracle, Server, Setup, Shape, eventually,
@@ -291,8 +291,8 @@ async fn a_fetch_that_runs_while_its_shuffle_is_deleted_is_whole_or_fails() {
     }
 }
 
-/// A disk is away while its app is deleted and the next one of that name has its outputs of the same
-/// numbers and sizes; then it is back.
+/// A disk is away while its app is deleted and the next app of the name writes outputs with the
+/// same numbers and sizes; then the disk is back.
 async fn a_disk_that_comes_back(token_of_next: &str) {
     let scratch = tempfile::tempdir().unwrap();
     let dirs = [scratch.path().join("stays"), scratch.path().join("away")];

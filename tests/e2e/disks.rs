@@ -1,4 +1,5 @@
-//! Data directories that are in use, read-only, full or not ours, and disks that fail, go or hang. What needs to mount is skipped, with the reason, without root.
+//! Data directories in use, read-only, full or foreign, and disks that fail, go or hang. Tests with
+//! mounts are skipped, with the reason, without root.
 
 use shuffle_tests::{
     App, Attempt, Kind, Oracle, Peer, Server, Setup, Shape,
@@ -135,7 +136,8 @@ async fn a_spoilt_volume_file_is_refused_clearly() {
             "the file is not named for {spoilt:?}: {said}"
         );
     }
-    // Without its name the data is somebody's, not nobody's: it must not be swept away under a new id.
+    // Without its name the data is somebody's, not nobody's: it must not be swept away under a new
+    // id.
     fs::remove_file(&path).unwrap();
     if server.try_start().await.is_ok() {
         server.kill();
@@ -300,7 +302,7 @@ async fn deletions_on_a_disk_that_is_full_to_the_last_byte_make_room_for_what_co
     let kept = disk.path().join("data/lost/apps/7.app-9/0/1.kept");
     fs::create_dir_all(kept.parent().unwrap()).unwrap();
     fs::write(&kept, vec![1; 1 << 20]).unwrap();
-    // Somebody else takes all that is left, and again what the index was given for its start.
+    // Another user takes all space, and again the reserve of the index.
     let junk = disk.path().join("somebody-elses");
     let mut file = fs::File::create(&junk).unwrap();
     let mut take_all = || {

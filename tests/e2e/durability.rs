@@ -1,5 +1,5 @@
-//! What "acknowledged" means: every level survives what it names, and only what was committed survives. The loss of a server for good
-//! is in `client/mirrors.rs` and `remote/acknowledged.rs`.
+//! The meaning of "acknowledged": every level survives what it names, and only committed data
+//! survive. The loss of a server for good is in `client/mirrors.rs` and `remote/acknowledged.rs`.
 
 use shuffle_proto::v1::Durability;
 use shuffle_tests::{
@@ -207,7 +207,8 @@ async fn the_memory_level_is_served_until_the_server_dies_and_then_lost() {
     server.restart().await;
     let peer = server.peer().await;
     oracle.check(&peer, &app, 1).await;
-    // The level promises nothing here; what came to disk anyway is right, what did not is not there at all.
+    // The level promises nothing here; what came to disk anyway is right, what did not is not there
+    // at all.
     oracle.forget_what_is_gone(&peer, &app, 0).await;
     // A shuffle of which nothing is left is lost, not empty.
     if oracle.volumes(&app, 0).is_empty() {
@@ -265,7 +266,8 @@ async fn fsync_is_reached_when_it_is_asked_for() {
     oracle.check(&server.peer().await, &app, 0).await;
 }
 
-/// Commits of every size, some of them old enough to have moved from the commit log into a run, some a moment old.
+/// Commits of every size, some of them old enough to have moved from the commit log into a run,
+/// some a moment old.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acked_at_fsync_survives_a_power_cut_and_what_was_acked_at_disk_may_not() {
     let scratch = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Wrong, missing and hostile ids, sizes, counts, tokens and versions: each a clear refusal that names the field, and nothing lost.
+//! Wrong, missing and hostile ids, sizes, counts, tokens and versions: each a clear refusal that
+//! names the field, and nothing lost.
 
 use bytes::Bytes;
 use shuffle_proto::{
@@ -82,7 +83,8 @@ async fn an_open_that_cannot_be_is_refused_by_field() {
     for level in [0, 6, -1, i32::MAX] {
         invalid(&stage.open(|o| o.durability = level).await, &["durability"]);
     }
-    // A mirror is the client's to make, and this server has no object store: said clearly, and not silently lowered.
+    // A mirror is the client's to make, and this server has no object store: said clearly, and not
+    // silently lowered.
     for level in [Durability::Mirror, Durability::Object] {
         let refusal = stage.open(|o| o.durability = level as i32).await;
         assert_refused(&refusal, Kind::Invalid, &["durability"]);
@@ -240,7 +242,8 @@ async fn a_fetch_that_cannot_be_is_refused_by_field() {
         .await;
     invalid(&beyond.unwrap_err(), &["partition"]);
     let many = vec![Bytes::from(stage.server.volumes()[0].clone()); 100_000];
-    // Nobody needs so many: what does not fit the first message of a stranger is refused before it is read.
+    // Nobody needs so many: what does not fit the first message of a stranger is refused before it
+    // is read.
     let request = v1::FetchRequest {
         volumes: many,
         ..fetch_first(&stage.app, 0, stage.server.volumes())

@@ -1,8 +1,10 @@
-//! ARCHITECTURE.md's pictures of floors are held against the imports of the code: who stands lower never imports who stands higher.
+//! Holds the code's imports against ARCHITECTURE.md's pictures of floors: no module imports a
+//! higher one.
 //!
-//! A picture is a fenced block whose first line is `floors <folder>`: a line a floor, from the highest to the lowest, with the modules
-//! of that folder that stand on it, and behind two spaces what it is for. Modules of one floor do not import each other either. What
-//! the folder's own `mod.rs` defines is the ground under all of them. Tests are left out: they may look at everything.
+//! A picture is a fenced block with the first line `floors <folder>`: a line per floor, from the
+//! highest to the lowest, with the folder's modules on that floor, and behind two spaces their
+//! purpose. Modules of one floor do not import each other either. Definitions in the folder's own
+//! `mod.rs` are the ground under all floors. Tests are left out: they may look at everything.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +14,7 @@ use std::{
 
 use shuffle_tests::disk;
 
-/// A module, by the names that lead to it from the root of its crate.
+/// A module, as its path from the root of the crate.
 type Module = Vec<String>;
 
 /// A crate's modules, each with its code.
@@ -103,7 +105,7 @@ fn paths(code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Reads one path, or a tree of paths; answers what is behind it.
+/// Reads one path, or a tree of paths; returns the text behind it.
 fn branches<'a>(
     mut rest: &'a str,
     prefix: &mut Vec<String>,
@@ -166,7 +168,8 @@ impl Sources {
         Self { modules }
     }
 
-    /// The innermost module that a path leads to from within a module, and the first name behind it.
+    /// The innermost module that a path leads to from within a module, and the first name behind
+    /// it.
     fn resolve(&self, from: &Module, path: &[String]) -> (Module, Option<String>) {
         let mut names = path;
         let mut at = match names[0].as_str() {
@@ -251,7 +254,8 @@ fn violations(sources: &Sources, floors: &Floors) -> Vec<String> {
     found
 }
 
-/// A circle of modules that import each other, parents and their children left out: those are one thing in several files.
+/// A circle of modules that import each other, without arrows between parents and their children:
+/// those are one thing in several files.
 fn circle(sources: &Sources, root: &Module) -> Option<Vec<String>> {
     let related = |a: &Module, b: &Module| a.starts_with(b) || b.starts_with(a);
     let mut left: BTreeMap<&Module, BTreeSet<Module>> = BTreeMap::new();

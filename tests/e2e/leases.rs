@@ -1,4 +1,4 @@
-//! An app whose driver is gone leaves nothing; one that is there keeps everything.
+//! An app without a driver leaves nothing; an app with one keeps everything.
 
 use shuffle_tests::{
     App, Attempt, Kind, Oracle, Server, Setup, Shape, eventually,

@@ -100,7 +100,8 @@ async fn a_shuffle_on_one_volume_is_lost_on_the_other() {
         .into_iter()
         .find(|volume| *volume != receipt.volume)
         .unwrap();
-    // That volume never heard of the shuffle: whoever expects rows there must not get an empty answer.
+    // That volume never heard of the shuffle: whoever expects rows there must not get an empty
+    // answer.
     assert_refused(
         &peer
             .fetch(fetch_first(&app, 0, vec![other]))
@@ -112,7 +113,8 @@ async fn a_shuffle_on_one_volume_is_lost_on_the_other() {
     oracle.check(&peer, &app, 0).await;
 }
 
-/// The headline case of the peers: a server that comes back empty on the same address answers for its predecessor.
+/// The headline case of the peers: a server that comes back empty on the same address answers for
+/// its predecessor.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_comes_back_with_another_disk_says_lost() {
     let mut server = Server::start().await;

@@ -1,6 +1,7 @@
-//! The server as a process, seen by a stock gRPC peer: what it must keep, what it must refuse, and what it survives.
+//! The server as a process, seen by a stock gRPC peer: its promises, its refusals, and its crashes.
 
-// A failed unwrap is a failed test; clippy's own exemption for tests does not reach their helper functions.
+// A failed unwrap is a failed test; clippy's own exemption for tests does not reach their helper
+// functions.
 #![allow(clippy::unwrap_used)]
 
 mod architecture;

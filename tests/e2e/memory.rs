@@ -1,4 +1,5 @@
-//! The memory budget: bytes wait for it, nobody is dropped for want of it, and it is whole again at the end.
+//! The memory budget: bytes wait for it, nobody is dropped for want of it, and it is whole again at
+//! the end.
 
 use bytes::Bytes;
 use prost::Message;
@@ -50,7 +51,7 @@ async fn far_more_pushers_than_memory_all_succeed() {
         let (app, mut oracle) = (App::new("app-1"), Oracle::default());
         let mut pushes = tokio::task::JoinSet::new();
         for map in 0..32 {
-            // Half of them share one connection, so that they also share its flow control.
+            // Half of them share one connection, and so its flow control.
             let peer = if map % 2 == 0 {
                 peer.clone()
             } else {
@@ -138,7 +139,8 @@ async fn pushers_that_stall_do_not_stop_the_others() {
     drop(stalled);
 }
 
-/// A pusher that announces a batch, gets memory for it and never sends it holds that memory for a while, not for ever.
+/// A pusher that announces a batch, gets memory and never sends holds the memory for a while, not
+/// for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn pushers_that_stall_inside_a_batch_do_not_stop_the_others() {
     let setup = Setup::new()
@@ -204,7 +206,8 @@ async fn memory_for_less_than_two_of_the_largest_messages_is_refused_by_name() {
     }
 }
 
-/// With the least memory the largest message is taken, and one that is larger is refused and not waited for.
+/// With the least memory the largest message is taken, and one that is larger is refused and not
+/// waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_message_fits_into_the_least_memory() {
     let server = Server::with(Setup::new().flag("--memory", "16MiB")).await;

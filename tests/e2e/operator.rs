@@ -1,4 +1,5 @@
-//! What an operator does: the tool `forebay` on files, stores and running servers, and the admin calls behind it.
+//! What an operator does: the tool `forebay` on files, stores and running servers, and the admin
+//! calls behind it.
 
 use shuffle_tests::{
     App, Attempt, Bucket, Kind, Oracle, Server, Setup, Shape,

@@ -1,4 +1,5 @@
-//! Peers that are slow, silent or greedy: each costs itself. And those that only take their time, which are left alone.
+//! Slow, silent and greedy peers: each costs itself. And peers that only take their time, which are
+//! left alone.
 
 use bytes::Bytes;
 use prost::Message;
@@ -51,7 +52,8 @@ async fn met(server: &Server, limit: &str) -> f64 {
     line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
 }
 
-/// Eight streams that hold the whole memory and bring a byte now and then: progress, but none that anybody can wait for.
+/// Eight streams that hold the whole memory and bring a byte now and then: progress, but none that
+/// anybody can wait for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_byte_now_and_then_does_not_hold_the_memory() {
     let setup = Setup::new()
@@ -100,7 +102,8 @@ async fn streams_that_begin_nothing_or_half_a_message_end() {
     oracle
         .push(&peer, &Attempt::generate(&app, 0, SHAPE, 0, 1))
         .await;
-    // These only take their time, and are left alone: a push between its batches, a reader that does not read.
+    // These peers only take their time, and are left alone: a push between its batches, a reader in
+    // a pause.
     let patient = Attempt::generate(&app, 0, SHAPE, 1, 2);
     let waiting = peer.send(&patient).await.unwrap();
     let mut unread = peer.clone();
@@ -273,7 +276,7 @@ async fn a_connection_that_runs_nothing_makes_room_for_one_that_will() {
         peers.push(peer.await);
     }
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    // Those that had to leave come back when they have something to do.
+    // Closed connections come back when their peers have something to do.
     for (map, peer) in (0..).zip(&peers) {
         eventually(Duration::from_secs(20), || async {
             let mut control = peer.control.clone();

@@ -1,4 +1,5 @@
-//! The push protocol: whole attempts or none, commits that can be repeated, streams that break, attempts that are opened again.
+//! The push protocol: whole attempts or none, repeatable commits, broken streams, reopened
+//! attempts.
 
 use shuffle_proto::v1::{self, push_request::Step};
 use shuffle_tests::{

@@ -1,4 +1,5 @@
-//! Random operations with crashes in between, against the oracle. The printed seed replays a failure: `FOREBAY_TEST_SEED=…`.
+//! Random operations with crashes in between, against the oracle. The printed seed replays a
+//! failure: `FOREBAY_TEST_SEED=…`.
 
 use shuffle_proto::v1::Durability;
 use shuffle_tests::{

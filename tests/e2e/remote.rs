@@ -1,4 +1,5 @@
-//! What is written back is served by any server, and goes when its shuffle, app or lease goes. The object store is a directory.
+//! What is written back is served by any server, and goes when its shuffle, app or lease goes. The
+//! object store is a directory.
 
 mod acknowledged;
 mod chains;
@@ -66,7 +67,7 @@ async fn a_server_gone_for_good_is_served_by_any_other() {
     );
     one.destroy();
 
-    // It has never heard of the app: the record in the store says that it is one.
+    // A server that has never heard of the app: the record in the store tells of it.
     let two = Server::with(bucket.setup("lazy")).await;
     let peer = two.peer().await;
     assert!(peer.describe().await.remote);
@@ -104,7 +105,8 @@ async fn a_read_of_objects_goes_on_where_it_broke() {
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     let mut large = Attempt::empty(&app, 0, SHAPE, 0, 1000);
     for block in 0..40u32 {
-        // One partition of more than an object's section, and of more than is sorted in memory at once.
+        // One partition of more than an object's section, and of more than is sorted in memory at
+        // once.
         large = large.with_block(3, random_bytes(block.into(), 700_000));
     }
     oracle.push(&one.peer().await, &large).await;

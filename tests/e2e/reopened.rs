@@ -1,4 +1,5 @@
-//! Attempts that are opened, committed or aborted more than once, and attempts of one map beside each other.
+//! Attempts that are opened, committed or aborted more than once, and attempts of one map beside
+//! each other.
 
 use shuffle_proto::v1::{self, push_request::Step, push_response};
 use shuffle_tests::{Attempt, Kind, Stage, peer::assert_refused};

@@ -1,4 +1,5 @@
-//! What was committed is what is served: whole, by range, over many attempts, across batches and cursors.
+//! What was committed is what is served: whole, by range, over many attempts, across batches and
+//! cursors.
 
 use shuffle_proto::{block::MAX_BLOCK, v1};
 use shuffle_tests::{
@@ -51,7 +52,8 @@ async fn every_partition_and_map_range_is_exactly_its_part() {
             )
             .await;
     }
-    // A speculative copy and a retry: all committed attempts are served, Spark says which one counts.
+    // A speculative copy and a retry: all committed attempts are served, Spark says which one
+    // counts.
     oracle
         .push(&peer, &Attempt::generate(&app, 3, shape, 5, 900))
         .await;
@@ -329,8 +331,8 @@ async fn a_cursor_of_another_fetch_never_hides_a_block() {
             .filter(|b| !have.contains(&key(b)))
             .cloned(),
     );
-    // The attempts of the first fetch are whole. Of the new one the summary must say more than came, or all came: never a
-    // summary that fits while a block is missing.
+    // The attempts of the first fetch are whole. Of the new one the summary must say more than
+    // came, or all came: never a summary that fits while a block is missing.
     let columns = shuffle_tests::oracle::summary_columns(&joined.summary);
     for attempt in oracle.attempts() {
         let (blocks, bytes, _) = columns[&(attempt.map_index, attempt.attempt)];

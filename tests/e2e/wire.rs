@@ -1,4 +1,5 @@
-//! Bytes that are no messages: truncated, oversized, or no HTTP/2 at all. The connection, or at least the server, goes on.
+//! Bytes that are no messages: truncated, oversized, or no HTTP/2 at all. The connection, or at
+//! least the server, goes on.
 
 use bytes::Bytes;
 use prost::Message;
@@ -179,7 +180,8 @@ async fn noise_in_a_stream_is_refused_and_the_connection_goes_on() {
             _ => good.clone(),
         };
         if round % 3 == 2 {
-            // One changed byte outside of the payload may still be a valid message, but then not this attempt's commit.
+            // One changed byte outside of the payload may still be a valid message, but then not
+            // this attempt's commit.
             let at = random.below(80) as usize;
             bytes[at] ^= 1 << random.below(8);
             bytes.truncate(bytes.len() - 40);
@@ -189,7 +191,7 @@ async fn noise_in_a_stream_is_refused_and_the_connection_goes_on() {
             !(path == PUSH && find_committed(&answer.body)),
             "noise is committed"
         );
-        // The generated services say what they like, ours say whose fault it is.
+        // The generated services use their own words, ours name the culprit.
         if let Some(status) = &answer.status
             && (path == PUSH || path == FETCH)
         {

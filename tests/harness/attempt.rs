@@ -1,4 +1,4 @@
-//! Well-formed map attempts with bytes that tell where they belong, and the messages that push them.
+//! Well-formed map attempts with bytes that tell their place, and the messages that push them.
 
 use std::collections::BTreeMap;
 
@@ -226,7 +226,7 @@ impl Attempt {
             .sum()
     }
 
-    /// The checksum that the protocol wants for a block: its bytes, then its header.
+    /// The protocol's checksum of a block: its bytes, then its header.
     pub fn checksum(&self, seq: usize) -> u32 {
         let block = &self.blocks[seq];
         header_checksum(
@@ -257,7 +257,8 @@ impl Attempt {
         }
     }
 
-    /// Messages with the blocks `from..`, each in partition order and with at most `limit` bytes (or one block).
+    /// Messages with the blocks `from..`, each in partition order and with at most `limit` bytes
+    /// (or one block).
     pub fn batches_from(&self, from: usize, limit: usize) -> Vec<v1::PushRequest> {
         let mut batches = Vec::new();
         let mut table = v1::BlockTable::default();
@@ -324,8 +325,8 @@ pub fn batch(table: v1::BlockTable, payload: Vec<u8>) -> v1::PushRequest {
     }
 }
 
-/// CRC-32 of the bytes and then of the header as the table in the protocol's documentation lays it out. Written again here: a test
-/// that used the product's function would agree with it whatever it computed.
+/// CRC-32 of the bytes and then of the header, in the layout of the protocol's documentation.
+/// Written again here: with the product's own function a test would agree with any result.
 pub fn header_checksum(
     data: &[u8],
     partition_and_map: [u32; 2],

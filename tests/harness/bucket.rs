@@ -32,7 +32,7 @@ impl Bucket {
         format!("file://{}", self.path().display())
     }
 
-    /// Servers that write back to it by this policy.
+    /// Servers with write-back to the bucket, by this policy.
     pub fn setup(&self, policy: &str) -> Setup {
         Setup::new()
             .flag("--remote", self.url())
@@ -54,7 +54,7 @@ impl Bucket {
     /// What an app, or a shuffle of it, has here.
     pub fn below(&self, dir: impl AsRef<Path>) -> Vec<PathBuf> {
         let mut files = disk::walk(&self.path().join(ROOT).join(dir));
-        // What a `file://` store is just writing, before it has its name.
+        // A file of a `file://` store in the middle of its writing, before it has its name.
         files.retain(|path| !path.to_string_lossy().contains('#'));
         files
     }

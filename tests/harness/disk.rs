@@ -1,4 +1,5 @@
-//! Disks that are small, read-only or faulty, or lose their power. What needs root is [`skipped`] without.
+//! Small, read-only and faulty disks, and disks that lose their power. Without root these are
+//! [`skipped`].
 
 use std::{
     fs,
@@ -30,7 +31,8 @@ pub struct Tmpfs {
 }
 
 impl Tmpfs {
-    /// Mounts one of this many KiB; [`skipped`], and `None`, where that is not allowed.
+    /// Mounts a file system of this many KiB; [`skipped`], and `None`, where mounting is not
+    /// allowed.
     pub fn mount(path: PathBuf, kib: u64) -> Option<Self> {
         fs::create_dir_all(&path).expect("a mount point can be made");
         let options = format!("size={kib}k");
@@ -72,7 +74,8 @@ impl Drop for Tmpfs {
 /// An overlay of directories, as a container's own file system is one; unmounted when dropped.
 pub struct Overlay {
     path: PathBuf,
-    /// What is written goes to memory: the layers of one that is itself in a container cannot lie in that.
+    /// Writes go to memory: the layers of an overlay in a container cannot lie in that container's
+    /// own.
     _layers: Tmpfs,
 }
 
@@ -105,7 +108,8 @@ impl Drop for Overlay {
     }
 }
 
-/// Moves what is mounted at a path to another one; the first is an empty directory then. Panics where that is not allowed.
+/// Moves a mount from one path to another; the first is an empty directory then. Panics where that
+/// is not allowed.
 pub fn move_mount(from: &Path, to: &Path) {
     // Below a mount that is shared it cannot be moved, but bound a second time.
     let from_text = from.to_string_lossy();
@@ -113,15 +117,16 @@ pub fn move_mount(from: &Path, to: &Path) {
     assert!(run("umount", &["-l"], from));
 }
 
-/// An ext4 file system of its own, in a file, whose power can be cut: what had not been synced is gone then, as far as the file
-/// system kept it in memory. Unmounted when dropped.
+/// An ext4 file system in a file of its own, whose power can be cut: unsynced data are gone then,
+/// as far as the file system kept them in memory. Unmounted when dropped.
 pub struct Ext4 {
     image: PathBuf,
     path: PathBuf,
 }
 
 impl Ext4 {
-    /// Makes and mounts one of this many MiB; [`skipped`], and `None`, where that is not allowed.
+    /// Makes and mounts a file system of this many MiB; [`skipped`], and `None`, where mounting is
+    /// not allowed.
     pub fn mount(path: PathBuf, mib: u64) -> Option<Self> {
         fs::create_dir_all(&path).expect("a mount point can be made");
         let image = path.with_extension("ext4");
@@ -131,9 +136,11 @@ impl Ext4 {
         (needed("mkfs.ext4", &["-q"], &made.image) && made.attach()).then_some(made)
     }
 
-    /// Ends it as a power cut does, without writing what it still had in memory, and mounts it again. Nobody may have a file of it open.
+    /// Ends the file system like a power cut, without writing its memory, and mounts it again. No
+    /// file of it may be open.
     pub fn cut_power(&self) {
-        // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH, of the kernel's include/uapi/linux/ext4.h.
+        // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH, of the kernel's
+        // include/uapi/linux/ext4.h.
         let shutdown = "import fcntl, os, struct, sys\n\
              fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
         assert!(run("python3", &["-c", shutdown], &self.path));
@@ -163,7 +170,7 @@ fn run(program: &str, args: &[&str], path: &Path) -> bool {
         .is_ok()
 }
 
-/// What a test cannot do without: skips it where that is not allowed.
+/// A command that a test cannot do without: skips the test where it is not allowed.
 fn needed(program: &str, args: &[&str], path: &Path) -> bool {
     tried(program, args, path)
         .inspect_err(|why| skipped(why))

@@ -1,6 +1,8 @@
-//! An HTTP proxy in front of an object store. It counts requests by verb, and makes trouble with those that a test names.
+//! An HTTP proxy in front of an object store. Counts requests by verb, and makes trouble with those
+//! named by a test.
 //!
-//! It knows S3's way to say a verb and nothing else of it. Bodies pass whole: none of ours is longer than a part of an upload.
+//! It knows S3's way to say a verb and nothing else of it. Bodies pass whole: none of ours is
+//! longer than a part of an upload.
 
 use std::{
     collections::BTreeMap,
@@ -71,7 +73,7 @@ struct State {
     seen: BTreeMap<Verb, u64>,
 }
 
-/// The proxy. Ends with its test, and everything that hangs in it too.
+/// The proxy. Ends with its test, together with all hanging requests.
 pub struct Gateway {
     addr: SocketAddr,
     state: Arc<Mutex<State>>,
@@ -95,7 +97,7 @@ impl Gateway {
                     let state = state.clone();
                     let pass = service_fn(move |request| pass(request, target, state.clone()));
                     connections.spawn(async move {
-                        // A connection that breaks is what this is for.
+                        // Broken connections are the purpose of the proxy.
                         let _ = http1::Builder::new()
                             .serve_connection(TokioIo::new(stream), pass)
                             .await;

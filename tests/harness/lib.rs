@@ -1,15 +1,19 @@
-//! What the end-to-end tests stand on: real server processes, peers that can be hostile, data that can be told apart, and a model
-//! of what must come back.
+//! The ground of the end-to-end tests: real server processes, hostile peers, distinguishable data,
+//! and a model of the expected answers.
 //!
-//! - [`server`], [`setup`]: starts, kills, pauses and restarts `forebay-server`; fails a test when the server logged an unexpected ERROR.
-//! - [`peer`], [`push`]: the *stock* generated tonic client, so that the tests share no framing code with the product and can send anything.
+//! - [`server`], [`setup`]: starts, kills, pauses and restarts `forebay-server`; fails a test when
+//!   the server logged an unexpected ERROR.
+//! - [`peer`], [`push`]: the *stock* generated tonic client, so that the tests share no framing
+//!   code with the product and can send anything.
 //! - [`stage`]: a server with something on it.
-//! - [`attempt`]: well-formed map attempts with deterministic bytes, and their messages, free to be spoilt by a test.
+//! - [`attempt`]: well-formed map attempts with deterministic bytes, and their messages, free to be
+//!   spoilt by a test.
 //! - [`oracle`]: what was committed, and whether an answer is exactly that.
-//! - [`disk`], [`shaky`]: small file systems, read-only ones, ones whose power is cut, flipped bits; real disks that fail, hang and vanish on
-//!   command.
+//! - [`disk`], [`shaky`]: small file systems, read-only ones, power cuts, flipped bits; real disks
+//!   that fail, hang and vanish on command.
 //! - [`proxy`]: a connection that is cut, stalls, or flips a bit.
-//! - [`bucket`], [`stores`], [`gateway`]: object stores in a directory and as child processes, and an HTTP proxy that makes trouble in front of them.
+//! - [`bucket`], [`stores`], [`gateway`]: object stores in a directory and as child processes, and
+//!   an HTTP proxy that makes trouble in front of them.
 //! - [`quota`]: a part of one processor.
 //! - [`raw`]: bytes on a socket or in an HTTP/2 stream that no client would send.
 
@@ -50,11 +54,13 @@ use std::{
     time::Duration,
 };
 
-/// No single step of a test takes longer, also on a busy machine; a server that hangs fails the test instead of hanging it.
+/// No single step of a test takes longer, also on a busy machine; a server that hangs fails the
+/// test instead of hanging it.
 pub const STEP: Duration = Duration::from_secs(60);
 
-/// Says on standard error, past the capture of test output, that a test cannot do its work on this machine, and how often that was said
-/// so far. Where FOREBAY_TEST_NO_SKIP is 1, which `make test` sets where root, disks and stores are there, it is a failure.
+/// Says on standard error, past the capture of test output, that a test cannot do its work on this
+/// machine, with a running count. A failure if FOREBAY_TEST_NO_SKIP is 1, as set by `make test`
+/// where root, disks and stores are there.
 #[track_caller]
 pub fn skipped(why: &str) {
     static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -141,8 +141,8 @@ impl Oracle {
         self.compare(&fetched, app, shuffle, partitions, maps);
     }
 
-    /// After something that may have cost attempts of a shuffle, each of them: either it comes whole and right, or the answer says or
-    /// shows that it does not. Forgets those that do not come; answers how many.
+    /// Checks each attempt of a shuffle after a possible loss: either it comes whole and right, or
+    /// the answer says or shows its absence. Forgets absent attempts; returns their number.
     pub async fn forget_what_is_gone(&mut self, peer: &Peer, app: &App, shuffle: u32) -> usize {
         let volumes = self.volumes(app, shuffle);
         let mut gone = Vec::new();
@@ -186,7 +186,8 @@ impl Oracle {
             .expect("something is committed")
     }
 
-    /// Whether an answer holds every block of the range once, unchanged, in order, and nothing else; and its summary says so.
+    /// Whether an answer holds every block of the range once, unchanged, in order, and nothing
+    /// else; and its summary says so.
     pub fn compare(
         &self,
         fetched: &Fetched,

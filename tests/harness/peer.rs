@@ -1,4 +1,5 @@
-//! The stock generated client with small helpers. It shares no framing with the product and forbids itself nothing.
+//! The stock generated client with small helpers. It shares no framing with the product and forbids
+//! itself nothing.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -355,7 +356,8 @@ impl Fetched {
     }
 }
 
-/// Checks that a refusal is of this kind, by trailer and by code, and says something to a person: all of `words`.
+/// Checks that a refusal is of this kind, by trailer and by code, and says something to a person:
+/// all of `words`.
 #[track_caller]
 pub fn assert_refused(status: &Status, kind: Kind, words: &[&str]) {
     assert_eq!(

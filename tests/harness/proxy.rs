@@ -1,4 +1,5 @@
-//! A TCP proxy that breaks things: cuts a connection after some bytes, flips a bit, or stands still.
+//! A TCP proxy that breaks things: cuts a connection after some bytes, flips a bit, or stands
+//! still.
 
 use std::{
     net::SocketAddr,
@@ -11,12 +12,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What happens to the bytes that the server sends, counted over all connections from when it was set.
+/// Trouble for the bytes from the server, counted over all connections since it was set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
     None,
-    /// The connection that carries this byte is cut before it. Once.
+    /// The connection is cut before this byte. Once.
     CutAt(u64),
     /// The lowest bit of this byte is flipped. Once.
     FlipAt(u64),

@@ -41,7 +41,8 @@ impl Push {
         }
     }
 
-    /// Sends a step without payload. A stream that the server has ended takes it and forgets it: the answer tells why.
+    /// Sends a step without payload. A stream ended by the server swallows the step: the answer
+    /// tells why.
     pub async fn send(&mut self, it: push_request::Step) {
         self.send_message(v1::PushRequest {
             step: Some(it),

@@ -1,4 +1,5 @@
-//! Bytes that no client would send: inside a well-formed HTTP/2 stream, or straight on the socket. And a tiny HTTP/1.1 client.
+//! Bytes that no client would send: inside a well-formed HTTP/2 stream, or straight on the socket.
+//! And a tiny HTTP/1.1 client.
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -23,7 +24,8 @@ pub struct RawAnswer {
     pub body: Bytes,
 }
 
-/// Sends these bytes as the body of a gRPC call, then ends the stream, or keeps it open until the answer is there.
+/// Sends these bytes as the body of a gRPC call, then ends the stream, or keeps it open until the
+/// answer is there.
 pub async fn call(peer: &Peer, path: &str, pieces: Vec<Bytes>, end: bool) -> RawAnswer {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
     let feed = tokio::spawn(async move {
@@ -161,7 +163,8 @@ pub fn grpc_frame(message: &[u8]) -> Bytes {
     frame.into()
 }
 
-/// Writes bytes on a new connection, and reads what comes until the server closes it or a moment has passed.
+/// Writes bytes on a new connection, and reads what comes until the server closes it or a moment
+/// has passed.
 pub async fn socket(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(addr)
         .await

@@ -1,4 +1,5 @@
-//! A `forebay-server` process with its data directories. It dies with its test, and its log is read when it does.
+//! A `forebay-server` process with its data directories. The process dies with its test, and its
+//! log is read then.
 
 use std::{
     fs,
@@ -90,7 +91,8 @@ impl Server {
         }
     }
 
-    /// Starts the process (again) on the same addresses and directories, and waits until it says that it is ready.
+    /// Starts the process (again) on the same addresses and directories, and waits for its ready
+    /// line.
     pub async fn restart(&mut self) {
         if let Err(status) = self.try_start().await {
             panic!(
@@ -226,7 +228,7 @@ impl Server {
         self.admin.expect("the server has been started")
     }
 
-    /// Its volumes in the order of its data directories, without those that cannot be opened.
+    /// Its volumes in the order of its data directories, without unopened ones.
     pub fn volumes(&self) -> Vec<Vec<u8>> {
         self.volumes.clone()
     }
@@ -290,8 +292,8 @@ impl Server {
         segments
     }
 
-    /// Waits until all that is committed is in segments: what is in commit logs is moved there when a shuffle has gone quiet, and a
-    /// test that changes files must not race with that.
+    /// Waits until all commits are in segments: commit logs are moved there once a shuffle is
+    /// quiet, and a test that changes files must not race with that.
     pub async fn settled(&self) {
         crate::eventually(crate::STEP, || async {
             let logs = self
@@ -428,7 +430,7 @@ impl Server {
         self.child.as_ref().expect("the server is running").id()
     }
 
-    /// Files that it has deleted and still has open: they keep their space.
+    /// Deleted files still open in the process: they keep their space.
     pub fn deleted_but_open(&self) -> Vec<PathBuf> {
         let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .into_iter()
@@ -470,7 +472,7 @@ impl Server {
     }
 }
 
-/// A command that the kernel kills when the thread that started it ends, however it ends; in a process group of its own.
+/// A command killed by the kernel with its starting thread, in a process group of its own.
 pub(crate) fn mortal(program: &Path) -> Command {
     let mut command = if Path::new("/usr/bin/setpriv").exists() {
         let mut command = Command::new("/usr/bin/setpriv");

@@ -36,7 +36,8 @@ impl Setup {
         self
     }
 
-    /// Refused a data directory on the root device, as everybody else is; servers of tests are allowed it.
+    /// Refused a data directory on the root device, as everybody else is; servers of tests are
+    /// allowed it.
     pub fn nothing_allowed(mut self) -> Self {
         self.nothing_allowed = true;
         self

@@ -1,15 +1,18 @@
-//! Real disks that fail on command: ext4 on a loop device over what `nbdkit` keeps in memory. A write or a read of the device can be made
-//! to fail (EIO), the device to hang and to go on, to vanish, and the file system to declare itself broken.
+//! Real disks that fail on command: ext4 on a loop device over `nbdkit`'s memory. Writes or reads
+//! of the device can be made to fail (EIO), the device to hang and to go on, to vanish, and the
+//! file system to declare itself broken.
 //!
 //! ```text
 //! ext4 on mnt/ ─▶ /dev/loopN ─▶ fuse/disk (nbdfuse) ─▶ socket ─▶ nbdkit: memory, and errors while a trigger file is there
 //! ```
 //!
-//! Needs root, and what `setup.sh --disks` installs; [`Shaky::mount`] says what is missing on standard error, past the capture of test
-//! output, and the test is skipped. Everything goes when it is dropped. After a test that was killed the device fails at once, because
-//! both processes die with it; the mounts that are left the next [`Shaky::mount`] removes: their names carry the test's process id.
+//! Needs root, and `setup.sh --disks`; [`Shaky::mount`] names missing parts on standard error, past
+//! the capture of test output, and the test is skipped. Everything goes with the drop. After a kill
+//! of the test the device fails at once, because both processes die with it; left mounts carry the
+//! test's process id in their names, and the next [`Shaky::mount`] removes them.
 //!
-//! A process that waits for a device that hangs cannot be killed, so keep the [`Hang`] in a variable below the server's: it goes first.
+//! A process in a wait for a hanging device cannot be killed, so keep the [`Hang`] in a variable
+//! below the server's: it is dropped first.
 
 use std::{
     fs,
@@ -190,7 +193,8 @@ impl Shaky {
         }
     }
 
-    /// The file system finds itself broken, as one does that meets nonsense on its disk: it takes no writes from then on.
+    /// Breaks the file system, as if it had met nonsense on its disk: it takes no writes from then
+    /// on.
     pub fn find_broken(&self) {
         let name = self.device.file_name().expect("a device has a name");
         let trigger = Path::new("/sys/fs/ext4")
@@ -199,7 +203,7 @@ impl Shaky {
         fs::write(trigger, "1").expect("ext4 can be told that it is broken");
     }
 
-    /// Takes it from its path, as somebody does who unmounts a disk that is in use.
+    /// Takes the disk from its path, like the unmount of a disk in use.
     pub fn unmount(&mut self) {
         if std::mem::take(&mut self.mounted) {
             let _ = run("umount", &["--lazy"], &[&self.path()]);
@@ -285,7 +289,7 @@ fn spawn(mut command: Command, log: &Path) -> Child {
     command.spawn().expect("a program can be started")
 }
 
-/// What the program prints; its complaint where it fails.
+/// The program's output; an error with its complaint if it fails.
 fn run(program: &str, args: &[&str], paths: &[&Path]) -> Result<String, String> {
     let output = Command::new(find(program)).args(args).args(paths).output();
     let output = output.map_err(|error| format!("{program}: {error}"))?;

@@ -1,4 +1,5 @@
-//! A server with one committed attempt (map 0), so that its shuffle is known and an answer can be compared exactly.
+//! A server with one committed attempt (map 0), so that its shuffle is known and an answer can be
+//! compared exactly.
 
 use shuffle_proto::v1;
 use tonic::Status;

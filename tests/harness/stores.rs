@@ -1,7 +1,9 @@
-//! Object stores that run on this machine, as child processes on loopback: for tests of what no directory can show.
+//! Object stores on this machine, as child processes on loopback: for tests beyond a directory's
+//! abilities.
 //!
-//! None for gs://: fake-gcs-server refuses a plain PUT of the XML interface, which is how `object_store` writes, so that its conditional
-//! put cannot be tested; and what is tested against nothing is said to be untested. `setup.sh --stores` installs them. What a machine lacks is [`skipped`](crate::skipped).
+//! None for gs://: fake-gcs-server refuses a plain PUT of the XML interface, which `object_store`
+//! uses, so its conditional put cannot be tested; untested clouds are named as such. `setup.sh
+//! --stores` installs the others. A missing store is [`skipped`](crate::skipped).
 
 use std::{
     fs,
@@ -26,9 +28,11 @@ pub const BUCKET: &str = "forebay-bucket";
 /// The published account of the Azure emulator.
 const AZURITE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
-/// SharedKey signature of `PUT /devstoreaccount1/forebay-bucket?restype=container` with that key, that date and that version. The
-/// emulator does not compare the date with its clock, so it is computed once: HMAC-SHA-256 of "PUT", 12 line feeds, the two x-ms
-/// headers as `name:value`, "/devstoreaccount1/devstoreaccount1/forebay-bucket" and "restype:container", a line each.
+/// SharedKey signature of `PUT /devstoreaccount1/forebay-bucket?restype=container` with that key,
+/// that date and that version. The emulator does not compare the date with its clock, so the
+/// signature is computed once: HMAC-SHA-256 of "PUT", 12 line feeds, the two x-ms headers as
+/// `name:value`, "/devstoreaccount1/devstoreaccount1/forebay-bucket" and "restype:container", a
+/// line each.
 const AZURITE_MAKES_BUCKET: &str = "tPclVInIajkuA+q3XhSr1LGpXkMz/ygZH9dQIbcXZFY=";
 
 /// Which store.
@@ -42,7 +46,7 @@ pub enum Kind {
     Azurite,
 }
 
-/// A store that runs. It dies with its test.
+/// A running store. It dies with its test.
 pub struct Endpoint {
     kind: Kind,
     child: Option<Child>,
@@ -62,7 +66,8 @@ impl Kind {
 }
 
 impl Endpoint {
-    /// Starts it with an empty [`BUCKET`]; `None`, and a line on standard error, where it is not installed.
+    /// Starts it with an empty [`BUCKET`]; `None`, and a line on standard error, where it is not
+    /// installed.
     pub async fn start(kind: Kind) -> Option<Self> {
         let program = kind.program();
         if !program.exists() {

@@ -41,7 +41,7 @@ impl Driver {
     }
 }
 
-/// Three servers that are gone for good, and what they had, all of it written back.
+/// Three servers, gone for good with everything written back.
 async fn gone(tasks: &[Task]) -> (Pool, Driver, Vec<Output>) {
     let mut pool = pool("eager").await;
     let driver = pool.may_read().await;
@@ -154,7 +154,7 @@ async fn where_the_store_has_not_all_what_is_missing_is_lost_and_named() {
         assert_eq!(error.message.contains(&named), is_missing, "{error}");
     }
     assert!(error.message.contains(&pool.store.url()), "{error}");
-    // All that is missing is told, and no volume that has more than that.
+    // All losses are told, and no volume beyond them.
     let told: HashSet<_> = error.lost.iter().map(|lost| lost.attempt).collect();
     assert_eq!(told, missing, "{error}");
     assert_eq!(error.gone, [], "{error}");
@@ -295,7 +295,8 @@ async fn a_url_that_names_no_store_is_refused_with_the_name_of_the_setting() {
     assert!(error.message.contains("s3://BUCKET/PREFIX"), "{error}");
 }
 
-/// Credentials come from the environment, and this process has one for all its tests: the test runs in a child.
+/// Credentials come from the environment, shared by all tests of a process: the test runs in a
+/// child.
 async fn in_a_child(kind: StoreKind) {
     let Some(endpoint) = Endpoint::start(kind).await else {
         return;

@@ -1,5 +1,5 @@
-//! Bits that flip on a server's disk or in the object store: whoever reads them gets the right rows, or the one map is named, and
-//! running it again heals the job.
+//! Bits that flip on a server's disk or in the object store: every reader gets the right rows, or
+//! the one map is named, and running it again heals the job.
 
 use shuffle_client::{Kind, VolumeId};
 use shuffle_tests::disk;
@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 
 use super::{written_back::pool, *};
 
-/// Flips a bit of a task's block in the file that has it. Its codec must be none.
+/// Flips a bit of a task's block in its file. The block must not be compressed.
 fn flip(files: impl IntoIterator<Item = PathBuf>, task: &Task, round: u32, partition: u32) {
     let block = task.block(round, partition);
     let needle = &block[..64];

@@ -1,6 +1,7 @@
 //! The client crate against real server processes that die, come back, move, stall and lie.
 
-// A failed unwrap is a failed test; clippy's own exemption for tests does not reach their helper functions.
+// A failed unwrap is a failed test; clippy's own exemption for tests does not reach their helper
+// functions.
 #![allow(clippy::unwrap_used)]
 
 mod direct;

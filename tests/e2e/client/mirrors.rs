@@ -144,7 +144,7 @@ async fn a_spoilt_copy_is_made_good_by_the_other() {
         fs::write(&path, bytes).unwrap();
     }
     let address = spoilt.addr().to_string();
-    // One that has not seen it down.
+    // A client that has not seen the server down.
     let driver = driver(&servers, Duration::from_secs(15)).await;
     let reader = driver.reader(0, outputs);
     let tally = reader.tally();

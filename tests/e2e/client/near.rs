@@ -1,4 +1,5 @@
-//! Servers and executors on machines that have names: what is near is written to and read from first, and nobody gets too much for it.
+//! Servers and executors on named machines: near servers are written to and read from first, and
+//! none gets too much for it.
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ const AT_A_TIME: usize = 8;
 
 /// How a shuffle came to lie.
 struct Spread {
-    /// Of all outputs those on the machine that they were written on.
+    /// Outputs on the machine of their writer.
     local: usize,
     /// Outputs on the server that has most.
     most: usize,
@@ -167,7 +168,7 @@ async fn copies_are_on_two_machines_and_the_near_one_is_read() {
         }
     }
     println!("{apart} of 12 on two machines, {near} blocks read near and {far} far");
-    // Not all: a server that has its share takes no other, and then any that has room does.
+    // Not all: a server with its share takes no more, and then any with room does.
     assert!(apart >= 9, "{apart}");
     assert!(near > 2 * far, "{near} near, {far} far");
 }

@@ -150,7 +150,8 @@ async fn a_bit_flipped_on_the_disk_never_reaches_a_row() {
                     let output = error.output.expect("the error names one output");
                     assert!(outputs.iter().any(|o| (o.volume, o.map_index, o.attempt)
                         == (output.volume, output.map_index, output.attempt)));
-                    // It is lost for every reader from then on, also when the bit is right again; running the map again heals.
+                    // It is lost for every reader from then on, also when the bit is right again;
+                    // running the map again heals.
                     let lost = output.map_index.0 as usize;
                     tasks[lost] = Task::new(output.map_index.0, 1000 + refused);
                     let commit = tasks[lost].run(&driver, 0, 3).await.unwrap();
@@ -194,7 +195,7 @@ async fn a_server_that_comes_back_empty_is_lost_at_once_and_by_name() {
     server.kill();
     server.empty_dir();
     server.restart().await;
-    // The same shuffle lives there again: what it holds now is not what is asked for.
+    // The same shuffle lives there again: its new content is not the expected one.
     let fresh = Task {
         attempt: 50,
         ..Task::new(0, 0)

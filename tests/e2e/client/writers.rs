@@ -289,7 +289,7 @@ async fn errors_name_the_cause_and_are_not_retried_for_ever() {
     );
 }
 
-/// What the commit says of them is several times what one message holds.
+/// The commit's totals fill several messages.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_partitions_are_written_and_read() {
     const MILLION: u32 = 1_000_000;

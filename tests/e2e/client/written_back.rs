@@ -159,7 +159,7 @@ async fn of_a_server_of_many_disks_just_what_was_not_written_back_is_lost() {
     let error = read_all(driver.reader(0, outputs.clone()))
         .await
         .unwrap_err();
-    // One by one, or with its volume, where the store has nothing of that.
+    // Lost singly, or with the volume if the store has nothing of it.
     let lost: HashSet<_> = error.lost.iter().map(|lost| lost.attempt).collect();
     let told = outputs.iter().map(|output| (output.attempt, output.volume));
     let told =

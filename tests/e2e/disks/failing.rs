@@ -1,4 +1,5 @@
-//! Disks that fail while they are in use: real ones, see `shuffle_tests::shaky`. A server has one of them and a good one.
+//! Disks that fail in use: real ones, see `shuffle_tests::shaky`. A server has one of them and a
+//! good one.
 
 use std::process::Command;
 
@@ -8,7 +9,7 @@ use shuffle_tests::{
 
 use super::*;
 
-/// Room for the attempts of a test on either disk; one that has more free than the other gets more of them.
+/// Room for the attempts of a test on either disk; the emptier disk gets more of them.
 const LIMIT: &str = "200MiB";
 /// What the server logs as an ERROR about such a disk: a person must look.
 pub(super) const TOLD: [&str; 3] = [
@@ -17,7 +18,7 @@ pub(super) const TOLD: [&str; 3] = [
     "cannot be kept",
 ];
 
-/// A server on a disk that fails and one that does not.
+/// A server on a failing disk and a good one.
 pub(super) struct Two {
     pub(super) server: Server,
     pub(super) app: App,
@@ -72,7 +73,8 @@ impl Two {
         }
     }
 
-    /// Pushes an attempt as a client does, which comes again when it is told that a volume has trouble; answers how often that was.
+    /// Pushes an attempt like a client, again after every trouble of a volume; returns the number
+    /// of tries.
     pub(super) async fn insist(&mut self, attempt: &Attempt) -> u32 {
         let peer = self.server.peer().await;
         for refusals in 0..10 {
@@ -87,7 +89,8 @@ impl Two {
         panic!("ten refusals, although the other disk is well");
     }
 
-    /// Pushes until the failing disk has been asked and has refused, or `times`; all of it must end up somewhere.
+    /// Pushes until the failing disk has been asked and has refused, or `times`; all of it must end
+    /// up somewhere.
     pub(super) async fn provoke(&mut self, shuffle: u32, level: Durability) {
         for map in 0..30 {
             let attempt = large(&self.app, shuffle, map).at(level);
@@ -98,7 +101,8 @@ impl Two {
         panic!("30 attempts, and the failing disk was not asked");
     }
 
-    /// State and reason of the failing volume as a client, a person, a dashboard and a probe see them, which must agree.
+    /// State and reason of the failing volume as a client, a person, a dashboard and a probe see
+    /// them, which must agree.
     pub(super) async fn state(&self) -> (String, String) {
         let described = self.server.peer().await.describe().await.volumes[0].clone();
         let (state, reason) = (described.state, described.reason);
@@ -144,8 +148,8 @@ impl Two {
         std::mem::replace(&mut self.app, app)
     }
 
-    /// Fetches a shuffle from both volumes. What is covered must be whole and exactly what was committed, and of the other disk it must
-    /// be all; answers the map indexes that are lost.
+    /// Fetches a shuffle from both volumes. Covered attempts must be whole and exactly as
+    /// committed, and the good disk must cover all of its own; returns the lost map indexes.
     pub(super) async fn lost(&self, shuffle: u32) -> Vec<u32> {
         let volumes = self.oracle.volumes(&self.app, shuffle);
         let request = fetch_range(&self.app, shuffle, volumes, 0..8, 0..u32::MAX);
@@ -157,7 +161,7 @@ impl Two {
         let lost = std::mem::take(&mut fetched.summary.lost);
         assert!(lost.iter().all(|lost| !lost.reason.is_empty()), "{lost:?}");
         let attempts: Vec<_> = lost.iter().map(|lost| lost.attempt).collect();
-        // A part of what is lost may have come before that was found out; it counts for nothing.
+        // Parts of a lost attempt may have come before the loss was found; they count for nothing.
         fetched
             .blocks
             .retain(|block| !attempts.contains(&block.attempt));

@@ -1,4 +1,4 @@
-//! A disk that does not answer, among others that do: nobody waits for it, and it comes back by itself.
+//! A hanging disk among good ones: nobody waits for it, and it comes back by itself.
 
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ async fn a_disk_that_hangs_gets_nothing_new_and_comes_back_by_itself() {
         shaky,
     } = &mut two;
     let hang = shaky.hang();
-    // Enough of them that both disks are asked; those that the hanging one was asked for come again.
+    // Enough attempts for both disks; those for the hanging one come again.
     let peer = server.peer().await;
     let mut refused = 0;
     for map in 0..20 {
@@ -152,7 +152,8 @@ async fn the_end_of_a_server_does_not_wait_for_a_disk_that_hangs() {
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.terminate();
-    // The kernel lets no thread go that waits for a device, but the server has nothing more to do once its first one has ended.
+    // The kernel keeps a thread in its wait for a device, but the server is done once its first
+    // thread has ended.
     let (begin, status) = (Instant::now(), format!("/proc/{}/status", server.pid()));
     while !fs::read_to_string(&status).unwrap().contains("State:\tZ") {
         assert!(begin.elapsed() < BOUND, "{}", server.log());

@@ -1,4 +1,5 @@
-//! Starts with disks that are bad already: the others are served, and what a bad one has as far as it can be read.
+//! Starts with disks that are bad already: the others are served, and the bad one as far as it is
+//! readable.
 
 use std::{io::Write, path::Path};
 
@@ -6,7 +7,8 @@ use shuffle_tests::{Shaky, raw};
 
 use super::*;
 
-/// A server on these disks and a good one that comes last, with something of one app on each; and how to look at it.
+/// A server on these disks and a good one in last place, with data of one app on each; and a way to
+/// look at it.
 struct Several {
     server: Server,
     app: App,
@@ -40,7 +42,7 @@ impl Several {
         }
     }
 
-    /// Starts it again; these are the states of its volumes, and who can be read from is served.
+    /// Starts the server again with these states of its volumes; readable ones are served.
     async fn states(&mut self, states: &[&str], served: &[usize]) -> Vec<String> {
         self.server.restart().await;
         let served: Vec<_> = served.iter().map(|at| self.ids[*at].clone()).collect();
@@ -97,7 +99,7 @@ impl Several {
     }
 }
 
-/// Takes all space that is left; answers the file that has it.
+/// Takes all space left; returns the file with it.
 fn fill_up(disk: &Path) -> std::path::PathBuf {
     let path = disk.join("somebody-elses");
     let mut file = fs::File::create(&path).unwrap();
@@ -132,7 +134,7 @@ async fn a_disk_that_is_read_only_and_one_that_is_full_are_served_beside_a_good_
     }
     assert!(first.read_only(true));
     let junk = fill_up(second.path());
-    // What is kept for the index is enough to open it; without that it is opened for reading.
+    // The index's reserve is enough to open it; without the reserve it is opened for reading.
     for ballast in [true, false] {
         if !ballast {
             let _ = fs::remove_file(second.path().join("ballast"));
@@ -180,7 +182,8 @@ async fn two_of_three_that_cannot_be_opened_do_not_keep_the_third_from_being_ser
     let second = scratch.path().join("second");
     fs::create_dir(&second).unwrap();
     let mut several = Several::start(&[first.path(), &second]).await;
-    // A disk that is not mounted leaves an empty directory; the other has no index that could be mended.
+    // A disk that is not mounted leaves an empty directory; the other has no index that could be
+    // mended.
     let away = scratch.path().join("away");
     fs::create_dir(&away).unwrap();
     shuffle_tests::disk::move_mount(first.path(), &away);

@@ -1,4 +1,4 @@
-//! The admin port towards those who may look and not change, and those who hold on to it.
+//! The admin port, towards peers that may look and not change, and peers that hold on to it.
 
 use super::*;
 use std::time::Instant;

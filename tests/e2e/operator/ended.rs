@@ -114,7 +114,8 @@ async fn a_drain_that_leaves_something_is_told_as_a_failure() {
     oracle.check(&server.peer().await, &app, 0).await;
 }
 
-/// What is staged goes to the store from the first moment, whatever pushes run, and those are sent elsewhere in time.
+/// Staged data go to the store from the first moment, beside running pushes, which are sent
+/// elsewhere in time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_saves_what_is_staged_while_pushes_run_and_sends_them_elsewhere() {
     let bucket = Bucket::new();
@@ -128,7 +129,8 @@ async fn a_drain_saves_what_is_staged_while_pushes_run_and_sends_them_elsewhere(
     let in_memory = Attempt::generate(&app, 3, SHAPE, 0, 900).at(v1::Durability::Memory);
     oracle.push(&peer, &in_memory).await;
     let running = |map: u32| Attempt::generate(&app, 0, SHAPE, map, 1000 + u64::from(map));
-    // Standing still with all but the commit sent, opened only, and one that commits while the server drains.
+    // Standing still with all but the commit sent, opened only, and one that commits while the
+    // server drains.
     let (still, opened, late) = (running(3), running(4), running(5));
     let mut pushes = vec![
         peer.send(&still).await.unwrap(),

@@ -47,7 +47,7 @@ async fn a_shuffle_and_an_app_are_freed_by_name_here_and_in_the_store() {
     let said = forebay(free).await.good();
     assert!(said.contains(" 0 B freed"), "{said}");
     oracle.check(&peer, &other, 0).await;
-    // Its driver may go on, with nothing of what it had.
+    // The driver may go on, without any of its data.
     peer.renew(&app).await.unwrap();
     oracle.delete_app(&app);
     oracle.push_maps(&server, &app, 3, SHAPE, 0..2).await;

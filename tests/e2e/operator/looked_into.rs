@@ -1,8 +1,8 @@
-//! `forebay inspect`: what a server wrote is good, and whatever is changed in it is found and named.
+//! `forebay inspect`: a server's files are good, and every change in them is found and named.
 
 use super::*;
 
-/// Every flipped bit is found, and what is said of it covers the byte; so is an end that is not there.
+/// Every flipped bit is found, and the finding covers its byte; so is a missing end.
 async fn every_change_is_found(kind: &str, file: &Path, flips: u64) {
     let length = fs::metadata(file).unwrap().len();
     let mut random = Random(length);
@@ -175,7 +175,7 @@ async fn objects_manifests_and_leases_are_printed_and_every_flipped_bit_is_found
         .await
         .bad(1, &[name, "checksum of the whole"]);
     disk::flip(object, length / 2, 1);
-    // Alone, as it was downloaded, its own checksums find all of it.
+    // A downloaded object alone: its own checksums find all of it.
     let alone = bucket.path().with_file_name("downloaded");
     fs::copy(object, &alone).unwrap();
     every_change_is_found("object", &alone, 25).await;

@@ -1,4 +1,4 @@
-//! What `/metrics` says, as those who read it do: promtool, the reference parser of OpenMetrics, the load tool.
+//! `/metrics`, as its readers see it: promtool, the reference parser of OpenMetrics, the load tool.
 
 use std::{io::Write, process::Stdio};
 
@@ -18,7 +18,7 @@ async fn metrics(server: &Server, accept: &str) -> (String, String) {
     (head.to_lowercase(), body.to_owned())
 }
 
-/// Gives a program this input; what it printed to both its outputs, and whether it was content.
+/// Runs a program with this input; returns both its outputs, and whether it succeeded.
 fn fed(command: &mut Command, input: &str) -> (bool, String) {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
@@ -89,7 +89,8 @@ async fn both_formats_of_the_metrics_are_what_their_readers_want() {
     }
     let lint = |text: &str| fed(Command::new(&promtool).args(["check", "metrics"]), text);
     assert_eq!(lint(&text), (true, String::new()));
-    // promtool reads text 0.0.4 only: it knows the help of a counter by the name of its samples, which OpenMetrics forbids.
+    // promtool reads text 0.0.4 only: it knows the help of a counter by the name of its samples,
+    // which OpenMetrics forbids.
     let (_, said) = lint(&open);
     let others: Vec<_> = said
         .lines()

@@ -8,7 +8,7 @@ use super::*;
 
 /// What kubelet gives a probe, by default.
 const PROBE: Duration = Duration::from_secs(1);
-/// An idle server that takes longer says that this machine is busy, and nothing of the other.
+/// An idle server this slow is a sign of a busy machine, and not of a fault.
 const BUSY: Duration = Duration::from_millis(300);
 
 /// A load that ends with its test.
@@ -37,8 +37,8 @@ async fn probes_are_answered_while_the_data_path_has_all_of_half_a_processor() {
             Load(load.spawn().unwrap())
         })
         .collect();
-    // A machine that is busy with something else may not even leave it its half: then there is nothing that holds it back, and what is
-    // asked of it is the same.
+    // A busy machine may leave the server less than its half: then nothing holds it back, and the
+    // demands are the same.
     let start = Instant::now();
     while quota.throttled() < 20 && start.elapsed() < Duration::from_secs(20) {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -30,7 +30,7 @@ async fn a_good_store_passes_every_check_and_nothing_is_left_there() {
         !bucket.path().exists(),
         "the directory that it made is left"
     );
-    // One that is in use keeps what it has.
+    // A directory in use keeps its content.
     fs::create_dir(bucket.path()).unwrap();
     fs::write(bucket.path().join("theirs"), "x").unwrap();
     forebay(["doctor", "store", &bucket.url()]).await.good();

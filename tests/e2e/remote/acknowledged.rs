@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// With a store in which the app's directory cannot be made, until the file that is answered is removed.
+/// With a store in which the app's directory cannot be made, until the file that is answered is
+/// removed.
 fn obstacle(bucket: &Bucket, app: &str) -> PathBuf {
     let obstacle = bucket.path().join("forebay-v1").join(app);
     fs::create_dir_all(obstacle.parent().unwrap()).unwrap();
@@ -46,7 +47,7 @@ async fn maps_that_committed_one_by_one_are_read_with_a_request_or_two() {
     }
     let manifests = bucket.with_ending(".manifest").len();
     assert_eq!(manifests, SHAPE.maps as usize, "one by one");
-    // One who reads them while they are put together.
+    // A reader at work while manifests are merged.
     let request = fetch_range(&app, 0, oracle.volumes(&app, 0), 0..10, 0..u32::MAX);
     let early = Server::with(bucket.setup("off")).await;
     let whole = early.peer().await.fetch(request.clone()).await.unwrap();
@@ -74,7 +75,7 @@ async fn maps_that_committed_one_by_one_are_read_with_a_request_or_two() {
             assert_eq!(rest.summary, whole.summary);
         }
     }
-    // Both know the manifests now, or look whether there is one more, and whether the app is who it was.
+    // Both servers know the manifests now, or look for one more, and for the app's record.
     for server in [&early, &late] {
         oracle.check(&server.peer().await, &app, 0).await;
         for partition in 0..SHAPE.partitions {
@@ -90,7 +91,8 @@ async fn maps_that_committed_one_by_one_are_read_with_a_request_or_two() {
     }
 }
 
-/// Its server is killed before anything is quiet: who knows nothing of it reads it with a few requests.
+/// The server is killed before a quiet moment: a server without knowledge reads the shuffle with a
+/// few requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_commits_one_by_one_are_read_with_a_few_requests_by_a_stranger() {
     const MAPS: u32 = 300;

@@ -1,5 +1,5 @@
-//! Ten thousand generations of one shuffle, as a long stage of commits at level `object` leaves them, read by servers that have seen
-//! none of them.
+//! Ten thousand generations of one shuffle, as left by a long stage of commits at level `object`,
+//! read by servers that have seen none of them.
 
 use super::*;
 use shuffle_proto::{
@@ -16,7 +16,8 @@ use std::time::Instant;
 const GENERATIONS: u32 = 10_000;
 const BLOCK: &[u8] = b"what one map has";
 
-/// Writes them as a volume does that nobody serves any more: one attempt each, small ones put together now and then.
+/// Writes them like a volume that no server serves any more: one attempt each, small ones merged
+/// now and then.
 fn write(bucket: &Bucket, place: &Place) {
     let mut chain: Option<Chain> = None;
     let dir = bucket.path().join(keys::place(place));
@@ -121,7 +122,7 @@ async fn ten_thousand_generations_are_read_with_a_few_requests_by_many_who_ask_t
     .await
     .unwrap();
     let request = fetch_range(&app, 0, vec![volume.as_bytes().to_vec()], 1..2, 0..u32::MAX);
-    // One that knows the app, one that has never heard of it, and that one again after it was killed.
+    // A server that knows the app, one that has never heard of it, and that one again after a kill.
     let mut two = Server::with(bucket.setup("off")).await;
     for round in 0..3 {
         if round == 2 {
@@ -151,7 +152,7 @@ async fn ten_thousand_generations_are_read_with_a_few_requests_by_many_who_ask_t
         eprintln!(
             "round {round}: {cost} requests, {lists} listings, {first:?} for the first, {took:?} for {READERS}"
         );
-        // One of them looks for the last manifest; each reads what counts.
+        // One of them looks for the last manifest; each reads the counting generations.
         assert!(lists <= 4, "{lists} listings in round {round}");
         let most = 20 * READERS as u64;
         assert!(cost <= most, "{cost} requests in round {round}");

@@ -1,4 +1,5 @@
-//! Real object stores: what the product asks of one, and a server that is gone for good, on each. Wrong settings say what to set.
+//! Real object stores: the product's demands on one, and a server that is gone for good, on each.
+//! Wrong settings name the right ones.
 
 use std::time::Instant;
 
@@ -54,7 +55,8 @@ async fn keeps_its_word(kind: StoreKind) {
     store.put("app/lease", "other".into(), false).await.unwrap();
     assert_eq!(store.get("app/lease").await.unwrap(), "other");
 
-    // Who has not read what is there does not replace it, nor bring back what is gone.
+    // A writer without a reading of the object neither replaces it, nor brings it back once
+    // removed.
     let (_, read) = store.get_version("app/lease").await.unwrap();
     let replaced = store.replace("app/lease", "two".into(), &read);
     replaced.await.unwrap();
@@ -67,7 +69,7 @@ async fn keeps_its_word(kind: StoreKind) {
     assert!(matches!(gone, Err(Error::Exists { .. })), "{gone:?}");
     store.put("app/lease", "other".into(), false).await.unwrap();
 
-    // One of many wins, and nobody changes it after that.
+    // One of many wins, and nobody changes the object after that.
     let rivals = (0..8).map(|rival: u8| {
         let store = &store;
         async move {
@@ -164,7 +166,8 @@ async fn azurite_keeps_its_word() {
     keeps_its_word(StoreKind::Azurite).await;
 }
 
-/// A server writes back and is gone with its disk; another one serves all of it, and what is deleted leaves no object.
+/// A server writes back and is gone with its disk; another one serves everything, and a deletion
+/// leaves no object.
 async fn outlives_its_server(kind: StoreKind) {
     let Some(endpoint) = Endpoint::start(kind).await else {
         return;
@@ -227,7 +230,8 @@ async fn what_is_in_azurite_outlives_its_server() {
     outlives_its_server(StoreKind::Azurite).await;
 }
 
-/// The log says it within seconds of the start, pushes and fetches go on, and nothing is called lost that may be in the store.
+/// The log says it within seconds of the start, pushes and fetches go on, and nothing is called
+/// lost that may be in the store.
 async fn says_what_to_fix(setup: Setup, words: &[&str]) {
     let server = Server::with(setup).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());

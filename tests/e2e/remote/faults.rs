@@ -1,4 +1,5 @@
-//! Crashes, stores that fail, disks that are broken or full: nothing that was acknowledged is lost, nothing comes twice.
+//! Crashes, failing stores, broken or full disks: nothing acknowledged is lost, nothing comes
+//! twice.
 
 use super::*;
 
@@ -38,7 +39,8 @@ async fn a_store_that_fails_costs_a_backlog_and_nothing_else() {
     let bucket = Bucket::new();
     let mut one = Server::with(bucket.setup("eager")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
-    // A file where the app's directory would have to be: root may write everywhere, but not below a file.
+    // A file where the app's directory would have to be: root may write everywhere, but not below a
+    // file.
     let obstacle = bucket.path().join("forebay-v1/app-1");
     fs::create_dir_all(obstacle.parent().unwrap()).unwrap();
     fs::write(&obstacle, "not a directory").unwrap();
@@ -100,7 +102,8 @@ async fn a_disk_that_fills_up_gives_its_copies_up_and_goes_on() {
             let bytes = random_bytes(u64::from(shuffle) << 8 | u64::from(block), 768 << 10);
             attempt = attempt.with_block(block % 10, bytes);
         }
-        // 12 MiB each, 288 MiB in all, on a disk of 160; what is full asks for 64 MiB before it goes on.
+        // 12 MiB each, 288 MiB in all, on a disk of 160; what is full asks for 64 MiB before it
+        // goes on.
         eventually(SOON, || async {
             let peer = one.peer().await;
             peer.push(&attempt)

@@ -1,4 +1,5 @@
-//! The store is not Forebay's alone: what others keep there stays, whatever it is called, and what is Forebay's goes nevertheless.
+//! A store shared with others: foreign objects stay, whatever their names, and Forebay's go
+//! nevertheless.
 
 use super::*;
 
@@ -163,7 +164,8 @@ async fn a_server_that_was_stopped_buries_nobody_and_is_not_buried_for_a_while()
     let peer = owner.peer().await;
     peer.written_back(&app, 0).await;
     let before = bucket.below("app-1").len();
-    // The one that does not hear of the app, for longer than two leases; the driver goes on to call the other.
+    // The one that does not hear of the app, for longer than two leases; the driver goes on to call
+    // the other.
     watcher.pause();
     for _ in 0..40 {
         peer.renew(&app).await.unwrap();
@@ -175,7 +177,7 @@ async fn a_server_that_was_stopped_buries_nobody_and_is_not_buried_for_a_while()
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     assert_eq!(bucket.below("app-1").len(), before);
-    // The one that does, for longer than a lease: what it has on its disk stays too.
+    // The server with the right token, for longer than a lease: its data on the disk stay too.
     owner.pause();
     tokio::time::sleep(Duration::from_millis(4500)).await;
     owner.resume();

@@ -1,4 +1,4 @@
-//! Objects go with their shuffle, their app, or their lease, whoever is left to hear of it.
+//! Objects go with their shuffle, their app, or their lease, whichever servers are left.
 
 use super::*;
 
@@ -23,7 +23,7 @@ async fn what_is_deleted_leaves_no_object() {
     })
     .await;
     oracle.check(&one.peer().await, &app, 1).await;
-    // A shuffle whose server is gone: deleted at one that never had it.
+    // A shuffle whose server is gone: deleted at a server that never had it.
     let two = Server::with(setup()).await;
     two.peer().await.renew(&app).await.unwrap();
     one.destroy();
@@ -62,7 +62,7 @@ async fn objects_of_a_dead_server_and_a_dead_driver_go_with_the_lease() {
         one.peer().await.written_back(app, 0).await;
     }
     one.destroy();
-    // This one has never heard of either; the driver of one of them calls it.
+    // This server has never heard of either app; the driver of one of them calls it.
     let two = Server::with(setup()).await;
     let peer = two.peer().await;
     eventually(SOON, || async {

@@ -1,9 +1,10 @@
-//! A lifecycle rule, a person or another tool removes, cuts short or overwrites what lies in the store of apps that live.
+//! A lifecycle rule, a person or another tool removes, cuts short or overwrites what lies in the
+//! store of apps that live.
 
 use super::*;
 use std::collections::BTreeSet;
 
-/// Maps of a shuffle that a server gives whole, and those that it says are lost, of all that were committed.
+/// Maps of a shuffle given whole, and maps told as lost, of all committed ones.
 async fn served(server: &Server, oracle: &Oracle, app: &App) -> (BTreeSet<u32>, BTreeSet<u32>) {
     let request = fetch_range(app, 0, oracle.volumes(app, 0), 0..10, 0..u32::MAX);
     let fetched = server.peer().await.fetch(request).await.unwrap();
@@ -86,7 +87,7 @@ async fn records_and_the_marker_are_put_back_and_the_apps_live_on() {
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     oracle.push_maps(&one, &app, 0, SHAPE, 0..2).await;
     one.peer().await.written_back(&app, 0).await;
-    // By its record, which nobody touches, who starts anew knows that the directory is Forebay's.
+    // An app's untouched record tells a new server that the directory is Forebay's.
     let (steady, other) = (App::new("app-2"), two.peer().await);
     other.renew(&steady).await.unwrap();
     let root = bucket.path().join("forebay-v1");
@@ -99,7 +100,7 @@ async fn records_and_the_marker_are_put_back_and_the_apps_live_on() {
             _ => [&lease, &marker].map(|path| fs::write(path, "").unwrap()),
         };
         if round >= 3 {
-            // Nobody else hears of the app meanwhile, and the one who comes back has only its disk.
+            // No other server hears of the app meanwhile, and the returning one has only its disk.
             one.kill();
             one.restart().await;
         }

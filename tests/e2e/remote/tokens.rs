@@ -1,4 +1,5 @@
-//! A token is the pool's word, not a server's: a stranger is denied everywhere, the owner nowhere, whatever a server has seen.
+//! A token is the pool's word, not a server's: a stranger is denied everywhere, the owner nowhere,
+//! whatever a server has seen.
 
 use super::*;
 
@@ -48,7 +49,7 @@ async fn a_stranger_is_denied_at_every_server_and_the_owner_at_none() {
         peer.renew(&app).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
-    // The one that has it; one that has just come; one that was restarted on its disk, and on an empty one.
+    // The server with the data; a new one; one restarted on its disk, and on an empty one.
     denied(&owner, &app, &volumes, 0).await;
     for order in 0..6 {
         let new = Server::with(setup()).await;
@@ -73,7 +74,7 @@ async fn a_stranger_is_denied_at_every_server_and_the_owner_at_none() {
     denied(&quiet, &app, &volumes, 0).await;
     assert_eq!(bucket.below("app-1/0").len(), objects, "nothing of it went");
 
-    // The owner, for its first call there, whatever it is.
+    // The owner, for the first call there, of any kind.
     let new = async || Server::with(setup()).await;
     oracle.check(&new().await.peer().await, &app, 0).await;
     oracle.check(&again.peer().await, &app, 0).await;

@@ -1,7 +1,9 @@
-//! A store that makes trouble: what every kind of it costs is a backlog, which is shown, bounded, and gone soon after the trouble is.
+//! A troubled store: every kind of trouble costs a backlog, which is shown, bounded, and gone soon
+//! after the trouble.
 //!
-//! The pauses are shorter than outside (`AWS_TIMEOUT` instead of 30 s), and a store is down for seconds, not minutes: the pause between
-//! two tries doubles from half a second to a minute, so that what a longer outage adds after its end is at most that minute.
+//! Pauses are shorter than in production (`AWS_TIMEOUT` instead of 30 s), and outages take seconds,
+//! not minutes: the pause between two tries doubles from half a second to a minute, so a longer
+//! outage adds at most that minute after its end.
 
 use std::time::Instant;
 
@@ -68,7 +70,8 @@ impl Scene {
         .await;
     }
 
-    /// The trouble is over, or has never been one: all is in the store soon, and another server has it.
+    /// The trouble is over, or has never been one: all is in the store soon, and another server has
+    /// it.
     async fn recovers(mut self) {
         for shuffle in 0..self.shuffles {
             let peer = self.server.peer().await;
@@ -89,7 +92,8 @@ impl Scene {
         for shuffle in 0..self.shuffles {
             self.oracle.check(&peer, &self.app, shuffle).await;
         }
-        // An upload that broke has been given up in the store too: nothing lies there that nobody knows of.
+        // An upload that broke has been given up in the store too: nothing lies there that nobody
+        // knows of.
         let known = |path: &PathBuf| {
             let name = path.to_string_lossy();
             name.ends_with(".obj")
@@ -102,7 +106,8 @@ impl Scene {
     }
 }
 
-/// While some requests have trouble, pushes and fetches go on; then everything is as if there had been none.
+/// While some requests have trouble, pushes and fetches go on; then everything is as if there had
+/// been none.
 async fn survives(trouble: Trouble, verbs: &[Verb], times: u64) {
     let Some(mut scene) = Scene::new().await else {
         return;
@@ -359,7 +364,8 @@ async fn a_reduce_read_costs_a_few_requests_per_server_that_wrote() {
         rounds += counter(&one, "writeback_rounds_total").await;
         wrote.push(one);
     }
-    // One object and one manifest a round, and the lease; a round for all maps that commit together, never one per map.
+    // One object and one manifest per round, and the lease; one round for all maps that commit
+    // together, never one per map.
     let writes = gateway.seen(Verb::Put) + gateway.seen(Verb::Part);
     assert!(rounds <= SERVERS * 3, "{rounds} rounds for 60 maps");
     assert!(
@@ -373,7 +379,7 @@ async fn a_reduce_read_costs_a_few_requests_per_server_that_wrote() {
 
     let reader = Server::with(endpoint.setup(gateway.addr(), "off")).await;
     let peer = reader.peer().await;
-    // It looks at the marker when it starts, and again, with the leases, by itself.
+    // The server looks at the marker when it starts, and again, with the leases, by itself.
     eventually(SOON, || async {
         match counter(&reader, "remote_requests_total{verb=\"get\"").await {
             gets @ 0..=2 => Err(format!("{gets} requests")),
@@ -393,12 +399,14 @@ async fn a_reduce_read_costs_a_few_requests_per_server_that_wrote() {
             .await;
         costs.push(gateway.seen(Verb::Get) - seen);
     }
-    // Per round: the manifest, the footer, and what is wanted; per server, that there is no next round; and once the lease.
+    // Per round: the manifest, the footer, and what is wanted; per server, that there is no next
+    // round; and once the lease.
     assert!(
         costs[0] <= 3 * rounds + SERVERS + 1,
         "{costs:?} for {rounds} rounds"
     );
-    // What is known is not asked for again, but for whether there is more by now, and whether the app was deleted elsewhere.
+    // What is known is not asked for again, but for whether there is more by now, and whether the
+    // app was deleted elsewhere.
     let known = |cost: &u64| *cost <= rounds + SERVERS + 1;
     assert!(
         costs[1..].iter().all(known),
@@ -415,7 +423,8 @@ async fn a_reduce_read_costs_a_few_requests_per_server_that_wrote() {
         0,
         "nothing is measured before it is read"
     );
-    // Each place is looked at once, and again when that was two seconds ago; and once for shuffles that were deleted here before.
+    // Each place is looked at once, and again when that was two seconds ago; and once for shuffles
+    // that were deleted here before.
     let looks = 1 + began.elapsed().as_secs().div_ceil(2);
     let lists = gateway.seen(Verb::List);
     assert!(
@@ -424,9 +433,10 @@ async fn a_reduce_read_costs_a_few_requests_per_server_that_wrote() {
     );
 }
 
-/// While deletions have trouble, of a shuffle, of an app that its driver brings back, and of another app, nobody's commit at level
-/// object waits for somebody else's, and the app that is back is staged and served at once; what it writes is in the store when the
-/// trouble is over. A live app that only one server hears of is not taken for dead by another meanwhile.
+/// While deletions have trouble (of a shuffle, of an app whose driver brings it back, and of
+/// another app), no commit at level object waits for another app's, and the returned app is staged
+/// and served at once; its output is in the store when the trouble is over. A live app known to one
+/// server only is not taken for dead by another meanwhile.
 async fn deletions_hold_nothing_up(trouble: Trouble) {
     let Some(endpoint) = Endpoint::start(StoreKind::Versity).await else {
         return;

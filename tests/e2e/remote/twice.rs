@@ -1,6 +1,6 @@
-//! Two lives of one name: an app is deleted, and comes again by the same id and token while the store still has what the first one
-//! wrote. Maps, attempts, sizes and counts of rows are the same, and only the bytes are not: whoever took one for the other would notice
-//! nothing.
+//! Two lives of one name: an app is deleted, and comes again with the same id and token while the
+//! store still has the first one's output. Maps, attempts, sizes and counts of rows are the same,
+//! and only the bytes differ: a confusion of the two would not be noticed.
 
 use shuffle_tests::{
     Endpoint, Gateway,
@@ -22,7 +22,8 @@ fn attempt(app: &App, life: u64, map: u32) -> Attempt {
     attempt
 }
 
-/// A store with what the first life wrote, by a server that is reached through a gateway, and the second life.
+/// A store with what the first life wrote, by a server that is reached through a gateway, and the
+/// second life.
 struct Scene {
     endpoint: Endpoint,
     gateway: Gateway,
@@ -71,7 +72,7 @@ impl Scene {
         .await;
     }
 
-    /// The app is there again, and writes the same maps; a server that was asked has what it was given, and nothing else.
+    /// The app is there again, and writes the same maps; every server returns exactly its output.
     async fn comes_again(&mut self) {
         let peer = self.one.peer().await;
         peer.renew(&self.app).await.unwrap();
@@ -114,7 +115,7 @@ impl Scene {
     }
 }
 
-/// `told`: that takes so long that the log says what waits for it.
+/// `told`: the deletion takes so long that the log names it as a reason to wait.
 async fn comes_again_while(trouble: Trouble, told: bool) {
     let Some(mut scene) = Scene::new().await else {
         return;
@@ -163,7 +164,7 @@ async fn a_server_that_is_restarted_in_between_knows_that_the_first_one_was_dele
         }
         scene.one.restart().await;
         scene.comes_again().await;
-        // And once more, with what the second one has written on its disk.
+        // And once more, with the second life's output on the disk.
         scene.one.kill();
         scene.one.restart().await;
         scene.one.peer().await.renew(&scene.app).await.unwrap();
@@ -186,7 +187,7 @@ async fn a_server_that_dies_before_the_store_knows_of_a_deletion_does_not_forget
         if answered {
             deletion.await.unwrap();
         } else {
-            // Who asked for it goes away as soon as it has begun.
+            // The deleting caller leaves as soon as the deletion has begun.
             let note = scene.one.dirs()[0].join("lives/app-1.json");
             let begun = eventually(SOON, || async {
                 match fs::read_to_string(&note).unwrap_or_default() {
@@ -210,7 +211,8 @@ async fn a_server_that_dies_before_the_store_knows_of_a_deletion_does_not_forget
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_that_another_server_heard_of_counts_too() {
-    // The one that gets the output has never heard of the app, or knows it, or was not there when it was deleted.
+    // The server that gets the output has never heard of the app, or knows it, or was down during
+    // the deletion.
     for case in 0..3 {
         let Some(mut scene) = Scene::new().await else {
             return;
@@ -225,7 +227,7 @@ async fn a_deletion_that_another_server_heard_of_counts_too() {
                 two.peer().await.renew(&app).await.unwrap();
                 scene.one.peer().await.delete_app(&app).await.unwrap();
                 scene.struck().await;
-                // For so long the record's word that it is who it is is taken for good.
+                // How long the record's confirmation of the app is trusted.
                 tokio::time::sleep(Duration::from_millis(2500)).await;
             }
             _ => {
@@ -275,7 +277,7 @@ async fn a_server_that_stands_still_in_the_middle_of_a_burial_removes_nothing_of
     .await;
     two.resume();
     scene.gateway.calm();
-    // Long enough for it to go on with what it was at.
+    // Long enough for the server to go on with its work.
     tokio::time::sleep(Duration::from_secs(5)).await;
     two.kill();
     scene.check_kept().await;

@@ -11,7 +11,10 @@ import java.util.stream.Stream;
 import org.apache.spark.SparkConf;
 import org.apache.spark.api.java.JavaSparkContext;
 
-/** Queries on threads of the driver, which are interrupted and waited for as Spark's own servers do it. */
+/**
+ * Queries on threads of the driver, which are interrupted and waited for as Spark's own servers do
+ * it.
+ */
 public final class Drivers {
   private static final Map<String, Query> QUERIES = new ConcurrentHashMap<>();
 
@@ -71,7 +74,8 @@ public final class Drivers {
   }
 
   /**
-   * Stops the context, and makes one after the other with each of these settings, [key, value], and a query if it starts.
+   * Stops the context, then makes a context with each of these settings, [key, value], and runs a
+   * query on every one that starts.
    *
    * @return what was said, all causes, or "taken"
    */
@@ -94,7 +98,10 @@ public final class Drivers {
     return said;
   }
 
-  /** Threads of ours on the Java side, but for the one of the log, of which a JVM has one; open files, and threads of the process. */
+  /**
+   * Threads of ours on the Java side, but for the one of the log, of which a JVM has one; open
+   * files, and threads of the process.
+   */
   public static String leftBehind() throws Exception {
     long threads = Thread.getAllStackTraces().keySet().stream().filter(thread -> thread.getName().matches("forebay(?!-log$).*")).count();
     try (Stream<Path> open = Files.list(Paths.get("/proc/self/fd")); Stream<Path> tasks = Files.list(Paths.get("/proc/self/task"))) {

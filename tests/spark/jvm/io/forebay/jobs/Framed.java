@@ -15,8 +15,9 @@ import org.apache.spark.serializer.SerializerInstance;
 import scala.reflect.ClassTag;
 
 /**
- * A serialiser of somebody else's for strings and numbers. Relocatable, it writes nothing but records. Otherwise a stream has a head and
- * an end, and says so if it is given half a stream, or two.
+ * A serialiser of somebody else's for strings and numbers. Relocatable, it writes nothing but
+ * records. Otherwise a stream has a head and an end, and says so if it is given half a stream, or
+ * two.
  */
 final class Framed extends Serializer implements Serializable {
   private static final int HEAD = 0xf0f0;

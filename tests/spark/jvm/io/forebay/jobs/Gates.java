@@ -9,15 +9,19 @@ import java.nio.file.Paths;
 import org.apache.spark.TaskContext;
 
 /**
- * Places at which a task waits for the test: what happens meanwhile happens between two lines of the task, and not merely likely so.
- * Both sides see one folder; a file in it says that a task has arrived, another that it may go on.
+ * Places at which a task waits for the test, so that events meanwhile happen surely between two
+ * lines of the task. Both sides see one folder; one file in it tells of the task's arrival, another
+ * lets it go on.
  */
 final class Gates {
   private static final long PATIENCE_MILLIS = 300_000;
 
   private Gates() {}
 
-  /** Says that this task is at the gate, and waits for the file {@code open-<gate>}; without a folder there are no gates. */
+  /**
+   * Says that this task is at the gate, and waits for the file {@code open-<gate>}; without a
+   * folder there are no gates.
+   */
   static void pass(String folder, String gate) {
     if (folder == null) {
       return;

@@ -18,7 +18,10 @@ public final class Kills {
 
   private Kills() {}
 
-  /** Waits until a task is inside that method: "executor task" where it is, null if it was not seen in time. */
+  /**
+   * Waits until a task is inside the method; returns "executor task", or null if none was seen in
+   * time.
+   */
   public static String find(SparkContext spark, String method, long millis) {
     for (long end = System.currentTimeMillis() + millis; System.currentTimeMillis() < end; ) {
       for (String executor : executors()) {
@@ -33,7 +36,10 @@ public final class Kills {
     return null;
   }
 
-  /** What Spark does to a task that is not needed any more: its thread is interrupted. It is tried again and counts as no failure. */
+  /**
+   * Spark's treatment of a task no longer needed: an interrupt of its thread. The task is tried
+   * again and counts as no failure.
+   */
   public static boolean kill(SparkContext spark, long task) {
     return spark.killTaskAttempt(task, true, "killed by a test");
   }

@@ -13,7 +13,9 @@ import org.apache.spark.serializer.KryoSerializer;
 import org.apache.spark.serializer.Serializer;
 import scala.Tuple2;
 
-/** Jobs on RDDs of JVM objects, each reduced to one text that is equal if and only if the result is. */
+/**
+ * Jobs on RDDs of JVM objects, each reduced to one text that is equal if and only if the result is.
+ */
 public final class Pairs {
   private static final int MAPS = 8;
   private static final int REDUCES = 13;
@@ -94,7 +96,7 @@ public final class Pairs {
   }
 
   /**
-   * One map task's first attempt sleeps, so that a speculative copy of it (on another host) overtakes it.
+   * One map task's first attempt sleeps, so that a speculative copy (on another host) overtakes it.
    */
   public static String straggle(JavaSparkContext spark, int records, int sleepMillis) {
     JavaPairRDD<String, Integer> pairs = pairs(spark, records).mapPartitionsToPair(partition -> {
@@ -128,7 +130,10 @@ public final class Pairs {
     return total[0] + " rows " + Long.toHexString(total[1]) + " " + Long.toHexString(total[2]);
   }
 
-  /** Fails where a key is smaller than the one before it; values of equal keys may come in any order. */
+  /**
+   * Fails where a key is smaller than the one before it; values of equal keys may come in any
+   * order.
+   */
   private static String ordered(JavaPairRDD<String, Integer> rows) {
     String last = "";
     for (Tuple2<String, Integer> row : rows.collect()) {

@@ -13,13 +13,16 @@ import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec;
 import org.apache.spark.sql.execution.joins.BaseJoinExec;
 import org.apache.spark.sql.execution.joins.BroadcastHashJoinExec;
 
-/** The final plan of a query that has run, in words that two runs have in common: no ids, no times. */
+/**
+ * The final plan of a query that has run, in words that two runs have in common: no ids, no times.
+ */
 public final class Plans {
   private Plans() {}
 
   /**
-   * One line per operator, indented by its depth. Joins with their type and build side, reads of a shuffle with the number of
-   * partitions of each kind that adaptive execution made, shuffles with their number of partitions.
+   * One line per operator, indented by its depth. Joins with their type and build side, reads of a
+   * shuffle with adaptive execution's number of partitions of each kind, shuffles with their number
+   * of partitions.
    */
   public static List<String> shape(Dataset<?> query) {
     List<String> lines = new ArrayList<>();

@@ -26,7 +26,10 @@ import scala.collection.Iterator;
 import scala.reflect.ClassTag;
 import scala.reflect.ClassTag$;
 
-/** Jobs that are made to fail at a place, each with a gate at which the test does something to a server. */
+/**
+ * Jobs that are made to fail at a place, each with a gate at which the test does something to a
+ * server.
+ */
 public final class Retries {
   private static final int RECORDS = 24_000;
 
@@ -52,7 +55,10 @@ public final class Retries {
     }
   }
 
-  /** Reads {@code rows} only when the gate is open: a reader asks the servers when it is made, which is after the gate's task code. */
+  /**
+   * Reads {@code rows} only when the gate is open: a reader asks the servers when it is made, which
+   * is after the gate's task code.
+   */
   private static <T> JavaRDD<T> behind(JavaSparkContext spark, String gates, String gate, List<Integer> waiting, JavaRDD<T> rows) {
     JavaRDD<Integer> guard = spark.parallelize(Collections.<Integer>emptyList(), rows.getNumPartitions()).mapPartitions(none -> {
       if (Gates.first() && waiting.contains(TaskContext.get().partitionId())) {
@@ -64,8 +70,9 @@ public final class Retries {
   }
 
   /**
-   * Three stages. In the second, task 0 has read its input and waits; task 1 is let to its input when the test has taken a server's
-   * disk, and fails. So the stage is tried again while the first attempt of task 0 still runs, and both write the same map's output.
+   * Three stages. In the second, task 0 has read its input and waits; task 1 is let to its input
+   * when the test has taken a server's disk, and fails. So the stage is tried again while the first
+   * attempt of task 0 still runs, and both write the same map's output.
    */
   private static String twoAttempts(JavaSparkContext spark, String gates) {
     JavaRDD<Tuple2<String, Integer>> sums =
@@ -82,12 +89,18 @@ public final class Retries {
     return Pairs.digest(groups(again));
   }
 
-  /** A barrier stage writes the shuffle whose outputs are lost in part: Spark runs all of it again, as it must. */
+  /**
+   * A barrier stage writes the shuffle with partly lost outputs: Spark runs all of it again, as it
+   * must.
+   */
   private static String barrier(JavaSparkContext spark, String gates) {
     return Pairs.digest(behind(spark, gates, "reader", List.of(0, 1, 2), groups(atOnce(spark, records -> records))));
   }
 
-  /** One task of a barrier stage fails when the others may have written: what the first try of all wrote is never read. */
+  /**
+   * One task of a barrier stage fails when the others may have written: what the first try of all
+   * wrote is never read.
+   */
   private static String barrierTask(JavaSparkContext spark) {
     return Pairs.digest(groups(atOnce(spark, FailsAtTheEnd::new)));
   }
@@ -105,7 +118,9 @@ public final class Retries {
     return pairs.groupByKey(new HashPartitioner(3)).map(group -> group._1() + Pairs.sorted(group._2()));
   }
 
-  /** The first two attempts of each task write rows that are wrong, and fail when all are written. */
+  /**
+   * The first two attempts of each task write rows that are wrong, and fail when all are written.
+   */
   private static String garbage(JavaSparkContext spark) {
     JavaPairRDD<String, Integer> pairs = Pairs.pairs(spark, RECORDS).mapPartitionsToPair(records -> {
       TaskContext task = TaskContext.get();
@@ -120,7 +135,10 @@ public final class Retries {
     return Pairs.digest(groups(pairs));
   }
 
-  /** Records in an order that differs from run to run are dealt out round robin: which Spark knows, on every line. */
+  /**
+   * Records in an order that differs from run to run are dealt out round robin: which Spark knows,
+   * on every line.
+   */
   private static String indeterminate(JavaSparkContext spark, String gates) {
     JavaRDD<Integer> shuffled = Pairs.pairs(spark, RECORDS).values().repartition(4).map(n -> n + 1).repartition(4);
     return Pairs.digest(behind(spark, gates, "reader", List.of(2, 3), shuffled.map(String::valueOf)));
@@ -137,8 +155,8 @@ public final class Retries {
   // === rows ===
 
   /**
-   * Numbers to partitions by a random key, so that a map which runs twice writes other rows each time. Two of four reduce tasks end,
-   * the others wait at the gate before they read.
+   * Numbers to partitions by a random key, so that a map which runs twice writes other rows each
+   * time. Two of four reduce tasks end, the others wait at the gate before they read.
    */
   public static List<Long> randomRows(SparkSession session, String gates, int records) {
     JavaSparkContext spark = JavaSparkContext.fromSparkContext(session.sparkContext());
@@ -150,7 +168,10 @@ public final class Retries {
     return behind(spark, gates, "reader", List.of(2, 3), ids).collect();
   }
 
-  /** The rows of a stage whose tasks each wait once they have read {@code after} rows; a digest as {@link Rows#digest} makes it. */
+  /**
+   * The rows of a stage whose tasks each wait after {@code after} rows; digested by
+   * {@link Rows#digest}.
+   */
   public static String pausedDigest(RDD<InternalRow> rows, String gates, int after) {
     JavaRDD<byte[]> copies = new JavaRDD<>(rows, rows.elementClassTag()).mapPartitions(partition -> new java.util.Iterator<byte[]>() {
       private int read;

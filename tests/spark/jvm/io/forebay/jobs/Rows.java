@@ -13,21 +13,24 @@ import org.apache.spark.sql.catalyst.expressions.UnsafeRow;
 import org.apache.spark.unsafe.Platform;
 
 /**
- * What the tests ask of SQL jobs without moving rows to Python: the two halves of a job one after the other, a digest of its
- * rows whatever their order, and where its map outputs are.
+ * Questions of tests to SQL jobs without rows in Python: the two halves of a job one after the
+ * other, a digest of its rows whatever their order, and the places of its map outputs.
  */
 public final class Rows {
   private Rows() {}
 
   /**
-   * Runs every stage but the last of an adaptive query and returns the RDD of the last one: its map outputs exist, nothing has
-   * read them yet, and running the RDD reads exactly them.
+   * Runs every stage but the last of an adaptive query and returns the RDD of the last one: its map
+   * outputs exist unread, and running the RDD reads exactly them.
    */
   public static RDD<InternalRow> runMaps(Dataset<?> query) {
     return query.queryExecution().toRdd();
   }
 
-  /** Rows, and the sum and the exclusive or of a 64-bit hash over the bytes of each: equal for equal multisets of rows. */
+  /**
+   * Rows, and the sum and the exclusive or of a 64-bit hash over the bytes of each: equal for equal
+   * multisets of rows.
+   */
   public static String digest(RDD<InternalRow> rows) {
     long[] total = new JavaRDD<>(rows, rows.elementClassTag()).mapPartitions(partition -> {
       long[] part = new long[3];
@@ -53,7 +56,9 @@ public final class Rows {
     }).collect());
   }
 
-  /** Word by word and without a copy: the benchmark runs this too, and wants to measure the shuffle. */
+  /**
+   * Word by word and without a copy: the benchmark runs this too, and wants to measure the shuffle.
+   */
   private static long hash(UnsafeRow row) {
     Object base = row.getBaseObject();
     long hash = row.getSizeInBytes();
@@ -72,7 +77,10 @@ public final class Rows {
     return hash ^ (hash >>> 29);
   }
 
-  /** Lines of "shuffle map location": the executor id under which each map output is registered ("-" where none is). */
+  /**
+   * Lines of "shuffle map location": the executor id under which each map output is registered ("-"
+   * where none is).
+   */
   public static List<String> mapLocations() {
     MapOutputTrackerMaster tracker = (MapOutputTrackerMaster) SparkEnv.get().mapOutputTracker();
     List<String> lines = new ArrayList<>();
@@ -87,7 +95,10 @@ public final class Rows {
     return lines;
   }
 
-  /** What Spark does when nothing refers to a shuffle any more, without waiting for a garbage collection. */
+  /**
+   * What Spark does when nothing refers to a shuffle any more, without waiting for a garbage
+   * collection.
+   */
   public static void forget(org.apache.spark.SparkContext context, int shuffle) {
     context.cleaner().get().doCleanupShuffle(shuffle, true);
   }

@@ -17,7 +17,10 @@ import org.apache.spark.serializer.KryoSerializer;
 import org.apache.spark.serializer.Serializer;
 import scala.Tuple2;
 
-/** RDD jobs whose records, keys, partitioners or serialisers are out of the ordinary; each gives a text as {@link Pairs} does. */
+/**
+ * RDD jobs whose records, keys, partitioners or serialisers are out of the ordinary; each gives a
+ * text as {@link Pairs} does.
+ */
 public final class Shapes {
   private static final int RECORDS = 20_000;
 
@@ -69,7 +72,10 @@ public final class Shapes {
     }
   }
 
-  /** Shuffles in which there is nothing: no maps, no partitions, no records. The text says how many of each came out. */
+  /**
+   * Shuffles in which there is nothing: no maps, no partitions, no records. The text says how many
+   * of each came out.
+   */
   public static String nothing(JavaSparkContext spark, String job) {
     switch (job) {
       case "noMaps":
@@ -194,7 +200,9 @@ public final class Shapes {
     }
   }
 
-  /** Makes Kryo write an object that it has written before as a reference to it, over the whole stream. */
+  /**
+   * Makes Kryo write a repeated object as a reference, over the whole stream.
+   */
   public static final class KeepsReferences implements KryoRegistrator {
     @Override
     public void registerClasses(com.esotericsoftware.kryo.Kryo kryo) {

@@ -2,7 +2,10 @@ package io.forebay.conformance;
 
 import org.apache.spark.rdd.PairRDDFunctionsSuite;
 
-/** Spark's own PairRDDFunctionsSuite on Forebay: up to Spark 3.5 its context is made without a look at system properties. */
+/**
+ * Spark's own PairRDDFunctionsSuite on Forebay: up to Spark 3.5 its context is made without a look
+ * at system properties.
+ */
 public class ForebayPairRDDFunctionsSuite extends PairRDDFunctionsSuite {
   @Override
   public void beforeAll() {

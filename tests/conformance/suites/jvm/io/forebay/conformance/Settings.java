@@ -3,7 +3,7 @@ package io.forebay.conformance;
 import java.util.Properties;
 import org.apache.spark.SparkConf;
 
-/** System properties for suites that make their settings without looking at them. */
+/** System properties for suites that build their settings without a look at given ones. */
 final class Settings {
   private Settings() {}
 
