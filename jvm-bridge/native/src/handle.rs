@@ -7,9 +7,9 @@
 //! | 0..24 | slot |
 //!
 //! An id is never handed out twice: a slot's generation grows when the slot is emptied, and a slot
-//! out of generations is not used again. So a closed, foreign or invented id is refused (invariant:
-//! ids-never-addresses). A look-up hands out an `Arc`: `close` from another thread takes the entry
-//! out of the table, and the memory goes with the return of the call inside.
+//! out of generations is not used again. So a closed, foreign or invented id is refused
+//! (invariant: ids-never-addresses). A look-up hands out an `Arc`: `close` from another thread
+//! takes the entry out of the table, and the memory goes with the return of the call inside.
 
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, TryLockError};
 

@@ -39,8 +39,8 @@ struct State {
     sorted: Sorted,
     flush: Option<Flush>,
     commit: Option<Commit>,
-    /// Why the output cannot be completed any more: the answer of every later call (invariant:
-    /// whole-attempt-or-none).
+    /// Why the output cannot be completed any more: the answer of every later call
+    /// (invariant: whole-attempt-or-none).
     failed: Option<Error>,
     /// Bytes added since the connection was last asked whether it has room.
     unasked: usize,

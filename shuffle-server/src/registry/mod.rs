@@ -1,20 +1,22 @@
-//! Apps: who may, and until when.
+//! Apps: their rights, and the end of them.
 //!
-//! Owns the table of apps in memory: the hash of each app's token, its lease and its deadline. What
-//! survives a crash is the [`AppRecord`] that a [`Ledger`] (the volumes) keeps of each app; after a
-//! restart every app has its full lease again, because nobody could renew it meanwhile. Does not
-//! own the data: it only says to the ledger when an app's are to go.
+//! Owns the table of apps in memory: the hash of each app's token, its lease and its deadline. An
+//! [`AppRecord`] of each app, kept by a [`Ledger`] (the volumes), survives a crash; after a restart
+//! every app has its full lease again, because nobody could renew it meanwhile. Does not own the
+//! data: the registry only tells the ledger when to delete them.
 //!
 //! Any call of an app renews its lease, at the price of one atomic store. Data are deleted because
-//! an app asked for it or because its lease ran out, and for no other reason (invariant:
-//! delete-by-lease). An app that is gone stays known for a while, so that a late task of it is
-//! refused and does not bring it back; only its driver, with [`Registry::renew`], can do that.
+//! an app asked for it or because its lease ran out, and for no other reason
+//! (invariant: delete-by-lease). An app that is gone stays known for a while: late tasks of it are
+//! refused and do not bring it back. Only its driver can, with [`Registry::renew`].
 //!
-//! The table is bounded. An app that has committed nothing loses nothing when it is forgotten, so
-//! such a one makes room for the next: whoever registers thousands keeps nobody out. With an object
-//! store the [`Pool`] has the last word on whose an app is.
+//! The table is bounded. An app without a commit loses nothing when it is forgotten, so it makes
+//! room for the next: registering thousands of apps keeps nobody out. With an object store the
+//! [`Pool`] has the last word on the identity of an app.
 
 mod app;
+mod caller;
+mod error;
 mod policy;
 mod pool;
 mod standing;
@@ -29,10 +31,11 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
-use shuffle_proto::{ids::AppId, kind::Kind};
+use shuffle_proto::ids::AppId;
 
 pub use app::{App, End, StreamPermit};
+pub use caller::{Caller, Renewed, TokenHash};
+pub use error::Error;
 pub use policy::Policy;
 pub use pool::{Claim, Pool};
 pub use standing::{Apps, Standing};
@@ -41,142 +44,32 @@ use crate::{clock::Clock, metrics::Metrics, staging::AppRecord};
 use app::Bond;
 use pool::Entrance;
 
-/// Calls that may ask the pool at the same time, of different apps.
+/// Concurrent questions to the pool, about different apps.
 const SLOTS: usize = 64;
-/// So many apps without a commit do not make room for others: they may be drivers that have just
-/// come.
+/// Up to this number, apps without a commit do not make room for others: they may be drivers that
+/// have just come.
 const FEW: usize = 3;
 
-/// Where apps are written down, and where their data are. Calls may block.
+/// The volumes, as the registry sees them. Calls may block.
 pub trait Ledger: Send + Sync + 'static {
-    /// Writes the app down, on as many volumes as take it; an error if none did.
+    /// Writes the app down on all volumes that answer; an error if there is none.
     fn put(&self, record: &AppRecord) -> Result<(), String>;
-    /// Deletes all data of the app and forgets it; answers the bytes that were freed. Deleting what
-    /// is not there is no error.
+    /// Deletes all data of the app and forgets it; returns the freed bytes. Deleting an unknown app
+    /// is no error.
     fn delete(&self, app: &AppId) -> Result<u64, String>;
 }
 
 /// Bounds of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Apps that may hold data.
+    /// Most live apps.
     pub apps: usize,
-    /// Pushes and fetches of one app.
+    /// Most pushes and fetches of one app.
     pub streams: usize,
-    /// Lease of an app that does not ask for one.
+    /// Lease of apps without a choice.
     pub lease: Duration,
     /// Longest lease.
     pub max_lease: Duration,
-}
-
-/// SHA-256 of an app's token: the token itself is nowhere kept.
-#[derive(Clone, Copy)]
-pub struct TokenHash(pub [u8; 32]);
-
-impl TokenHash {
-    /// Of this token.
-    pub fn of(token: &str) -> Self {
-        Self(Sha256::digest(token.as_bytes()).into())
-    }
-
-    /// Compares in a time that does not depend on where they differ.
-    fn opens(self, other: [u8; 32]) -> bool {
-        let difference = self
-            .0
-            .iter()
-            .zip(other)
-            .fold(0, |all, (a, b)| all | (a ^ b));
-        std::hint::black_box(difference) == 0
-    }
-}
-
-/// Who calls, checked as far as it can be without the table.
-#[derive(Clone)]
-pub struct Caller {
-    /// The app.
-    pub app: AppId,
-    /// Of the token that came with the call.
-    pub token: TokenHash,
-    /// The lease it asks for; `None` leaves that to the server, or as it is.
-    pub lease: Option<Duration>,
-    /// When it wants what it commits to be written back; `None` leaves that to the server, or as it
-    /// is.
-    pub write_back: Option<Policy>,
-    /// From where, if that is known.
-    pub peer: Option<IpAddr>,
-    /// A task's, which does not bring back what its driver has deleted.
-    pub task: bool,
-}
-
-/// What a driver is told when it has called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Renewed {
-    /// Granted from now on.
-    pub lease: Duration,
-    /// The app was not known before this call, or was gone: whatever it had here is gone.
-    pub anew: bool,
-}
-
-/// Why a call is refused.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// Another token is bound.
-    #[error("caller.token does not open app {0}: send the token with which the app was registered")]
-    Denied(AppId),
-    /// The pool has another token.
-    #[error(
-        "caller.token was bound to app {0} while the object store could not be asked, and it has another token of it: another \
-         application was registered by this id first; start this one again under another id"
-    )]
-    Taken(AppId),
-    /// What an app of this name had before it is still there.
-    #[error(
-        "caller.app is {0}: an application of this id and token was deleted, and what it had in the object store is still being \
-         removed; until that is done nothing of this one is there: compute it again"
-    )]
-    Before(AppId),
-    /// The pool cannot be asked.
-    #[error("app {0}: whose it is cannot be asked of the object store: {1}")]
-    Pool(AppId, String),
-    /// Nothing is known of the app.
-    #[error(
-        "caller.app is {0}: this server has nothing of it; ask the servers that took its output"
-    )]
-    Unknown(AppId),
-    /// It is gone: nothing may be added to it.
-    #[error(
-        "caller.app is {0}: its {1}, and its data were deleted; register it again with RenewLease to go on"
-    )]
-    Gone(AppId, End),
-    /// It is gone: there is nothing to be asked for.
-    #[error("caller.app is {0}: its {1}, and its data were deleted; compute them again")]
-    Deleted(AppId, End),
-    /// The table is full.
-    #[error(
-        "caller.app is {0}: {1} apps hold data here already; come back later or raise max-apps"
-    )]
-    TooManyApps(AppId, usize),
-    /// The app's streams are used up.
-    #[error(
-        "app {0} runs {1} pushes and fetches here already: come back later or raise max-streams-per-app"
-    )]
-    TooManyStreams(AppId, usize),
-    /// No volume wrote it down, or not all deleted it.
-    #[error("app {0}: {1}")]
-    Ledger(AppId, String),
-}
-
-impl Error {
-    /// What the caller should do.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Denied(_) | Self::Taken(_) => Kind::Denied,
-            Self::Unknown(_) | Self::Deleted(..) | Self::Before(_) => Kind::Lost,
-            Self::Gone(..) => Kind::Fenced,
-            Self::TooManyApps(..) | Self::TooManyStreams(..) => Kind::Busy,
-            Self::Ledger(..) | Self::Pool(..) => Kind::Unavailable,
-        }
-    }
 }
 
 /// See the module.
@@ -188,18 +81,17 @@ pub struct Registry {
     metrics: Arc<Metrics>,
     apps: Mutex<HashMap<AppId, Arc<App>>>,
     pool: Option<Arc<dyn Pool>>,
-    /// One call at a time of an app asks the pool; since when that did not answer.
+    /// One question per app at a time; holds the time of the pool's last failure to answer.
     slots: [tokio::sync::Mutex<Option<Instant>>; SLOTS],
     hasher: RandomState,
-    /// Out of the table to make room; what the volumes know of them is to go.
+    /// Apps out of the table to make room, whose data the volumes are to delete.
     evicted: Mutex<Vec<Arc<App>>>,
-    /// For refusals of apps that are not in the table.
+    /// Limits log lines about apps outside the table.
     strangers: app::LogLimit,
 }
 
 impl Registry {
-    /// `recovered`: what the volumes have written down, the same app once or more often, by one
-    /// token.
+    /// `recovered`: the volumes' records, the same app once or more often, by one token.
     pub fn new(
         ledger: Arc<dyn Ledger>,
         clock: Arc<dyn Clock>,
@@ -244,7 +136,7 @@ impl Registry {
         registry
     }
 
-    /// The driver's call: makes the app known, or renews its lease. An app that is gone and left
+    /// A driver's call: registers the app, or renews its lease. An app that is gone and left
     /// nothing starts anew, also under another token.
     pub async fn renew(&self, caller: &Caller) -> Result<Renewed, Error> {
         self.forget_if_useless(&caller.app);
@@ -263,7 +155,7 @@ impl Registry {
                 app.ask(self.granted(Some(asked)));
             }
             if !app.touch(self.now()) {
-                // One at a time with the deletion of what the app had before.
+                // One at a time with the deletion of the app's earlier data.
                 let _alone = app.lifecycle.lock().await;
                 if app.forgotten.load(Ordering::Acquire) {
                     continue; // it has just left the table: a new entry takes its place
@@ -281,18 +173,17 @@ impl Registry {
         }
     }
 
-    /// Whether a renewal by this caller would change the lease of an app that is known here, which
-    /// volumes then write down.
+    /// Whether this call would change the lease of an app known here, which volumes then write
+    /// down.
     pub fn changes_lease(&self, caller: &Caller) -> bool {
         let found = self.apps.lock().get(&caller.app).cloned();
-        // What a wrong token, or an app that is gone, means is for the renewal itself to say.
+        // Wrong tokens and ended apps are refused by the renewal itself.
         let app = found.filter(|app| caller.token.opens(app.token) && !app.is_gone());
         let asked = caller.lease.map(|lease| self.granted(Some(lease)));
         app.is_some_and(|app| asked.is_some_and(|asked| asked != app.lease()))
     }
 
-    /// A call that brings something: makes the app known if need be. An app that is gone stays
-    /// gone.
+    /// A pushing call: registers the app if need be. An app that is gone stays gone.
     pub async fn write(&self, caller: &Caller) -> Result<Arc<App>, Error> {
         loop {
             let entered = self.enter(caller, Entrance::Task).await?;
@@ -306,7 +197,7 @@ impl Registry {
         }
     }
 
-    /// A call that only asks: the app must be known, here or in the pool.
+    /// A reading call: the app must be known, here or in the pool.
     pub async fn read(&self, caller: &Caller) -> Result<Arc<App>, Error> {
         let entered = self.enter(caller, Entrance::Reader).await?;
         let (app, bound) = entered.ok_or_else(|| Error::Unknown(caller.app.clone()))?;
@@ -319,8 +210,8 @@ impl Registry {
         Ok(app)
     }
 
-    /// Deletes an app; answers the bytes that were freed, or `None` if it is not known here. When a
-    /// volume fails at it, the janitor tries again.
+    /// Deletes an app; returns the freed bytes, or `None` if the app is unknown here. After a
+    /// failure of a volume the janitor tries again.
     pub async fn delete(&self, caller: &Caller) -> Result<Option<u64>, Error> {
         let Some(app) = self.find(caller)? else {
             return Ok(None);
@@ -330,8 +221,7 @@ impl Registry {
         self.delete_leftovers(&app).await.map(Some)
     }
 
-    /// Deletes an app because a person names it, whatever its token; answers the bytes that were
-    /// freed.
+    /// Deletes an app by name, for a person, whatever its token; returns the freed bytes.
     pub async fn free(&self, app: &AppId) -> Result<u64, Error> {
         let found = self.apps.lock().get(app).cloned();
         let Some(app) = found else {
@@ -342,8 +232,7 @@ impl Registry {
         self.delete_leftovers(&app).await
     }
 
-    /// Ends one that is deleted, here and for the pool at once: who asked for it may not wait for
-    /// the rest.
+    /// Ends an app, here and for the pool at once: the caller may not wait for the rest.
     fn end(&self, app: &App, token: Option<[u8; 32]>) {
         if let Some(pool) = &self.pool {
             pool.ends(&app.id, token);
@@ -351,7 +240,7 @@ impl Registry {
         app.end(End::Deleted, self.now());
     }
 
-    /// Renews the lease of an app that is in the middle of a call; refuses if it is gone.
+    /// Renews the lease of an app in the middle of a call; refuses if the app is gone.
     pub fn alive(&self, app: &App) -> Result<(), Error> {
         if app.touch(self.now()) {
             Ok(())
@@ -366,8 +255,7 @@ impl Registry {
             .ok_or_else(|| Error::TooManyStreams(app.id.clone(), self.limits.streams))
     }
 
-    /// Whether this refusal of an app may be logged: a caller that repeats itself must not fill the
-    /// log.
+    /// Whether a refusal of the app may be logged: a repeating caller must not fill the log.
     pub fn may_log(&self, app: Option<&AppId>) -> bool {
         match app.and_then(|app| self.apps.lock().get(app).cloned()) {
             Some(app) => app.refusals.allow(self.now()),
@@ -375,7 +263,7 @@ impl Registry {
         }
     }
 
-    /// Apps that may hold data.
+    /// Number of live apps.
     pub fn live(&self) -> usize {
         self.apps
             .lock()
@@ -391,7 +279,7 @@ impl Registry {
         }
     }
 
-    /// The app whose deletion is asked for; `None` if it is not known here, or not by this token.
+    /// The app to be deleted; `None` if unknown here, or by another token.
     fn find(&self, caller: &Caller) -> Result<Option<Arc<App>>, Error> {
         let found = self.apps.lock().get(&caller.app).cloned();
         match found {
@@ -407,8 +295,7 @@ impl Registry {
         }
     }
 
-    /// Puts an app into the table; one that is there by now is answered instead. And whether it was
-    /// not there before.
+    /// Puts an app into the table, or finds it there; returns the app, and whether it is new.
     fn insert(&self, caller: &Caller, bond: Bond) -> Result<(Arc<App>, bool), Error> {
         let (id, now) = (&caller.app, self.now());
         let mut apps = self.apps.lock();
@@ -419,14 +306,14 @@ impl Registry {
             };
         }
         if apps.len() >= self.limits.apps {
-            // Those that are gone and clean only wait to be forgotten.
+            // Apps gone without data only wait to be forgotten.
             apps.retain(|_, app| !app.try_forget());
         }
         if apps.len() >= self.limits.apps {
             let Some(victim) = self.least_needed(&apps) else {
                 return Err(Error::TooManyApps(id.clone(), self.limits.apps));
             };
-            // The janitor deletes what the volumes have of it; nobody waits for that.
+            // The janitor deletes the volumes' data, and nobody waits for that.
             victim.end(End::Expired, now);
             victim.forgotten.store(true, Ordering::Release);
             apps.remove(&victim.id);
@@ -443,8 +330,8 @@ impl Registry {
         Ok((app, true))
     }
 
-    /// Of the apps that have committed nothing, one that makes room: of the peer that has most of
-    /// them, the one that called first.
+    /// The app without a commit that makes room: the earliest caller of the peer with most such
+    /// apps.
     fn least_needed(&self, apps: &HashMap<AppId, Arc<App>>) -> Option<Arc<App>> {
         let fresh = || apps.values().filter(|app| app.is_fresh() && !app.is_gone());
         let mut by_peer: HashMap<Option<IpAddr>, usize> = HashMap::new();
@@ -461,7 +348,7 @@ impl Registry {
         &self.slots[self.hasher.hash_one(app) as usize % SLOTS]
     }
 
-    /// An app that was gone comes back: by now another may have its name.
+    /// A returning app: its name may be another's by now.
     async fn rebind(&self, app: &App, revive: bool) -> Result<(), Error> {
         let Some(pool) = &self.pool else {
             return Ok(());
@@ -480,7 +367,7 @@ impl Registry {
         }
     }
 
-    /// Sees to it that the volumes know the app before anything of it is stored.
+    /// Makes the volumes know the app before its first data.
     async fn write_down(&self, app: &Arc<App>) -> Result<(), Error> {
         if app.written.load(Ordering::Acquire) {
             return Ok(());
@@ -497,7 +384,7 @@ impl Registry {
             app: app.id.clone(),
             token_hash: app.token,
             lease,
-            // The volumes know it.
+            // The volumes know the life.
             life: None,
         };
         let ledger = self.ledger.clone();
@@ -508,8 +395,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Deletes what an app that is gone has left, if that is not done yet. The caller holds
-    /// `lifecycle`.
+    /// Deletes the data of an app that is gone, unless done already. The caller holds `lifecycle`.
     async fn delete_leftovers(&self, app: &Arc<App>) -> Result<u64, Error> {
         if !app.is_gone() || !app.dirty.load(Ordering::Acquire) {
             return Ok(0);
@@ -546,11 +432,11 @@ impl Apps for Registry {
     fn standing(&self, app: &AppId) -> Standing {
         match self.apps.lock().get(app) {
             None => Standing::Unknown,
-            // What it has here is served here, and is nobody's in the store.
+            // Its data are served here, and nothing in the store is its own.
             Some(app) if app.bond() == Bond::Refused => Standing::Unknown,
             Some(app) if !app.is_gone() => app.standing(),
             Some(app) if app.why_gone() == End::Deleted => Standing::Deleted,
-            // It may well call other servers.
+            // The app may call other servers.
             Some(_) => Standing::Unknown,
         }
     }

@@ -3,6 +3,8 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize},
 };
 
+use shuffle_proto::kind::Kind;
+
 use super::*;
 use crate::clock::ManualClock;
 

@@ -23,8 +23,8 @@ abstract class RecordWriter<K, V> {
     abstract void write(Iterator<Product2<K, V>> records) throws Exception;
 
     /**
-     * The partition of a record, which it also accounts for in the row checksums (invariant:
-     * checksum-told).
+     * The partition of a record, which it also accounts for in the row checksums
+     * (invariant: checksum-told).
      */
     final int partition(Object key, Object value) {
         int partition = partitioner.getPartition(key);
