@@ -1,7 +1,9 @@
-//! How soon a volume serves again what it holds: by default 1 000 runs of 1 000 partitions, which is 10⁶ extents.
+//! How soon a volume serves again what it holds: by default 1 000 runs of 1 000 partitions, which
+//! is 10⁶ extents.
 //!
-//! Recovery reads the index and looks at the length of each file, and reads none of the data, so extents are small here. The files are
-//! in the page cache, as they are after the crash of a process; after a reboot the index comes from the disk.
+//! Recovery reads the index and looks at the length of each file, and reads none of the data, so
+//! extents are small here. The files are in the page cache, as they are after the crash of a
+//! process; after a reboot the index comes from the disk.
 //!
 //! `cargo bench --package shuffle-benches --bench restart -- [RUNS] [PARTITIONS] [BYTES PER BLOCK]`
 

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::{pages, size::ByteSize};
 
-/// Loads running Forebay servers, or one that it starts itself, and tells what they cost beside raw TCP.
+/// Loads running Forebay servers, or one that it starts itself, and tells what they cost beside raw
+/// TCP.
 #[derive(Debug, Parser)]
 #[command(name = "forebay-bench", version = version(), max_term_width = 110)]
 pub(crate) struct Cli {
@@ -57,7 +58,8 @@ pub(crate) enum Level {
 pub(crate) enum Source {
     /// The servers that took it.
     Server,
-    /// Object storage: the server that took it is drained, which writes it back, and another serves it from there.
+    /// Object storage: the server that took it is drained, which writes it back, and another serves
+    /// it from there.
     Store,
 }
 
@@ -129,8 +131,9 @@ pub(crate) struct Load {
     #[arg(long, requires = "spawn", value_name = "KEY=VALUE")]
     pub(crate) server_setting: Vec<String>,
 
-    /// Write and delete a file before each measured write, so that a hypervisor's faults are not measured. `auto`: if the
-    /// servers are on this machine and it is one that gives free memory back to its host.
+    /// Write and delete a file before each measured write, so that a hypervisor's faults are not
+    /// measured. `auto`: if the servers are on this machine and it is one that gives free memory
+    /// back to its host.
     #[arg(long, value_enum, default_value_t = WarmPages::Auto)]
     pub(crate) warm_pages: WarmPages,
 
@@ -146,7 +149,8 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 200)]
     pub(crate) partitions: u32,
 
-    /// Bytes of a block before compression; several, separated by commas, are measured one after the other.
+    /// Bytes of a block before compression; several, separated by commas, are measured one after
+    /// the other.
     #[arg(long, value_delimiter = ',', default_value = "64KiB")]
     pub(crate) block: Vec<ByteSize>,
 
@@ -154,15 +158,18 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 4, value_parser = value_parser!(u32).range(1..=1024))]
     pub(crate) streams: u32,
 
-    /// Level that commits wait for; several are measured one after the other [default: disk; of `all`: memory,disk].
+    /// Level that commits wait for; several are measured one after the other [default: disk; of
+    /// `all`: memory,disk].
     #[arg(long, value_delimiter = ',')]
     pub(crate) durability: Vec<Level>,
 
-    /// Let the client compress blocks (LZ4); the bytes are then rows of small numbers instead of random.
+    /// Let the client compress blocks (LZ4); the bytes are then rows of small numbers instead of
+    /// random.
     #[arg(long)]
     pub(crate) compress: bool,
 
-    /// Measured rounds, after one that only warms up. Each is paired with the same bytes over raw TCP.
+    /// Measured rounds, after one that only warms up. Each is paired with the same bytes over raw
+    /// TCP.
     #[arg(long, default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
 
@@ -170,7 +177,8 @@ pub(crate) struct Load {
     #[arg(long)]
     pub(crate) no_floor: bool,
 
-    /// Write the report to this file as JSON; `-` is standard output, the table then goes to standard error.
+    /// Write the report to this file as JSON; `-` is standard output, the table then goes to
+    /// standard error.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
 
@@ -223,7 +231,8 @@ pub(crate) struct FetchLoad {
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
     pub(crate) read_partitions: u32,
 
-    /// Who has what is read; `store` needs --spawn, and is a directory then. Both are measured one after the other.
+    /// Who has what is read; `store` needs --spawn, and is a directory then. Both are measured one
+    /// after the other.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "server")]
     pub(crate) from: Vec<Source>,
 }

@@ -1,8 +1,11 @@
-//! `forebay-bench`: loads Forebay servers and tells what they cost, beside the same bytes over raw TCP in the same minutes.
+//! `forebay-bench`: loads Forebay servers and tells what they cost, beside the same bytes over raw
+//! TCP in the same minutes.
 //!
-//! - [`cli`]: flags. [`session`]: one use, from connecting to cleaning up; [`spawn`]: a server of one's own.
+//! - [`cli`]: flags. [`session`]: one use, from connecting to cleaning up; [`spawn`]: a server of
+//!   one's own.
 //! - [`shape`], [`payload`], [`size`]: what is written. [`push`], [`fetch`]: how.
-//! - [`measure`]: the method; [`pages`]: a trap of virtual machines; [`cpu`]: what processes cost; [`tcp`]: the floor; [`report`]: table and JSON.
+//! - [`measure`]: the method; [`pages`]: a trap of virtual machines; [`cpu`]: what processes cost;
+//!   [`tcp`]: the floor; [`report`]: table and JSON.
 //!
 //! How to read the figures is in `README.md` beside this crate.
 
@@ -86,7 +89,8 @@ fn fetch_kinds(fetch: &FetchLoad) -> Result<Vec<Kind>> {
     Ok(fetch.from.iter().map(kind).collect())
 }
 
-/// Every kind at every level with every block size; interrupted, it still cleans up and reports what is done.
+/// Every kind at every level with every block size; interrupted, it still cleans up and reports
+/// what is done.
 async fn run(load: Load, kinds: &[Kind], levels: &[Level]) -> Result<()> {
     let shapes: Vec<Shape> = load
         .block

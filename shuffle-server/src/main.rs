@@ -13,7 +13,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// One buffer per received batch, a MiB or more each, at the rate of the network: see `.cargo/config.toml`.
+/// One buffer per received batch, a MiB or more each, at the rate of the network: see
+/// `.cargo/config.toml`.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -86,8 +87,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .map_err(|error: Error| error.into())
 }
 
-/// The first signal starts the drain, the second ends it. A drain that was begun otherwise takes a first one too: whoever gave notice
-/// is often followed by whoever sends SIGTERM.
+/// The first signal starts the drain, the second ends it. A drain that was begun otherwise takes a
+/// first one too: whoever gave notice is often followed by whoever sends SIGTERM.
 async fn signals(mut terminate: Signal, mut interrupt: Signal, told: CancellationToken) {
     let (name, _) = either(&mut terminate, &mut interrupt).await;
     tracing::info!(signal = name, "a second signal ends the server at once");
@@ -123,7 +124,8 @@ fn log(filter: Option<&str>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Segments, index files and connections are files; the soft limit of most systems is meant for smaller programs.
+/// Segments, index files and connections are files; the soft limit of most systems is meant for
+/// smaller programs.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

@@ -1,10 +1,13 @@
-//! The only place where parts are wired together: settings → [`Server::build`] → [`Server::run`] until told to end.
+//! The only place where parts are wired together: settings → [`Server::build`] → [`Server::run`]
+//! until told to end.
 //!
-//! A signal, the admin port or `notice-file` starts the end, which is bounded by `drain-timeout`. At once new attempts are refused and
-//! probes say so, everything that is not in the object store is written back, if there is one, and volumes put on disk what only
-//! memory holds. Beside that running pushes get a third of the time to commit; the others are told to go to another server. Then
-//! connections finish what runs on them, and the volumes close, all at the same time and within a few seconds of their own.
-//! What could not be saved is the error with which the process ends: nobody is to find out by a fetch.
+//! A signal, the admin port or `notice-file` starts the end, which is bounded by `drain-timeout`.
+//! At once new attempts are refused and probes say so, everything that is not in the object store
+//! is written back, if there is one, and volumes put on disk what only memory holds. Beside that
+//! running pushes get a third of the time to commit; the others are told to go to another server.
+//! Then connections finish what runs on them, and the volumes close, all at the same time and
+//! within a few seconds of their own. What could not be saved is the error with which the process
+//! ends: nobody is to find out by a fetch.
 
 mod ending;
 mod opening;
@@ -41,7 +44,8 @@ use crate::{
 use ending::{close_volumes, end_pushes, notice, write_back};
 use opening::{check_grounds, listen, open_remote, open_store, open_volumes};
 
-/// How often half of the unneeded memory is given back: an idle server has nearly none after a few minutes.
+/// How often half of the unneeded memory is given back: an idle server has nearly none after a few
+/// minutes.
 const TRIM_PERIOD: Duration = Duration::from_secs(30);
 /// What ends a call that does not end by itself gets to finish.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
@@ -299,7 +303,8 @@ impl Server {
         let deadline = begun + config.drain_timeout;
         tracing::info!(why = core.progress().why, timeout = ?config.drain_timeout, pushes = core.metrics.streams("push"), "draining");
         core.drain.ends_at(deadline);
-        // First of all, and before anybody is waited for: what lies here is what is lost with the machine.
+        // First of all, and before anybody is waited for: what lies here is what is lost with the
+        // machine.
         if let Some(tier) = &core.remote {
             tier.writeback.urge();
         }

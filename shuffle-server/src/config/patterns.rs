@@ -1,11 +1,9 @@
-//! Data directories that are named by a pattern: `/mnt/nvme*/forebay` on machines that have one to
-//! eight disks.
+//! Data directories named by a pattern: `/mnt/nvme*/forebay` on machines with one to eight disks.
 //!
-//! A pattern stands for the directories that are there when the server starts, in the order of
-//! their names. It makes none: on a disk that is not mounted there is no such directory, and one
-//! that was made for it would be on the root disk. What a disk does not tell, because it fails or
-//! hangs, counts as there: the server then says which of its volumes is out of service, instead of
-//! doing without one.
+//! A pattern stands for the directories present at the start of the server, in the order of their
+//! names. A pattern makes no directory: on an unmounted disk there is none, and a new one would be
+//! on the root disk. An unreadable directory of a failing or hanging disk counts as present: the
+//! server then reports the volume as out of service, instead of going without it.
 
 use std::{
     fs, io,
@@ -26,8 +24,8 @@ const OPTIONS: MatchOptions = MatchOptions {
     require_literal_leading_dot: true,
 };
 
-/// Directories that are named as they are, and those that patterns among them stand for. The error
-/// is the pattern, and what to do.
+/// Directories named plainly, and the directories behind patterns. The error is the pattern, with a
+/// remedy.
 pub(super) fn expand(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, (PathBuf, String)> {
     let mut all = Vec::new();
     for dir in dirs {
@@ -75,7 +73,7 @@ fn matches(
                         .filter(|name| wanted.matches_with(&name.to_string_lossy(), OPTIONS));
                     next.extend(fitting.map(|name| place.join(name)));
                 }
-                // What is below a directory that matched and cannot be read has no name.
+                // The content of a matching but unreadable directory has no name.
                 Err(error) if is_fixed && !is_absent(&error) => {
                     let place = place.display();
                     return Err(format!("{place}: {error}: let the server's user read it"));
@@ -103,7 +101,7 @@ fn entries(place: &Path) -> io::Result<Vec<std::ffi::OsString>> {
         .collect()
 }
 
-/// Those that are directories, or do not say that they are not.
+/// Directories, and entries of unknown kind.
 fn there(
     places: Vec<PathBuf>,
     patience: Duration,
@@ -114,7 +112,7 @@ fn there(
         .map(|place| {
             let (tell, told) = mpsc::channel();
             let path = place.clone();
-            // One that hangs stays behind with its thread.
+            // A hanging disk stays behind with its thread.
             thread::spawn(move || drop(tell.send(look(&path))));
             (place, told)
         })

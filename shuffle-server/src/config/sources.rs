@@ -1,8 +1,8 @@
 //! Brings file, environment and flags together.
 //!
-//! Each value of the file and of the environment is first read alone, as the flag it stands for, so
-//! that an error can say where it came from. Then all that is not overridden is put before the real
-//! flags and read as one command line, so that defaults, types and help have one source.
+//! Each value of the file and of the environment is first read alone, like a flag, so that an error
+//! can name its source. Then all values that are not overridden are put before the real flags and
+//! read as one command line, so that defaults, types and help have one source.
 
 use std::{collections::HashSet, ffi::OsString, fmt::Write, fs, path::Path};
 
@@ -12,7 +12,7 @@ use super::{Config, Loaded};
 
 const PREFIX: &str = "FOREBAY_";
 
-/// Variables with our prefix that are not the server's settings: its build, its tests.
+/// Variables with Forebay's prefix for the build and the tests.
 const NOT_OURS: [&str; 3] = ["FOREBAY_CACHE", "FOREBAY_RUN", "FOREBAY_TEST_SERVER"];
 
 /// Why settings cannot be read.
@@ -32,7 +32,7 @@ impl From<clap::Error> for Error {
     }
 }
 
-/// `key` and its values, as the flag that they stand for.
+/// `key` and its values, as a flag.
 struct Setting {
     key: String,
     values: Vec<String>,
@@ -88,9 +88,9 @@ impl Setting {
             .map(|value| format!("--{}={value}", self.key))
     }
 
-    /// Reads it alone; what is wrong is said of `name`, as its source has it.
+    /// Reads a flag alone; the error names `name`, as in its source.
     fn check(self, name: &str) -> Result<Self, Error> {
-        // What may be secret in it is not shown, least of all where it is misspelt.
+        // A possible secret is not shown, least of all under a misspelt name.
         if self.key == "remote"
             && let Some(url) = self.values.first()
             && let Err(why) = shuffle_remote::check_url(url)
@@ -155,7 +155,7 @@ fn from_environment(
 }
 
 /// Kubernetes gives every pod variables such as `FOREBAY_SERVICE_HOST` and
-/// `FOREBAY_PORT_7400_TCP_ADDR` for a service that is named `forebay`: they are no typing errors.
+/// `FOREBAY_PORT_7400_TCP_ADDR` for a service named `forebay`: no typing errors.
 fn is_service_link(name: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")

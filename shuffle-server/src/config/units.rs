@@ -88,7 +88,7 @@ pub fn show(duration: Duration) -> String {
     )
 }
 
-/// The number and what follows it.
+/// The number and the unit.
 fn split(text: &str) -> Option<(&str, &str)> {
     let text = text.trim();
     let end = text

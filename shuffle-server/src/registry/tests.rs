@@ -10,7 +10,7 @@ use crate::clock::ManualClock;
 
 mod pools;
 
-/// What a ledger was told.
+/// A ledger's record of its calls.
 #[derive(Default)]
 struct Memory {
     records: Mutex<HashMap<AppId, AppRecord>>,

@@ -1,5 +1,5 @@
-//! `forebay demo`: hands over to the Python package that this program came with, since Spark is
-//! driven from there.
+//! `forebay demo`: hands over to the Python package around this program, since Spark is driven from
+//! there.
 
 use std::{
     ffi::OsString,
@@ -10,7 +10,7 @@ use std::{
 
 use super::{End, bad};
 
-/// Becomes Python, and comes back only with what stands in the way.
+/// Becomes Python; returns only with an obstacle.
 pub(super) fn run(options: &[OsString]) -> End {
     let Some(python) = python() else {
         return bad(
@@ -24,7 +24,7 @@ pub(super) fn run(options: &[OsString]) -> End {
     bad(format!("start {}: {error}", python.display()))
 }
 
-/// The one whose package this is. In a virtual environment it is beside the program.
+/// The interpreter with this package. In a virtual environment it is beside the program.
 fn python() -> Option<PathBuf> {
     let beside = std::env::current_exe()
         .ok()

@@ -1,13 +1,12 @@
-//! `forebay dev`: a server for trying things out, of which nothing is left when it ends, however it
-//! ends.
+//! `forebay dev`: a server for trying things out, with nothing left after its end, of any kind.
 //!
-//! Three processes. The one that was typed makes the folder, prints and takes signals. It holds a
-//! pipe to a *keeper*, this program again, which starts the server and ends it when the pipe
-//! breaks; so the server and its files also go when what was typed is killed. Keeper and server are
-//! in a process group of their own, which no Ctrl-C reaches and which the first one ends when the
-//! keeper is what was killed.
+//! Three processes. The typed one makes the folder, prints and takes signals, and holds a pipe to a
+//! *keeper*, this program again, which starts the server and ends it when the pipe breaks; so a
+//! kill of the typed process ends the server and removes its files. Keeper and server are in a
+//! process group of their own, out of reach of Ctrl-C; after a kill of the keeper the first process
+//! ends the group.
 //!
-//! Where it serves is also in a file of the user's own, for `forebay.conf()` in Python: see
+//! The server's address is also in a file of the user's own, for `forebay.conf()` in Python: see
 //! [`state_file`].
 
 use std::{
@@ -34,7 +33,7 @@ use crate::release;
 
 const DATA_PORT: u16 = 7400;
 const ADMIN_PORT: u16 = 7401;
-/// How much of a server's log is shown when it could not start.
+/// Lines of the server's log shown after a failed start.
 const LINES_OF_LOG: usize = 20;
 
 /// What is typed behind `forebay dev`.
@@ -99,12 +98,12 @@ fn serve(dev: &Dev) -> Result<(), String> {
         .build()
         .map_err(|error| format!("start a thread: {error}"))?;
     runtime.block_on(async {
-        // Before anything is there that a signal would leave behind.
+        // Before any file exists that a signal would leave behind.
         let listen = |kind| signal(kind).map_err(|error| format!("listen for signals: {error}"));
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut child = listen(SignalKind::child())?;
-        // Under nohup it is to outlive its terminal.
+        // Under nohup the command is to outlive its terminal.
         let mut hang_up = match ignores(Signal::HUP) {
             false => Some(listen(SignalKind::hangup())?),
             true => None,
@@ -117,7 +116,7 @@ fn serve(dev: &Dev) -> Result<(), String> {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
-                // Its pipe does not tell: the server has that too.
+                // The pipe does not tell: the server has it too.
                 _ = child.recv() => if keeper.has_ended() { break Err(log_of(&folder.0)) },
                 _ = async { match &mut hang_up { Some(hang_up) => hang_up.recv().await, None => std::future::pending().await } } => break Ok(()),
                 event = happened.recv() => match event {
@@ -140,7 +139,7 @@ fn serve(dev: &Dev) -> Result<(), String> {
 enum Event {
     /// The server's own line.
     Ready(String),
-    /// The keeper's stdout is closed: nobody who had it is left.
+    /// The keeper's stdout is closed: no process with it is left.
     Ended,
 }
 
@@ -180,7 +179,7 @@ impl Keeper {
         !matches!(self.0.try_wait(), Ok(None))
     }
 
-    /// The keeper ends the server when its stdin ends. If the keeper is what was killed, the server
+    /// The keeper ends the server at the end of its stdin. After a kill of the keeper, the server
     /// is still in its group.
     fn end(&mut self) {
         drop(self.0.stdin.take());
@@ -197,7 +196,7 @@ fn kill_group(of: u32) {
     }
 }
 
-/// Whether whoever started us wants a signal to be ignored.
+/// Whether the parent process wants a signal to be ignored.
 fn ignores(signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status
@@ -216,7 +215,7 @@ fn log_of(folder: &Path) -> String {
 
 // === what is said ===
 
-/// Everything about a running server that somebody may want to read.
+/// Facts about a running server, for people and programs.
 fn state(ready: &str, folder: &Path) -> Value {
     let word = |key: &str| {
         ready
@@ -276,8 +275,8 @@ fn text(state: &Value) -> String {
     text
 }
 
-/// Where `forebay.conf()` looks: in the user's runtime directory, or else in the temporary one,
-/// with the user's number in its name.
+/// Place of the state file, known to `forebay.conf()`: the user's runtime directory, or else the
+/// temporary one, with the user's number in the name.
 fn state_file() -> PathBuf {
     let user = rustix::process::getuid().as_raw();
     let folder = std::env::var_os("XDG_RUNTIME_DIR")
@@ -287,7 +286,7 @@ fn state_file() -> PathBuf {
     folder.join(format!("forebay-dev-{user}.json"))
 }
 
-/// The state file while it is there. The last that was started is the one that is found.
+/// The state file of this run. The last started run is the one to be found.
 struct Published(PathBuf);
 
 impl Published {
@@ -318,7 +317,7 @@ impl Drop for Published {
     }
 }
 
-/// Removes it unless it is another's by now.
+/// Removes the file unless another run has replaced it.
 fn withdraw(path: &Path, of: u32) {
     let ours = fs::read(path)
         .ok()
@@ -338,7 +337,7 @@ fn keep(dev: &Dev, folder: &Path) -> Result<(), String> {
     let ended = tell.clone();
     let pid = server.id();
     thread::spawn(move || {
-        // Whatever is read: only the end matters.
+        // Only the end of the input matters.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         let _ = tell.send(None);
     });
@@ -348,7 +347,7 @@ fn keep(dev: &Dev, folder: &Path) -> Result<(), String> {
     match told.recv() {
         Ok(Some(status)) => Err(said(status)),
         _ => {
-            // Nothing that it holds is wanted any more: no drain.
+            // Nothing in the server is wanted any more: no drain.
             if let Some(server) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
                 let _ = rustix::process::kill_process(server, Signal::KILL);
             }
@@ -381,7 +380,7 @@ fn start_server(dev: &Dev, folder: &Path) -> Result<Child, String> {
             "--admin-listen=127.0.0.1:{}",
             port(dev.port.map(|_| 0), ADMIN_PORT)
         ));
-    // A temporary directory is often on the root device, and here that is what is wanted.
+    // A temporary directory is often on the root device, on purpose here.
     command.arg("--allow-root-device");
     let stderr = log
         .try_clone()
@@ -398,7 +397,7 @@ fn start_server(dev: &Dev, folder: &Path) -> Result<Child, String> {
         })
 }
 
-/// The one beside this program, or else what the PATH has.
+/// The program beside this one, or else on the PATH.
 fn server_program() -> PathBuf {
     const NAME: &str = "forebay-server";
     std::env::current_exe()
@@ -408,7 +407,7 @@ fn server_program() -> PathBuf {
         .unwrap_or_else(|| NAME.into())
 }
 
-/// What was asked for, or the usual one if nobody has it, or any.
+/// The port asked for, or the usual one if free, or any.
 fn port(asked: Option<u16>, usual: u16) -> u16 {
     asked.unwrap_or_else(|| match TcpListener::bind(("127.0.0.1", usual)) {
         Ok(_) => usual,

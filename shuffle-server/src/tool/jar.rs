@@ -1,5 +1,5 @@
-//! `forebay jar`: where the plugin for Spark is, and a copy of it: the server's image is an init
-//! container that delivers it.
+//! `forebay jar`: the place of the plugin for Spark, and a copy of it: the server's image delivers
+//! the plugin as an init container.
 
 use std::{
     fs, io,
@@ -11,8 +11,8 @@ use super::{End, bad, say};
 pub(super) const NAME: &str = "forebay-spark.jar";
 pub(super) const MISSING: &str = "forebay-spark.jar is not beside this program: images, wheels and archives of a release have it, and `make dist` makes it";
 
-/// Where packages put it, seen from the program: wheels and archives, `dist/`, the checkout; and
-/// the images.
+/// Places of the jar, relative to the program: wheels and archives, `dist/`, the checkout; and the
+/// images.
 const PLACES: [&str; 5] = [
     "../share/forebay/forebay-spark.jar",
     "forebay-spark.jar",
@@ -21,7 +21,7 @@ const PLACES: [&str; 5] = [
     "/usr/share/forebay/forebay-spark.jar",
 ];
 
-/// Copies it to a directory or a file, or prints where it is.
+/// Copies the jar to a directory or a file, or prints its place.
 pub(super) fn run(to: Option<&Path>) -> End {
     let Some(jar) = find() else {
         return bad(MISSING);
@@ -45,7 +45,7 @@ pub(super) fn run(to: Option<&Path>) -> End {
     }
 }
 
-/// The jar that came with this program.
+/// The jar delivered with this program.
 pub(super) fn find() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let folder = program.parent()?;
@@ -56,8 +56,8 @@ pub(super) fn find() -> Option<PathBuf> {
         .map(|jar| fs::canonicalize(&jar).unwrap_or(jar))
 }
 
-/// Whole or not at all: whoever waits for the file never reads half of it. Readable by everyone,
-/// since Spark is often another user.
+/// Whole or not at all: a process waiting for the file never reads half of it. Readable by
+/// everyone, since Spark is often another user.
 fn copy(jar: &Path, to: &Path) -> io::Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let to = if to.is_dir() {

@@ -1,9 +1,9 @@
-//! Looks into objects, manifests and leases, one file at a time, for a person: what is in it, and
-//! whether every checksum fits.
+//! Examines objects, manifests and leases, one file at a time, for a person: content, and all
+//! checksums.
 //!
-//! A file is one of a `file://` store or a downloaded one. What lies beside it is looked at too:
-//! the manifest that names an object, the objects that a manifest names. One section is in memory
-//! at a time, beside the footer.
+//! A file of a `file://` store, or a downloaded one. Neighbouring files are examined too: the
+//! manifest of an object, the objects of a manifest. One section is in memory at a time, beside the
+//! footer.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use shuffle_remote::{
 
 use crate::tool::report::{Finding, Report, Source};
 
-/// More than any section has: one is closed when it has 4 MiB.
+/// More than any section: sections end at 4 MiB.
 const LARGEST_SECTION: u64 = 64 << 20;
 
 /// Looks into an object; tables have up to `rows` rows.
@@ -59,7 +59,7 @@ fn look_at_object(path: &Path, source: &Source, report: &mut Report) -> Result<(
     let trailer = match block_at(source, last.clone(), Trailer::decode) {
         Ok(trailer) => trailer,
         Err(Finding { at, what }) => {
-            // Without it nothing is known of what is between.
+            // Without a footer the bytes in between are unknown.
             if let Err(Finding { at, what }) = head {
                 report.broken(at, what);
             }
@@ -111,7 +111,7 @@ fn look_at_object(path: &Path, source: &Source, report: &mut Report) -> Result<(
     Ok(())
 }
 
-/// Sections with their blocks, and the totals that the footer says of them.
+/// Sections with their blocks, and the footer's totals.
 fn look_at_blocks(source: &Source, footer: &Footer, index: Range<u64>, report: &mut Report) {
     let mut counted: BTreeMap<Owner, Accumulator> = BTreeMap::new();
     let mut whole = true;
@@ -140,7 +140,7 @@ fn look_at_blocks(source: &Source, footer: &Footer, index: Range<u64>, report: &
             .map(|(_, totals)| all(totals).records)
             .sum::<u64>(),
     );
-    // What could not be read is not counted, and would be told twice.
+    // Unreadable bytes are not counted, and would be told twice.
     if whole {
         let named: Vec<_> = totals.iter().map(|(owner, _)| *owner).collect();
         let there: Vec<_> = counted.keys().copied().collect();
@@ -203,7 +203,7 @@ fn look_at_section(
     section: &Section,
     counted: &mut BTreeMap<Owner, Accumulator>,
 ) -> Result<(), Finding> {
-    // The footer was read, so it has an end.
+    // A readable footer has an end.
     let at = section.offset..section.end().unwrap_or(u64::MAX);
     let told = |what: String| Finding {
         at: at.clone(),
@@ -226,7 +226,7 @@ fn look_at_section(
     Ok(())
 }
 
-/// What the manifest that lies beside an object says of it.
+/// A neighbouring manifest's entry of the object.
 fn beside(path: &Path, head: &Head, source: &Source, report: &mut Report) {
     let manifest = path.with_file_name(keys::manifest_name(head.generation));
     let Ok(bytes) = fs::read(&manifest) else {
@@ -264,14 +264,14 @@ fn beside(path: &Path, head: &Head, source: &Source, report: &mut Report) {
     }
 }
 
-/// The manifest beside this one, of this generation, that takes its place.
+/// The neighbouring manifest that replaces this generation.
 fn replaced_by(manifest: &Path, generation: u32) -> Option<PathBuf> {
     let mut later: Vec<_> = fs::read_dir(manifest.parent()?)
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|ending| ending == "manifest"))
         .collect();
-    // By what is left of eight nines: the last one first.
+    // By the name's eight nines minus the generation: the last one first.
     later.sort();
     later.into_iter().rev().find(|path| {
         let read = fs::read(path).ok().map(|bytes| Manifest::read(&bytes));
@@ -293,7 +293,7 @@ fn as_named(source: &Source, length: u64, checksum: u32, at: Range<u64>) -> Resu
     Err(Finding { at, what })
 }
 
-/// Looks into a manifest, and compares the objects that lie beside it with what it says of them.
+/// Examines a manifest, and compares the neighbouring objects with its entries.
 pub(super) fn manifest(path: &Path, rows: usize) -> io::Result<Report> {
     let source = Source::open(path)?;
     let mut report = Report::new(rows);
@@ -420,7 +420,7 @@ fn block_at<T>(
     decoded.map_err(|what| Finding { at, what })
 }
 
-/// From where it lies, if that looks like a key and does not contradict what it says.
+/// The place by the path, if the path looks like a key and agrees with the content.
 fn place_of(path: &Path, head: &Head) -> Option<Place> {
     let path: PathBuf = path.canonicalize().ok()?;
     let mut names = path.iter().rev().skip(1).map(|name| name.to_str());
@@ -434,7 +434,7 @@ fn place_of(path: &Path, head: &Head) -> Option<Place> {
     lies.then_some(place)
 }
 
-/// From its name, if that is one of a store.
+/// The place by the file's name, if the name is one of a store.
 fn generation_and_number(path: &Path) -> Option<(u32, u32)> {
     let (generation, number, _) = keys::object_of(path.file_name()?.to_str()?)?;
     Some((generation, number))

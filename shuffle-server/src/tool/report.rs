@@ -1,5 +1,4 @@
-//! What a look into a file finds: facts, tables, and what is wrong where. The formats fill it, the
-//! tool prints it.
+//! Report on a file: facts, tables, and findings. Filled by the formats, printed by the tool.
 
 use std::{
     fmt::{self, Write},
@@ -10,7 +9,7 @@ use std::{
     path::Path,
 };
 
-/// Findings that are kept; the others are counted.
+/// Findings kept; further ones are counted.
 const FINDINGS: usize = 100;
 
 /// See the module.
@@ -24,12 +23,12 @@ pub(crate) struct Report {
     rows: usize,
 }
 
-/// Something that is not as it was written.
+/// A finding: damage or a mismatch.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
-    /// Bytes of the file that it is about.
+    /// Bytes of the file with the damage.
     pub(crate) at: Range<u64>,
-    /// What does not fit.
+    /// The mismatch.
     pub(crate) what: String,
 }
 
@@ -41,17 +40,17 @@ pub(crate) struct Table {
     more: u64,
 }
 
-/// A file that is looked into, with its length at that moment.
+/// A file under examination, with its length at the start.
 pub(crate) struct Source {
     file: File,
-    /// Its bytes.
+    /// The file's bytes.
     pub(crate) length: u64,
 }
 
 // === impl Report ===
 
 impl Report {
-    /// Of nothing yet. Tables keep this many rows and count the others.
+    /// An empty report. Tables keep this many rows and count the others.
     pub(crate) fn new(rows: usize) -> Self {
         Self {
             facts: Vec::new(),
@@ -89,7 +88,7 @@ impl Report {
         self.tables.push(table);
     }
 
-    /// Says what is wrong.
+    /// Adds a finding.
     pub(crate) fn broken(&mut self, at: Range<u64>, what: impl Into<String>) {
         if self.findings.len() < FINDINGS {
             let what = what.into();
@@ -99,7 +98,7 @@ impl Report {
         }
     }
 
-    /// What a reader of the report should know beside.
+    /// Adds a note beside the facts.
     pub(crate) fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
@@ -109,12 +108,12 @@ impl Report {
         self.findings.is_empty()
     }
 
-    /// What is wrong, as far as it is kept.
+    /// The kept findings.
     pub(crate) fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// How many findings there are beside those that are kept.
+    /// Number of findings not kept.
     pub(crate) fn more(&self) -> u64 {
         self.more
     }
@@ -138,7 +137,7 @@ impl fmt::Display for Report {
 }
 
 impl Table {
-    /// With all these rows.
+    /// A table with all these rows.
     pub(crate) fn new(columns: &'static [&'static str], rows: Vec<Vec<String>>) -> Self {
         Self {
             columns,
@@ -200,7 +199,7 @@ impl Source {
         })
     }
 
-    /// Bytes that are there; the error says which of them cannot be read.
+    /// Bytes of a range; the error names the unreadable part.
     pub(crate) fn read(&self, at: Range<u64>) -> Result<Vec<u8>, Finding> {
         let finding = |what: String| Finding {
             at: at.clone(),
@@ -217,7 +216,7 @@ impl Source {
         Ok(bytes)
     }
 
-    /// CRC-32 of all of it.
+    /// CRC-32 of the whole file.
     pub(crate) fn checksum(&self) -> Result<u32, Finding> {
         const STEP: usize = 4 << 20;
         let mut hasher = crc32fast::Hasher::new();

@@ -1,8 +1,7 @@
-//! Looks into segments and commit logs, one file at a time, for a person: what is in it, and
-//! whether every checksum fits.
+//! Examines segments and commit logs, one file at a time, for a person: content, and all checksums.
 //!
-//! Reads the bytes that `staging::files::format` describes and nothing else; the index, which says
-//! what of them counts, is not asked. One table row and one block are in memory at a time, beside
+//! Reads the bytes described by `staging::files::format` and nothing else; the index, which knows
+//! the counting ones, is not asked. One table row and one block are in memory at a time, beside
 //! sums per attempt.
 
 use std::{
@@ -26,9 +25,9 @@ use crate::{
     tool::report::{Finding, Report, Source},
 };
 
-/// Rows that are read at once.
+/// Rows read at once.
 const ROWS: u64 = 16 << 10;
-/// Bytes that are searched at once for the next header.
+/// Bytes searched at once for the next header.
 const SEARCH: u64 = 1 << 20;
 
 /// What is looked for.

@@ -11,9 +11,9 @@ use super::{End, bad, complain, say};
 
 use crate::tool::report::{Table, size};
 
-/// How long a call may take that only asks.
+/// Time limit of a reading call.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long one may take that deletes: a large app is many objects.
+/// Time limit of a deletion: a large app is many objects.
 const LONG: Duration = Duration::from_secs(600);
 /// How often progress is told.
 const TELL: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ struct Admin<'a> {
     client: Client,
 }
 
-/// What the server says of its drain; see `core::drain`.
+/// The server's word on its drain; see `core::drain`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 struct Progress {
@@ -40,11 +40,10 @@ struct Progress {
 
 impl<'a> Admin<'a> {
     fn of(server: &'a str) -> Result<Self, String> {
-        // The client wants one, also for what is not encrypted.
+        // The client demands a provider, even without encryption.
         shuffle_remote::provide_tls();
-        // Servers are near; what a proxy of the environment makes of them is not asked for. Nor is
-        // a certificate, and an image may have none: a client that looks for the machine's own
-        // cannot be made there.
+        // Servers are near: no proxy of the environment is used. Nor a certificate: an image may
+        // have none, and a client with the machine's own could not be made there.
         let client = Client::builder()
             .no_proxy()
             .tls_certs_only(std::iter::empty())
@@ -106,7 +105,7 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Does it for all servers, also when it fails for some.
+/// Calls all servers, even after a failure of one.
 async fn each(
     servers: &[String],
     mut one: impl AsyncFnMut(&Admin<'_>) -> Result<(), String>,
@@ -125,7 +124,7 @@ async fn each(
 }
 
 pub(super) async fn free(servers: &[String], app: &str, shuffle: Option<u32>) -> End {
-    // A path has no place for other characters; the server says which it takes.
+    // A path has no room for other characters; the server lists the allowed ones.
     let app: String = url::form_urlencoded::byte_serialize(app.as_bytes()).collect();
     let app = app.replace('+', "%20");
     let path = match shuffle {
@@ -307,9 +306,9 @@ pub(super) async fn drain(servers: &[String], wait: bool) -> End {
     .await
 }
 
-/// Waits for the end of a drain, and tells how it goes.
+/// Waits for the end of a drain, and prints its progress.
 async fn until_over(admin: &Admin<'_>) -> Result<(), String> {
-    // The server bounds this by its drain-timeout, which is not known here.
+    // The server bounds the drain by its drain-timeout, unknown here.
     let forever = Duration::from_secs(7 * 86_400);
     let mut over = std::pin::pin!(admin.progress(Method::GET, "/api/v1/drain?wait", forever));
     let last = loop {

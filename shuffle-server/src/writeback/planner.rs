@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(next(&all, DELAY), None);
     }
 
-    /// Of a shuffle that is all in the store, in manifests of so many bytes.
+    /// A shuffle entirely in the store, in manifests of these sizes.
     fn stored(quiet: u64, bytes: &[u64]) -> Candidate {
         let mut stored = candidate(quiet, Policy::Off);
         stored.shuffle.attempts = 0;
@@ -366,13 +366,13 @@ mod tests {
         assert!(stored(2, &[1000; FEW]).merges().is_empty(), "few enough");
         let large = [SMALL, SMALL, SMALL, SMALL, 1000];
         assert!(stored(2, &large).merges().is_empty(), "nothing to gain");
-        // Beside many that are large, a larger one is small.
+        // Beside many large manifests, a larger one is small.
         assert_eq!(stored(2, &[SMALL; 20]).merges().len(), 20);
     }
 
     #[test]
     fn what_is_written_again_is_so_a_few_times_and_no_more() {
-        // Bytes of a round, rounds, and how many times they may be written.
+        // Bytes of a round, rounds, and allowed rewrites.
         let all = [
             (10 << 20, 5000, 2.0),
             (100_000, 20_000, 6.0),

@@ -26,7 +26,7 @@ use crate::{
 
 const SHUFFLE: ShuffleId = ShuffleId(1);
 
-/// An app that is always there.
+/// An app with an eternal lease.
 struct Always;
 
 impl Apps for Always {
@@ -87,7 +87,7 @@ impl Scene {
         write(&self.bench, &self.volume, key, &shape, Durability::Disk).await;
     }
 
-    /// As kill -9 does, and a start after it.
+    /// Like kill -9, and a start after it.
     fn crash(&mut self) {
         let dir = tempfile::tempdir().expect("temporary directory");
         let other = Volume::open(
@@ -137,7 +137,7 @@ impl Scene {
         }
     }
 
-    /// A whole round; answers its bytes.
+    /// A whole round; returns its bytes.
     async fn round(&self) -> u64 {
         let key = (self.volume.id(), app(), SHUFFLE);
         let round = self.write_back().try_round(&self.turn(&key, &[])).await;
@@ -152,7 +152,7 @@ impl Scene {
         uploaded.map_err(|(_, error)| error).expect("uploaded")
     }
 
-    /// Attempts in the store, each of which is in one generation that counts, and all generations.
+    /// Attempts in the store, each in one counting generation, and all generations.
     async fn stored(&self) -> (Vec<u64>, usize) {
         self.clock.advance(Duration::from_secs(10));
         let chain = match self.remote.chain(&self.place()).await {
@@ -243,7 +243,7 @@ async fn a_manifest_that_was_not_recorded_is_found_again_and_not_overwritten() {
     scene.crash();
     scene.push(1, 11).await;
     assert_eq!(scene.waiting().0, 2);
-    // The first round finds it, the second goes on after it.
+    // The first round finds the error, the second goes on after it.
     assert_eq!(scene.round().await, 40 * 3000);
     assert_eq!(scene.stored().await, (vec![10], 1));
     scene.round().await;
@@ -312,7 +312,7 @@ async fn only_what_is_in_the_store_and_read_by_nobody_is_reclaimed() {
     assert!(scene.volume.reclaim(&app(), SHUFFLE).expect("asked") > 0);
     for _ in 0..2 {
         assert_eq!(scene.volume.bytes_used(), 0);
-        // Removed by the way, and nobody waits for that.
+        // Removed on the way, and nobody waits for the removal.
         eventually("no file is left", || scene.bench.files(".seg").is_empty()).await;
         let fetched = drain(fetch(&scene.volume)).await.expect("readable");
         assert_eq!(
@@ -320,7 +320,7 @@ async fn only_what_is_in_the_store_and_read_by_nobody_is_reclaimed() {
             (0, 0)
         );
         assert_eq!(fetched.summary.lost.len(), 2, "never an empty answer");
-        // What it has acknowledged it still knows.
+        // After the acknowledgement the volume still knows the attempt.
         assert!(scene.volume.committed(&key(1, 0, 10)).is_some());
         scene.crash();
     }

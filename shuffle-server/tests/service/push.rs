@@ -1,4 +1,5 @@
-//! Push: steps out of order, fields that cannot be, commits that come twice, streams that are too many.
+//! Push: steps out of order, fields that cannot be, commits that come twice, streams that are too
+//! many.
 
 use std::time::Duration;
 

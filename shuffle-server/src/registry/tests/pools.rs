@@ -1,5 +1,4 @@
-//! What several servers make of one app: tokens are the pool's, a full table, a server that stood
-//! still.
+//! Several servers and one app: tokens of the pool, a full table, a standstill.
 
 use std::net::Ipv4Addr;
 
@@ -12,11 +11,11 @@ use super::*;
 struct Store {
     tokens: Mutex<HashMap<AppId, ([u8; 32], bool)>>,
     down: AtomicBool,
-    /// What was noted of deletions.
+    /// Noted deletions.
     deleting: Mutex<Vec<(AppId, bool)>>,
-    /// Deletions that an earlier process did not come to the end of.
+    /// Deletions unfinished by an earlier process.
     half: Mutex<Vec<AppId>>,
-    /// Apps whose data on the volumes are of the next one by now.
+    /// Apps whose data on the volumes are of the next life by now.
     next: Mutex<Vec<AppId>>,
 }
 
@@ -38,7 +37,7 @@ impl Store {
         })
     }
 
-    /// What it had is gone.
+    /// Whether the earlier life's objects are gone.
     fn gone(&self, app: &AppId) {
         self.tokens.lock().remove(app);
     }
@@ -91,7 +90,7 @@ fn server(store: &Arc<Store>) -> Stage {
     Stage::with(ledger, clock, Some(store.clone() as Arc<dyn Pool>))
 }
 
-/// What each call of a caller comes to at a server: renewal, push, fetch, deletion, as kinds.
+/// Result of each call of a caller at a server: renewal, push, fetch, deletion, as kinds.
 async fn calls(stage: &Stage, caller: &Caller) -> [Option<Kind>; 4] {
     let registry = &stage.registry;
     let kind = |error: Error| error.kind();
@@ -119,8 +118,8 @@ async fn a_token_is_the_pools_whatever_a_server_has_seen() {
         .expect("a task")
         .committed();
     let denied = [Some(Kind::Denied); 4];
-    // Knows nothing; knows the app; its lease ran out there; restarted on its disk; restarted on an
-    // empty one.
+    // A server without knowledge; one that knows the app; one where the lease ran out; one
+    // restarted on its disk; one restarted on an empty disk.
     let expired = server(&store);
     expired.registry.renew(&owner).await.expect("let in");
     expired.pass(601).await;
@@ -141,7 +140,7 @@ async fn a_token_is_the_pools_whatever_a_server_has_seen() {
     ] {
         assert_eq!(calls(stage, &thief).await, denied, "{name}");
     }
-    // The owner is let in anywhere, also for its first call.
+    // The owner is let in anywhere, even for a first call.
     for entrance in 0..3 {
         let stage = server(&store);
         match entrance {
@@ -154,7 +153,7 @@ async fn a_token_is_the_pools_whatever_a_server_has_seen() {
             Ok(Some(Claim::Yours))
         );
     }
-    // What is known of by nobody is nobody's to read, and anybody's to register.
+    // An app unknown to all is nobody's to read, and anybody's to register.
     let unknown = caller("never-seen");
     let refused = first.registry.read(&unknown).await.err();
     assert_eq!(refused, Some(Error::Unknown(app("never-seen"))));
@@ -196,7 +195,7 @@ async fn staging_goes_on_while_the_store_is_down_and_the_record_decides_after_it
     }
     let unknown = server(&store).registry.read(&owner).await.err();
     assert_eq!(unknown.map(|error| error.kind()), Some(Kind::Unavailable));
-    // It is there again: the first to be confirmed has it.
+    // The store is back: the first token to be confirmed has the app.
     store.down.store(false, Ordering::Relaxed);
     one.registry.confirm(&app("a")).await.expect("made");
     assert_eq!(
@@ -238,7 +237,7 @@ async fn a_deleted_app_comes_back_by_its_driver_alone_also_elsewhere() {
     assert_eq!(read, Some(Error::Unknown(app("a"))));
     elsewhere.registry.renew(&owner).await.expect("its driver");
     elsewhere.registry.write(&owner).await.expect("a task");
-    // What it had before is nothing of the one that has come back.
+    // Data of the earlier life are none of the returned app's.
     let confirmed = elsewhere.registry.confirm(&app("a")).await;
     assert_eq!(confirmed, Err(Error::Before(app("a"))));
     store.gone(&app("a"));
@@ -252,7 +251,7 @@ async fn nothing_is_read_from_a_store_that_does_not_say_whose_the_app_is_by_now(
     let id = app("a");
     stage.registry.renew(&caller("a")).await.expect("bound");
     assert_eq!(stage.registry.confirm(&id).await, Ok(()));
-    // It may have been deleted elsewhere meanwhile, and what is there be of the one before.
+    // The app may have been deleted elsewhere meanwhile, and the objects be of the life before.
     stage.clock.advance(Duration::from_secs(3));
     store.down.store(true, Ordering::Relaxed);
     let confirmed = stage.registry.confirm(&id).await;
@@ -276,7 +275,7 @@ async fn a_deletion_counts_from_its_first_moment_and_also_after_the_lease() {
         if expired {
             stage.pass(601).await;
         }
-        // Who asks for it does not wait for the answer, which is there at once or not.
+        // The deletion is not waited for, whether its answer comes at once or not.
         let _asked = stage.registry.delete(&owner).now_or_never();
         let renewed = stage.registry.renew(&owner).await.expect("the next one");
         assert!(renewed.anew, "{name}");
@@ -319,7 +318,7 @@ async fn who_was_deleted_while_no_server_was_here_is_not_taken_for_the_next_one(
         first.registry.write(&owner).await.expect("bound");
         store.delete(&app(name));
         if next {
-            // What is here is of the one that came after it.
+            // The data here are of the next life.
             store.next.lock().push(app(name));
         }
         let again = Stage::with(first.ledger, first.clock, pool());
@@ -332,7 +331,7 @@ async fn who_was_deleted_while_no_server_was_here_is_not_taken_for_the_next_one(
         }
         let deletes = again.ledger.deletes.load(Ordering::Relaxed);
         assert_eq!(deletes, usize::from(!next), "{name}");
-        // Asked once: what comes after it is this one's.
+        // Asked once: data written afterwards are of the asking life.
         if !task {
             let known = again.registry.renew(&owner).await.expect("known");
             assert!(!known.anew, "{name}");
@@ -366,8 +365,7 @@ async fn thousands_who_only_register_keep_nobody_out() {
         let lease = renewed.expect("let in").lease;
         assert_eq!(lease, Duration::from_secs(600), "not for a day");
     }
-    // Neither who has something, nor who came from elsewhere, had to make room; and a new one is
-    // let in.
+    // Neither apps with data nor apps from elsewhere had to make room; and a new app is let in.
     assert!(!registry.renew(&early).await.expect("known").anew);
     registry.alive(&busy).expect("known");
     registry.renew(&from("late", 66)).await.expect("let in");
@@ -378,7 +376,7 @@ async fn thousands_who_only_register_keep_nobody_out() {
         64,
         "what the volumes know"
     );
-    // One who made room loses nothing but its place.
+    // An app that made room loses nothing but its place.
     assert!(
         registry
             .renew(&from("fake-0", 66))
@@ -386,7 +384,7 @@ async fn thousands_who_only_register_keep_nobody_out() {
             .expect("let in")
             .anew
     );
-    // A table that is full of apps with data is full.
+    // A table full of apps with data is full.
     for i in 0..64 {
         if let Ok(app) = registry.write(&from(&format!("real-{i}"), 2)).await {
             app.committed();
@@ -418,15 +416,15 @@ async fn a_server_that_stood_still_does_not_take_that_for_the_apps_silence() {
         .read(&long)
         .await
         .expect("its data are there");
-    // It goes on to count: the short one had 5 s left, then 4, 3, 2, and half a lease at least.
+    // The clock goes on: the short lease had 5 s left, then 4, 3, 2, and half a lease at least.
     assert_eq!(pass(1, 0), 0);
     assert_eq!(pass(3, 0), 0);
     assert_eq!(pass(1, 0), 1, "nobody called");
-    // Who is gone stays gone.
+    // An ended app stays ended.
     assert_eq!(pass(1, 86_400), 0);
     let gone = stage.registry.write(&short).await.err();
     assert_eq!(gone, Some(Error::Gone(app("short"), End::Expired)));
-    // Again and again a bit late: what nobody calls for ends all the same.
+    // Again and again a bit late: an app without calls ends all the same.
     let brief = caller_with("brief", "secret", Some(100));
     stage.registry.renew(&brief).await.expect("known");
     let mut passes = 0;
@@ -446,7 +444,7 @@ async fn deletions_that_take_long_are_no_standstill_and_hold_nothing_up() {
     stage.registry.renew(&caller("a")).await.expect("known");
     stage.clock.advance(Duration::from_secs(601));
     assert_eq!(stage.registry.look(stage.registry.now(), Duration::ZERO), 1);
-    // Ended before anything of it was deleted, which is done beside.
+    // Ended before the deletion of its data, which runs beside.
     assert!(stage.knows("a"));
     stage.registry.clean().await;
     assert!(!stage.knows("a"));

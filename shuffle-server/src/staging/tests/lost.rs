@@ -1,4 +1,5 @@
-//! Attempts that are not whole any more: what is served of them, how that is found out, and that bringing them again heals it.
+//! Attempts that are not whole any more: what is served of them, how that is found out, and that
+//! bringing them again heals it.
 
 use std::{collections::BTreeSet, os::unix::fs::FileExt, sync::atomic::Ordering};
 
@@ -365,7 +366,8 @@ async fn a_flipped_bit_in_a_table_or_a_header_costs_nothing() {
         drop(volume);
         let path = &bench.files(ending)[0];
         let good = std::fs::read(path).expect("read");
-        // All fields of the header and of some rows: what contradicts the directory, and what only a reader sees.
+        // All fields of the header and of some rows: what contradicts the directory, and what only
+        // a reader sees.
         let rows = (0..64 + 40).chain(64 + 40 * 20..64 + 40 * 21);
         for at in rows {
             let mut bytes = good.clone();

@@ -81,7 +81,8 @@ async fn a_bit_that_flips_in_the_log_of_the_index_costs_no_attempt_and_worse_cos
                 _ => damaged.fill(0xee),
             }
             std::fs::write(&log, bytes).expect("damage");
-            // A torn end may be all that there is to see of the last one: it is no longer than its record.
+            // A torn end may be all that there is to see of the last one: it is no longer than its
+            // record.
             assert_lost(&bench, &attempts, most, &format!("{length} at {at}")).await;
         }
     }
@@ -124,7 +125,8 @@ async fn a_bit_that_flips_in_any_other_file_of_the_index_costs_no_attempt() {
 async fn a_table_of_the_index_that_cannot_be_read_whole_costs_what_it_had_there() {
     let (bench, attempts) = filled().await;
     drop(bench.open());
-    // Without what would put it together again, as of one that was just written; in the second block of records.
+    // Without what would put it together again, as of one that was just written; in the second
+    // block of records.
     std::fs::remove_dir_all(bench.dir.path().join("index/parity")).expect("remove");
     let table = index_file(&bench, ".sst");
     let file = std::fs::File::options().write(true).open(table);

@@ -1,5 +1,5 @@
-//! Leases in the store, and what goes when they are over: several servers on one store, with a
-//! clock that is advanced by hand.
+//! Leases in the store, and removals after their end: several servers on one store, with a clock
+//! advanced by hand.
 
 use super::{shelf::*, *};
 use crate::registry::Claim;
@@ -24,7 +24,7 @@ async fn what_is_not_ours_stays_whatever_it_is_called() {
     for key in &within {
         shelf.put(key).await;
     }
-    // Its shuffle, by its driver.
+    // The shuffle goes, by its driver's word.
     server.collector.dead(&app, Some(SHUFFLE), TOKEN);
     server.collector.burials.bury_all().await;
     let mut all = foreign();
@@ -32,7 +32,7 @@ async fn what_is_not_ours_stays_whatever_it_is_called() {
     all.push(keys::lease(&app));
     all.sort();
     assert_eq!(shelf.left().await, all);
-    // The whole app, because nobody renews it.
+    // The whole app goes, because nobody renews its lease.
     shelf.fill(&app).await;
     server.forgets(&app);
     for _ in 0..20 {
@@ -46,7 +46,7 @@ async fn what_is_not_ours_stays_whatever_it_is_called() {
         "{}",
         server.metrics.foreign.get()
     );
-    // And again by a server that has seen nothing of that, for a week.
+    // And again for a week, at a server without that history.
     let other = shelf.server();
     for _ in 0..100 {
         shelf.clock.advance(Duration::from_secs(6000));
@@ -70,7 +70,7 @@ async fn objects_go_when_nobody_has_renewed_their_lease_for_two_leases_and_a_per
         shelf.clock.advance(PERIOD);
     }
     assert_eq!(shelf.left().await.len(), 4);
-    // It hears of the app, and the app is silent: it is not the one to remove it.
+    // The owner knows the app, and the app is silent: the owner does not remove it.
     for _ in 0..30 {
         owner.period().await;
         shelf.clock.advance(PERIOD);
@@ -83,7 +83,7 @@ async fn objects_go_when_nobody_has_renewed_their_lease_for_two_leases_and_a_per
         periods += 1;
         assert!(periods < 20, "{:?}", shelf.left().await);
     }
-    // It had seen it change at the last of its own looks.
+    // The stranger had seen a change at the last of its own looks.
     assert!(
         periods >= 9,
         "gone after {periods} periods of a quarter of a lease"
@@ -98,7 +98,8 @@ async fn who_stood_still_does_not_take_that_for_silence() {
     owner.period().await;
     shelf.fill(&app).await;
     watcher.period().await;
-    // The watcher, and with it the clock, for a day; the owner renews at once after it.
+    // The watcher, and with it the clock, stand still for a day; the owner renews at once
+    // afterwards.
     for _ in 0..5 {
         shelf.clock.advance(Duration::from_secs(86_400));
         watcher.period().await;
@@ -121,7 +122,7 @@ async fn an_app_that_was_taken_for_dead_says_so_before_its_objects_go() {
         watcher.collector.watch(5 * PERIOD).await.expect("watched");
     }
     assert!(watcher.collector.burials.is_dying(&app));
-    // It is announced for a while; the owner is back within it.
+    // The burial is announced for a while; the owner is back within it.
     watcher.collector.burials.bury_all().await;
     watcher.collector.burials.bury_all().await;
     assert_eq!(shelf.left().await.len(), 4, "announced");
@@ -164,7 +165,7 @@ async fn a_burial_that_was_broken_off_is_ended_by_another_and_not_by_two_at_once
         .await
         .expect("written");
     two.period().await;
-    // The driver's deletion at the other server leaves it to the one that has begun.
+    // The driver's deletion at the other server leaves the burial to the server at work.
     two.collector.dead(&app, None, TOKEN);
     two.collector.burials.bury_all().await;
     assert_eq!(shelf.left().await.len(), 4);
@@ -235,7 +236,7 @@ async fn an_app_that_comes_back_by_its_name_has_nothing_of_the_one_before_and_lo
     assert_eq!(claim.expect("asked"), Claim::Deleted);
     owner.collector.burials.bury_all().await;
     assert_eq!(shelf.left().await, [] as [String; 0]);
-    // The next one of this name, and the other server's deletion, which is late.
+    // The next life, and the other server's late deletion.
     owner.period().await;
     let ensured = owner.collector.ensure(&app, TOKEN, LEASE).await;
     assert!(ensured.expect("anew"));
@@ -266,7 +267,7 @@ async fn a_shuffle_of_an_app_before_goes_before_the_next_one_writes_it() {
     assert!(owner.collector.is_to_go(&app, SHUFFLE));
     owner.collector.burials.bury_all().await;
     assert!(!owner.collector.is_to_go(&app, SHUFFLE));
-    // What another volume has written for the next one is nobody's to remove.
+    // Objects of another volume for the next life are nobody's to remove.
     let left = [keys::manifest(&others, 1), keys::lease(&app)];
     assert_eq!(shelf.left().await, left);
 }
@@ -276,7 +277,7 @@ async fn a_deletion_that_stopped_half_way_locks_nobody_out_though_all_servers_he
     let shelf = Shelf::new();
     let (app, one, two) = (named("app-1"), shelf.server(), shelf.server());
     for theirs in [TOKEN, [9; 32]] {
-        // Somebody's tombstone, who is no more.
+        // Tombstone of a process that is no more.
         let record = shuffle_remote::lease::Lease::new(theirs, LEASE)
             .buried(uuid::Uuid::from_u128(1), false);
         record.create(&shelf.remote.store, &app).await.expect("put");
@@ -341,7 +342,8 @@ async fn an_upload_that_ends_after_its_shuffle_or_its_app_is_removed_too() {
     owner.collector.written_too_late(&place(&app), TOKEN);
     owner.collector.burials.bury_all().await;
     assert_eq!(shelf.left().await, [] as [String; 0]);
-    // Where the one that wrote it did not live to do that, another that has seen the record does.
+    // If the writing server dies first, another server that has seen the record removes the
+    // objects.
     owner.hears(&app);
     owner.period().await;
     shelf.fill(&app).await;

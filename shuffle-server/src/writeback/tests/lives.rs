@@ -1,5 +1,5 @@
-//! What a server still knows of an app's lives after it died: several processes, one after the
-//! other, on one data directory.
+//! A server's memory of an app's lives after a crash: several processes, one after the other, on
+//! one data directory.
 
 use super::{shelf::*, *};
 use crate::registry::{Claim, Pool};
@@ -15,7 +15,7 @@ fn process(shelf: &Shelf, volume: &Volume) -> One {
 async fn a_deletion_that_died_before_its_tombstone_goes_on_and_the_next_life_waits_for_it() {
     let (shelf, bench) = (Shelf::new(), Bench::new());
     let (app, volume) = (named("app-1"), bench.open());
-    // What came before the crash: nothing, the mark alone, the half of it, all that is done here.
+    // Steps before the crash: none, the mark alone, half of the deletion, all of it on this server.
     for step in 0..4 {
         let first = process(&shelf, &volume);
         let bound = first.records.bind(&app, TOKEN, LEASE).await;
@@ -49,7 +49,7 @@ async fn a_deletion_that_died_before_its_tombstone_goes_on_and_the_next_life_wai
         if !deleted {
             second.collector.dead(&app, None, TOKEN);
         }
-        // Nobody asks for it again.
+        // Nobody repeats the deletion.
         second.collector.resume();
         second.collector.burials.bury_all().await;
         assert_eq!(shelf.left().await, [] as [String; 0], "{step}");
@@ -59,7 +59,7 @@ async fn a_deletion_that_died_before_its_tombstone_goes_on_and_the_next_life_wai
         shelf.fill(&app).await;
         drop(second);
 
-        // One that recalls the next life buries nothing.
+        // A server that recalls the next life buries nothing.
         let third = process(&shelf, &volume);
         third.hears(&app);
         third.collector.resume();
@@ -84,7 +84,7 @@ async fn a_tombstone_that_others_spoil_is_written_anew_by_who_deleted_the_app() 
     let (store, key) = (&shelf.remote.store, keys::lease(&app));
     let spoilt = store.put(&key, "somebody else's".into(), false);
     spoilt.await.expect("put");
-    // A server that has not heard of the deletion writes it anew too, as that of one that lives.
+    // A server that has not heard of the deletion writes the record anew too, as a live one.
     other.period().await;
     owner.collector.burials.bury_all().await;
     assert_eq!(shelf.left().await, [] as [String; 0]);
@@ -106,7 +106,7 @@ async fn what_a_person_names_is_the_life_that_was_there() {
     owner.hears(&app);
     owner.period().await;
     shelf.fill(&app).await;
-    // Asked of one that knows nothing of it, while another removes it.
+    // Asked at a server without knowledge of the app, while another removes it.
     let record = owner
         .records
         .read(&app)
@@ -142,7 +142,7 @@ async fn who_waits_for_a_burial_goes_on_with_it_when_its_server_has_stopped() {
         written.expect("written");
     };
     touch().await;
-    // It has its output to write back, and nobody looks at what others have in the store.
+    // The server has output to write back, and nobody looks at others' objects in the store.
     let waits = async |times: u32| {
         for _ in 0..times {
             shelf.clock.advance(PERIOD / 2);
@@ -157,7 +157,7 @@ async fn who_waits_for_a_burial_goes_on_with_it_when_its_server_has_stopped() {
         assert_eq!(shelf.left().await.len(), 4, "it goes on");
         touch().await;
     }
-    // A server that stood still has not seen that nobody went on.
+    // A server that stood still has not seen the silence of the others.
     waits(1).await;
     shelf.clock.advance(60 * PERIOD);
     waits(12).await;

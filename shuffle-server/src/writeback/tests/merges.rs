@@ -1,4 +1,4 @@
-//! Many small manifests, of which one is made.
+//! Merges of many small manifests.
 
 use super::*;
 
@@ -17,7 +17,7 @@ impl Scene {
         self.clock.advance(Duration::from_secs(10));
     }
 
-    /// What is done when all is quiet.
+    /// The merge of a quiet moment.
     async fn turns(&self) -> (u64, u64, u64) {
         let write_back = self.write_back();
         while let Some(turn) = write_back.pick() {
@@ -31,7 +31,7 @@ impl Scene {
         )
     }
 
-    /// Generations that count, in the store and for the volume.
+    /// Counting generations, in the store and for the volume.
     async fn live(&self) -> Vec<u32> {
         self.clock.advance(Duration::from_secs(10));
         let chain = self.remote.chain(&self.place()).await.expect("there");
@@ -59,7 +59,7 @@ async fn a_quiet_shuffle_gets_one_manifest_for_many_and_readers_ask_for_it_alone
         assert_eq!((scene.live().await, scene.known()), (vec![7], vec![7]));
         scene.crash();
     }
-    // What comes later stands beside it, and what is quiet again goes together again.
+    // Later manifests stand beside the merged one, and are merged with it in the next quiet moment.
     scene.pushed_alone(6..10).await;
     assert_eq!(scene.live().await, [7, 8, 9, 10, 11]);
     scene.push(10, 10).await;
@@ -93,7 +93,7 @@ async fn a_read_that_has_begun_goes_on_over_what_is_replaced_meanwhile() {
     scene.quiet();
     assert_eq!(scene.turns().await.0, 1);
     assert_eq!(scene.live().await, [7]);
-    // Here, and at a server that knows nothing of it yet.
+    // Read here, and at a server without knowledge of the merge.
     let mut rest = Vec::new();
     while let Some(part) = reading.next().await.expect("readable") {
         rest.extend(part.blocks);
@@ -113,7 +113,7 @@ async fn a_read_that_has_begun_goes_on_over_what_is_replaced_meanwhile() {
         assert_eq!(summary, reading.summary().await.expect("readable"));
         assert_eq!(summary.covered.len(), 6);
     }
-    // One that begins now reads what is whole, once.
+    // A read begun now gets everything, once.
     let mut fresh = begin(None).await;
     let mut requests = 0;
     while let Some(part) = fresh.next_read().await.expect("readable") {
@@ -146,7 +146,7 @@ async fn a_crash_between_any_two_steps_of_a_merge_loses_and_doubles_nothing() {
         assert_eq!(scene.served().await, all, "after {steps} steps");
         scene.round().await;
         assert_eq!(scene.stored().await.0, all, "after {steps} steps");
-        // What has been read is left alone until it is not known any more.
+        // A shuffle read by all is left alone until the volume has forgotten the reads.
         scene.crash();
         scene.quiet();
         scene.turns().await;
@@ -174,7 +174,7 @@ async fn what_cannot_be_read_any_more_stays_in_the_manifest_that_has_it() {
     std::fs::write(&segments[0], bytes).expect("a segment");
     scene.crash();
     scene.quiet();
-    // The first try finds it, and the next does without.
+    // The first try finds the damage, and the next leaves it out.
     scene.turns().await;
     scene.quiet();
     scene.turns().await;

@@ -1,4 +1,4 @@
-//! Records of apps in the store: whose an app is, and who writes what others have spoilt.
+//! Records of apps in the store: identity, and repair after damage.
 
 use super::{shelf::*, *};
 use crate::registry::{Claim, Pool};
@@ -20,8 +20,8 @@ async fn a_record_binds_one_token_and_is_free_again_when_it_is_gone() {
         (ask(TOKEN).await, ask([9; 32]).await),
         (Ok(Claim::Yours), Ok(Claim::Another))
     );
-    // Deleted: neither a task that comes late brings it back nor its driver; that one begins anew
-    // once all is gone.
+    // Deleted: neither a late task nor the driver brings the app back; the driver begins anew once
+    // everything is gone.
     let record = one.records.read(&app).await.expect("read").expect("there");
     let stone = record.buried(one.records.me(), false);
     stone
@@ -56,7 +56,7 @@ async fn who_is_ousted_ends_nothing_of_the_one_whose_record_it_is() {
         Claim::Yours
     );
     server.collector.dead(&app, None, [9; 32]);
-    // Before that was looked at in the store too.
+    // Before the store was asked about the deletion, too.
     let bound = server.records.bind(&app, TOKEN, LEASE).await;
     assert_eq!(bound.expect("bound"), Claim::Yours);
     server.collector.burials.bury_all().await;
@@ -79,13 +79,13 @@ async fn records_and_markers_that_others_remove_or_spoil_are_put_back_and_nobody
             .put(&keys::marker(), spoilt.into(), false)
             .await
             .expect("spoilt");
-        // Whatever is there, it is not a record of somebody who is silent.
+        // Whatever the content, it is no record of a silent app.
         for _ in 0..60 {
             shelf.clock.advance(PERIOD);
             watcher.period().await;
         }
         assert_eq!(shelf.left().await.len(), 4, "{spoilt:?}");
-        // Who does not know whose it was does not write it.
+        // A server without knowledge of the owner does not write the record.
         let new = shelf.server();
         new.hears(&app);
         new.collector.keep_now().await;

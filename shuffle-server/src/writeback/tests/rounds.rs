@@ -1,4 +1,4 @@
-//! What a round takes, and what it does when the store and the volume do not agree.
+//! Content of a round, and repairs of differences between the store and the volume.
 
 use super::*;
 
@@ -65,8 +65,8 @@ async fn a_commit_that_waits_has_a_round_whatever_the_bulk_of_others() {
     assert!(write_back.pick().is_some());
 }
 
-/// The volume has lost its record of a generation, and the store still has it: what it has is not
-/// written once more.
+/// The volume has lost its record of a generation still in the store: its attempts are not written
+/// once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generation_whose_record_is_lost_is_adopted_and_nothing_is_written_twice() {
     let mut scene = Scene::new();
@@ -92,7 +92,7 @@ async fn a_generation_whose_record_is_lost_is_adopted_and_nothing_is_written_twi
     assert_eq!(scene.stored().await, (vec![10, 11, 12, 13], 4));
 }
 
-/// What the store has lost is written again as long as it is here.
+/// Attempts lost by the store are written again while they are here.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_broken_manifest_names_is_written_again() {
     let mut scene = Scene::new();
@@ -126,7 +126,7 @@ async fn what_only_a_broken_manifest_names_is_written_again() {
     assert_eq!(scene.stored().await.0, [10, 11, 12, 13, 14]);
 }
 
-/// A thousand commits one by one, and then the server is gone: what counts are a few manifests.
+/// A thousand commits one by one, and then the server is gone: a few manifests count.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_one_by_one_leave_few_objects_at_any_moment() {
     let scene = Scene::new();

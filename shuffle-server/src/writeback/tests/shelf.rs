@@ -1,4 +1,4 @@
-//! Several servers on one store, with a clock that is advanced by hand.
+//! Several servers on one store, with a clock advanced by hand.
 
 use super::*;
 
@@ -6,13 +6,13 @@ pub(super) const LEASE: Duration = Duration::from_secs(4);
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 pub(super) const TOKEN: [u8; 32] = [7; 32];
 
-/// Apps as a registry would know them.
+/// Apps in the place of a registry.
 #[derive(Default)]
 pub(super) struct Known {
     apps: Mutex<HashMap<AppId, Standing>>,
-    /// What was told of their tokens.
+    /// Reported tokens.
     pub(super) told: Mutex<Vec<(AppId, bool)>>,
-    /// Whose record was seen to be of one that was deleted.
+    /// Apps with a record of a deleted life.
     pub(super) deleted: Mutex<Vec<AppId>>,
 }
 
@@ -40,7 +40,7 @@ impl Apps for Known {
     }
 }
 
-/// One server, as far as it has to do with the store.
+/// One server, as far as the store is concerned.
 pub(super) struct One {
     pub(super) apps: Arc<Known>,
     pub(super) collector: Arc<Collector>,
@@ -90,7 +90,7 @@ impl One {
         self.apps.apps.lock().remove(app);
     }
 
-    /// What its tasks do in a period.
+    /// Work of the server's tasks in a period.
     pub(super) async fn period(&self) {
         self.collector.keep_now().await;
         self.collector.watch(PERIOD).await.expect("watched");
@@ -98,7 +98,7 @@ impl One {
     }
 }
 
-/// A store, and what is put and left there.
+/// A store, with ways to fill and list it.
 pub(super) struct Shelf {
     pub(super) remote: Arc<Remote>,
     pub(super) clock: ManualClock,

@@ -30,7 +30,8 @@ impl Scene {
         listing.dirs.len() + listing.objects.len()
     }
 
-    /// Until nothing of it is on the disk. What is in a commit log has to become a run first.
+    /// Until the disk has nothing of the shuffle. Attempts in a commit log have to become a run
+    /// first.
     pub(super) async fn reclaimed(&self) {
         for _ in 0..500 {
             let _ = self.volume.reclaim(&app(), SHUFFLE);
@@ -43,7 +44,7 @@ impl Scene {
         panic!("{} bytes stay on the disk", self.volume.bytes_used());
     }
 
-    /// Attempts that the volume serves, or has given up to the store.
+    /// Attempts served by the volume, or given up to the store.
     pub(super) async fn served(&self) -> Vec<u64> {
         let fetch = self
             .volume
