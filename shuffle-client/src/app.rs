@@ -55,7 +55,7 @@ const ONE_TRY: Duration = Duration::from_secs(1);
 const GOODBYE: Duration = Duration::from_secs(5);
 /// Least time for a control call, however short the lease.
 const SHORTEST_CALL: Duration = Duration::from_millis(500);
-/// Calls at a time that find out who is behind an address.
+/// Concurrent calls for the question who is behind an address.
 const PROBES: usize = 16;
 
 /// A registered application. Tasks of the runtime renew its lease until this handle is dropped or
@@ -65,7 +65,7 @@ pub struct AppHandle {
     stop: DropGuard,
 }
 
-/// What the tasks share.
+/// State shared by the tasks.
 struct Members {
     client: Client,
     caller: Caller,
@@ -164,7 +164,7 @@ impl AppHandle {
     /// lease takes care of the others.
     pub async fn close(self) -> Result<(), Error> {
         let Self { members, stop } = self;
-        // Before the delete: a renewal that comes after it would make the app known again.
+        // Before the delete: a later renewal would make the app known again.
         drop(stop);
         members.tasks.close();
         members.tasks.wait().await;
@@ -275,7 +275,7 @@ impl Members {
         }
     }
 
-    /// Keeps what is known of one server fresh, and the lease there.
+    /// Keeps one server's description fresh, and renews the lease there.
     async fn keep(self: Arc<Self>, address: String) {
         let settings = self.client.settings();
         let mut pause = settings.backoff_base;

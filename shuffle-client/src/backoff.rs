@@ -91,7 +91,7 @@ impl Backoff {
         self.base.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 
-    /// Failures in a row that were waited for.
+    /// Failures in a row with a wait.
     pub(crate) fn tries(&self) -> u32 {
         self.tries
     }
@@ -145,7 +145,7 @@ mod tests {
         }
         age(&mut backoff.failing_since, 99);
         assert!(backoff.failed(true, None).is_some());
-        // A bound of their own ends it.
+        // A separate bound ends the chain.
         age(&mut backoff.failing_since, 101);
         assert!(backoff.failed(true, None).is_none());
         backoff.succeeded();

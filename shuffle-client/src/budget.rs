@@ -17,14 +17,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// What memory is used for.
+/// Use of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
-    /// Native memory that records are written into.
+    /// Native memory for records.
     Arenas,
-    /// What writers send, or keep to send it again.
+    /// Writers' messages, sent or kept.
     Messages,
-    /// What readers have received.
+    /// Readers' received bytes.
     Reads,
 }
 
@@ -32,7 +32,7 @@ pub enum Share {
 /// more.
 const MOST: [usize; 3] = [40, 50, 60];
 
-/// The account. Clones are the same one.
+/// The account, shared by its clones.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Inner>);
 
@@ -74,7 +74,7 @@ impl Budget {
         self.0.limit
     }
 
-    /// Takes what there is no way around.
+    /// Takes unavoidable bytes.
     pub fn take(&self, share: Share, bytes: usize) -> Permit {
         self.0.used.lock()[share as usize] += bytes;
         self.permit(share, bytes)

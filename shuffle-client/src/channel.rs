@@ -62,7 +62,7 @@ pub(crate) type Outgoing = Pin<Box<dyn Stream<Item = Result<Rope, Status>> + Sen
 
 type Sender = SendRequest<RopeBody<Outgoing>>;
 
-/// Streams of one connection, well under what servers allow at a time (commonly 100 to 250).
+/// Streams of one connection, well under servers' usual limits (100 to 250).
 const STREAMS: usize = 64;
 /// Out of reach of [`STREAMS`] full stream windows, see the module's header.
 const CONNECTION_WINDOW: u32 = 1 << 30;
@@ -79,9 +79,9 @@ pub(crate) struct Connections {
     settings: Settings,
     handle: Handle,
     table: Arc<Table>,
-    /// What names resolved to last: a name service that fails does not make servers disappear.
+    /// Last addresses of names: a failing name service does not make servers disappear.
     resolved: Mutex<HashMap<String, Vec<String>>>,
-    /// Starts the task that closes what is idle, with the first connection.
+    /// Starts the closing of idle connections, with the first connection.
     sweeping: Once,
 }
 
@@ -93,7 +93,7 @@ struct Table {
     servers: Mutex<HashMap<String, Standing>>,
 }
 
-/// A control connection, made when it is used.
+/// A control connection, made on demand.
 struct Control {
     channel: Channel,
     used: Instant,
@@ -102,7 +102,7 @@ struct Control {
 /// Findings about a server by its callers.
 #[derive(Default)]
 struct Standing {
-    /// When it could last not be connected to.
+    /// Time of the last failure to connect.
     down: Option<Instant>,
     /// Time of the last refusal of new work: full, draining, busy.
     refused: Option<Instant>,
@@ -117,7 +117,7 @@ const DOWN: Duration = Duration::from_secs(10);
 const REFUSED: Duration = Duration::from_secs(5);
 /// What is known of a server that nobody had to do with for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
-/// How often, every 5 ms, it is looked whether a connection that broke has ended.
+/// Looks, every 5 ms, for the end of a broken connection.
 const LAST_WORD: u32 = 20;
 
 /// Locked while one caller connects, so that a hundred tasks make one connection.
@@ -127,7 +127,7 @@ type SharedSlot = Arc<tokio::sync::Mutex<Slot>>;
 #[derive(Default)]
 struct Slot {
     open: Vec<Connection>,
-    /// The last failure to connect, for those who waited for the same try.
+    /// The last failure to connect, for all who waited for the same try.
     failed: Option<(Instant, Failure)>,
 }
 
@@ -229,7 +229,7 @@ impl Connections {
         self.change(address, |server| server.waited_for = Some(Instant::now()));
     }
 
-    /// The server has answered, in whatever way.
+    /// Notes any answer of the server.
     pub(crate) fn answered(&self, address: &str) {
         if let Some(server) = self.table.servers.lock().get_mut(address) {
             (server.down, server.waited_for) = (None, None);
@@ -266,12 +266,12 @@ impl Connections {
         }
     }
 
-    /// Makes no more control calls over the connections that are up to this server.
+    /// Makes no more control calls over the present connections to this server.
     pub(crate) fn distrust_control(&self, address: &str) {
         self.table.control.lock().remove(address);
     }
 
-    /// A client for the control calls of one server. Connects when it is used.
+    /// A client for the control calls of one server. Connects on demand.
     pub(crate) fn control(&self, address: &str) -> Result<ControlClient<Channel>, Failure> {
         let mut channels = self.table.control.lock();
         if let Some(control) = channels.get_mut(address) {
@@ -355,7 +355,7 @@ impl Connections {
         })
     }
 
-    /// Starts the task that closes what is idle, once.
+    /// Starts the closing of idle connections, once.
     fn sweep(&self) {
         self.sweeping.call_once(|| {
             let (table, idle) = (Arc::downgrade(&self.table), self.settings.idle_connection);

@@ -101,7 +101,7 @@ impl Client {
         })
     }
 
-    /// The settings it was made with.
+    /// The client's settings.
     pub fn settings(&self) -> &Settings {
         &self.inner.settings
     }
@@ -121,7 +121,7 @@ impl Client {
         self.inner.connections.addresses().await
     }
 
-    /// The servers that are known to be near.
+    /// The known near servers.
     pub(crate) fn near(&self) -> &Near {
         &self.inner.near
     }
@@ -175,7 +175,7 @@ impl Client {
         Ok((Duration::from_millis(answer.lease_ms), answer.anew))
     }
 
-    /// Remembers that a server is there, if it is.
+    /// Notes a living server.
     pub(crate) fn heard<T>(&self, address: &str, result: &Result<T, Failure>) {
         if result
             .as_ref()
@@ -189,7 +189,7 @@ impl Client {
         &self.inner.connections
     }
 
-    /// What blocks are encrypted with, if they are.
+    /// Encryption of blocks, if any.
     pub(crate) fn secret(&self) -> Option<&Secret> {
         self.inner.secret.as_ref()
     }
@@ -203,17 +203,17 @@ impl Client {
         &self.inner.handle
     }
 
-    /// The account of what writers and readers hold.
+    /// The account of writers' and readers' memory.
     pub fn budget(&self) -> &Budget {
         &self.inner.budget
     }
 
-    /// Buffers for the payloads that writers build.
+    /// Buffers for writers' payloads.
     pub(crate) fn batch_pool(&self) -> &Arc<BufferPool> {
         &self.inner.batches
     }
 
-    /// Buffers for the blocks that readers decode.
+    /// Buffers for readers' decoded blocks.
     pub(crate) fn block_pool(&self) -> &Arc<BufferPool> {
         &self.inner.blocks
     }

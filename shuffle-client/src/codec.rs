@@ -83,7 +83,7 @@ impl Encoder {
         })
     }
 
-    /// Bytes that [`store`](Self::store) may need for a block.
+    /// Bytes needed by [`store`](Self::store) for a block.
     pub(crate) fn space(&self, raw_len: usize) -> usize {
         match self {
             // With room for the worst case it need not look for the end at every step.
@@ -128,7 +128,7 @@ impl Encoder {
         (Codec::None, raw_len)
     }
 
-    /// `None` if it does not fit.
+    /// `None` if the block does not fit.
     fn compress(&mut self, raw: &[u8], space: &mut [u8]) -> Option<(Codec, usize)> {
         match self {
             Self::None => None,

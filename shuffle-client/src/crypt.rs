@@ -36,7 +36,7 @@ use shuffle_proto::{
 
 use crate::error::{Error, Kind};
 
-/// Bytes of a nonce that are stored.
+/// Stored bytes of a nonce.
 const STORED_NONCE: usize = 8;
 /// Bytes of the tag.
 const TAG: usize = 16;
@@ -103,7 +103,7 @@ impl Encryptor {
         }
     }
 
-    /// Where in a block's space its bytes are to be put before they are encrypted.
+    /// Place of the plain bytes in a block's space.
     pub(crate) const START: usize = STORED_NONCE;
 
     /// Encrypts in place. `space` is the whole block as it will be stored, and the header is

@@ -24,14 +24,14 @@ pub struct Error {
     pub lost: Vec<LostOutput>,
 }
 
-/// One concrete map output that a reader was told to read and cannot.
+/// One concrete unreadable map output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LostOutput {
-    /// Volume that held it: the unit of failure.
+    /// The volume: the unit of failure.
     pub volume: VolumeId,
-    /// Map task that wrote it.
+    /// The map task.
     pub map_index: MapIndex,
-    /// Try that wrote it.
+    /// The attempt.
     pub attempt: AttemptId,
 }
 
@@ -47,14 +47,14 @@ impl Error {
         }
     }
 
-    /// Names the map output that cannot be read.
+    /// Names the unreadable map output.
     #[must_use]
     pub fn with_output(mut self, output: LostOutput) -> Self {
         self.output = Some(output);
         self
     }
 
-    /// Names volumes that are gone.
+    /// Names dead volumes.
     #[must_use]
     pub fn with_gone(mut self, volumes: impl IntoIterator<Item = VolumeId>) -> Self {
         self.gone.extend(volumes);
@@ -63,7 +63,7 @@ impl Error {
         self
     }
 
-    /// Names outputs that are lost by themselves.
+    /// Names single lost outputs.
     #[must_use]
     pub fn with_lost(mut self, outputs: impl IntoIterator<Item = LostOutput>) -> Self {
         self.lost.extend(outputs);

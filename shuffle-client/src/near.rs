@@ -27,16 +27,16 @@ pub(crate) enum Distance {
     Far,
 }
 
-/// What is known of a server.
+/// Knowledge of a server.
 #[derive(Clone, Debug)]
 struct Known {
     distance: Distance,
-    /// The server's machine, if it has said so.
+    /// The server's machine, if told.
     node: String,
     until: Instant,
 }
 
-/// What is known of servers. One per client.
+/// Knowledge of servers. One per client.
 #[derive(Default)]
 pub(crate) struct Near {
     known: Mutex<HashMap<String, Known>>,
@@ -48,14 +48,14 @@ pub(crate) struct Near {
 #[derive(Debug, Default)]
 pub(crate) struct Nearby {
     servers: HashMap<String, (Distance, String)>,
-    /// Somebody may prefer some of them to others.
+    /// Whether some of the servers may be preferred.
     pub(crate) bounded: bool,
 }
 
 // === impl Near ===
 
 impl Near {
-    /// Notes how far a server is, by its own word; `None`: it has said nothing.
+    /// Notes a server's answer on its distance; `None`: no answer.
     pub(crate) fn learn(&self, server: &str, answer: Option<(Distance, String)>) {
         let believed = match answer {
             Some(_) => BELIEVED.0,

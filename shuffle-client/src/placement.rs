@@ -21,7 +21,7 @@ pub const MAX_FAN_IN: usize = 64;
 /// Maps that a server should get before another server is added: merging the output of a single map
 /// is no gain.
 const MAPS_PER_SERVER: usize = 4;
-/// Fetch calls of one shuffle (partitions × candidates) that are fine.
+/// Fetch calls of one shuffle (partitions × candidates) without harm.
 const MAX_FETCHES: usize = 1 << 20;
 
 /// How many candidates a shuffle has: `k`.
@@ -87,7 +87,7 @@ pub fn candidates(
         .collect()
 }
 
-/// The candidates in the order in which one map index tries them.
+/// The candidates in the order of one map index.
 pub fn route(candidates: &[String], map_index: MapIndex) -> impl Iterator<Item = &String> {
     let start = (map_index.0 as usize)
         .checked_rem(candidates.len())

@@ -18,7 +18,7 @@ struct Kept {
     bytes: usize,
 }
 
-/// A buffer of the pool. Its whole length is initialised, with bytes of its last use.
+/// A buffer of the pool. Its whole length is initialised, with bytes of the last use.
 #[derive(Debug)]
 pub(crate) struct Pooled {
     bytes: Vec<u8>,
@@ -27,7 +27,7 @@ pub(crate) struct Pooled {
 }
 
 impl BufferPool {
-    /// Keeps at most `limit` bytes that nobody uses.
+    /// Keeps at most `limit` unused bytes.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             kept: Mutex::default(),
@@ -55,12 +55,12 @@ impl BufferPool {
 }
 
 impl Pooled {
-    /// Bytes of memory that it keeps.
+    /// Bytes of memory in the pool.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Makes it seem longer or shorter.
+    /// Sets the visible length.
     pub(crate) fn set_len(&mut self, len: usize) {
         if self.bytes.len() < len {
             self.bytes.resize(len, 0);

@@ -21,7 +21,7 @@ const FOOTERS: usize = 16 << 20;
 
 pub(crate) struct SharedStore {
     url: String,
-    /// The URL without what may be secret in it.
+    /// The URL without secrets.
     name: String,
     opened: tokio::sync::OnceCell<Arc<Remote>>,
     told: AtomicBool,
@@ -43,11 +43,11 @@ impl SharedStore {
         &self.name
     }
 
-    /// Opens it. What cannot be opened now may be later: credentials come, and mounts.
+    /// Opens the store. A failure may pass: credentials come, and mounts.
     pub(crate) async fn open(&self) -> Result<&Arc<Remote>, Failure> {
         let open = || async {
             let url = self.url.clone();
-            // It looks at files, which may be on a mount that does not answer.
+            // Opening looks at files, possibly on a hanging mount.
             let opening = tokio::task::spawn_blocking(move || Store::existing(&url, Arc::new(())));
             let store = opening.await.unwrap_or_else(|gone| Err(gone.to_string()))?;
             let remote = Remote::keeping(store, Arc::new(Instant::now), FOOTERS);

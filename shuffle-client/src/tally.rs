@@ -6,18 +6,18 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 
-/// What one server did.
+/// Work of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerStats {
     /// `host:port`.
     pub address: String,
     /// Stored bytes of committed outputs, or of verified blocks.
     pub bytes: u64,
-    /// The blocks that these are.
+    /// Number of these blocks.
     pub blocks: u64,
     /// Failed tries, whatever the outcome of the next.
     pub failures: u64,
-    /// Why the last of them failed.
+    /// Reason of the last failure.
     pub last_failure: Option<String>,
 }
 

@@ -12,14 +12,14 @@ use crate::error::{Error, Kind};
 /// Longest byte string of `MapWriter::add_long`: what fits an array of any engine.
 pub(crate) const MAX_LONG: usize = i32::MAX as usize;
 
-/// On whose behalf calls are made.
+/// The app behind a call.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The application.
     pub app: AppId,
     /// The application's token. Never logged.
     pub token: Arc<str>,
-    /// How long its data outlives its last call; zero = the server's default.
+    /// How long the app's data outlive the last call; zero = the server's default.
     pub lease: Duration,
 }
 
@@ -43,24 +43,24 @@ pub enum Durability {
 pub enum WriteBack {
     /// After a delay, when a disk is nearly full, or when a server ends.
     Lazy,
-    /// As soon as it is committed.
+    /// As soon as an attempt is committed.
     Eager,
     /// Never.
     Off,
 }
 
-/// What a server says of itself.
+/// A server's description of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
-    /// Where it was asked.
+    /// The asked address.
     pub address: String,
-    /// Version of its program.
+    /// Version of the program.
     pub version: String,
-    /// Data directories that it serves.
+    /// Data directories in service.
     pub volumes: Vec<VolumeState>,
     /// Whether the server takes no new outputs because it ends.
     pub draining: bool,
-    /// Bytes of its memory budget in use.
+    /// Used bytes of the memory budget.
     pub memory_used: u64,
     /// Bytes of the server's memory budget.
     pub memory_limit: u64,
@@ -79,9 +79,9 @@ pub struct Description {
 /// Where an output is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
-    /// The volume that holds it.
+    /// The volume.
     pub volume: VolumeId,
-    /// Server where that volume was last seen, `host:port`.
+    /// Last known server of the volume, `host:port`.
     pub address: String,
 }
 
@@ -90,9 +90,9 @@ pub struct Location {
 pub struct VolumeState {
     /// The volume's UUID.
     pub id: VolumeId,
-    /// Bytes staged on it.
+    /// Staged bytes.
     pub bytes_used: u64,
-    /// Bytes free on its file system.
+    /// Free bytes of the file system.
     pub bytes_free: u64,
     /// ok, full or failed.
     pub state: String,
@@ -101,7 +101,7 @@ pub struct VolumeState {
 // === impl Caller ===
 
 impl Caller {
-    /// The caller as every opening message names it.
+    /// The caller for opening messages.
     pub(crate) fn message(&self) -> v1::Caller {
         v1::Caller {
             protocol: shuffle_proto::PROTOCOL,

@@ -20,11 +20,11 @@ const ALL: usize = 96;
 const EACH: (usize, usize) = (2, 12);
 /// Calls at a time.
 const AT_ONCE: usize = 4;
-/// Calls one after the other that tell a restart from a balancer.
+/// Calls in a row, to tell a restart from a balancer.
 const IN_TURN: usize = 16;
 
 impl Members {
-    /// Fails if several servers answer at this address. A call that fails says nothing.
+    /// Fails if several servers answer at this address. A failed call says nothing.
     pub(super) async fn identify(
         &self,
         address: &str,
@@ -73,7 +73,7 @@ impl Members {
     }
 }
 
-/// What is wrong with such an address.
+/// The complaint about such an address.
 pub(super) fn ambiguous() -> Failure {
     Failure::new(
         Kind::Invalid,

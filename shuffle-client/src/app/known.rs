@@ -1,4 +1,4 @@
-//! What is known of the servers: pure book-keeping, under the lock of its owner.
+//! Knowledge of the servers: pure book-keeping, under the lock of its owner.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,14 +25,14 @@ pub(super) struct Known {
     former: Vec<String>,
     /// Whether the server was asked at least once.
     asked: bool,
-    /// What came of the last visit.
+    /// Result of the last visit.
     failure: Option<Failure>,
     /// Whether the address leads to several servers.
     ambiguous: bool,
 }
 
 impl Pool {
-    /// These are the servers now.
+    /// Sets the present servers.
     pub(super) fn list(&mut self, addresses: &[String]) {
         self.servers
             .retain(|address, _| addresses.contains(address));
@@ -147,14 +147,14 @@ impl Pool {
         leases.map(|(_, lease)| lease).min()
     }
 
-    /// An address that is no server's, and why.
+    /// An address without a server of its own, and the reason.
     pub(super) fn ambiguous(&self) -> Option<(&str, &str)> {
         let (address, server) = self.servers.iter().find(|(_, known)| known.ambiguous)?;
         let why = server.failure.as_ref()?;
         Some((address, &why.message))
     }
 
-    /// A server that will not take the app, however often it is asked.
+    /// A server with a final refusal of the app.
     pub(super) fn refusal(&self) -> Option<(&str, &Failure)> {
         let failures = self.servers.iter().filter_map(|(address, server)| {
             let failure = server.failure.as_ref()?;

@@ -1,4 +1,4 @@
-//! Why a call or a stream failed, in the words of `Kind`, whoever noticed it.
+//! Failure of a call or a stream, in the words of `Kind`.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use shuffle_proto::{
 };
 use tonic::Status;
 
-/// Why a call or a stream failed, before anybody has decided what to do about it.
+/// Failure of a call or a stream, before any decision.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) kind: Kind,
@@ -16,7 +16,7 @@ pub(crate) struct Failure {
     pub(crate) retry_after: Option<Duration>,
     /// Whether the server itself answered, and so is there.
     pub(crate) answered: bool,
-    /// Nothing is wrong with the server, but it has its share of a shuffle.
+    /// The server is well, and has its share of a shuffle.
     pub(crate) elsewhere: bool,
 }
 

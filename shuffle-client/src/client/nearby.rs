@@ -10,13 +10,13 @@ use crate::{
     settings::Settings,
 };
 
-/// How long a task waits to know it.
+/// How long a task waits for the answers.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 // === impl Client ===
 
 impl Client {
-    /// How far these servers are. Asks those of which nothing is known; a second at most.
+    /// Distances of these servers. Asks the unknown ones; a second at most.
     pub(crate) async fn nearby(&self, servers: &[String]) -> Nearby {
         let near = self.near();
         if servers.len() > 1 && !near.unknown(servers).is_empty() {

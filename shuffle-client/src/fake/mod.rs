@@ -26,9 +26,9 @@ use self::store::Store;
 /// What goes wrong from now on. All off at the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Cuts the connection of a push once this many payload bytes of it were taken. Once.
+    /// Cuts the connection of a push after this many payload bytes. Once.
     pub break_push_after: Option<u64>,
-    /// Cuts the connection of a fetch once this many payload bytes of it were sent. Once.
+    /// Cuts the connection of a fetch after this many payload bytes. Once.
     pub break_fetch_after: Option<u64>,
     /// So many pushes and fetches are answered Busy, asking for a pause of 10 ms.
     pub busy: u32,
@@ -38,13 +38,13 @@ pub struct Faults {
     pub fenced: u32,
     /// So many blocks are sent with a flipped bit.
     pub flip: u32,
-    /// Blocks that are sent unharmed before `flip` counts.
+    /// Unharmed blocks before `flip` counts.
     pub flip_after: u32,
     /// All blocks of this attempt are sent with a flipped bit.
     pub spoilt: Option<AttemptId>,
-    /// Fetches and summaries leave this attempt out, as if it had never been committed.
+    /// Fetches and summaries leave this attempt out, like an uncommitted one.
     pub omit: Option<AttemptId>,
-    /// The summary says that these attempts are lost.
+    /// The summary calls these attempts lost.
     pub lost: HashSet<AttemptId>,
     /// All blocks of these attempts have a flipped bit until somebody reports one: then the attempt
     /// is lost.
@@ -67,16 +67,16 @@ pub struct Faults {
     pub forget_cursors: bool,
     /// Streams never end, and bring this over and over.
     pub endless: Option<Endless>,
-    /// Fetches of this volume, among others or not, are answered Unavailable: its disk hangs.
+    /// Every fetch with this volume is answered Unavailable: its disk hangs.
     pub hung: Option<VolumeId>,
-    /// This volume is not served any more: its disk is gone.
+    /// This volume is served no more: its disk is gone.
     pub unserved: Option<VolumeId>,
 }
 
-/// What a stream may be full of.
+/// Filling of an endless stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endless {
-    /// A fetch of messages with nothing in them, one every so often.
+    /// A fetch of empty messages, one every so often.
     Empty,
     /// A fetch of all its blocks again and again.
     Again,
@@ -84,24 +84,24 @@ pub enum Endless {
     Summary,
     /// A push of acknowledgements of what was not sent.
     Acks,
-    /// A push that is opened twice.
+    /// A push with two Opened.
     Opened,
 }
 
-/// What was asked of the server since it was made.
+/// Requests to the server since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Open messages.
     pub opens: u64,
     /// Batch messages.
     pub batches: u64,
-    /// Commits that made an attempt visible.
+    /// Commits with a new visible attempt.
     pub commits: u64,
     /// Reasons of Abort messages.
     pub aborts: Vec<String>,
     /// Fetch calls.
     pub fetches: u64,
-    /// Fetch calls that are open.
+    /// Open fetch calls.
     pub fetching: u64,
     /// Payload bytes sent to fetches.
     pub fetched_bytes: u64,
@@ -127,7 +127,7 @@ pub struct Fake {
 
 struct Inner {
     instance: String,
-    /// Apps that were registered.
+    /// Registered apps.
     apps: Mutex<HashSet<AppId>>,
     store: Mutex<Store>,
     faults: Mutex<Faults>,
@@ -168,12 +168,12 @@ impl Fake {
         self.address.to_string()
     }
 
-    /// Its first volume.
+    /// The first volume.
     pub fn volume(&self) -> VolumeId {
         self.volumes()[0]
     }
 
-    /// All its volumes.
+    /// All volumes.
     pub fn volumes(&self) -> Vec<VolumeId> {
         self.inner.store.lock().volumes()
     }
@@ -183,7 +183,7 @@ impl Fake {
         self.inner.faults.lock()
     }
 
-    /// What was asked so far.
+    /// Requests so far.
     pub fn counters(&self) -> Counters {
         self.inner.counters.lock().clone()
     }
@@ -198,7 +198,7 @@ impl Fake {
         *self.inner.message_bytes.lock() = bytes;
     }
 
-    /// Stops listening and cuts all connections; what was committed stays, what was not is dropped.
+    /// Stops listening and cuts all connections; committed attempts stay, others are dropped.
     pub async fn stop(&mut self) {
         self.stop.cancel();
         if let Some(task) = self.task.take() {
@@ -230,7 +230,7 @@ impl Fake {
         *self.inner.store.lock() = Store::new(volumes);
     }
 
-    /// Hands all volumes with their data to another server, as a disk that is attached elsewhere.
+    /// Hands all volumes with their data to another server, like a disk attached elsewhere.
     pub fn give_volumes_to(&self, other: &Fake) {
         let volumes = std::mem::replace(&mut *self.inner.store.lock(), Store::new(1));
         other.inner.store.lock().adopt(volumes);

@@ -29,7 +29,7 @@ use tower::ServiceExt as _;
 
 use super::{Endless, Inner, store::Key};
 
-/// What a stream that is about to break needs to reach its reader, on a busy machine too.
+/// Time for the last bytes before a break to reach the reader, on a busy machine too.
 const ARRIVES: Duration = Duration::from_millis(200);
 
 type Answer = UnsyncBoxBody<Rope, Box<dyn std::error::Error + Send + Sync>>;
@@ -408,7 +408,7 @@ impl Inner {
                 && (payload.is_empty() || length + bytes.len() <= limit)
             {
                 position += 1;
-                // It has its place in cursors, and is not sent.
+                // The block has a place in cursors, and is not sent.
                 if lost.contains(&header.attempt) {
                     continue;
                 }
@@ -427,8 +427,8 @@ impl Inner {
                 .take_if(|limit| sent + length as u64 > *limit)
                 .is_some();
             if broken {
-                // What was sent arrives first, so that what is sent again says where the reader
-                // goes on.
+                // The sent blocks arrive first, so that the next request shows where the reader
+                // resumes.
                 tokio::time::sleep(ARRIVES).await;
                 cut.cancel();
                 return gone(answers).await;

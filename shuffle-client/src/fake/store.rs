@@ -22,7 +22,7 @@ pub(super) struct Attempt {
     pub(super) map_index: MapIndex,
     pub(super) blocks: Vec<(BlockHeader, Bytes)>,
     pub(super) totals: Option<Vec<PartitionTotal>>,
-    /// The stream that writes it; an older one is fenced.
+    /// The stream in charge; older ones are fenced.
     pub(super) stream: u64,
 }
 
@@ -50,7 +50,7 @@ impl Store {
             .collect()
     }
 
-    /// Opens an attempt: its volume, and whether it is committed already.
+    /// Opens an attempt: returns its volume, and whether the commit is there already.
     pub(super) fn open(&mut self, key: &Key, map_index: MapIndex, stream: u64) -> (VolumeId, bool) {
         for (volume, attempts) in &mut self.volumes {
             if let Some(attempt) = attempts.get_mut(key) {
@@ -76,7 +76,7 @@ impl Store {
         (volume, false)
     }
 
-    /// The attempt, if `stream` still owns it.
+    /// The attempt, if `stream` is still in charge.
     pub(super) fn attempt(&mut self, key: &Key, stream: u64) -> Option<&mut Attempt> {
         let attempt = self
             .volumes

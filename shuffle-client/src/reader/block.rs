@@ -10,27 +10,27 @@ use crate::pool::Pooled;
 pub struct Block {
     /// Reduce partition.
     pub partition: PartitionId,
-    /// Map task that wrote it.
+    /// The map task.
     pub map_index: MapIndex,
-    /// Try that wrote it.
+    /// The attempt.
     pub attempt: AttemptId,
     /// Records in `data`.
     pub records: u32,
-    /// Bytes as they were stored and sent.
+    /// Bytes as stored and sent.
     pub stored_bytes: u64,
     /// The records, back to back, as they were given to the writer.
     pub data: Buffer,
 }
 
-/// Contiguous bytes that do not move until they are dropped.
+/// Contiguous bytes at a fixed address until dropped.
 #[derive(Debug)]
 pub struct Buffer(pub(super) Storage);
 
 #[derive(Debug)]
 pub(super) enum Storage {
-    /// Decoded into a buffer that goes back to its pool.
+    /// Decoded into a recycled buffer.
     Pooled(Pooled),
-    /// The bytes as they were received, not copied.
+    /// The received bytes, not copied.
     Received(Bytes),
     /// Put together from several blocks.
     Joined(Vec<u8>),

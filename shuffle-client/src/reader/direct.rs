@@ -28,13 +28,13 @@ use crate::{
     error::{Error, Kind},
 };
 
-/// Outputs that a message names.
+/// Outputs named in a message.
 const NAMED: usize = 5;
 
 /// Why a read ends early.
 enum Stop {
     Store(shuffle_remote::Error),
-    /// These outputs are not there.
+    /// Outputs missing from the store.
     Missing(Vec<Owner>),
     /// As [`Trouble::Wrong`].
     Wrong {
@@ -72,7 +72,7 @@ impl Fetch<'_, '_> {
         // The next look is to see what is there then.
         remote.forget(&place.app, Some(place.shuffle));
         Err(match stop {
-            // Its bytes are there and broken: asking once more does not mend them.
+            // The bytes are there and broken: asking once more does not mend them.
             Stop::Wrong { fault, .. } if fault.missing => {
                 // What is known to be broken is known of a whole answer only.
                 self.cursor = Bytes::new();

@@ -30,12 +30,12 @@ use crate::{error::Kind, types::Description};
 /// Failures in a row after which the volumes are looked for elsewhere.
 const SEARCH_AFTER: u32 = 4;
 
-/// What is known of a group when a try at it has ended early.
+/// The state of a group after a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Situation {
     /// Volumes in the group.
     pub(super) volumes: usize,
-    /// Failures in a row that were waited for.
+    /// Failures in a row with a wait.
     pub(super) tries: u32,
     /// The server was asked once more already, with no new block since.
     pub(super) asked_again: bool,
@@ -50,24 +50,24 @@ pub(super) struct Situation {
 /// How a try ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// What came cannot be believed.
+    /// The answer is unbelievable.
     Wrong {
         /// Something is missing, rather than spoilt.
         missing: bool,
         /// The server was told of the fault, and looks after it.
         told: bool,
-        /// It takes the whole answer to repair.
+        /// The repair takes the whole answer.
         from_start: bool,
     },
     /// The call or the stream failed.
     Failed {
         kind: Kind,
-        /// The server itself said so.
+        /// The server itself answered.
         answered: bool,
     },
 }
 
-/// What to do next.
+/// The next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Move {
     /// Ask the same server once more, from the last verified message or from the start.
@@ -84,7 +84,7 @@ pub(super) enum Move {
     HomeLater,
     /// Ask the server which volumes it serves, see [`missing`].
     Describe,
-    /// Say what is lost, or refused.
+    /// Report the loss, or the refusal.
     GiveUp,
 }
 
@@ -97,7 +97,7 @@ pub(super) enum Missing {
     Split,
     /// Ask the same server once more, from the start.
     Again,
-    /// Say what is lost.
+    /// Report the loss.
     GiveUp,
 }
 
@@ -144,21 +144,21 @@ pub(super) fn missing(gone: usize, at: Situation) -> Missing {
 /// A failure of a server that may be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Waited {
-    /// Failures in a row, with this one.
+    /// Failures in a row, including the present one.
     pub(super) tries: u32,
-    /// The server said that it is busy.
+    /// The server answered busy.
     pub(super) busy: bool,
     /// The server did not go on.
     pub(super) silent: bool,
     /// The time for which servers are waited for is not over.
     pub(super) in_time: bool,
-    /// Somebody of this process has waited for this server in vain.
+    /// This process has waited for the server in vain.
     pub(super) in_vain: bool,
     /// Another copy can be turned to.
     pub(super) mirrored: bool,
 }
 
-/// What is done about a server that is waited for.
+/// Measures beside the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wait {
     /// The volumes are looked for elsewhere, once.
@@ -186,7 +186,7 @@ pub(super) fn wait(at: Waited) -> Wait {
 /// Sources for a volume missing from its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// Servers that have the volume.
+    /// Servers with the volume.
     Owners,
     /// Also a server with the object store, or the store itself.
     StandIns,
@@ -195,9 +195,9 @@ pub(super) enum Scope {
 /// Where a volume is fetched from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The server that has it.
+    /// The server with the volume.
     Server(String),
-    /// A server that has what the volume has written back.
+    /// A server with the volume's written-back outputs.
     StandIn(String),
     /// The object store, read from here.
     Store,
@@ -205,9 +205,9 @@ pub(super) enum Place {
 
 /// Other possible sources of a volume.
 pub(super) struct Others<'a> {
-    /// The servers that have answered.
+    /// The answering servers.
     pub(super) servers: &'a [Description],
-    /// Which of them are asked.
+    /// The sources to ask.
     pub(super) scope: Scope,
     /// The object store can be read from here.
     pub(super) store: bool,

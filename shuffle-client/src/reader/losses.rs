@@ -28,32 +28,32 @@ use crate::{
 /// tries.
 const MOMENT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// What the streams of a reader know together.
+/// Common knowledge of a reader's streams.
 pub(super) struct Losses {
     gone: Mutex<BTreeSet<VolumeId>>,
-    /// Outputs that are lost by themselves.
+    /// Single lost outputs.
     lost: Mutex<Vec<LostOutput>>,
     /// Doubts of streams that have failed for most of the waiting time.
     suspects: Mutex<Vec<(u64, Suspect)>>,
-    /// Servers that this reader has given up.
+    /// Servers given up by this reader.
     given_up: Mutex<HashSet<String>>,
     /// Streams in doubt.
     doubts: watch::Sender<usize>,
-    /// Streams that have not come to their end.
+    /// Unfinished streams.
     running: watch::Sender<usize>,
     /// Whether a stream has lost something, and waits.
     settling: Mutex<bool>,
     next: Mutex<u64>,
 }
 
-/// What is probably gone, should it be asked now.
+/// Probable losses, if asked for now.
 #[derive(Clone, Default)]
 pub(super) struct Suspect {
     pub(super) volumes: Vec<VolumeId>,
     pub(super) lost: Vec<LostOutput>,
 }
 
-/// A stream that may or may not find out that something is gone.
+/// A stream with a possible loss.
 pub(super) struct Doubt<'a> {
     losses: &'a Losses,
     number: u64,
@@ -95,12 +95,12 @@ impl Losses {
         self.running.send_modify(|running| *running += streams);
     }
 
-    /// Notes that a stream has come to its end, or failed.
+    /// Notes the end of a stream, or its failure.
     pub(super) fn ended(&self) {
         self.running.send_modify(|running| *running -= 1);
     }
 
-    /// The doubt of one of them.
+    /// The doubt of a new stream.
     pub(super) fn doubt(&self) -> Doubt<'_> {
         let mut next = self.next.lock();
         *next += 1;
@@ -179,7 +179,7 @@ impl Doubt<'_> {
         }
     }
 
-    /// What of it is probably gone.
+    /// Its probable losses.
     pub(super) fn suspect(&mut self, suspect: Option<Suspect>) {
         let mut suspects = self.losses.suspects.lock();
         suspects.retain(|(number, _)| *number != self.number);

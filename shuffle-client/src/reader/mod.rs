@@ -67,10 +67,10 @@ pub struct Reader {
     done: usize,
     finished: bool,
     failed: Option<Error>,
-    /// Blocks of the message that is being released.
+    /// Blocks of the message being released.
     blocks: VecDeque<(BlockHeader, Bytes)>,
     _permit: Option<Room>,
-    /// Records that are not whole yet: at most one per attempt and partition.
+    /// Unfinished records: at most one per attempt and partition.
     open: HashMap<(AttemptId, PartitionId), Record>,
     pool: Arc<BufferPool>,
     decoder: Decoder,
@@ -80,18 +80,18 @@ pub struct Reader {
     stats: ReaderStats,
 }
 
-/// What the streams of a reader share with it.
+/// State shared by a reader and its streams.
 struct Shared {
     client: Client,
     spec: ReadSpec,
     window: Arc<Semaphore>,
     window_bytes: usize,
-    /// Streams that may run at a time.
+    /// Limit on running streams.
     streams: Semaphore,
     /// Running streams: one is always allowed, more while the process' account has room for
     /// servers' unasked bytes.
     running: Arc<Held>,
-    /// Messages that are here: one may always.
+    /// Messages held here: one is always allowed.
     messages: Arc<Held>,
     /// The first failure: seen by the caller before blocks that wait.
     failed: Mutex<Option<Error>>,
@@ -100,7 +100,7 @@ struct Shared {
     tally: Tally,
 }
 
-/// What a stream tells the reader.
+/// A stream's word to the reader.
 enum Event {
     /// Verified blocks of expected outputs, none of them released before.
     Blocks(VecDeque<(BlockHeader, Bytes)>, Room),
@@ -117,7 +117,7 @@ struct Held {
     fewer: Notify,
 }
 
-/// A stream that runs, with its part of the process' account.
+/// A running stream, with its part of the process' account.
 struct Hold {
     held: Arc<Held>,
     _permit: Permit,
@@ -129,7 +129,7 @@ struct Room {
     _hold: Hold,
 }
 
-/// A record that is being put together.
+/// A record being put together.
 struct Record {
     next_seq: u32,
     records: u32,
@@ -237,7 +237,7 @@ impl Reader {
         }
     }
 
-    /// What each server did: verified bytes, whether or not they have been released, and failures.
+    /// Work of each server: verified bytes, released or not, and failures.
     pub fn tally(&self) -> Tally {
         self.shared.tally.clone()
     }
@@ -394,7 +394,8 @@ impl Reader {
                 }
             }
             (None, true) => Err("it is encrypted, and this client has no key".to_string()),
-            // Taking it would let anybody who can reach a server's disk put rows into the answer.
+            // A plain block would let anybody with access to a server's disk put rows into the
+            // answer.
             (Some(_), false) => {
                 Err("it is not encrypted, and everything of this application must be".to_string())
             }

@@ -16,15 +16,15 @@ use crate::{
     settings::is_address,
 };
 
-/// Outputs that are fetched with one call.
+/// Outputs for one call.
 pub(super) struct Group {
-    /// Server that is asked; what the object store is called where `direct`.
+    /// The server to ask; the object store's name where `direct`.
     pub(super) address: String,
     /// Volumes, in no order.
     pub(super) volumes: Vec<VolumeId>,
-    /// What must be seen, and what has been.
+    /// Expected outputs, and their progress.
     pub(super) expected: HashMap<AttemptId, Progress>,
-    /// How often these volumes were looked for elsewhere.
+    /// Number of searches for these volumes.
     pub(super) moves: u32,
     /// Former server of the volumes, if `address` stands in for it with objects from the store.
     pub(super) home: Option<String>,
@@ -36,11 +36,11 @@ pub(super) struct Group {
     pub(super) backoff: Option<Backoff>,
 }
 
-/// What came of a look into the object store, where that was no help.
+/// Result of a vain look into the object store.
 pub(super) struct Looked {
     pub(super) kind: Kind,
     pub(super) message: String,
-    /// The attempts that are not there, if that was seen.
+    /// Attempts seen to be missing.
     pub(super) missing: Vec<AttemptId>,
 }
 
@@ -106,7 +106,7 @@ fn by_server(outputs: impl Iterator<Item = Progress>) -> Vec<Group> {
 }
 
 impl Group {
-    /// What is wanted of each volume, in their order.
+    /// Wanted attempts of each volume, in the volumes' order.
     pub(super) fn wanted(&self) -> Vec<v1::Attempts> {
         let of = |volume: &VolumeId| {
             let outputs = self.expected.values().map(|progress| &progress.output);
@@ -150,7 +150,7 @@ impl Group {
         groups
     }
 
-    /// Takes the outputs of one volume out, to be fetched by a call of their own.
+    /// Takes the outputs of one volume out, for a call of their own.
     pub(super) fn split_off(&mut self, volume: VolumeId, address: String) -> Group {
         self.volumes.retain(|other| *other != volume);
         let expected = self

@@ -1,4 +1,4 @@
-//! Telling a server that blocks of an attempt are not what was written.
+//! Reports of bad blocks to their server.
 //!
 //! The reader cannot know where a bit has flipped. The server reads the attempt again: damage on
 //! its disk is a loss of the whole attempt, for every reader from then on, and the attempt comes
@@ -17,7 +17,7 @@ use crate::channel::Failure;
 /// time, which doubles.
 const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(100);
-/// Longest reason that travels.
+/// Longest reason on the wire.
 const REASON: usize = 400;
 
 impl Fetch<'_, '_> {
@@ -60,7 +60,7 @@ impl Fetch<'_, '_> {
                     tokio::time::sleep(pause.max(PAUSE * (1 << tries))).await;
                     continue;
                 }
-                // Asking again shows what is the matter.
+                // Another request shows the truth.
                 Err(failure) => {
                     tracing::debug!(
                         read = name,

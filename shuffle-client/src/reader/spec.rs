@@ -9,10 +9,10 @@ use crate::{
     types::{Caller, Location},
 };
 
-/// What is read.
+/// Parameters of a read.
 #[derive(Clone, Debug)]
 pub struct ReadSpec {
-    /// The application that reads.
+    /// The reading application.
     pub caller: Caller,
     /// The shuffle.
     pub shuffle: ShuffleId,
@@ -27,31 +27,31 @@ pub struct ReadSpec {
     pub window: Option<usize>,
 }
 
-/// A committed map output that must be seen.
+/// An expected committed map output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// Volume that holds it.
+    /// The output's volume.
     pub volume: VolumeId,
-    /// Server where that volume was last seen, `host:port`.
+    /// Last known server of the volume, `host:port`.
     pub address: String,
     /// The other copy, if it was written at level `mirror`.
     pub mirror: Option<Location>,
-    /// Map task that wrote it.
+    /// The map task.
     pub map_index: MapIndex,
-    /// The try that counts.
+    /// The winning attempt.
     pub attempt: AttemptId,
-    /// The partitions, of those asked for, in which it has data: ascending.
+    /// The requested partitions with data: ascending.
     pub partitions: Vec<u32>,
 }
 
-/// What a reader did so far.
+/// Work of a reader so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReaderStats {
-    /// Stored bytes of the blocks that were released.
+    /// Stored bytes of the released blocks.
     pub bytes: u64,
-    /// Blocks that were released.
+    /// Released blocks.
     pub blocks: u64,
-    /// Time that `next` waited for servers.
+    /// Time of `next` in waits for servers.
     pub waited: Duration,
     /// How often a stream was taken up again.
     pub resumes: u64,

@@ -98,7 +98,7 @@ pub(super) struct Fetch<'a, 'd> {
     /// Asked once more already, with no new block since.
     pub(super) asked_again: bool,
     doubt: &'a mut Doubt<'d>,
-    /// What this server was told of, see `report.rs`.
+    /// Reports to this server, see `report.rs`.
     pub(super) reported: HashSet<(VolumeId, AttemptId)>,
 }
 
@@ -110,7 +110,7 @@ pub(super) enum Trouble {
     Silent(Failure),
     /// The caller has left no room for a message of this length, for long.
     Still(usize),
-    /// What came cannot be believed. `from_start`: it takes the whole answer to repair.
+    /// The answer is unbelievable. `from_start`: the repair takes the whole answer.
     Wrong { fault: Fault, from_start: bool },
 }
 
@@ -136,7 +136,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
         }
     }
 
-    /// Fetches the group; what has to be fetched elsewhere comes back as groups of their own.
+    /// Fetches the group; parts to be fetched elsewhere come back as groups of their own.
     async fn run(mut self) -> Result<Vec<Group>, Error> {
         let mut more = Vec::new();
         let mut first = true;
@@ -147,7 +147,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
             let trouble = {
                 let _stream = self.shared.streams.acquire().await;
                 let client = &self.shared.client;
-                // What the server may send before it is asked for.
+                // Bytes that the server may send unasked.
                 let unasked = client.settings().stream_window as usize;
                 let _window = self.shared.running.one(client.budget(), unasked).await;
                 let fetched = match self.group.direct {
@@ -198,7 +198,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
         frame::encode(&request, [], &mut rope);
         let address = self.group.address.clone();
         let connections = self.shared.client.connections();
-        // One that was waited for in vain has to be quick.
+        // A server waited for in vain has to be quick.
         let patience = match connections.was_waited_for(&address) {
             true => settings.connect_timeout.min(settings.call_timeout),
             false => settings.call_timeout,
@@ -306,16 +306,16 @@ impl<'a, 'd> Fetch<'a, 'd> {
     }
 }
 
-/// Nothing is in it, and it is not the last.
+/// Whether a message is empty, and not the last.
 fn is_empty(message: &v1::FetchResponse) -> bool {
     let summary = message.summary.as_ref();
     summary
         .is_none_or(|summary| summary.more && summary.attempt.is_empty() && summary.lost.is_empty())
 }
 
-/// Whether a stream brings anything: one that goes on for ever and does not is ended.
+/// Progress of a stream: an endless stream without any is ended.
 struct Harvest {
-    /// Bytes that the server may send once more: what is here already.
+    /// Known bytes, which the server may send once more.
     known: u64,
     /// Bytes in which nothing was new, since something was.
     again: u64,
@@ -324,7 +324,7 @@ struct Harvest {
     since: Instant,
 }
 
-/// Bytes beside those that are known which may bring nothing new, and messages without any.
+/// Bounds on fruitless bytes beside the known ones, and on empty messages.
 const FRUITLESS: (u64, u32) = (256 << 20, 16);
 
 impl Harvest {

@@ -50,7 +50,7 @@ impl Fault {
 const NAMED_BESIDE: usize = 1 << 17;
 
 impl Progress {
-    /// Bytes that were counted.
+    /// Counted bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -296,7 +296,7 @@ mod tests {
     const ATTEMPT: AttemptId = AttemptId(1 << 40);
     const BLOCKS: u32 = 1100;
 
-    /// One output whose blocks have been counted: more bytes and rows than 32 bits hold.
+    /// One counted output: more bytes and rows than 32 bits hold.
     fn received() -> HashMap<AttemptId, Progress> {
         let mut progress = Progress::new(Output {
             volume: VolumeId::random(),

@@ -1,5 +1,4 @@
-//! From records to messages: gathers, compresses, encrypts, checksums and frames, and counts what
-//! it built.
+//! From records to messages: gathers, compresses, encrypts, checksums, frames and counts.
 //!
 //! CPU only, and nothing is allocated per block: a block is compressed straight into the payload of
 //! its message, whose buffer comes from a pool and goes back when the message is sent and
@@ -31,7 +30,7 @@ const ENTRY: usize = 28;
 pub(crate) struct Message {
     head: Bytes,
     payload: Bytes,
-    /// Bytes of memory that the payload keeps.
+    /// Memory of the payload.
     held: usize,
 }
 
@@ -45,13 +44,13 @@ pub(crate) struct Builder {
     budget: Budget,
     encoder: Encoder,
     encryptor: Option<Encryptor>,
-    /// Where pieces come together before they are compressed.
+    /// Scratch space for pieces before compression.
     gathered: Vec<u8>,
     table: v1::BlockTable,
     payload: Option<Pooled>,
     /// The account's permit for `payload`.
     permit: Option<Permit>,
-    /// Bytes of `payload` that hold blocks.
+    /// Bytes of blocks in `payload`.
     filled: usize,
     seq: u32,
     totals: Totals,
@@ -177,7 +176,7 @@ impl Builder {
         finished
     }
 
-    /// Finishes the message that is being built, if there is one.
+    /// Finishes the current message, if there is one.
     pub(crate) fn finish(&mut self) -> Option<Message> {
         if self.filled == 0 {
             return None;
@@ -267,17 +266,17 @@ impl Message {
         self.head.len() + self.payload.len()
     }
 
-    /// Bytes of memory that it keeps.
+    /// Memory of the message.
     pub(crate) fn held(&self) -> usize {
         self.head.len() + self.held
     }
 
-    /// Bytes of its blocks.
+    /// Bytes of the blocks.
     pub(crate) fn payload_len(&self) -> usize {
         self.payload.len()
     }
 
-    /// Appends it to what is sent, without a copy.
+    /// Appends the message to a rope, without a copy.
     pub(crate) fn append_to(&self, rope: &mut Rope) {
         rope.push(self.head.clone());
         rope.push(self.payload.clone());

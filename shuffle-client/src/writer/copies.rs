@@ -43,7 +43,7 @@ impl Copies {
         }
     }
 
-    /// What a push task needs, for each copy.
+    /// Parameters of a push task, for each copy.
     pub(super) fn tasks(&self) -> impl Iterator<Item = (Arc<Shared>, Claim)> {
         let servers = Arc::new(Mutex::new(vec![None; self.copies.len()]));
         self.copies
@@ -76,7 +76,7 @@ impl Copies {
             .for_each(|copy| copy.commit(message.clone(), sums));
     }
 
-    /// Ends what was not committed.
+    /// Aborts uncommitted copies.
     pub(super) fn abort(&self, reason: &str) {
         self.copies.iter().for_each(|copy| copy.abort(reason));
     }
@@ -109,7 +109,7 @@ impl Copies {
 // === impl Claim ===
 
 impl Claim {
-    /// Which of the copies this is, from 0.
+    /// Number of the copy, from 0.
     pub(super) fn copy(&self) -> usize {
         self.copy
     }

@@ -41,10 +41,10 @@ use crate::{
 /// back.
 const AHEAD: usize = 4;
 
-/// What is written, and where to.
+/// Parameters of a write.
 #[derive(Clone, Debug)]
 pub struct WriteSpec {
-    /// The application that writes.
+    /// The writing application.
     pub caller: Caller,
     /// The shuffle.
     pub shuffle: ShuffleId,
@@ -52,9 +52,9 @@ pub struct WriteSpec {
     pub num_maps: u32,
     /// Reduce partitions of the shuffle.
     pub num_partitions: u32,
-    /// This map task.
+    /// The map task.
     pub map_index: MapIndex,
-    /// This try at it.
+    /// The attempt.
     pub attempt: AttemptId,
     /// How safe the output must be before the commit is acknowledged.
     pub durability: Durability,
@@ -68,13 +68,13 @@ pub struct WriteSpec {
 /// A committed output: visible, whole, and as safe as asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
-    /// Volume that holds it.
+    /// The volume.
     pub volume: VolumeId,
-    /// Server that has the volume.
+    /// The volume's server.
     pub address: String,
     /// The other copy, at level `mirror`; its volume is the larger of the two.
     pub mirror: Option<Location>,
-    /// Level that was reached.
+    /// The reached level.
     pub durability: Durability,
     /// Stored bytes per partition, 0 only where nothing was written.
     pub partition_lengths: Vec<u64>,
@@ -84,14 +84,14 @@ pub struct Commit {
     pub records: u64,
 }
 
-/// What a writer did so far.
+/// Work of a writer so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriterStats {
-    /// Stored bytes that were built.
+    /// Stored bytes built.
     pub bytes: u64,
-    /// Records in them.
+    /// Records in these bytes.
     pub records: u64,
-    /// Time that `ready` and `commit` waited for servers.
+    /// Time of `ready` and `commit` in waits for servers.
     pub waited: Duration,
     /// How often the output was sent again from the start.
     pub resends: u64,
@@ -126,7 +126,7 @@ impl MapWriter {
         let settings = client.settings();
         let copies = Copies::new(spec.durability, settings.replay_buffer, client.budget());
         let checked = check(&spec).and_then(|()| Encoder::new(spec.compression));
-        // A spec that is refused builds nothing, so how it would is of no account.
+        // A refused spec builds nothing, so its codec does not matter.
         let (num_partitions, encoder, checked) = match checked {
             Ok(encoder) => (spec.num_partitions, encoder, Ok(())),
             Err(error) => (1, Encoder::None, Err(error)),
@@ -188,7 +188,7 @@ impl MapWriter {
         Ok(())
     }
 
-    /// Most bytes of one block: 4 MiB, less what encryption adds.
+    /// Most bytes of one block: 4 MiB, less the overhead of encryption.
     pub fn longest_block(&self) -> usize {
         let extra = if self.builder.encrypts() {
             ENCRYPTION

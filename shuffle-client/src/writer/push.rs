@@ -63,7 +63,7 @@ pub(super) struct Push {
     share: u32,
 }
 
-/// How one stream ended.
+/// End of a stream.
 enum End {
     Committed(Receipt),
     Aborted,
@@ -160,7 +160,7 @@ impl Push {
             let stream = self.shared.stream();
             commit_sent |= stream.commit_sent;
             if !failure.elsewhere {
-                // Others have to take what a server that fails does not.
+                // Other servers have to take a failing server's share.
                 self.share = 0;
                 let deadline = self.client.settings().retry_deadline;
                 // A stalled server has stood still for all of that time.
@@ -386,7 +386,7 @@ fn internal(address: &str, error: &wire::Invalid) -> Failure {
 /// Partitions with totals in one message. A server takes 4 MiB, and small ones without a queue.
 const PART: usize = 4096;
 
-/// The totals as messages that each fit; one at least.
+/// The totals as messages of a fitting size; one at least.
 fn commit_parts(totals: &v1::PartitionTotals) -> Vec<v1::Commit> {
     let count = totals.partition.len();
     let mut parts = Vec::with_capacity(count / PART + 1);

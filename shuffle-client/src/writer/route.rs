@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use crate::error::Kind;
 
-/// A try that has failed.
+/// A failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tried {
     pub(super) kind: Kind,
-    /// The server itself said so.
+    /// The server itself answered.
     pub(super) answered: bool,
     /// The server has its share of the shuffle, and sends the output to another.
     pub(super) elsewhere: bool,
-    /// The pause that the server asked for.
+    /// The pause asked for by the server.
     pub(super) retry_after: Option<Duration>,
     /// The server has taken the stream and did not go on with it.
     pub(super) stalled: bool,
@@ -32,7 +32,7 @@ pub(super) struct Tried {
     pub(super) replayable: bool,
 }
 
-/// What a failed try means for the output.
+/// Meaning of a failed try for the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The lease has run out there: the app is registered again, once.
@@ -50,20 +50,20 @@ pub(super) enum Verdict {
     GoOn(Outcome),
 }
 
-/// What came of a try.
+/// Outcome of a try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The server has answered with a refusal of the output, for now or for good.
     Refused(Option<Duration>),
     /// The server could not be connected to, or has said nothing to the first message.
     Silent,
-    /// A stream broke that was open.
+    /// An open stream broke.
     Broke,
     /// The server was not tried: another copy is there.
     Taken,
 }
 
-/// What to do next.
+/// The next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Try the same server again, after a moment.
@@ -80,7 +80,7 @@ pub(super) enum Next {
     },
 }
 
-/// What a try that has failed means.
+/// The meaning of a failed try.
 pub(super) fn judge(tried: Tried) -> Verdict {
     let answered = tried.answered && tried.kind.retryable();
     if tried.elsewhere {
@@ -103,7 +103,7 @@ pub(super) fn judge(tried: Tried) -> Verdict {
     // A server busy with the commit is asked again like one with a lost answer.
     let busy_with_it = tried.commit_sent && tried.kind == Kind::Busy;
     Verdict::GoOn(if tried.stalled {
-        // It is there, and short of something: whoever is not gets the output.
+        // The server is there, and short of something: another server gets the output.
         Outcome::Refused(None)
     } else if answered && !busy_with_it {
         Outcome::Refused(tried.retry_after)
@@ -129,7 +129,7 @@ fn stops(kind: Kind) -> bool {
 pub(super) struct Route {
     servers: Vec<String>,
     position: usize,
-    /// The server at `position` had its second chance, or none has one any more.
+    /// The server at `position` had its second chance, or no server has one any more.
     again: bool,
     rounds: bool,
     answered: bool,
@@ -148,7 +148,7 @@ impl Route {
         }
     }
 
-    /// The server whose turn it is.
+    /// The server in turn.
     pub(super) fn current(&self) -> &str {
         &self.servers[self.position]
     }
@@ -221,7 +221,7 @@ mod tests {
         )
     }
 
-    /// A server that could not be connected to.
+    /// A server without a connection.
     const NOBODY: Tried = Tried {
         kind: Kind::Unavailable,
         answered: false,

@@ -20,7 +20,7 @@ use crate::{
     types::Durability,
 };
 
-/// What a server said to the commit.
+/// A server's answer to the commit.
 #[derive(Clone, Debug)]
 pub(super) struct Receipt {
     pub(super) volume: VolumeId,
@@ -28,7 +28,7 @@ pub(super) struct Receipt {
     pub(super) durability: Durability,
 }
 
-/// Everything that the commit message says, and what the receipt is compared with.
+/// Content of the commit message, to be compared with the receipt.
 #[derive(Clone, Debug)]
 pub(super) struct Totals {
     pub(super) message: v1::PartitionTotals,
@@ -76,7 +76,7 @@ pub(super) struct Stream {
     pub(super) progress: Instant,
 }
 
-/// What the push task does next.
+/// The push task's next step.
 pub(super) enum Step {
     Send(Rope),
     Commit(v1::PartitionTotals),
@@ -236,7 +236,7 @@ impl Shared {
         state.resends += u64::from(again);
     }
 
-    /// Whether all that was built is still here.
+    /// Whether all built messages are still here.
     pub(super) fn replayable(&self) -> bool {
         self.state.lock().gone == 0
     }
@@ -282,7 +282,7 @@ impl Shared {
         state.gone + state.handed + parts
     }
 
-    /// Largest payload among the messages that are here.
+    /// Largest payload of the kept messages.
     pub(super) fn largest_payload(&self) -> usize {
         self.state
             .lock()
@@ -359,7 +359,7 @@ impl Stream {
 }
 
 impl Shared {
-    /// What the task leaves behind if the runtime goes away under it.
+    /// Leaves a result for a runtime that goes away under the task.
     pub(super) fn abandoned(&self) {
         self.finish(Err(Error::new(
             Kind::Unavailable,

@@ -3,7 +3,7 @@ use uuid::Uuid;
 use super::*;
 use crate::types::VolumeState;
 
-/// One volume of a server that has failed for the first time.
+/// One volume of a server after its first failure.
 const ONE: Situation = Situation {
     volumes: 1,
     tries: 0,
@@ -189,7 +189,7 @@ fn a_server_is_waited_for_as_long_as_there_is_time_and_somebody_may_hope() {
                 ..pause
             },
         ),
-        // The other copies have had their turn by the time that others are looked for.
+        // The other copies have had their turn by then.
         (
             Waited {
                 mirrored: true,
@@ -219,7 +219,7 @@ fn a_server_is_waited_for_as_long_as_there_is_time_and_somebody_may_hope() {
             },
             over,
         ),
-        // One more try where it costs nothing.
+        // One more free try.
         (in_vain, pause),
         (
             Waited {

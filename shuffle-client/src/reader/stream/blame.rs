@@ -37,7 +37,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
         self.with_losses(self.with_look(error), self.mirrored_volumes())
     }
 
-    /// What is lost if the server stays away.
+    /// The loss, if the server stays away.
     pub(super) fn suspect(&self) -> Suspect {
         let lost = self.missing();
         let volumes = match lost.is_empty() {
@@ -110,7 +110,7 @@ impl<'a, 'd> Fetch<'a, 'd> {
         error.with_output(output.lost())
     }
 
-    /// The error for volumes that nobody serves.
+    /// The error for volumes without a server.
     pub(super) fn not_served(&self, first: VolumeId, gone: Vec<VolumeId>) -> Error {
         let message = format!(
             "volume {first} is not served at {} any more, nor by any of the servers {} that answer: its disk or server is gone with what \

@@ -21,7 +21,7 @@ use crate::{
 const MAX_MOVES: u32 = 4;
 
 impl Fetch<'_, '_> {
-    /// Does what comes next after this trouble; groups to be fetched by themselves go into `more`.
+    /// Acts on a trouble; groups to be fetched separately go into `more`.
     pub(super) async fn turn(
         &mut self,
         trouble: Trouble,

@@ -127,7 +127,7 @@ impl Push {
                     self.client.connections().answered(address);
                     self.opened(address, &opened)?;
                 }
-                // One that nothing was sent for is no progress.
+                // An ack without a message is no progress.
                 Some(v1::push_response::Step::Ack(_)) => {
                     acks += 1;
                     if acks <= self.shared.most_acks(PART) {
@@ -248,7 +248,7 @@ impl Push {
         }
     }
 
-    /// What each server is asked for: two of them at `disk` make `mirror`.
+    /// Level asked of each server: two of them at `disk` make `mirror`.
     pub(super) fn level(&self) -> Durability {
         match self.spec.durability {
             Durability::Mirror => Durability::Disk,
