@@ -34,8 +34,9 @@ import org.slf4j.LoggerFactory;
  * missing outputs goes on with those maps.
  *
  * <p>With an object store, single outputs of a dead volume may still be there, and only tasks find
- * out. So the first failure forgets the outputs found lost by its task; a second failure of the
- * same shuffle forgets everything of the volume, before the stage's four attempts are used up.
+ * out. So the first failure forgets what its task has found lost; if another attempt of the stage
+ * fails at the same shuffle, everything of the shuffle that is gone by the servers' answers is
+ * forgotten, before the stage's four attempts are used up.
  *
  * <p>Single lost map outputs (flipped bits) are reported under a location without any registered
  * output, and Spark is made to forget all such outputs of the task's report here. If a stage fails
