@@ -13,8 +13,9 @@ OPENING = "ForebayClient.openApp"
 
 
 @pytest.fixture
-def server(run, line):
-    server = Server(run, f"{line.version}-drivers").start()
+def server(run, request):
+    """One that knows nothing of another test's applications: some tests kill it, and they stay with it for their lease."""
+    server = Server(run, request.node.name.translate({ord(c): "-" for c in "[]"})).start()
     yield server
     if server.is_running():
         assert server.stop() == 0

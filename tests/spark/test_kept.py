@@ -10,8 +10,8 @@ pytestmark = pytest.mark.long
 
 
 @pytest.fixture
-def server(run, line):
-    server = Server(run, f"{line.version}-kept").start()
+def server(run, request):
+    server = Server(run, request.node.name.translate({ord(c): "-" for c in "[]"})).start()
     yield server
     if server.is_running():
         assert server.stop() == 0

@@ -41,8 +41,8 @@ def driver(app) -> int:
 
 
 @pytest.fixture
-def many_disks(run, line):
-    server = Server(run, f"{line.version}-lapsed", disks=6).start()
+def many_disks(run, request):
+    server = Server(run, request.node.name.translate({ord(c): "-" for c in "[]"}), disks=6).start()
     yield server
     assert server.stop() == 0
     assert server.errors() == []
