@@ -57,13 +57,13 @@ public final class Kills {
     return found;
   }
 
-  /** Task ids that run now. */
+  /** Ids of tasks that run now. Before Spark 4 a thread without one keeps the name that it had from the last. */
   public static List<Long> running(SparkContext spark) {
     List<Long> found = new ArrayList<>();
     for (String executor : executors()) {
       for (ThreadStackTrace thread : threads(spark, executor)) {
         Matcher task = TASK.matcher(thread.threadName());
-        if (task.find()) {
+        if (task.find() && thread.stackTrace().toString().contains("TaskRunner.run(")) {
           found.add(Long.valueOf(task.group(1)));
         }
       }
