@@ -53,6 +53,7 @@ async fn main() -> Result<()> {
         app: app.clone(),
         token_hash: [0; 32],
         lease: std::time::Duration::from_secs(600),
+        life: None,
     })?;
     for map in 0..runs {
         write(&volume, &budget, &app, map, (runs, partitions), length).await?;
