@@ -245,7 +245,7 @@ async fn a_server_that_stays_away_names_one_output_of_its_volume() {
     first.stop().await;
     let started = Instant::now();
     let error = read(&client, &outputs).await.unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(30));
     assert_eq!(error.kind, Kind::Unavailable);
     let lost = error.output.unwrap();
     assert!(
@@ -311,8 +311,9 @@ async fn a_busy_server_is_asked_again() {
 async fn a_server_that_hangs_is_given_up_after_the_deadline() {
     let (first, second, _client, outputs) = two_servers().await;
     let settings = Settings {
-        call_timeout: Duration::from_millis(100),
-        retry_deadline: Duration::from_millis(300),
+        // The other one has to answer within it.
+        call_timeout: Duration::from_millis(1500),
+        retry_deadline: Duration::from_secs(3),
         ..settings(&[&first, &second])
     };
     let client = Client::new(settings).unwrap();

@@ -19,6 +19,8 @@ const NEVER: Duration = Duration::from_secs(90);
 fn client(servers: &[&Fake]) -> Client {
     Client::new(Settings {
         retry_deadline: DEADLINE,
+        // Some answer nothing, and are given up.
+        call_timeout: Duration::from_secs(4),
         ..settings(servers)
     })
     .unwrap()

@@ -46,7 +46,7 @@ async fn servers_that_hang_hold_up_neither_registration_nor_the_leases_of_others
     let started = Instant::now();
     let lease = Duration::from_secs(2);
     let app = patient(&addresses).open_app(leased(lease)).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(started.elapsed() < Duration::from_secs(30));
     let mut placed = app.place(SHUFFLE, 100, 10);
     placed.sort_unstable();
     let mut well: Vec<_> = good.iter().map(Fake::address).collect();
@@ -54,11 +54,12 @@ async fn servers_that_hang_hold_up_neither_registration_nor_the_leases_of_others
     assert_eq!(placed, well);
     // One that hangs after it was registered does not slow the others' leases either.
     good[0].faults().hang = true;
-    let before = good[1].counters().renewals;
+    let (before, began) = (good[1].counters().renewals, Instant::now());
     eventually("leases are renewed beside a server that hangs", || {
         good[1].counters().renewals >= before + 4
     })
     .await;
+    assert!(began.elapsed() < 8 * lease, "{:?}", began.elapsed());
     // What answers again is asked again, and leased anew.
     let before = good[0].counters().renewals;
     good[0].faults().hang = false;
@@ -214,7 +215,7 @@ async fn connections_that_nobody_uses_are_closed_and_made_again() {
     let server = Fake::start().await;
     let relay = Relay::to(vec![server.address()]).await;
     let settings = Settings {
-        idle_connection: Duration::from_millis(400),
+        idle_connection: Duration::from_secs(2),
         ..Settings::of([relay.address()])
     };
     let client = Client::new(settings).unwrap();
@@ -236,7 +237,7 @@ async fn connections_that_nobody_uses_are_closed_and_made_again() {
     let mut writer = client.open_writer(spec);
     fill(&mut writer, 1, 1, 100).unwrap();
     eventually("the stream is open", || server.counters().opens == 2).await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let commit = writer.commit().await.unwrap();
     assert_eq!(writer.stats().resends, 0);
     check_read(&client, &commit, 1, 2, 1, 100).await;

@@ -113,7 +113,7 @@ async fn a_server_that_stays_away_fails_the_output_after_the_deadline() {
     let started = Instant::now();
     let mut writer = client.open_writer(write_spec(&[&server], 3, 17));
     let error = writer.commit().await.unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(30));
     assert_eq!(error.kind, Kind::Unavailable);
     for part in [
         &server.address(),
@@ -278,7 +278,7 @@ async fn a_peer_that_falls_silent_is_noticed_by_probes() {
     let mut spec = write_spec(&[], 0, 1);
     spec.candidates = [address, other.address()].into();
     let mut writer = client.open_writer(spec);
-    let commit = tokio::time::timeout(Duration::from_secs(20), writer.commit())
+    let commit = tokio::time::timeout(Duration::from_secs(50), writer.commit())
         .await
         .unwrap()
         .unwrap();

@@ -20,9 +20,9 @@ async fn servers(count: usize) -> Vec<Fake> {
 /// With pauses that would be noticed, and a deadline that would not be reached.
 fn slow_to_retry(servers: &[&Fake]) -> Client {
     Client::new(Settings {
-        backoff_base: Duration::from_secs(5),
-        backoff_max: Duration::from_secs(60),
-        retry_deadline: Duration::from_secs(60),
+        backoff_base: Duration::from_secs(60),
+        backoff_max: Duration::from_secs(120),
+        retry_deadline: Duration::from_secs(240),
         ..settings(servers)
     })
     .unwrap()
@@ -72,18 +72,21 @@ async fn who_has_refused_is_not_the_first_to_be_asked_by_the_next_task() {
 async fn busy_servers_are_waited_for_longer_than_servers_that_do_not_answer() {
     let servers = servers(3).await;
     let all: Vec<&Fake> = servers.iter().collect();
-    let settings = Settings {
-        retry_deadline: Duration::from_millis(400),
-        ..settings(&all)
+    let with_deadline = |retry_deadline| {
+        Client::new(Settings {
+            retry_deadline,
+            ..settings(&all)
+        })
+        .unwrap()
     };
-    let client = Client::new(settings.clone()).unwrap();
+    let client = with_deadline(Duration::from_secs(2));
     for server in &servers {
         server.faults().busy = u32::MAX;
     }
     let mut writer = client.open_writer(write_spec(&all, 0, 1));
     fill(&mut writer, 0, 1, 1000).unwrap();
-    // Three times as long.
-    let early = tokio::time::timeout(Duration::from_millis(1200), writer.commit()).await;
+    // Twice as long; the limit is ten times.
+    let early = tokio::time::timeout(Duration::from_secs(4), writer.commit()).await;
     assert!(early.is_err(), "{early:?}");
     servers[1].faults().busy = 0;
     let commit = writer.commit().await.unwrap();
@@ -91,11 +94,12 @@ async fn busy_servers_are_waited_for_longer_than_servers_that_do_not_answer() {
 
     // What ends it after all has a name of its own.
     servers[1].faults().busy = u32::MAX;
+    let client = with_deadline(Duration::from_millis(400));
     let started = Instant::now();
     let mut writer = client.open_writer(write_spec(&all, 0, 2));
     let error = writer.commit().await.unwrap_err();
     assert!(
-        started.elapsed() >= 10 * settings.retry_deadline,
+        started.elapsed() >= Duration::from_secs(4),
         "{:?}",
         started.elapsed()
     );
@@ -120,7 +124,7 @@ async fn a_push_that_a_draining_server_ends_half_way_goes_on_elsewhere_at_once()
     fill(&mut writer, 0, 20, 65_536).unwrap();
     let commit = writer.commit().await.unwrap();
     assert!(
-        started.elapsed() < Duration::from_secs(5),
+        started.elapsed() < Duration::from_secs(25),
         "{:?}",
         started.elapsed()
     );
@@ -228,7 +232,7 @@ async fn a_server_without_room_for_a_connection_is_busy_and_not_gone() {
     let commit = client.open_writer(spec).commit().await.unwrap();
     assert_eq!(commit.address, other.address());
     assert!(
-        started.elapsed() < Duration::from_secs(5),
+        started.elapsed() < Duration::from_secs(25),
         "{:?}",
         started.elapsed()
     );

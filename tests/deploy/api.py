@@ -39,19 +39,13 @@ def _die_with_us():
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 class Api:
     def __init__(self, folder: Path, bin: Path):
-        self.dir, self.bin, self.processes = folder, bin, []
-        self.url = f"https://127.0.0.1:{_port()}"
+        self.dir, self.bin, self.processes, self.ports = folder, bin, [], []
+        self.url = f"https://127.0.0.1:{self._port()}"
 
     def start(self):
-        etcd, peers = f"http://127.0.0.1:{_port()}", f"http://127.0.0.1:{_port()}"
+        etcd, peers = f"http://127.0.0.1:{self._port()}", f"http://127.0.0.1:{self._port()}"
         token = secrets.token_hex(16)
         (self.dir / "tokens.csv").write_text(f'{token},admin,admin,"system:masters"\n')
         self.config = json.dumps({
@@ -79,6 +73,14 @@ class Api:
         self.until(lambda: self.kubectl("get", "serviceaccount", "default", check=False).returncode == 0, "no controllers")
         return self
 
+    def _port(self) -> int:
+        """A socket that is bound and does not listen keeps it from everybody but who asks for just this one with SO_REUSEADDR."""
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        self.ports.append(held)
+        return held.getsockname()[1]
+
     def _spawn(self, name: str, *flags: str):
         with (self.dir / f"{name}.log").open("wb") as log:
             self.processes.append(
@@ -89,6 +91,8 @@ class Api:
         for process in reversed(self.processes):
             process.kill()
             process.wait()
+        for held in self.ports:
+            held.close()
 
     def until(self, holds, why: str, seconds: float = 120):
         end = time.monotonic() + seconds

@@ -92,7 +92,7 @@ def _case(series: dict, cases: list) -> dict:
 
 
 def test_every_metric_is_one_that_the_server_has(tmp_path):
-    with Running(tmp_path) as server, urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=10) as answer:
+    with Running(tmp_path) as server, urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     names = set(re.findall(r"^([a-z_]+)(?:\{| )", text, re.MULTILINE)) | set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
     states = set(re.findall(r'forebay_volume_state\{.*state="([a-z-]+)"', text))

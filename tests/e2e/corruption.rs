@@ -3,10 +3,10 @@
 //! complete.
 
 use shuffle_tests::{
-    App, Attempt, Fetched, Kind, Oracle, Peer, Server, Shape, attempt::Random, disk, eventually,
-    oracle::summary_columns, peer::fetch_range,
+    App, Attempt, Fetched, Kind, Oracle, Peer, STEP, Server, Shape, attempt::Random, disk,
+    eventually, oracle::summary_columns, peer::fetch_range,
 };
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 const SHAPE: Shape = Shape {
     maps: 6,
@@ -461,7 +461,7 @@ async fn stray_files_are_removed_and_harm_nobody() {
     for shuffle in 0..SHUFFLES {
         oracle.check(&peer, &app, shuffle).await;
     }
-    eventually(Duration::from_secs(5), || async {
+    eventually(STEP, || async {
         if stray.exists() {
             Err("the stray segment is there".into())
         } else {

@@ -1,7 +1,7 @@
 //! Deleted data are gone at once, for ever, and from the disk; users still at work are told so.
 
 use shuffle_tests::{
-    App, Attempt, Kind, Oracle, Server, Setup, Shape, eventually,
+    App, Attempt, Kind, Oracle, STEP, Server, Setup, Shape, eventually,
     peer::{assert_refused, fetch_first, fetch_range},
     random_bytes,
 };
@@ -133,7 +133,7 @@ async fn a_deleted_app_frees_the_disk_and_may_come_again() {
         }
     }
     peer.delete_app(&app).await.unwrap();
-    eventually(Duration::from_secs(10), || async {
+    eventually(STEP, || async {
         let bytes = server.data_bytes();
         if bytes < 1 << 20 {
             Ok(())
@@ -175,7 +175,7 @@ async fn a_deleted_app_frees_the_disk_and_may_come_again() {
     oracle.check(&peer, &other, 0).await;
     peer.delete_app(&again).await.unwrap();
     peer.delete_app(&other).await.unwrap();
-    eventually(Duration::from_secs(10), || async {
+    eventually(STEP, || async {
         let files = server.data_files();
         if files.is_empty() {
             Ok(())
@@ -228,7 +228,7 @@ async fn deletes_that_race_with_pushes_leave_nothing() {
         );
     }
     // Nor does it take up space without a name, nor is it still counted.
-    eventually(Duration::from_secs(10), || async {
+    eventually(STEP, || async {
         let open = server.deleted_but_open();
         let used = peer.describe().await.volumes[0].bytes_used;
         if open.is_empty() && used == 0 {
@@ -239,7 +239,7 @@ async fn deletes_that_race_with_pushes_leave_nothing() {
     })
     .await;
     for round in 0..2 {
-        eventually(Duration::from_secs(10), || async {
+        eventually(STEP, || async {
             let files = server.data_files();
             if files.is_empty() {
                 Ok(())

@@ -2,7 +2,7 @@
 //! mounts are skipped, with the reason, without root.
 
 use shuffle_tests::{
-    App, Attempt, Kind, Oracle, Peer, Server, Setup, Shape,
+    App, Attempt, Kind, Oracle, Peer, STEP, Server, Setup, Shape,
     disk::{Ext4, Tmpfs},
     eventually,
     peer::{assert_refused, fetch_first},
@@ -228,7 +228,7 @@ async fn a_full_disk_refuses_pushes_and_loses_nothing() {
         peer.delete_shuffle(&app, shuffle).await.unwrap();
         oracle.delete_shuffle(&app, shuffle);
     }
-    eventually(Duration::from_secs(10), || async {
+    eventually(STEP, || async {
         let state = peer.describe().await.volumes[0].state.clone();
         if state == "ok" { Ok(()) } else { Err(state) }
     })
@@ -268,7 +268,7 @@ async fn a_full_disk_of_two_leaves_the_work_to_the_other() {
         let attempt = large(&app, 0, map);
         // A push that had begun on the disk that became full may be told to come again.
         let mut receipt = peer.push(&attempt).await;
-        for _ in 0..5 {
+        for _ in 0..600 {
             if let Err(status) = &receipt {
                 assert!(
                     matches!(Kind::of(status), Kind::Busy | Kind::Unavailable),
@@ -326,7 +326,7 @@ async fn deletions_on_a_disk_that_is_full_to_the_last_byte_make_room_for_what_co
     }
     take_all();
     assert_eq!(peer.describe().await.volumes[0].state, "full");
-    eventually(Duration::from_secs(30), || async {
+    eventually(STEP, || async {
         match kept.exists() {
             true => Err("it takes space that others need".to_owned()),
             false => Ok(()),
@@ -335,7 +335,7 @@ async fn deletions_on_a_disk_that_is_full_to_the_last_byte_make_room_for_what_co
     .await;
     for shuffle in 0..4 {
         // Not done is not answered as done; that it is done is waited for.
-        eventually(Duration::from_secs(30), || async {
+        eventually(STEP, || async {
             match peer.delete_shuffle(&app, shuffle).await {
                 Ok(_) => Ok(()),
                 Err(status) => {
@@ -346,7 +346,7 @@ async fn deletions_on_a_disk_that_is_full_to_the_last_byte_make_room_for_what_co
         })
         .await;
     }
-    eventually(Duration::from_secs(30), || async {
+    eventually(STEP, || async {
         let volume = peer.describe().await.volumes[0].clone();
         match volume.state == "ok" && volume.bytes_used == 0 {
             true => Ok(()),
@@ -390,7 +390,7 @@ async fn pushes_that_wait_for_the_memory_of_a_full_disk_are_answered() {
     }
     let mut refused = 0;
     while !pushes.is_empty() {
-        let answered = tokio::time::timeout(Duration::from_secs(30), pushes.join_next()).await;
+        let answered = tokio::time::timeout(STEP, pushes.join_next()).await;
         let answered = answered.expect("nobody is held back for ever");
         match answered.unwrap().unwrap() {
             (Ok(receipt), attempt) => oracle.committed(&attempt, &receipt),

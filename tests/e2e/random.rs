@@ -268,7 +268,7 @@ async fn run(seed: u64, volumes: usize, memory: &str) {
     for app in world.apps.clone() {
         world.peer.delete_app(&app).await.unwrap();
     }
-    shuffle_tests::eventually(Duration::from_secs(15), || async {
+    shuffle_tests::eventually(shuffle_tests::STEP, || async {
         let describe = world.peer.describe().await;
         let used = (describe.memory_used, world.server.data_bytes());
         if used == (0, 0) {

@@ -14,7 +14,7 @@ mod twice;
 mod when;
 
 use shuffle_tests::{
-    App, Attempt, Bucket, Kind, Oracle, Server, Setup, Shape,
+    App, Attempt, Bucket, Kind, Oracle, STEP, Server, Setup, Shape,
     attempt::Random,
     disk::{self, Tmpfs},
     eventually,
@@ -30,7 +30,9 @@ const SHAPE: Shape = Shape {
     rounds: 2,
     block: 20_000,
 };
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = STEP;
+/// In which somebody must have an answer who does not wait for what is in trouble.
+const PROMPT: Duration = Duration::from_secs(20);
 
 async fn counter(server: &Server, name: &str) -> u64 {
     let (_, text) = raw::get(server.admin(), "/metrics").await;

@@ -11,7 +11,8 @@
 //! - [`oracle`]: what was committed, and whether an answer is exactly that.
 //! - [`disk`], [`shaky`]: small file systems, read-only ones, power cuts, flipped bits; real disks
 //!   that fail, hang and vanish on command.
-//! - [`proxy`]: a connection that is cut, stalls, or flips a bit.
+//! - [`port`], [`proxy`]: a port that stays a test's own; a connection that is cut, stalls, or
+//!   flips a bit.
 //! - [`bucket`], [`stores`], [`gateway`]: object stores in a directory and as child processes, and
 //!   an HTTP proxy that makes trouble in front of them.
 //! - [`quota`]: a part of one processor.
@@ -23,6 +24,7 @@ pub mod disk;
 pub mod gateway;
 pub mod oracle;
 pub mod peer;
+pub mod port;
 pub mod proxy;
 pub mod push;
 pub mod quota;
@@ -38,6 +40,7 @@ pub use bucket::Bucket;
 pub use gateway::Gateway;
 pub use oracle::Oracle;
 pub use peer::{Fetched, Peer};
+pub use port::Port;
 pub use push::Push;
 pub use server::Server;
 pub use setup::Setup;
@@ -94,9 +97,11 @@ pub async fn eventually<F: Future<Output = Result<T, String>>, T>(
 ) -> T {
     let start = std::time::Instant::now();
     loop {
+        // What was not so at a moment within is not so: a look that was late says nothing.
+        let late = start.elapsed() > within;
         match step("a check", check()).await {
             Ok(value) => return value,
-            Err(reason) if start.elapsed() > within => {
+            Err(reason) if late => {
                 panic!("still not so after {within:?}: {reason}")
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -1,7 +1,7 @@
 //! The stock generated client with small helpers. It shares no framing with the product and forbids
 //! itself nothing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use shuffle_proto::{
@@ -39,7 +39,7 @@ impl Peer {
         let endpoint =
             Endpoint::from_shared(format!("http://{addr}")).expect("an address is a URI");
         let channel = endpoint
-            .connect_timeout(Duration::from_secs(10))
+            .connect_timeout(crate::STEP)
             .connect()
             .await
             .expect("the server takes connections");
@@ -207,7 +207,7 @@ impl Peer {
 
     /// Waits until all that is committed of a shuffle is in the object store.
     pub async fn written_back(&self, app: &App, shuffle: u32) {
-        eventually(Duration::from_secs(20), || async {
+        eventually(crate::STEP, || async {
             let usage = self.usage(app, Some(shuffle)).await;
             let usage = usage.map_err(|status| status.to_string())?;
             let mut elsewhere = usage.levels;

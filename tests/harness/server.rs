@@ -13,10 +13,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
-use crate::{peer::Peer, setup::Setup};
+use crate::{peer::Peer, port::Port, setup::Setup};
 
 /// How long a start may take. Recovery is promised in seconds; a busy two-core machine gets more.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 
 /// A server process, running or not.
 pub struct Server {
@@ -24,8 +24,9 @@ pub struct Server {
     dirs: Vec<PathBuf>,
     root: TempDir,
     child: Option<Child>,
-    data: Option<SocketAddr>,
-    admin: Option<SocketAddr>,
+    /// Its own from before the first start on, also between two.
+    data: Port,
+    admin: Port,
     volumes: Vec<Vec<u8>>,
     starts: usize,
     allowed: Vec<String>,
@@ -83,8 +84,8 @@ impl Server {
             dirs,
             root,
             child: None,
-            data: None,
-            admin: None,
+            data: Port::any(),
+            admin: Port::any(),
             volumes: Vec::new(),
             starts: 0,
             allowed: Vec::new(),
@@ -108,9 +109,6 @@ impl Server {
         self.starts += 1;
         let ready = self.root.path().join(format!("ready{}", self.starts));
         let log = fs::File::create(self.log_path()).expect("a log file can be made");
-        let address = |known: Option<SocketAddr>| {
-            known.map_or_else(|| "127.0.0.1:0".to_owned(), |addr| addr.to_string())
-        };
         let mut command = mortal(&binary());
         for (name, _) in std::env::vars_os() {
             // Nor does the account of whoever runs the tests matter.
@@ -128,9 +126,9 @@ impl Server {
         command
             .args([
                 "--listen",
-                &address(self.data),
+                &self.addr().to_string(),
                 "--admin-listen",
-                &address(self.admin),
+                &self.admin().to_string(),
                 "--ready-file",
             ])
             .arg(&ready)
@@ -194,15 +192,11 @@ impl Server {
         };
         assert!(line.starts_with("ready "), "{line:?}");
         let address = |name| field(name).parse::<SocketAddr>().expect("an address");
-        let (data, admin) = (address("data"), address("admin"));
-        if let (Some(old), Some(old_admin)) = (self.data, self.admin) {
-            assert_eq!(
-                (old, old_admin),
-                (data, admin),
-                "the server came back on other ports"
-            );
-        }
-        (self.data, self.admin) = (Some(data), Some(admin));
+        assert_eq!(
+            (address("data"), address("admin")),
+            (self.addr(), self.admin()),
+            "the server listens elsewhere than it was told to"
+        );
         let volume = |text| {
             uuid::Uuid::parse_str(text)
                 .expect("a volume is a UUID")
@@ -220,12 +214,12 @@ impl Server {
 
     /// Where it takes gRPC.
     pub fn addr(&self) -> SocketAddr {
-        self.data.expect("the server has been started")
+        self.data.addr()
     }
 
     /// Where it answers people and probes.
     pub fn admin(&self) -> SocketAddr {
-        self.admin.expect("the server has been started")
+        self.admin.addr()
     }
 
     /// Its volumes in the order of its data directories, without unopened ones.
@@ -258,7 +252,7 @@ impl Server {
 
     /// Will start on the addresses of another server.
     pub fn listen_like(&mut self, other: &Server) {
-        (self.data, self.admin) = (other.data, other.admin);
+        (self.data, self.admin) = (other.data.clone(), other.admin.clone());
     }
 
     /// Changes the flags for the next start.

@@ -31,7 +31,7 @@ use crate::server::{mortal, pid};
 
 const PREFIX: &str = "forebay-disk-";
 /// A busy machine gets this long for what takes a moment.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub struct Shaky {

@@ -7,7 +7,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -17,12 +17,13 @@ use rustix::process::{Signal, kill_process_group};
 use tempfile::TempDir;
 
 use crate::{
+    port::Port,
     server::{mortal, pid},
     setup::Setup,
 };
 
 /// Python and Node take seconds on a busy machine.
-const START: Duration = Duration::from_secs(45);
+const START: Duration = Duration::from_secs(60);
 /// The container in every store.
 pub const BUCKET: &str = "forebay-bucket";
 /// The published account of the Azure emulator.
@@ -51,7 +52,7 @@ pub struct Endpoint {
     kind: Kind,
     child: Option<Child>,
     dir: TempDir,
-    addr: SocketAddr,
+    port: Port,
 }
 
 impl Kind {
@@ -82,7 +83,7 @@ impl Endpoint {
             kind,
             child: None,
             dir: dir.expect("a temporary directory can be made"),
-            addr: free_address(),
+            port: Port::any(),
         };
         endpoint.restart().await;
         endpoint.make_bucket().await;
@@ -93,43 +94,29 @@ impl Endpoint {
     pub async fn restart(&mut self) {
         assert!(self.child.is_none(), "the store is running");
         let begin = Instant::now();
-        loop {
-            self.spawn();
-            while begin.elapsed() < START {
-                if tokio::net::TcpStream::connect(self.addr).await.is_ok() {
-                    return;
-                }
-                let child = self.child.as_mut().expect("it was started");
-                if child
-                    .try_wait()
-                    .expect("a child can be waited for")
-                    .is_some()
-                {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            // Somebody else may have taken the port.
-            let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        self.spawn();
+        while tokio::net::TcpStream::connect(self.addr()).await.is_err() {
+            let child = self.child.as_mut().expect("it was started");
+            let ended = child.try_wait().expect("a child can be waited for");
             assert!(
-                begin.elapsed() < START,
-                "{:?} does not start\n{log}",
-                self.kind
+                ended.is_none() && begin.elapsed() < START,
+                "{:?} does not start\n{}",
+                self.kind,
+                fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
             );
-            self.kill();
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     fn spawn(&mut self) {
-        let (host, port) = (self.addr.ip().to_string(), self.addr.port().to_string());
+        let (host, port) = (self.addr().ip().to_string(), self.addr().port().to_string());
         let mut command = mortal(&self.kind.program());
         let data = self.dir.path().join("data");
         fs::create_dir_all(&data).expect("a directory can be made");
         match self.kind {
             Kind::Versity => {
                 fs::create_dir_all(data.join(BUCKET)).expect("a directory can be made");
-                let addr = self.addr.to_string();
+                let addr = self.addr().to_string();
                 command.args(["--port", &addr, "--access", "forebay", "--secret"]);
                 command.args(["forebay-secret", "--quiet", "posix"]);
                 command.arg(&data)
@@ -164,10 +151,10 @@ impl Endpoint {
         };
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            self.addr,
+            self.addr(),
             body.len()
         );
-        let answer = crate::raw::exchange(self.addr, request.as_bytes()).await;
+        let answer = crate::raw::exchange(self.addr(), request.as_bytes()).await;
         let answer = String::from_utf8_lossy(&answer);
         assert!(
             answer.starts_with("HTTP/1.1 20"),
@@ -178,7 +165,7 @@ impl Endpoint {
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.port.addr()
     }
 
     /// Of a store below a prefix of the bucket.
@@ -245,9 +232,4 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("a listener has an address")
 }

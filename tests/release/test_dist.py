@@ -101,9 +101,9 @@ def server(command: list, tmp_path: Path, **options):
 
 
 def pushed_and_fetched(bench: list, data: str, admin: str):
-    told = json.load(urllib.request.urlopen(f"http://{admin}/version", timeout=10))
+    told = json.load(urllib.request.urlopen(f"http://{admin}/version", timeout=60))
     assert told["version"] == version() and re.fullmatch(r"[0-9a-f]{12}(-dirty)?", told["commit"])
-    assert urllib.request.urlopen(f"http://{admin}/readyz", timeout=10).status == 200
+    assert urllib.request.urlopen(f"http://{admin}/readyz", timeout=60).status == 200
     said = subprocess.run([*bench, "fetch", "--servers", data, "--size", "16MB"], capture_output=True, text=True, check=False, timeout=600)
     assert said.returncode == 0, said.stdout + said.stderr
     assert "every byte verified" in said.stdout
@@ -306,7 +306,7 @@ def test_spark_submit_takes_the_plugin_by_its_coordinates(tmp_path):
 def assert_rows_went_through(runtime: Path):
     """The server of `forebay dev` whose state is in the folder."""
     state = json.loads((runtime / f"forebay-dev-{os.getuid()}.json").read_text())
-    metrics = urllib.request.urlopen(f"http://{state['admin']}/metrics", timeout=10).read().decode()
+    metrics = urllib.request.urlopen(f"http://{state['admin']}/metrics", timeout=60).read().decode()
     for what in ("pushed", "fetched"):
         assert sum(map(float, re.findall(rf"^forebay_{what}_bytes_total(?:{{.*}})? (.+)$", metrics, re.M))) > 0, what
 

@@ -12,7 +12,7 @@ from harness.run import wait_until
 from harness.server import Server
 
 
-PROMPTLY = 10  # seconds, on a machine with other things to do; a client that waited for its server would take 30 and more
+PROMPTLY = 20  # seconds, on a machine with other things to do; a client that waited for its server would take 30 and more
 
 
 def held(servers) -> int:

@@ -100,7 +100,7 @@ mod tests {
         assert!(answer.is_none());
         let waited = start.elapsed();
         assert!(
-            waited >= Duration::from_millis(20) && waited < Duration::from_secs(2),
+            waited >= Duration::from_millis(20) && waited < Duration::from_secs(30),
             "{waited:?}"
         );
     }
@@ -120,7 +120,7 @@ mod tests {
             5
         });
         assert_eq!(
-            wait(Duration::from_secs(10), task)
+            wait(Duration::from_secs(60), task)
                 .expect("a runtime")
                 .map(Result::ok),
             Some(Some(5))

@@ -18,7 +18,7 @@ use shuffle_proto::{
     http2,
     ids::{AppId, AttemptId, ShuffleId, VolumeId},
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::store::Store;
@@ -120,6 +120,8 @@ pub struct Counters {
 /// The server. Dropping it stops it.
 pub struct Fake {
     address: SocketAddr,
+    /// Bound and never listening: the port is nobody else's while the server is stopped.
+    _held: TcpSocket,
     inner: Arc<Inner>,
     task: Option<AbortOnDropHandle<()>>,
     stop: CancellationToken,
@@ -152,9 +154,13 @@ impl Fake {
             counters: Mutex::default(),
             message_bytes: Mutex::new(http2::GROUP),
         });
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let held = TcpSocket::new_v4().expect("a socket can be made");
+        held.set_reuseaddr(true).expect("a socket has options");
+        held.bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .expect("a port of loopback is free");
         let mut fake = Self {
-            address,
+            address: held.local_addr().expect("a bound socket has an address"),
+            _held: held,
             inner,
             task: None,
             stop: CancellationToken::new(),
@@ -239,9 +245,6 @@ impl Fake {
     async fn listen(&mut self) {
         self.stop = CancellationToken::new();
         let listener = bind(self.address).await;
-        self.address = listener
-            .local_addr()
-            .expect("a bound listener has an address");
         let (inner, stop) = (self.inner.clone(), self.stop.clone());
         self.task = Some(AbortOnDropHandle::new(tokio::spawn(accept(
             inner, listener, stop,
@@ -257,7 +260,7 @@ impl Drop for Fake {
 
 /// Old connections may hold the port for a moment after a stop.
 async fn bind(address: SocketAddr) -> TcpListener {
-    for _ in 0..100 {
+    for _ in 0..3000 {
         if let Ok(listener) = TcpListener::bind(address).await {
             return listener;
         }

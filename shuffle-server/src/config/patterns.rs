@@ -215,9 +215,10 @@ mod tests {
     #[test]
     fn a_disk_that_fails_or_hangs_is_not_left_out() {
         let root = disks(&["a", "b-fails", "c-hangs", "d-gone"]);
+        // All but one answer within it, on a busy machine too.
         let found = matches(
             &root.path().join("*"),
-            Duration::from_millis(50),
+            Duration::from_secs(3),
             |path| match path.to_string_lossy().rsplit('-').next() {
                 Some("fails") => Err(io::Error::from_raw_os_error(5)),
                 Some("hangs") => loop {

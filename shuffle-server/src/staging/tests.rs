@@ -33,6 +33,10 @@ use crate::{
 
 pub(crate) const MAPS: u32 = 1000;
 pub(crate) const PARTITIONS: u32 = 50;
+/// No call that only waits for a processor, or for the machine's real disk, takes this long.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The patience with a disk that hangs because a test says so.
+const HASTE: Duration = Duration::from_millis(500);
 
 /// A data directory, and how its volume is opened.
 pub(crate) struct Bench {
@@ -49,6 +53,7 @@ impl Bench {
             dir: tempfile::tempdir().expect("temporary directory"),
             options: Options {
                 ballast: 0,
+                slow: PATIENCE,
                 ..Options::default()
             },
             budget: Budget::new(256 << 20),
@@ -379,11 +384,16 @@ pub(crate) async fn assert_holds(volume: &Volume, shuffle: u32, attempts: &[(u32
 
 /// Waits for what another thread does.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..1000 {
-        if holds() {
-            return;
-        }
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(std::time::Instant::now() < end, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("never: {what}");
+}
+
+/// From now on calls of the volume's disk that do not come back are soon called slow, or nothing
+/// is. Only for as long as a test has calls hang: all others have no more time meanwhile.
+pub(crate) fn in_haste(volume: &Volume, on: bool) {
+    let patience = if on { HASTE } else { PATIENCE };
+    volume.0.shared.disk.watch.set_patience(patience);
 }

@@ -209,12 +209,12 @@ async fn what_only_memory_has_is_put_on_disk_as_soon_as_the_end_is_asked_for() {
         let key = key(SHUFFLE.0, attempt as u32, attempt);
         let (shape, bench) = (even(0..40, 3000), &scene.bench);
         write(bench, &scene.volume, key, &shape, Durability::Memory).await;
-        while scene.volume.only_in_memory() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        // The record follows the bytes.
+        eventually("it is on disk, and known to be", || {
+            scene.volume.only_in_memory() == 0 && scene.volume.usage(&app(), None).memory == 0
+        })
+        .await;
     }
-    // The record follows the bytes.
-    tokio::time::sleep(Duration::from_millis(200)).await;
     scene.crash();
     assert_eq!(scene.served().await, [10, 11, 12]);
 }

@@ -62,6 +62,6 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(190));
         let start = Instant::now();
         Throttle::new(None).take(u64::MAX).await;
-        assert!(start.elapsed() < Duration::from_secs(1));
+        assert!(start.elapsed() < Duration::from_secs(60));
     }
 }

@@ -182,7 +182,7 @@ async fn a_drain_lets_a_running_push_commit_and_refuses_new_ones() {
     running.hear().await.unwrap();
     assert_eq!(stage.get("/readyz").await, (200, "ok\n".to_owned()));
     stage.stop();
-    for _ in 0..200 {
+    for _ in 0..6000 {
         if stage.get("/readyz").await.0 == 503 {
             break;
         }
@@ -262,9 +262,11 @@ async fn probes_are_answered_while_volumes_are_recovered() {
     let scratch = tempfile::tempdir().unwrap();
     let dirs = ["disk0", "disk1"].map(|name| scratch.path().join(name));
     let mut config = Config::local(dirs.clone());
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin = free.local_addr().unwrap();
-    drop(free);
+    // Bound and never listening: the port is nobody else's, and `SO_REUSEADDR` lets the server in.
+    let port = tokio::net::TcpSocket::new_v4().unwrap();
+    port.set_reuseaddr(true).unwrap();
+    port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let admin = port.local_addr().unwrap();
     config.admin_listen = admin.to_string();
     let held = Arc::new(Held(AtomicBool::new(true)));
     let builder = Server::builder(config).faults(held.clone());
@@ -272,20 +274,21 @@ async fn probes_are_answered_while_volumes_are_recovered() {
     let mut tries = 0;
     while tokio::net::TcpStream::connect(admin).await.is_err() {
         tries += 1;
-        assert!(tries < 1000, "the admin port is not opened");
+        assert!(tries < 12_000, "the admin port is not opened");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(ask(admin, "GET", "/livez").await.0, 200);
-    let (status, why) = loop {
+    let lines = dirs.map(|dir| format!("recovering volume in {}\n", dir.display()));
+    let mut tries = 0;
+    loop {
         let (status, why) = ask(admin, "GET", "/readyz").await;
-        if why != "starting\n" {
-            break (status, why);
+        assert_eq!(status, 503, "{why}");
+        if lines.iter().all(|line| why.contains(line)) {
+            break;
         }
-    };
-    assert_eq!(status, 503, "{why}");
-    for dir in &dirs {
-        let line = format!("recovering volume in {}\n", dir.display());
-        assert!(why.contains(&line), "no {line:?} in {why}");
+        tries += 1;
+        assert!(tries < 12_000, "not all of {lines:?} are in {why}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let (status, text) = ask(admin, "GET", "/metrics").await;
     assert_eq!(status, 200);
@@ -317,7 +320,7 @@ async fn probes_are_answered_while_volumes_are_recovered() {
     let mut tries = 0;
     while tokio::net::TcpStream::connect(admin).await.is_ok() {
         tries += 1;
-        assert!(tries < 1000, "the admin port stays open");
+        assert!(tries < 12_000, "the admin port stays open");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -183,7 +183,7 @@ async fn more_streams_than_an_app_may_have_are_told_to_come_back() {
     assert_refused(&refusal, Kind::Busy, &["max-streams-per-app"]);
     assert!(Kind::retry_after(&refusal).is_some());
     drop(held);
-    for _ in 0..100 {
+    for _ in 0..3000 {
         if stage.push(open(2, 2)).await.unwrap().hear().await.is_ok() {
             return;
         }

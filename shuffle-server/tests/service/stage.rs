@@ -157,7 +157,7 @@ impl Stage {
     }
 
     pub(crate) async fn ended(&mut self) {
-        tokio::time::timeout(Duration::from_secs(20), self.server.take().unwrap())
+        tokio::time::timeout(Duration::from_secs(60), self.server.take().unwrap())
             .await
             .unwrap()
             .unwrap();
@@ -217,7 +217,7 @@ impl Push {
     }
 
     pub(crate) async fn hear(&mut self) -> Result<Answer, Status> {
-        let message = tokio::time::timeout(Duration::from_secs(20), self.hear.message())
+        let message = tokio::time::timeout(Duration::from_secs(60), self.hear.message())
             .await
             .unwrap()?;
         message

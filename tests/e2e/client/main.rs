@@ -16,10 +16,13 @@ use shuffle_client::{
     AppHandle, AppId, AttemptId, Caller, Client, Commit, Compression, Durability, Error, MapIndex,
     MapWriter, Output, PartitionId, ReadSpec, Reader, Settings, ShuffleId, WriteSpec,
 };
-use shuffle_tests::{Server, eventually, random_bytes, step};
+use shuffle_tests::{STEP, Server, eventually, random_bytes, step};
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 const PARTITIONS: u32 = 8;
+/// Servers of tests come back within this, on whatever machine. Tests of servers that stay away have
+/// less.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client with short patience, and an app.
 struct Driver {
@@ -33,7 +36,7 @@ fn settings(servers: &[SocketAddr]) -> Settings {
     Settings {
         connect_timeout: Duration::from_secs(2),
         call_timeout: Duration::from_secs(5),
-        retry_deadline: Duration::from_secs(15),
+        retry_deadline: PATIENCE,
         backoff_max: Duration::from_millis(500),
         keep_alive: Duration::from_secs(1),
         ..Settings::of(servers.iter().map(ToString::to_string))
@@ -337,7 +340,7 @@ async fn the_lease_lives_as_long_as_its_handle() {
     let driver = Driver::new(&[&server]).await;
     let caller = Caller {
         app: AppId::try_new("short").unwrap(),
-        lease: Duration::from_millis(1500),
+        lease: Duration::from_secs(4),
         ..driver.caller.clone()
     };
     let app = driver.client.open_app(caller.clone()).await.unwrap();
@@ -349,10 +352,10 @@ async fn the_lease_lives_as_long_as_its_handle() {
     };
     let tasks = tasks(2);
     let outputs = write_all(&short, 0, &tasks).await;
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
     check(&read_all(short.reader(0, outputs)).await.unwrap(), &tasks);
     drop(short);
-    eventually(Duration::from_secs(10), || async {
+    eventually(STEP, || async {
         let files = server.data_files();
         if files.is_empty() {
             Ok(())

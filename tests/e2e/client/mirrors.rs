@@ -28,7 +28,7 @@ async fn three() -> (Vec<Server>, Driver) {
         Server::start().await,
         Server::start().await,
     ];
-    let driver = driver(&servers, Duration::from_secs(15)).await;
+    let driver = driver(&servers, PATIENCE).await;
     (servers, driver)
 }
 
@@ -77,7 +77,7 @@ async fn any_one_server_may_go_for_good() {
         check(&read_all(driver.reader(0, outputs)).await.unwrap(), &tasks);
         // Four tries at the server that is gone, not all of the patience.
         let took = start.elapsed();
-        assert!(took < Duration::from_secs(10), "{took:?}");
+        assert!(took < PATIENCE / 2, "{took:?}");
     }
 }
 
@@ -145,7 +145,7 @@ async fn a_spoilt_copy_is_made_good_by_the_other() {
     }
     let address = spoilt.addr().to_string();
     // A client that has not seen the server down.
-    let driver = driver(&servers, Duration::from_secs(15)).await;
+    let driver = driver(&servers, PATIENCE).await;
     let reader = driver.reader(0, outputs);
     let tally = reader.tally();
     check(&read_all(reader).await.unwrap(), &tasks);
@@ -207,7 +207,7 @@ async fn a_server_that_dies_while_it_takes_a_copy_is_replaced() {
             .iter_mut()
             .find(|server| server.addr().to_string() == address)
             .unwrap();
-        eventually(Duration::from_secs(10), || async {
+        eventually(STEP, || async {
             match dying.peer().await.describe().await.memory_used {
                 0 => Err("nothing was sent yet".into()),
                 _ => Ok(()),

@@ -4,10 +4,10 @@ use shuffle_client::{
     AttemptId, Caller, Kind, MapIndex, Output, PartitionId, ReadSpec, Settings, ShuffleId,
     WriteSpec,
 };
-use shuffle_tests::{Server, attempt::Random, eventually, step};
+use shuffle_tests::{STEP, Server, attempt::Random, eventually, step};
 use std::time::{Duration, Instant};
 
-use crate::{Driver, Task, check, read_all, settings, tasks, write_all};
+use crate::{Driver, PATIENCE, Task, check, read_all, settings, tasks, write_all};
 
 // === writers and servers that fail ===
 
@@ -28,7 +28,7 @@ async fn a_writer_sends_again_to_the_next_server_when_one_is_killed() {
     } else {
         (&mut two, &one)
     };
-    eventually(Duration::from_secs(10), || async {
+    eventually(STEP, || async {
         let used = first.peer().await.describe().await.memory_used;
         if used > 0 {
             Ok(())
@@ -65,7 +65,7 @@ async fn an_output_that_outgrew_its_replay_buffer_fails_and_says_so() {
     let mut writer = driver.client.open_writer(driver.spec(0, 1, 0, 1));
     task.write(&mut writer, 0..30).await.unwrap();
     let peer = server.peer().await;
-    eventually(Duration::from_secs(10), || async {
+    eventually(STEP, || async {
         let held = peer.describe().await.memory_used;
         if held > 2 << 20 {
             Ok(())
@@ -188,11 +188,7 @@ async fn a_writer_leaves_a_frozen_server_for_the_next() {
     frozen.resume();
     let commit = commit.unwrap();
     assert_ne!(commit.address, frozen.addr().to_string());
-    assert!(
-        start.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     check(
         &read_all(driver.reader(0, vec![task.output(&commit)]))
             .await
@@ -215,7 +211,14 @@ async fn a_draining_server_gets_no_new_output() {
     );
     let push = one.peer().await.send(&held).await.unwrap();
     one.terminate();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let peer = one.peer().await;
+    eventually(STEP, || async {
+        match peer.describe().await.draining {
+            true => Ok(()),
+            false => Err("it does not drain yet".into()),
+        }
+    })
+    .await;
     let tasks = tasks(6);
     let outputs = write_all(&driver, 0, &tasks).await;
     assert!(
@@ -247,7 +250,7 @@ async fn a_writer_that_is_dropped_or_aborted_leaves_nothing() {
         }
     }
     let peer = server.peer().await;
-    eventually(Duration::from_secs(10), || async {
+    eventually(STEP, || async {
         let describe = peer.describe().await;
         let used = (describe.memory_used, describe.volumes[0].bytes_used);
         if used == (0, 0) {
@@ -283,7 +286,7 @@ async fn errors_name_the_cause_and_are_not_retried_for_ever() {
     assert_eq!(error.kind, Kind::Denied, "{error}");
     assert!(!error.message.contains("secret"));
     assert!(
-        start.elapsed() < Duration::from_secs(5),
+        start.elapsed() < PATIENCE / 2,
         "a refusal was retried for {:?}",
         start.elapsed()
     );

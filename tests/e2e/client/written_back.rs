@@ -47,7 +47,7 @@ impl Pool {
         };
         for server in &self.servers {
             let peer = server.peer().await;
-            eventually(Duration::from_secs(20), || async {
+            eventually(STEP, || async {
                 let usage: v1::UsageResponse = peer.usage(&app, None).await.unwrap();
                 let mut levels = usage.levels.iter();
                 match levels.find(|level| level.durability != Durability::Object as i32) {
@@ -74,7 +74,7 @@ async fn what_was_written_back_is_read_when_its_servers_are_gone_for_good() {
         check(&rows, &tasks);
         // Four tries at the server that is gone, not all of the patience.
         let took = start.elapsed();
-        assert!(took < Duration::from_secs(10), "{took:?}");
+        assert!(took < PATIENCE / 2, "{took:?}");
     }
 }
 
@@ -127,7 +127,7 @@ async fn what_was_not_written_back_is_lost_with_its_server_and_named() {
         "{error}"
     );
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(took < PATIENCE / 2, "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

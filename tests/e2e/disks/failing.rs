@@ -130,7 +130,7 @@ impl Two {
     }
 
     pub(super) async fn until(&self, word: &str) -> String {
-        eventually(Duration::from_secs(20), || async {
+        eventually(STEP, || async {
             let state = self.server.peer().await.describe().await.volumes[0].clone();
             match state.state == word {
                 true => Ok(()),
@@ -278,7 +278,7 @@ async fn what_a_failing_disk_still_reads_is_saved_to_the_store() {
     two.until("read-only").await;
     let at_risk: u64 = two.on_failing(0).map(Attempt::bytes).sum();
     let peer = two.server.peer().await;
-    eventually(Duration::from_secs(20), || async {
+    eventually(STEP, || async {
         let usage = peer.usage(&two.app, Some(0)).await.unwrap();
         let mut levels = usage.levels.iter();
         let saved = levels.find(|level| level.durability == Durability::Object as i32);

@@ -7,9 +7,9 @@ use shuffle_tests::{Bucket, peer::fetch_range};
 use super::{failing::Two, *};
 
 /// Well above what a busy machine needs for a write, and below what a test can wait.
-const SLOW: &str = "2s";
+const SLOW: &str = "5s";
 /// In which everybody must have an answer.
-const BOUND: Duration = Duration::from_secs(15);
+const BOUND: Duration = Duration::from_secs(60);
 
 fn setup() -> Setup {
     Setup::new().flag("--volume-slow-after", SLOW)
@@ -111,7 +111,7 @@ async fn reads_of_a_disk_that_hangs_do_not_hold_up_those_of_another() {
     let fetched = within("a fetch of the good disk", good.fetch(request)).await;
     assert!(!fetched.unwrap().blocks.is_empty());
     assert!(
-        begin.elapsed() < Duration::from_secs(2),
+        begin.elapsed() < Duration::from_secs(4),
         "it waited for the other disk"
     );
     // What is not in the store is not lost, and not to be had now.

@@ -158,7 +158,7 @@ async fn a_disk_that_is_read_only_and_one_that_is_full_are_served_beside_a_good_
     // The full one heals by itself, the other with the next start.
     fs::remove_file(&junk).unwrap();
     let peer = several.server.peer().await;
-    eventually(Duration::from_secs(20), || async {
+    eventually(STEP, || async {
         let state = peer.describe().await.volumes[1].clone();
         match &*state.state {
             "ok" => Ok(()),

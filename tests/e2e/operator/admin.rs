@@ -109,7 +109,7 @@ async fn connections_that_ask_nothing_do_not_use_up_the_files() {
             break;
         }
         assert!(
-            start.elapsed() < Duration::from_secs(50),
+            start.elapsed() < Duration::from_secs(120),
             "nobody is let in"
         );
     }

@@ -87,7 +87,7 @@ async fn a_drain_that_leaves_something_is_told_as_a_failure() {
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     oracle.push_maps(&server, &app, 0, SHAPE, 0..2).await;
     // The store is gone: a file is where its directory was.
-    eventually(Duration::from_secs(10), || async {
+    eventually(STEP, || async {
         // The server may be writing there, and makes what is missing.
         let _ = fs::remove_dir_all(bucket.path());
         fs::write(bucket.path(), "").map_err(|error| error.to_string())
@@ -120,7 +120,7 @@ async fn a_drain_that_leaves_something_is_told_as_a_failure() {
 async fn a_drain_saves_what_is_staged_while_pushes_run_and_sends_them_elsewhere() {
     let bucket = Bucket::new();
     let setup = bucket.setup("lazy").flag("--write-back-delay", "1h");
-    let mut server = Server::with(setup.flag("--drain-timeout", "30s")).await;
+    let mut server = Server::with(setup.flag("--drain-timeout", "48s")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     for shuffle in 0..3 {
         oracle.push_maps(&server, &app, shuffle, SHAPE, 0..3).await;
@@ -157,7 +157,8 @@ async fn a_drain_saves_what_is_staged_while_pushes_run_and_sends_them_elsewhere(
             false => Err(progress),
         }
     };
-    let progress = eventually(Duration::from_secs(9), left).await;
+    // Pushes are waited for a third of the time.
+    let progress = eventually(Duration::from_secs(15), left).await;
     assert!(progress.contains("\"pushes\":4"), "{progress}");
     let sent: u64 = progress
         .split_once("\"bytes_sent\":")
@@ -187,7 +188,7 @@ async fn a_store_that_comes_back_while_the_server_drains_gets_everything() {
     let mut server = Server::with(setup.flag("--drain-timeout", "30s")).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     oracle.push_maps(&server, &app, 0, SHAPE, 0..4).await;
-    eventually(Duration::from_secs(10), || async {
+    eventually(STEP, || async {
         // The server may be writing there, and makes what is missing.
         let _ = fs::remove_dir_all(bucket.path());
         fs::write(bucket.path(), "").map_err(|error| error.to_string())

@@ -152,9 +152,11 @@ async fn ten_thousand_generations_are_read_with_a_few_requests_by_many_who_ask_t
         eprintln!(
             "round {round}: {cost} requests, {lists} listings, {first:?} for the first, {took:?} for {READERS}"
         );
-        // One of them looks for the last manifest; each reads the counting generations.
-        assert!(lists <= 4, "{lists} listings in round {round}");
-        let most = 20 * READERS as u64;
+        // One of them looks for the last manifest; each reads the counting generations. The
+        // server's own looks come again on a machine that takes minutes.
+        let again = took.as_secs() / 30;
+        assert!(lists <= 4 + 2 * again, "{lists} listings in round {round}");
+        let most = 20 * READERS as u64 + 6 * again;
         assert!(cost <= most, "{cost} requests in round {round}");
     }
     // By one alone, who has to find everything.
@@ -162,10 +164,11 @@ async fn ten_thousand_generations_are_read_with_a_few_requests_by_many_who_ask_t
     two.restart().await;
     let peer = two.peer().await;
     peer.renew(&app).await.unwrap();
-    let before = requests(&two).await;
+    let (before, began) = (requests(&two).await, Instant::now());
     let read = peer.fetch(request).await.unwrap();
     assert_eq!(read.blocks.len(), GENERATIONS as usize);
     let cost = requests(&two).await.0 - before.0;
     // Twenty for the place, and what the server looks at by itself.
-    assert!(cost <= 26, "{cost} requests");
+    let most = 26 + 6 * (began.elapsed().as_secs() / 30);
+    assert!(cost <= most, "{cost} requests");
 }

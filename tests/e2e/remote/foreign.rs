@@ -156,7 +156,7 @@ async fn no_secret_of_a_url_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_was_stopped_buries_nobody_and_is_not_buried_for_a_while() {
     let bucket = Bucket::new();
-    let setup = || bucket.setup("eager").flag("--lease", "3s");
+    let setup = || bucket.setup("eager").flag("--lease", "5s");
     let owner = Server::with(setup()).await;
     let watcher = Server::with(setup()).await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
@@ -167,7 +167,7 @@ async fn a_server_that_was_stopped_buries_nobody_and_is_not_buried_for_a_while()
     // The one that does not hear of the app, for longer than two leases; the driver goes on to call
     // the other.
     watcher.pause();
-    for _ in 0..40 {
+    for _ in 0..50 {
         peer.renew(&app).await.unwrap();
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
@@ -179,7 +179,7 @@ async fn a_server_that_was_stopped_buries_nobody_and_is_not_buried_for_a_while()
     assert_eq!(bucket.below("app-1").len(), before);
     // The server with the right token, for longer than a lease: its data on the disk stay too.
     owner.pause();
-    tokio::time::sleep(Duration::from_millis(4500)).await;
+    tokio::time::sleep(Duration::from_millis(6500)).await;
     owner.resume();
     let peer = owner.peer().await;
     peer.renew(&app).await.unwrap();

@@ -53,7 +53,7 @@ async fn what_is_deleted_leaves_no_object() {
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_of_a_dead_server_and_a_dead_driver_go_with_the_lease() {
     let bucket = Bucket::new();
-    let setup = || bucket.setup("eager").flag("--lease", "2s");
+    let setup = || bucket.setup("eager").flag("--lease", "4s");
     let mut one = Server::with(setup()).await;
     let (dead, alive) = (App::new("dead"), App::new("alive"));
     let mut oracle = Oracle::default();
@@ -75,7 +75,7 @@ async fn objects_of_a_dead_server_and_a_dead_driver_go_with_the_lease() {
         }
     })
     .await;
-    for _ in 0..20 {
+    for _ in 0..40 {
         peer.renew(&alive).await.unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -104,14 +104,14 @@ async fn a_stranger_is_denied_at_every_server_and_the_owner_at_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_a_stranger_used_first_is_refused_at_once_and_nothing_of_anybody_is_lost() {
     let bucket = Bucket::new();
-    let setup = || bucket.setup("eager").flag("--lease", "2s");
+    let setup = || bucket.setup("eager").flag("--lease", "4s");
     let (one, two) = (Server::with(setup()).await, Server::with(setup()).await);
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
     oracle.push_maps(&two, &app, 0, SHAPE, 0..2).await;
     two.peer().await.written_back(&app, 0).await;
     let late = stranger(&app);
     let peer = one.peer().await;
-    for _ in 0..30 {
+    for _ in 0..50 {
         assert_refused(
             &peer.renew(&late).await.unwrap_err(),
             Kind::Denied,

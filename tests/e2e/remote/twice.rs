@@ -78,7 +78,7 @@ impl Scene {
         peer.renew(&self.app).await.unwrap();
         for map in 0..MAPS {
             let attempt = attempt(&self.app, 2, map);
-            let pushed = tokio::time::timeout(SOON, self.oracle.push(&peer, &attempt)).await;
+            let pushed = tokio::time::timeout(PROMPT, self.oracle.push(&peer, &attempt)).await;
             pushed.expect("it waits for a removal");
             self.is_served_by(&self.one).await;
         }

@@ -42,7 +42,7 @@ async fn a_shuffle_deleted_in_time_costs_no_upload_and_is_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lazy_shuffle_goes_after_its_delay_and_one_that_is_off_never() {
     let bucket = Bucket::new();
-    let mut server = Server::with(bucket.setup("lazy").flag("--write-back-delay", "4s")).await;
+    let mut server = Server::with(bucket.setup("lazy").flag("--write-back-delay", "10s")).await;
     let (lazy, off) = (App::new("lazy"), App::new("off"));
     let mut oracle = Oracle::default();
     let peer = server.peer().await;

@@ -97,14 +97,14 @@ class Server:
         if self.is_running():
             self.process.terminate()
         try:
-            return self.process.wait(30)
+            return self.process.wait(90)
         except Exception as slow:
             self.kill()
-            raise RuntimeError(f"{self.name} did not end within 30 s of SIGTERM:\n{self.tail()}") from slow
+            raise RuntimeError(f"{self.name} did not end within 90 s of SIGTERM:\n{self.tail()}") from slow
 
     def metrics(self) -> dict[str, float]:
         """Every sample of `/metrics`, by name with labels."""
-        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
         return {name: float(value) for name, _, value in (l.rpartition(" ") for l in lines if l and l[0] != "#")}
 

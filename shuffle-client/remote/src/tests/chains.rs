@@ -164,7 +164,7 @@ async fn ten_thousand_generations_are_read_with_few_requests() {
     assert_eq!((whole.len(), lost.len()), (10_000, 0));
     let cost = requests(&remote) - before;
     assert!(cost <= 20, "{cost} requests");
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
     // Again, when it may have grown: whether there is one more, and the bytes.
     *passed.lock() += Duration::from_secs(5);
     let before = requests(&remote);

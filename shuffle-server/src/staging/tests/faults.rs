@@ -150,7 +150,7 @@ async fn memory_that_cannot_be_flushed_stays_until_it_can() {
         waiting.is_finished()
     })
     .await;
-    let permit = tokio::time::timeout(Duration::from_secs(20), waiting)
+    let permit = tokio::time::timeout(Duration::from_secs(60), waiting)
         .await
         .expect("in time")
         .expect("granted");

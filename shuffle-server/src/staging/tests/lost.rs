@@ -1,7 +1,7 @@
 //! Attempts that are not whole any more: what is served of them, how that is found out, and that
 //! bringing them again heals it.
 
-use std::{collections::BTreeSet, os::unix::fs::FileExt, sync::atomic::Ordering};
+use std::{collections::BTreeSet, os::unix::fs::FileExt};
 
 use shuffle_proto::ids::Owner;
 
@@ -194,7 +194,7 @@ async fn of_an_attempt_in_two_places_nothing_comes_while_the_disk_hangs_and_all_
     let shape = in_two_places(&bench, &volume, 0).await;
     let other = even(0..PARTITIONS, 100);
     write(&bench, &volume, key(1, 1, 1), &other, Durability::Memory).await;
-    disk.hangs.store(true, Ordering::SeqCst);
+    disk.hang(&volume);
     let fetch = volume.fetch(&app(), ShuffleId(1), 0..PARTITIONS, 0..MAPS, None);
     let mut fetch = fetch.expect("fetch");
     let (mut fetched, mut cursor) = (Fetched::default(), None);
@@ -205,7 +205,7 @@ async fn of_an_attempt_in_two_places_nothing_comes_while_the_disk_hangs_and_all_
     assert_same(&fetched.blocks, &expected(1, 1, &other, 0..PARTITIONS));
     let unanswered = fetch.unanswered().expect("the disk did not answer");
     assert_eq!(unanswered.attempts.len(), 1);
-    disk.hangs.store(false, Ordering::SeqCst);
+    disk.go_on(&volume);
     eventually("it is quick again", || volume.health() == Health::Ok).await;
     let fetch = volume.fetch(&app(), ShuffleId(1), 0..PARTITIONS, 0..MAPS, cursor);
     let again = drain(fetch.expect("fetch")).await.expect("fetch");

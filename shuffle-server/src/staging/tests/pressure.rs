@@ -53,7 +53,7 @@ async fn a_reader_that_stands_still_keeps_no_memory() {
         .fetch(&app(), ShuffleId(1), 0..PARTITIONS, 0..MAPS, None)
         .expect("fetch");
     drop(fetch.next().await.expect("part"));
-    let all = tokio::time::timeout(Duration::from_secs(30), bench.budget.acquire(8 << 20)).await;
+    let all = tokio::time::timeout(Duration::from_secs(60), bench.budget.acquire(8 << 20)).await;
     assert_eq!(all.expect("memory is freed").bytes(), 8 << 20);
     assert!(
         fetch

@@ -39,7 +39,6 @@ fn bench(memory: u64) -> (Bench, Arc<Writes>) {
     bench.faults = Some(writes.clone());
     bench.budget = Budget::new(memory);
     bench.options.probe = Duration::from_millis(50);
-    bench.options.slow = Duration::from_millis(400);
     (bench, writes)
 }
 
@@ -66,6 +65,7 @@ async fn memory_that_a_commit_log_has_comes_back_without_a_write() {
         );
         writes.errno.store(errno, Ordering::SeqCst);
         writes.hang.store(errno == 0, Ordering::SeqCst);
+        in_haste(&volume, errno == 0);
         // Somebody finds out, and gives up.
         let told = async {
             let Opened::New(mut writer) = volume.open_attempt(key(2, 0, 1), MAPS, PARTITIONS)?
@@ -78,12 +78,13 @@ async fn memory_that_a_commit_log_has_comes_back_without_a_write() {
         assert_eq!(told.await.expect_err(what).kind(), Kind::Unavailable);
         eventually(state, || volume.health().state() == state).await;
         // What others want they get.
-        let most = tokio::time::timeout(Duration::from_secs(10), bench.budget.acquire(12 << 20));
+        let most = tokio::time::timeout(Duration::from_secs(60), bench.budget.acquire(12 << 20));
         let most = most
             .await
             .unwrap_or_else(|_| panic!("{what}: memory does not come back"));
         assert_eq!(volume.stats().runs, runs, "{what}: nothing was written");
         // And what was there is there.
+        in_haste(&volume, false);
         assert_holds(&volume, 1, &all).await;
         drop(most);
         writes.errno.store(0, Ordering::SeqCst);

@@ -43,7 +43,6 @@ fn told() -> (Bench, Arc<Told>) {
     let mut bench = Bench::new();
     bench.faults = Some(told.clone());
     bench.options.probe = Duration::from_millis(50);
-    bench.options.slow = Duration::from_millis(400);
     (bench, told)
 }
 
@@ -209,8 +208,9 @@ async fn a_directory_that_cannot_be_opened_is_a_volume_out_of_service() {
 
 #[tokio::test]
 async fn a_disk_that_does_not_answer_at_the_start_is_not_waited_for() {
-    let (bench, told) = told();
+    let (mut bench, told) = told();
     filled(&bench).await;
+    bench.options.slow = HASTE;
     told.hangs.store(true, Ordering::SeqCst);
     let volume = one_of_several(&bench);
     let health = volume.health();

@@ -13,6 +13,8 @@ const EIO: i32 = 5;
 const ENODEV: i32 = 19;
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
+/// Much longer than what a busy machine needs, and not for ever.
+const IN_TIME: Duration = Duration::from_secs(60);
 
 /// Calls of one kind fail, or do not come back, for as long as it is told so.
 pub(super) struct Disk {
@@ -41,6 +43,18 @@ impl Drop for Told {
 }
 
 impl Disk {
+    /// From now on no call of the kind comes back, and the volume of this disk is in haste.
+    pub(super) fn hang(&self, volume: &Volume) {
+        self.hangs.store(true, Ordering::SeqCst);
+        in_haste(volume, true);
+    }
+
+    /// They come back, and the volume is as patient as before.
+    pub(super) fn go_on(&self, volume: &Volume) {
+        in_haste(volume, false);
+        self.hangs.store(false, Ordering::SeqCst);
+    }
+
     pub(super) fn bench(operation: Operation) -> (Bench, Told) {
         let disk = Arc::new(Self {
             operation,
@@ -50,7 +64,6 @@ impl Disk {
         });
         let mut bench = Bench::new();
         bench.faults = Some(disk.clone());
-        bench.options.slow = Duration::from_millis(400);
         bench.options.probe = Duration::from_millis(50);
         (bench, Told(disk))
     }
@@ -88,7 +101,7 @@ async fn commits_that_hang(
             .expect("append");
         pushed.push((writer, totals));
     }
-    disk.hangs.store(true, Ordering::SeqCst);
+    disk.hang(volume);
     let mut commits = Vec::new();
     for (writer, totals) in pushed {
         commits.push(tokio::spawn(writer.commit(totals, Durability::Disk)));
@@ -107,7 +120,7 @@ async fn refused(bench: &Bench, volume: &Volume, key: AttemptKey) -> Error {
         .await
         .expect("append");
     let commit = writer.commit(totals, Durability::Fsync);
-    let answer = tokio::time::timeout(Duration::from_secs(20), commit).await;
+    let answer = tokio::time::timeout(IN_TIME, commit).await;
     answer.expect("in time").expect_err("the disk has trouble")
 }
 
@@ -191,7 +204,7 @@ async fn a_disk_that_hangs_is_slow_refuses_in_time_and_comes_back_by_itself() {
         let shape = even(0..PARTITIONS, 40_000);
         write(&bench, &volume, key(1, 0, 1), &shape, Durability::Disk).await;
         let mut begun = begin(&volume, key(1, 2, 1));
-        disk.hangs.store(true, Ordering::SeqCst);
+        disk.hang(&volume);
         let error = refused(&bench, &volume, key(1, 1, 1)).await;
         assert_eq!(error.kind(), Kind::Unavailable, "{error}");
         assert!(error.to_string().contains("volume-slow-after"), "{error}");
@@ -203,8 +216,9 @@ async fn a_disk_that_hangs_is_slow_refuses_in_time_and_comes_back_by_itself() {
         let error = volume.open_attempt(key(1, 3, 1), MAPS, PARTITIONS);
         assert_eq!(error.expect_err("slow").kind(), Kind::Unavailable);
         // What is read does not wait for what is written.
+        in_haste(&volume, false);
         assert_holds(&volume, 1, &[(0, 1, shape.clone())]).await;
-        disk.hangs.store(false, Ordering::SeqCst);
+        disk.go_on(&volume);
         eventually("it is quick again", || volume.health() == Health::Ok).await;
         write(&bench, &volume, key(1, 2, 2), &shape, Durability::Disk).await;
         // The commit that was not waited for went on: whole, like any other.
@@ -224,7 +238,7 @@ async fn memory_of_a_disk_that_hangs_is_given_to_others() {
     let volume = bench.open();
     let shape = even(0..PARTITIONS, 40_000);
     for commit in commits_that_hang(&bench, &disk, &volume, &shape).await {
-        let answer = tokio::time::timeout(Duration::from_secs(10), commit).await;
+        let answer = tokio::time::timeout(IN_TIME, commit).await;
         let answer = answer.expect("in time").expect("no panic");
         assert_eq!(answer.expect_err("slow").kind(), Kind::Unavailable);
     }
@@ -232,7 +246,6 @@ async fn memory_of_a_disk_that_hangs_is_given_to_others() {
         bench.budget.used() < 3 << 20
     })
     .await;
-    disk.hangs.store(false, Ordering::SeqCst);
 }
 
 #[tokio::test]
@@ -245,7 +258,7 @@ async fn a_fetch_from_a_disk_that_hangs_brings_what_memory_has_and_tells_the_res
     eventually("nothing is in memory", || bench.budget.used() == 200 << 20).await;
     drop(most);
     write(&bench, &volume, key(1, 1, 1), &shape, Durability::Memory).await;
-    disk.hangs.store(true, Ordering::SeqCst);
+    disk.hang(&volume);
     let mut fetch = volume
         .fetch(&app(), ShuffleId(1), 0..PARTITIONS, 0..MAPS, None)
         .expect("fetch");
@@ -257,7 +270,7 @@ async fn a_fetch_from_a_disk_that_hangs_brings_what_memory_has_and_tells_the_res
             take(&part, &mut fetched, &mut last);
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(10), reading).await;
+    let in_time = tokio::time::timeout(IN_TIME, reading).await;
     in_time.expect("in time");
     assert_same(&fetched.blocks, &expected(1, 1, &shape, 0..PARTITIONS));
     let unanswered = fetch.unanswered().expect("the disk did not answer");
@@ -265,7 +278,7 @@ async fn a_fetch_from_a_disk_that_hangs_brings_what_memory_has_and_tells_the_res
     let attempts: Vec<_> = unanswered.attempts.iter().map(|owner| owner.0.0).collect();
     assert_eq!(attempts, [0]);
     assert_eq!(fetch.summary().lost.len(), 1);
-    disk.hangs.store(false, Ordering::SeqCst);
+    disk.go_on(&volume);
     eventually("it is quick again", || volume.health() == Health::Ok).await;
     // Nothing is lost, and who goes on from where it was gets what was left out.
     for cursor in [None, cursors.last().copied()] {
@@ -283,16 +296,16 @@ async fn a_deletion_on_a_disk_that_hangs_is_told_in_time_and_done_later() {
     let volume = bench.open();
     let shape = even(0..PARTITIONS, 40_000);
     write(&bench, &volume, key(1, 0, 1), &shape, Durability::Disk).await;
-    disk.hangs.store(true, Ordering::SeqCst);
+    disk.hang(&volume);
     for _ in 0..40 {
         let call = volume.start(|volume| volume.delete_shuffle(&app(), ShuffleId(1)));
         let waiting = tokio::task::spawn_blocking(move || call.wait());
-        let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+        let answer = tokio::time::timeout(IN_TIME, waiting).await;
         let answer = answer.expect("in time").expect("no panic");
         assert_eq!(answer.expect_err("slow").kind(), Kind::Unavailable);
     }
     assert_eq!(volume.health().state(), "slow");
-    disk.hangs.store(false, Ordering::SeqCst);
+    disk.go_on(&volume);
     eventually("it is quick again", || volume.health() == Health::Ok).await;
     eventually("its files are gone", || bench.files(".seg").is_empty()).await;
     let lost = read(&volume, 1, 0..PARTITIONS, 0..MAPS).await;
@@ -301,8 +314,7 @@ async fn a_deletion_on_a_disk_that_hangs_is_told_in_time_and_done_later() {
 
 #[tokio::test]
 async fn a_sync_that_finds_its_shuffle_deleted_says_nothing_of_the_disk() {
-    let (mut bench, disk) = Disk::bench(Operation::Sync);
-    bench.options.slow = Duration::from_secs(60);
+    let (bench, disk) = Disk::bench(Operation::Sync);
     let volume = bench.open();
     disk.hangs.store(true, Ordering::SeqCst);
     let mut writer = begin(&volume, key(1, 0, 1));
@@ -328,13 +340,12 @@ async fn closing_does_not_wait_for_a_disk_that_hangs() {
     let volume = bench.open();
     let shape = even(0..PARTITIONS, 40_000);
     write(&bench, &volume, key(1, 0, 1), &shape, Durability::Memory).await;
-    disk.hangs.store(true, Ordering::SeqCst);
-    let closed = tokio::time::timeout(Duration::from_secs(10), volume.close()).await;
+    disk.hang(&volume);
+    let closed = tokio::time::timeout(IN_TIME, volume.close()).await;
     closed.expect("in time");
     let dropped = tokio::task::spawn_blocking(move || drop(volume));
-    let dropped = tokio::time::timeout(Duration::from_secs(10), dropped).await;
+    let dropped = tokio::time::timeout(IN_TIME, dropped).await;
     dropped.expect("in time").expect("no panic");
-    disk.hangs.store(false, Ordering::SeqCst);
 }
 
 #[tokio::test]
@@ -343,11 +354,11 @@ async fn an_attempt_whose_commit_was_refused_begins_again_and_does_not_stay() {
     let volume = bench.open();
     let shape = even(0..PARTITIONS, 40_000);
     for commit in commits_that_hang(&bench, &disk, &volume, &shape).await {
-        let answer = tokio::time::timeout(Duration::from_secs(10), commit).await;
+        let answer = tokio::time::timeout(IN_TIME, commit).await;
         let answer = answer.expect("in time").expect("no panic");
         assert_eq!(answer.expect_err("slow").kind(), Kind::Unavailable);
     }
-    disk.hangs.store(false, Ordering::SeqCst);
+    disk.go_on(&volume);
     eventually("it is quick again", || volume.health() == Health::Ok).await;
     // What was being written is there; what was in the queue comes again as the same attempts.
     eventually("nothing is in progress", || volume.unwritten()[0].open == 0).await;
@@ -375,7 +386,7 @@ async fn refused_commits_that_never_come_back_hold_up_neither_write_back_nor_rec
     let mut commits = commits_that_hang(&bench, &disk, &volume, &shape).await;
     let last = commits.pop().expect("three");
     last.await.expect("no panic").expect_err("slow");
-    disk.hangs.store(false, Ordering::SeqCst);
+    disk.go_on(&volume);
     eventually("nothing is in progress", || volume.unwritten()[0].open == 0).await;
 }
 

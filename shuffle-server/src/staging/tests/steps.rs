@@ -108,16 +108,11 @@ impl Scene<'_> {
     /// What is in the commit log joins a run, and the log goes.
     async fn quiet(&mut self) -> Option<()> {
         self.bench.clock.advance(Duration::from_secs(60));
-        for _ in 0..500 {
-            if self.steps.struck() {
-                return None;
-            }
-            if self.bench.files(".log").is_empty() {
-                return Some(());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the commit log stays: {:?}", self.bench.files(".log"));
+        eventually("the commit log goes, or the process does", || {
+            self.steps.struck() || self.bench.files(".log").is_empty()
+        })
+        .await;
+        (!self.steps.struck()).then_some(())
     }
 
     /// Commits that are runs and commits that go to the log, of three shuffles, one of which is deleted in each state.

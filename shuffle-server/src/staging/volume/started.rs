@@ -47,8 +47,11 @@ impl Volume {
         let thread = std::thread::Builder::new().name("forebay-call".into());
         let spawned = thread.spawn(move || {
             let _running = running;
+            let answer = call(&volume);
+            // Before the answer: who has it may close the volume and open the directory again.
+            drop(volume);
             // Who asked may have given up.
-            let _ = reply.send(call(&volume));
+            let _ = reply.send(answer);
         });
         if let Err(error) = spawned {
             tracing::warn!(volume = %self.id(), %error, "no thread for a call");

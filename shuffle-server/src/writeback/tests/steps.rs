@@ -33,15 +33,12 @@ impl Scene {
     /// Until the disk has nothing of the shuffle. Attempts in a commit log have to become a run
     /// first.
     pub(super) async fn reclaimed(&self) {
-        for _ in 0..500 {
+        eventually("nothing of it is on the disk", || {
             let _ = self.volume.reclaim(&app(), SHUFFLE);
-            if self.volume.bytes_used() == 0 {
-                return;
-            }
             self.bench.clock.advance(Duration::from_secs(60));
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{} bytes stay on the disk", self.volume.bytes_used());
+            self.volume.bytes_used() == 0
+        })
+        .await;
     }
 
     /// Attempts served by the volume, or given up to the store.
