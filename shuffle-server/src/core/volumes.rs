@@ -392,22 +392,36 @@ mod tests {
         }
     }
 
+    /// Opens a volume as soon as no thread that made a call of it before is still there.
+    fn open(bench: &Bench) -> Volume {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            match bench.try_open() {
+                Err(error) if std::time::Instant::now() < end => {
+                    assert!(error.to_string().contains("in use"), "{error}");
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                opened => return opened.expect("open"),
+            }
+        }
+    }
+
     #[test]
     fn what_was_deleted_while_a_volume_was_away_is_deleted_there_too() {
         let benches = [Bench::new(), Bench::new()];
-        let open = |which: &[usize]| {
-            let opened = which.iter().map(|&at| benches[at].open());
+        let open_some = |which: &[usize]| {
+            let opened = which.iter().map(|&at| open(&benches[at]));
             Volumes::new(opened.collect())
         };
         let again = ["same", "other"].map(|name| of(name, 1));
         let kept = of("kept", 1);
-        let volumes = open(&[0, 1]);
+        let volumes = open_some(&[0, 1]);
         for record in again.iter().chain([&kept, &of("gone", 1)]) {
             volumes.put(record).expect("written");
         }
         drop(volumes);
 
-        let volumes = open(&[0]);
+        let volumes = open_some(&[0]);
         for record in again.iter().chain([&of("gone", 1)]) {
             volumes.delete(&record.app).expect("deleted");
         }
@@ -422,7 +436,7 @@ mod tests {
             let tokens = known.map(|known| known.map(|it| it.token_hash[0]));
             tokens.collect::<Vec<_>>()
         };
-        let volumes = open(&[1, 0]);
+        let volumes = open_some(&[1, 0]);
         assert_eq!(tokens(&volumes, "same"), [Some(1), Some(1)]);
         let recovered = volumes.recovered();
         assert_eq!(tokens(&volumes, "same"), [None, Some(1)]);
@@ -440,7 +454,7 @@ mod tests {
         // And with what it is from now on, it is not taken for the earlier one.
         volumes.put(&of("same", 1)).expect("written");
         drop(volumes);
-        let volumes = open(&[0, 1]);
+        let volumes = open_some(&[0, 1]);
         let recovered = volumes.recovered();
         let same = recovered.iter().filter(|it| it.app == of("same", 1).app);
         let lives: HashSet<_> = same.map(|record| record.life).collect();
@@ -452,11 +466,11 @@ mod tests {
     fn a_volume_of_another_server_keeps_what_it_has_of_an_app() {
         let benches = [Bench::new(), Bench::new()];
         for bench in &benches {
-            let volumes = Volumes::new(vec![bench.open()]);
+            let volumes = Volumes::new(vec![open(bench)]);
             volumes.put(&of("moved", 1)).expect("written");
         }
         for _ in 0..2 {
-            let volumes = Volumes::new(benches.iter().map(Bench::open).collect());
+            let volumes = Volumes::new(benches.iter().map(open).collect());
             let moved = |record: &&AppRecord| record.app == of("moved", 1).app;
             assert_eq!(volumes.recovered().iter().filter(moved).count(), 2);
             volumes.put(&of("moved", 1)).expect("written");
