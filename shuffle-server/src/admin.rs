@@ -1,7 +1,6 @@
 //! HTTP for people, probes and the tool `forebay`, on a thread of its own and from before volumes
-//! are opened ([`front`]). Whoever reaches the port may ask; what changes something is for callers
-//! on this machine alone ([`guard`]), and never a GET. Connections are bounded in number and in
-//! time ([`port`]).
+//! are opened ([`front`]). Who may look and who may change something is `admin-auth`'s to say
+//! ([`guard`]); a GET changes nothing. Connections are bounded in number and in time ([`port`]).
 //!
 //! | path | answer |
 //! |---|---|
@@ -27,7 +26,7 @@ mod scrape;
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{ConnectInfo, Path, RawQuery, State},
     http::{HeaderMap, StatusCode, header},
     middleware,
@@ -43,7 +42,7 @@ use shuffle_proto::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::Refusal, metrics::text::Format, release};
+use crate::{auth::roles::Who, error::Refusal, metrics::text::Format, release};
 pub(crate) use front::{Front, Port};
 
 /// Answers until `shutdown`.
@@ -145,8 +144,11 @@ async fn progress(
 async fn drain(
     State(front): State<Arc<Front>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    who: Option<Extension<Who>>,
 ) -> Result<Response, Refused> {
     let core = front.ready()?;
+    let who = guard::who(who.as_deref());
+    tracing::info!(target: "audit", action = "drain", outcome = "done", who, %peer, again = core.is_draining());
     core.drain(format!("the admin port, by {}", peer.ip()));
     let progress = Front::look(move || core.progress()).await?;
     Ok((StatusCode::ACCEPTED, Json(progress)).into_response())
@@ -155,14 +157,16 @@ async fn drain(
 async fn free_app(
     State(front): State<Arc<Front>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    who: Option<Extension<Who>>,
     Path(app): Path<String>,
 ) -> Result<Response, Refused> {
-    free(front, peer, &app, None).await
+    free(front, guard::who(who.as_deref()), peer, &app, None).await
 }
 
 async fn free_shuffle(
     State(front): State<Arc<Front>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    who: Option<Extension<Who>>,
     Path((app, shuffle)): Path<(String, String)>,
 ) -> Result<Response, Refused> {
     let number = shuffle.parse().map_err(|_| {
@@ -172,26 +176,39 @@ async fn free_shuffle(
         );
         Refusal::new(Kind::Invalid, message)
     })?;
-    free(front, peer, &app, Some(ShuffleId(number))).await
+    free(
+        front,
+        guard::who(who.as_deref()),
+        peer,
+        &app,
+        Some(ShuffleId(number)),
+    )
+    .await
 }
 
 async fn free(
     front: Arc<Front>,
+    who: &str,
     peer: SocketAddr,
     app: &str,
     shuffle: Option<ShuffleId>,
 ) -> Result<Response, Refused> {
     let app: AppId = wire::app("app", app).map_err(Refusal::from)?;
     let core = front.ready()?;
+    let who = who.to_owned();
     let freeing = front.work(async move {
+        let action = match shuffle {
+            None => "free-app",
+            Some(_) => "free-shuffle",
+        };
         let shown = shuffle.map(tracing::field::display);
         let freed = core.free(&app, shuffle).await;
         match &freed {
             Ok(freed) => {
-                tracing::info!(%app, shuffle = shown, %peer, bytes = freed.bytes, objects = freed.objects, "freed by the admin port")
+                tracing::info!(target: "audit", action, outcome = "done", who, %peer, %app, shuffle = shown, bytes = freed.bytes, objects = freed.objects)
             }
             Err(error) => {
-                tracing::warn!(%app, shuffle = shown, %peer, %error, "not freed by the admin port")
+                tracing::warn!(target: "audit", action, outcome = "failed", who, %peer, %app, shuffle = shown, why = %error)
             }
         }
         freed

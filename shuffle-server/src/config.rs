@@ -17,6 +17,7 @@ pub use sources::Error;
 pub use units::ByteSize;
 
 use crate::{
+    auth::{self, AdminAuth},
     registry::Policy,
     staging::{DirectIo, Options},
     writeback,
@@ -84,6 +85,36 @@ pub struct Config {
     /// deletions are taken from this machine only (127.0.0.1, ::1), wherever the port listens.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7401")]
     pub admin_listen: String,
+
+    /// Who may look and who may change something at the admin port: local, token or kubernetes.
+    ///
+    /// `local`: whoever reaches it may look, processes of this machine may change something.
+    /// `token`: whoever sends a line of admin-token-file or viewer-token-file as a bearer token.
+    /// `kubernetes`: whoever sends a token of the cluster for `audience`, and is allowed the verb on
+    /// the path (a ClusterRole with nonResourceURLs). /livez, /readyz, /metrics and /version are for
+    /// everybody.
+    #[arg(long, value_name = "WHO", default_value = "local")]
+    pub admin_auth: AdminAuth,
+
+    /// File with tokens of admins, one to a line. It is read again when it changes. [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+
+    /// File with tokens of viewers, who may look and change nothing. [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub viewer_token_file: Option<PathBuf>,
+
+    /// Audience that tokens of the cluster must have been made for, at both ports.
+    #[arg(long, value_name = "NAME", default_value = "forebay")]
+    pub audience: String,
+
+    /// Directory with `token` and `ca.crt`, for questions to the cluster's API server.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount"
+    )]
+    pub service_account_dir: PathBuf,
 
     /// File that gets a copy of the ready line, written whole once the server serves.
     #[arg(long, value_name = "FILE")]
@@ -235,6 +266,20 @@ pub struct Config {
     /// RUST_LOG is asked when this is not set. [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+
+    /// How a line of the log is written: text, or json for programs that collect logs.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object to a line.
+    Json,
 }
 
 /// Settings that have been read, and how they look as a file.
@@ -296,6 +341,17 @@ impl Config {
         }
     }
 
+    /// Who may do what.
+    pub(crate) fn auth(&self) -> auth::Options {
+        auth::Options {
+            admins: self.admin_auth,
+            admin_tokens: self.admin_token_file.clone(),
+            viewer_tokens: self.viewer_token_file.clone(),
+            audience: self.audience.clone(),
+            service_account: self.service_account_dir.clone(),
+        }
+    }
+
     /// What write-back is told.
     pub(crate) fn writeback(&self) -> writeback::Options {
         writeback::Options {
@@ -341,6 +397,31 @@ impl Config {
         {
             let shown = format!("{:?}", shuffle_remote::shown_url(url));
             return refuse("remote", shown, remedy);
+        }
+        for (key, file) in [
+            ("admin-token-file", &self.admin_token_file),
+            ("viewer-token-file", &self.viewer_token_file),
+        ] {
+            if let Some(file) = file
+                && self.admin_auth != AdminAuth::Token
+            {
+                let remedy = format!(
+                    "nobody is asked for a token while admin-auth is {}: set admin-auth = token, or leave the file out",
+                    self.admin_auth
+                );
+                return refuse(key, file.display().to_string(), remedy);
+            }
+        }
+        if self.admin_auth == AdminAuth::Token && self.admin_token_file.is_none() {
+            let remedy = "name a file with a token of 16 characters or more to a line, or set admin-auth = local";
+            return refuse("admin-token-file", "not set".into(), remedy.into());
+        }
+        if self.audience.is_empty() {
+            return refuse(
+                "audience",
+                "empty".into(),
+                "name one, such as forebay".into(),
+            );
         }
         if self.memory.0 < MIN_MEMORY {
             return refuse(

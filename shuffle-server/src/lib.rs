@@ -7,6 +7,7 @@
 //! probes see, [`tool`] what an operator types.
 
 pub mod admin;
+pub mod auth;
 pub mod budget;
 pub mod clock;
 pub mod config;

@@ -4,7 +4,7 @@ use std::{io::IsTerminal, io::Write, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use shuffle_server::{
-    config::{self, Config},
+    config::{self, Config, LogFormat},
     error::Error,
     release,
     server::Server,
@@ -51,7 +51,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
-    log(config.log.as_deref())?;
+    log(config.log.as_deref(), config.log_format)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -105,7 +105,7 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str
     }
 }
 
-fn log(filter: Option<&str>) -> anyhow::Result<()> {
+fn log(filter: Option<&str>, format: LogFormat) -> anyhow::Result<()> {
     let variable = std::env::var("RUST_LOG").ok();
     let (key, value) = match (filter, &variable) {
         (Some(filter), _) => ("log", filter),
@@ -115,12 +115,19 @@ fn log(filter: Option<&str>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(value).map_err(|error| {
         anyhow::anyhow!("{key} is {value:?}: {error}: write a level, or a filter such as info,shuffle_server=debug")
     })?;
+    // Who did what is told whatever else is; a filter that names it has the last word.
+    let filter = match value.contains("audit") {
+        true => filter,
+        false => filter.add_directive("audit=info".parse().context("a filter for the audit")?),
+    };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .init();
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(colours).init(),
+        LogFormat::Json => log.json().flatten_event(true).with_ansi(false).init(),
+    }
     Ok(())
 }
 

@@ -30,9 +30,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{Front, Port},
+    auth::Auth,
     budget::Budget,
     clock::{Clock, SystemClock},
-    config::Config,
+    config::{self, Config},
     core::{Core, ObjectTier, Place, drain::Step, pace::Pace, peers::Bounds, volumes::Volumes},
     error::Error,
     metrics::Metrics,
@@ -104,12 +105,14 @@ impl Builder {
                 _ => {}
             }
         }
+        let auth =
+            Auth::open(&config.auth()).map_err(|why| Error::Config(config::Error::Setting(why)))?;
         let (data, data_addr) = listen("listen", &config.listen).await?;
         let (admin, admin_addr) = listen("admin-listen", &config.admin_listen).await?;
         check_grounds(&config).await?;
 
         let metrics = Arc::new(Metrics::default());
-        let front = Front::new(metrics.clone());
+        let front = Front::new(metrics.clone(), auth);
         let admin = admin
             .into_std()
             .and_then(|admin| Port::open(admin, front.clone()))

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+mod access;
 mod admin;
 mod ended;
 mod freed;

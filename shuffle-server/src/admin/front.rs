@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Refused;
 
 use crate::{
+    auth::Auth,
     core::Core,
     error::Refusal,
     metrics::{Limit, Metrics},
@@ -35,6 +36,7 @@ const LAST_LOOKS: Duration = Duration::from_secs(1);
 pub(crate) struct Front {
     core: OnceLock<Arc<Core>>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) auth: Arc<Auth>,
     /// What the start waits for.
     waits: Mutex<Vec<String>>,
     /// The server's own runtime.
@@ -57,10 +59,11 @@ pub(crate) struct Port {
 
 impl Front {
     /// The front of a server that starts on this runtime.
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(metrics: Arc<Metrics>, auth: Arc<Auth>) -> Arc<Self> {
         Arc::new(Self {
             core: OnceLock::new(),
             metrics,
+            auth,
             waits: Mutex::default(),
             work: runtime::Handle::current(),
         })
@@ -117,10 +120,6 @@ impl Front {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Refused> {
         self.work.spawn(work).await.map_err(panicked)
-    }
-
-    pub(super) fn may_log(&self) -> bool {
-        self.core().is_none_or(|core| core.registry.may_log(None))
     }
 
     pub(super) fn limit(&self, peer: SocketAddr) {

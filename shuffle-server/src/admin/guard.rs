@@ -1,17 +1,16 @@
-//! Who may change something over the admin port: a person on the server's own machine. Nobody over
-//! a network, and no web page.
+//! Who gets past the admin port's door: who it is, says [`crate::auth::roles`]; that it is no web
+//! page, this module. Whatever is refused is told in the audit.
 //!
-//! The port knows no credential yet, so what it lets do is bound by where the caller is. A page in
-//! the browser of an operator is on the operator's machine too; it gives itself away by where it
-//! was loaded from:
+//! A page in the browser of an operator is on the operator's machine too; it gives itself away by
+//! where it was loaded from:
 //!
 //! | header | refused when |
 //! |---|---|
-//! | `Host` | it is a name other than `localhost`: a name of the page's owner may lead here (DNS rebinding) |
+//! | `Host` | it is a name other than `localhost`, where being on this machine is what counts: a name of the page's owner may lead here (DNS rebinding) |
 //! | `Origin` | it is not this very host |
 //! | `Sec-Fetch-Site` | it is `cross-site` or `same-site` |
 //!
-//! Does not guard what only asks (GET, HEAD, OPTIONS), which changes nothing.
+//! What only asks (GET, HEAD, OPTIONS) changes nothing, and is not looked at for those.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -23,50 +22,91 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, Method, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use shuffle_proto::kind::Kind;
 
 use super::{Refused, front::Front};
-use crate::error::Refusal;
+use crate::{
+    auth::{
+        audit,
+        roles::{Certificate, No, Question, Who},
+    },
+    error::Refusal,
+};
 
-/// Lets through what only asks, and changes that come from this machine.
+/// Lets through who may do what is asked, with [`Who`] it is.
 pub(super) async fn guard(
     State(front): State<Arc<Front>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let asks = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    let checked = match asks {
+    let looks = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    let admins = &front.auth.admins;
+    let no_page = match looks {
         true => Ok(()),
-        false => may_change(peer.ip(), request.uri(), request.headers()),
+        false => no_page(request.uri(), request.headers(), admins.is_local()),
     };
-    match checked {
-        Ok(()) => next.run(request).await,
-        Err(refusal) => {
-            let (method, path) = (request.method(), request.uri().path());
-            let why = &refusal.message;
-            if front.may_log() {
-                tracing::warn!(%peer, %method, path, why, "a change over the admin port is refused");
-            }
-            Refused(refusal).into_response()
+    let admitted = match no_page {
+        Err(refusal) => Err(No::Denied {
+            who: "nobody".into(),
+            why: refusal.message,
+        }),
+        Ok(()) => {
+            let authorization = request.headers().get(header::AUTHORIZATION);
+            let question = Question {
+                peer: peer.ip(),
+                method: request.method().as_str(),
+                path: request.uri().path(),
+                // What is no text is no token.
+                authorization: authorization.map(|value| value.to_str().unwrap_or_default()),
+                certificate: request.extensions().get::<Certificate>(),
+                looks,
+            };
+            admins.admit(&question).await
         }
+    };
+    match admitted {
+        Ok(who) => {
+            request.extensions_mut().insert(who);
+            next.run(request).await
+        }
+        Err(no) => refused(&no, looks, peer, &request),
     }
 }
 
-/// Whether this caller may change something; if not, which of its fields says so.
-fn may_change(peer: IpAddr, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
-    // invariant: changes-from-loopback
-    // `::ffff:127.0.0.1` is how a socket of both families shows 127.0.0.1.
-    let peer = peer.to_canonical();
-    if !peer.is_loopback() {
-        return refuse(
-            "peer",
-            &peer.to_string(),
-            "what changes something is done on the server's own machine: run `forebay … --server 127.0.0.1:PORT` there \
-             (in Kubernetes: `kubectl exec POD -- forebay …`)",
-        );
+fn refused(no: &No, looks: bool, peer: SocketAddr, request: &Request) -> Response {
+    let (kind, who, why) = match no {
+        No::Unknown { why } => (Kind::Denied, "nobody", why),
+        No::Denied { who, why } => (Kind::Denied, who.as_str(), why),
+        No::Unavailable { why } => (Kind::Unavailable, "nobody", why),
+    };
+    let action = match looks {
+        true => "look",
+        false => "change",
+    };
+    let path: String = request.uri().path().chars().take(300).collect();
+    let path = format!("{} {path}", request.method());
+    audit::refused(action, who, Some(peer), None, &path, why);
+    let mut answer = Refused(Refusal::new(kind, why)).into_response();
+    if matches!(no, No::Unknown { .. }) {
+        *answer.status_mut() = StatusCode::UNAUTHORIZED;
+        let challenge = HeaderValue::from_static("Bearer realm=\"forebay\"");
+        answer
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
     }
+    answer
+}
+
+/// Who asks, for the audit.
+pub(super) fn who(extension: Option<&Who>) -> &str {
+    extension.map_or("nobody", |Who(name)| name)
+}
+
+/// Whether this is no web page's doing; if it may be, which of its fields says so. `local`: whether
+/// being on this machine is what counts.
+fn no_page(uri: &Uri, headers: &HeaderMap, local: bool) -> Result<(), Refusal> {
     let text = |name| match headers.get(name) {
         None => Ok(None),
         Some(value) => value.to_str().map(Some).or_else(|_| {
@@ -82,6 +122,7 @@ fn may_change(peer: IpAddr, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusa
         None => text(header::HOST)?,
     };
     if let Some(host) = host
+        && local
         && !is_local(host)
     {
         let remedy =
@@ -89,7 +130,7 @@ fn may_change(peer: IpAddr, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusa
         return refuse("Host", host, remedy);
     }
     if let Some(origin) = text(header::ORIGIN)?
-        && origin.strip_prefix("http://") != host
+        && origin.split_once("://").map(|(_, of)| of) != host
     {
         return refuse(
             "Origin",
@@ -131,16 +172,46 @@ fn refuse<T>(field: &str, value: &str, remedy: &str) -> Result<T, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+    use crate::auth::roles::Admins;
 
     fn asked(peer: &str, headers: &[(&'static str, &str)]) -> Result<(), String> {
+        as_in(true, peer, headers)
+    }
+
+    fn as_in(local: bool, peer: &str, headers: &[(&'static str, &str)]) -> Result<(), String> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, value.parse().expect("a header"));
         }
-        let peer = peer.parse().expect("an address");
-        may_change(peer, &Uri::from_static("/api/v1/drain"), &map)
-            .map_err(|refusal| refusal.message)
+        let question = Question {
+            peer: peer.parse().expect("an address"),
+            method: "POST",
+            path: "/api/v1/drain",
+            authorization: None,
+            certificate: None,
+            looks: false,
+        };
+        if local
+            && let Err(No::Denied { why, .. }) = Admins::Local
+                .admit(&question)
+                .now_or_never()
+                .expect("no wait")
+        {
+            return Err(why);
+        }
+        no_page(&Uri::from_static("/api/v1/drain"), &map, local).map_err(|refusal| refusal.message)
+    }
+
+    #[test]
+    fn with_tokens_a_server_may_have_any_name_and_a_page_still_changes_nothing() {
+        let host = ("host", "forebay-0.forebay:7401");
+        assert_eq!(as_in(false, "10.0.0.7", &[host]), Ok(()));
+        let page = ("origin", "https://evil.example");
+        let why = as_in(false, "10.0.0.7", &[host, page]).expect_err("a page");
+        assert!(why.contains("Origin is"), "{why}");
     }
 
     #[test]
@@ -206,7 +277,7 @@ mod tests {
             "http://evil.example",
             "null",
             "http://localhost:8080",
-            "https://localhost:7401",
+            "https://localhost:7402",
             "http://localhost",
             "",
         ] {

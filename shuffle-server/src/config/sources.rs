@@ -12,8 +12,13 @@ use super::{Config, Loaded};
 
 const PREFIX: &str = "FOREBAY_";
 
-/// Variables with Forebay's prefix for the build and the tests.
-const NOT_OURS: [&str; 3] = ["FOREBAY_CACHE", "FOREBAY_RUN", "FOREBAY_TEST_SERVER"];
+/// Variables with Forebay's prefix for the build, the tests and the tool `forebay`.
+const NOT_OURS: [&str; 4] = [
+    "FOREBAY_CACHE",
+    "FOREBAY_RUN",
+    "FOREBAY_TEST_SERVER",
+    "FOREBAY_TOKEN_FILE",
+];
 
 /// Why settings cannot be read.
 #[derive(Debug, thiserror::Error)]

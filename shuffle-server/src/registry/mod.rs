@@ -40,7 +40,7 @@ pub use policy::Policy;
 pub use pool::{Claim, Pool};
 pub use standing::{Apps, Standing};
 
-use crate::{clock::Clock, metrics::Metrics, staging::AppRecord};
+use crate::{auth::audit, clock::Clock, metrics::Metrics, staging::AppRecord};
 use app::Bond;
 use pool::Entrance;
 
@@ -163,6 +163,7 @@ impl Registry {
                 self.delete_leftovers(&app).await?;
                 self.rebind(&app, !caller.task).await?;
                 app.revive(self.now());
+                audit::registered(&app.id, caller.peer, true);
                 anew = true;
             }
             self.write_down(&app).await?;
@@ -327,6 +328,7 @@ impl Registry {
         app.wants(caller.write_back);
         apps.insert(id.clone(), app.clone());
         tracing::info!(app = %app.id, lease = ?app.lease(), ?bond, "app registered");
+        audit::registered(&app.id, caller.peer, false);
         Ok((app, true))
     }
 

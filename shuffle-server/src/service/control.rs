@@ -16,6 +16,7 @@ use super::{
 };
 
 use crate::{
+    auth::audit,
     core::{Core, peers::Rates, volumes::why},
     error::Refusal,
     metrics::Limit,
@@ -101,15 +102,23 @@ impl Control {
 
     async fn delete_app(
         &self,
+        peer: Option<Peer>,
         request: &v1::DeleteAppRequest,
     ) -> Result<v1::DeleteAppResponse, Refusal> {
         let caller = caller::check(request.caller.as_ref())?;
         let core = self.core.clone();
+        let id = caller.app.clone();
         // To its end, also if who asked for it does not wait for the answer.
         let deleting = tokio::spawn(async move { delete(&core, &caller).await });
         let deleted = deleting.await.map_err(|panic| {
             Refusal::new(Kind::Internal, format!("the deletion panicked: {panic}"))
         })?;
+        let refused = |error: &&Refusal| error.kind == Kind::Denied;
+        // A refusal is told where all of them are.
+        if !deleted.as_ref().err().as_ref().is_some_and(refused) {
+            let freed = deleted.as_ref().copied();
+            audit::freed(&id, peer.map(|peer| peer.0), freed);
+        }
         deleted.map(|bytes| v1::DeleteAppResponse { bytes })
     }
 
@@ -222,7 +231,7 @@ impl v1::control_server::Control for Control {
         request: Request<v1::DeleteAppRequest>,
     ) -> Result<Response<v1::DeleteAppResponse>, Status> {
         let (peer, request) = split(request);
-        let result = self.delete_app(&request).await;
+        let result = self.delete_app(peer, &request).await;
         self.answer("DeleteApp", peer, request.caller.as_ref(), result)
     }
 

@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use shuffle_proto::{ids::AppId, kind::Kind};
 use tonic::Status;
 
-use crate::{core::Core, error::Refusal};
+use crate::{auth::audit, core::Core, error::Refusal};
 
 pub(crate) use listener::{End, Listener};
 pub(crate) use router::{generated, not_serving};
@@ -39,6 +39,9 @@ impl Core {
         let peer = peer.map(tracing::field::display);
         let shown = app.map(tracing::field::display);
         let (kind, why) = (refusal.kind.name(), &refusal.message);
+        if refusal.kind == Kind::Denied {
+            audit::refused("call", "nobody", peer.as_ref(), app, call, why);
+        }
         match refusal.kind {
             Kind::Internal => tracing::error!(call, peer, app = shown, kind, why, "call failed"),
             // The caller comes back or goes elsewhere by itself.

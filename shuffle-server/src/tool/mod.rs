@@ -181,9 +181,9 @@ enum Kind {
 
 #[derive(Args, Debug)]
 struct Servers {
-    /// Admin addresses of servers. Repeat it, or separate with commas, for several. What changes
-    /// something is taken on a server's own machine only: 127.0.0.1:7401 there (`kubectl exec POD
-    /// -- forebay …`).
+    /// Admin addresses of servers. Repeat it, or separate with commas, for several. Without
+    /// admin-auth, what changes something is taken on a server's own machine only: 127.0.0.1:7401
+    /// there (`kubectl exec POD -- forebay …`).
     #[arg(
         long = "server",
         value_name = "HOST:PORT",
@@ -191,6 +191,11 @@ struct Servers {
         required = true
     )]
     servers: Vec<String>,
+
+    /// File with the token to show to servers that ask for one (admin-auth = token or kubernetes).
+    /// [env: FOREBAY_TOKEN_FILE]
+    #[arg(long, value_name = "FILE", env = "FOREBAY_TOKEN_FILE", hide_env = true)]
+    token_file: Option<PathBuf>,
 }
 
 /// How a command ended.
@@ -225,17 +230,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor {
             of: Doctor::Store { url },
         } => asynchronous(store::doctor(&url)),
-        Command::Status { servers, json } => asynchronous(server::status(&servers.servers, json)),
-        Command::Apps { servers, json } => asynchronous(server::apps(&servers.servers, json)),
-        Command::Drain { servers, wait } => asynchronous(server::drain(&servers.servers, wait)),
-        Command::DeleteApp { app, servers } => {
-            asynchronous(server::free(&servers.servers, &app, None))
-        }
+        Command::Status { servers, json } => asynchronous(server::status(&servers, json)),
+        Command::Apps { servers, json } => asynchronous(server::apps(&servers, json)),
+        Command::Drain { servers, wait } => asynchronous(server::drain(&servers, wait)),
+        Command::DeleteApp { app, servers } => asynchronous(server::free(&servers, &app, None)),
         Command::DeleteShuffle {
             app,
             shuffle,
             servers,
-        } => asynchronous(server::free(&servers.servers, &app, Some(shuffle))),
+        } => asynchronous(server::free(&servers, &app, Some(shuffle))),
     };
     match end {
         End::Good => ExitCode::SUCCESS,

@@ -1,13 +1,14 @@
 //! `forebay status`, `drain`, `delete-app`, `delete-shuffle`: calls of the admin port, see
 //! `crate::admin`.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, path::Path, time::Duration};
 
 use reqwest::{Client, Method};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{End, bad, complain, say};
+use super::{End, Servers, bad, complain, say};
 
 use crate::tool::report::{Table, size};
 
@@ -22,6 +23,7 @@ const TELL: Duration = Duration::from_secs(2);
 struct Admin<'a> {
     server: &'a str,
     client: Client,
+    token: Option<SecretString>,
 }
 
 /// The server's word on its drain; see `core::drain`.
@@ -39,7 +41,7 @@ struct Progress {
 }
 
 impl<'a> Admin<'a> {
-    fn of(server: &'a str) -> Result<Self, String> {
+    fn of(server: &'a str, token_file: Option<&Path>) -> Result<Self, String> {
         // The client demands a provider, even without encryption.
         shuffle_remote::provide_tls();
         // Servers are near: no proxy of the environment is used. Nor a certificate: an image may
@@ -50,17 +52,29 @@ impl<'a> Admin<'a> {
             .connect_timeout(PATIENCE)
             .build();
         let client = client.map_err(|error| format!("make an HTTP client: {error}"))?;
-        Ok(Self { server, client })
+        Ok(Self {
+            server,
+            client,
+            token: token_file.map(token).transpose()?,
+        })
     }
 
     /// The answer, or why there is none, with the remedy.
     async fn call(&self, method: Method, path: &str, patience: Duration) -> Result<Value, String> {
-        let Self { server, client } = self;
+        let Self {
+            server,
+            client,
+            token,
+        } = self;
         let remedy = "name the HOST:PORT of its admin-listen, and see that it runs";
         let url = url::Url::parse(&format!("http://{server}/"))
             .and_then(|base| base.join(path))
             .map_err(|error| format!("server is {server:?}: {error}: {remedy}"))?;
-        let sent = client.request(method, url).timeout(patience).send().await;
+        let mut request = client.request(method, url).timeout(patience);
+        if let Some(token) = token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        let sent = request.send().await;
         let answer =
             sent.map_err(|error| format!("server is {server}: {}: {remedy}", causes(&error)))?;
         let status = answer.status();
@@ -94,6 +108,19 @@ impl<'a> Admin<'a> {
     }
 }
 
+/// The first token in a file; the others are those that it takes the place of.
+fn token(file: &Path) -> Result<SecretString, String> {
+    let place = file.display();
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        format!("token-file is {place}: {error}: name a readable file with a token")
+    })?;
+    let mut lines = text.lines().map(str::trim);
+    let token = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
+    token.map(SecretString::from).ok_or_else(|| {
+        format!("token-file is {place}: no token is in it: name a file with one of the server's admin-token-file")
+    })
+}
+
 /// An error with its causes: the client says only "error sending request" at the top.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -107,12 +134,12 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 /// Calls all servers, even after a failure of one.
 async fn each(
-    servers: &[String],
+    servers: &Servers,
     mut one: impl AsyncFnMut(&Admin<'_>) -> Result<(), String>,
 ) -> End {
     let mut end = End::Good;
-    for server in servers {
-        let done = match Admin::of(server) {
+    for server in &servers.servers {
+        let done = match Admin::of(server, servers.token_file.as_deref()) {
             Ok(admin) => one(&admin).await,
             Err(error) => Err(error),
         };
@@ -123,7 +150,7 @@ async fn each(
     end
 }
 
-pub(super) async fn free(servers: &[String], app: &str, shuffle: Option<u32>) -> End {
+pub(super) async fn free(servers: &Servers, app: &str, shuffle: Option<u32>) -> End {
     // A path has no room for other characters; the server lists the allowed ones.
     let app: String = url::form_urlencoded::byte_serialize(app.as_bytes()).collect();
     let app = app.replace('+', "%20");
@@ -148,7 +175,7 @@ pub(super) async fn free(servers: &[String], app: &str, shuffle: Option<u32>) ->
     .await
 }
 
-pub(super) async fn status(servers: &[String], json: bool) -> End {
+pub(super) async fn status(servers: &Servers, json: bool) -> End {
     each(servers, async |admin| {
         let state = admin.call(Method::GET, "/api/v1/status", PATIENCE).await?;
         if json {
@@ -164,7 +191,7 @@ pub(super) async fn status(servers: &[String], json: bool) -> End {
     .await
 }
 
-pub(super) async fn apps(servers: &[String], json: bool) -> End {
+pub(super) async fn apps(servers: &Servers, json: bool) -> End {
     each(servers, async |admin| {
         let apps = admin.call(Method::GET, "/api/v1/apps", PATIENCE).await?;
         if json {
@@ -289,7 +316,7 @@ fn progress_text(progress: &Progress) -> String {
     text
 }
 
-pub(super) async fn drain(servers: &[String], wait: bool) -> End {
+pub(super) async fn drain(servers: &Servers, wait: bool) -> End {
     each(servers, async |admin| {
         let begun = admin.progress(Method::POST, "/api/v1/drain", PATIENCE);
         let begun = begun.await?;
