@@ -230,3 +230,26 @@ def test_what_cannot_be_changed_names_no_version():
 def test_a_long_release_name_still_makes_names_that_fit():
     name = workload({}, name="a" * 53)["metadata"]["name"]
     assert len(f"{name}-1234567890") <= 63, "the label with the revision of a StatefulSet's pods"
+
+
+@pytest.mark.parametrize("name", ["9", "1e3", "on", "true", "team.pool", "9.forebay", "a" * 53, "a" * 44 + "--b", f"{'a' * 44}.b", "forebay.x"])
+def test_any_release_name_makes_names_that_kubernetes_takes(name):
+    optional = ("networkPolicy", "serviceMonitor", "podMonitor", "prometheusRule", "dashboards", "priorityClass")
+    everything = {key: {"enabled": True} for key in optional} | {"tls": {"certManager": {"enabled": True, "issuerRef": {"name": "ca"}}}}
+    for override in ({}, {"nameOverride": "1"}, {"nameOverride": "on"}, {"fullnameOverride": "on"}):
+        found = objects({**everything, **override}, name=name)
+        for document in found:
+            check(document, "1.34")
+            assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", document["metadata"]["name"].removeprefix(f"{NAMESPACE}-"))
+        spec = next(document["spec"] for document in found if document["kind"] == "StatefulSet")
+        (service,) = (document for document in found if document["kind"] == "Service")
+        assert spec["serviceName"] == service["metadata"]["name"]
+        assert spec["selector"]["matchLabels"] == service["spec"]["selector"]
+        assert spec["selector"]["matchLabels"]["app.kubernetes.io/instance"] == name
+
+
+def test_the_checksum_of_the_settings_is_the_charts():
+    pods = [workload(values)["spec"]["template"] for values in ({}, {"podAnnotations": {"checksum/config": "x", "a": "b"}})]
+    sums = {pod["metadata"]["annotations"]["checksum/config"] for pod in pods}
+    assert len(sums) == 1 and "x" not in sums
+    assert pods[1]["metadata"]["annotations"]["a"] == "b"

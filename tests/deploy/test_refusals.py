@@ -1,7 +1,9 @@
 """What is misspelt, mistyped, out of range, contradictory or without effect is refused before anything is installed."""
 
+import json
+
 import pytest
-from chart import files, helm_python, loaded
+from chart import CHART, KUBERNETES, check, files, helm_python, loaded, objects, yaml
 
 
 def refused(values: dict) -> str:
@@ -70,11 +72,13 @@ def test_a_word_is_no_boolean(name):
         ({"storage": {"type": "local"}}, "pvc"),
         ({"storage": {"paths": ["mnt/relative"]}}, "paths"),
         ({"storage": {"paths": ["/a,b"]}}, "paths"),
+        ({"storage": {"paths": ["/mnt/../a"]}}, "paths"),
         ({"drain": {"timeout": "10"}}, "timeout"),
         ({"drain": {"timeout": "1h30m"}}, "timeout"),
         ({"drain": {"timeout": 0}}, "timeout"),
         ({"image": {"digest": "sha256:12"}}, "digest"),
         ({"image": {"repository": ""}}, "repository"),
+        ({"image": {"repository": "registry:5000/forebay:0.1.0"}}, "repository"),
         ({"config": {"write-back-dely": "1min"}}, "write-back-dely"),
         ({"config": {"write-back-delay": 60}}, "write-back-delay"),
         ({"config": {"reclaim-at": 101}}, "reclaim-at"),
@@ -83,6 +87,7 @@ def test_a_word_is_no_boolean(name):
         ({"autoscaling": {"keda": {"triggers": []}}}, "triggers"),
         ({"extraEnv": [{"name": "A", "vale": "b"}]}, "vale"),
         ({"fullnameOverride": "Forebay"}, "fullnameOverride"),
+        ({"fullnameOverride": "9-pools"}, "fullnameOverride"),
     ],
 )
 def test_a_value_out_of_range_is_refused(values, said):
@@ -105,7 +110,15 @@ def test_a_value_out_of_range_is_refused(values, said):
         ({"config": {"memory": "1GiB"}}, "config.memory is set: set memory"),
         ({"config": {"remote": "s3://b"}}, "config.remote is set: set remote"),
         ({"config": {"drain-timeout": "1min"}}, "config.drain-timeout is set: set drain.timeout"),
-        ({"config": {"node": "a"}}, "config.node is set: set nothing"),
+        ({"config": {"node": "a"}}, "config.node is set: leave it out"),
+        ({"extraEnv": [{"name": "FOREBAY_MEMORY", "value": "1GiB"}]}, "extraEnv has FOREBAY_MEMORY, which wins over the settings that the chart writes: set memory"),
+        ({"extraEnv": [{"name": "FOREBAY_REMOTE", "value": "s3://b"}]}, "set remote"),
+        ({"extraEnv": [{"name": "FOREBAY_DRAIN_TIMEOUT", "value": "1h"}]}, "set drain.timeout"),
+        ({"extraEnv": [{"name": "FOREBAY_DATA_DIR", "value": "/a"}]}, "set storage"),
+        ({"extraEnv": [{"name": "FOREBAY_ADMIN_LISTEN", "value": "[::]:8080"}]}, "extraEnv has FOREBAY_ADMIN_LISTEN: leave it out"),
+        ({"drain": {"timeout": "25h"}}, "drain.timeout is 25h: give 24h at most"),
+        ({"drain": {"timeout": "86401s"}}, "drain.timeout is 86401s: give 24h at most"),
+        ({"storage": {"paths": ["/mnt/a", "/mnt/a/"]}}, "storage.paths has /mnt/a twice"),
         ({"config": {"data-dir": ["/a"]}}, "config.data-dir is set: set storage"),
         ({"auth": "kubernetes"}, "auth is kubernetes: the server of this version asks nobody who they are"),
         ({"auth": "secret"}, "auth is secret"),
@@ -117,3 +130,37 @@ def test_a_value_out_of_range_is_refused(values, said):
 )
 def test_what_contradicts_or_would_do_nothing_is_refused_with_its_remedy(values, said):
     assert said in refused(values)
+
+
+def values_with_null():
+    """Each value of values.yaml, null: what `config:` becomes when all below it is commented out. Helm takes the default away then."""
+
+    def below(defaults: dict, path: tuple):
+        for key, default in defaults.items():
+            yield (*path, key)
+            if isinstance(default, dict):
+                yield from below(default, (*path, key))
+
+    return below(yaml.safe_load((CHART / "values.yaml").read_text()), ())
+
+
+@pytest.mark.parametrize("path", [path for path in values_with_null() if path != ("podSecurityContext", "seccompProfile", "type")], ids=".".join)
+@pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
+def test_a_value_that_is_null_is_refused_by_its_name_or_does_without(path, kind):
+    optional = ("networkPolicy", "serviceMonitor", "podMonitor", "prometheusRule", "dashboards", "priorityClass")
+    values = {"kind": kind, **{name: {"enabled": True} for name in optional}}
+    if kind == "StatefulSet":
+        values["autoscaling"] = {"keda" if "keda" in path else "hpa": {"enabled": True}}
+    usual = objects(values)
+    inner = values = json.loads(json.dumps(values))
+    for key in path[:-1]:
+        inner = inner.setdefault(key, {})
+    inner[path[-1]] = None
+    try:
+        found = objects(values)
+    except helm_python.HelmError as refusal:
+        assert f"missing property '{path[-1]}'" in str(refusal)
+    else:
+        for document in found:
+            if document not in usual:
+                check(document, KUBERNETES[-1])

@@ -2,21 +2,26 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* At most 45 characters: what is put behind it (-headless names, revision hashes of a StatefulSet's pods) has to fit 63. */}}
+{{/*
+At most 45 characters: what is put behind it (-headless names, revision hashes of a StatefulSet's pods) has to fit 63. A release may be
+called 9 or team.pool; a Service's name begins with a letter and has no dots.
+*/}}
 {{- define "forebay.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" -}}
-{{- else if contains (include "forebay.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 45 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name (include "forebay.name" .) | trunc 45 | trimSuffix "-" -}}
+{{- $name := include "forebay.name" . -}}
+{{- $full := .Values.fullnameOverride -}}
+{{- if not $full -}}
+{{- $full = contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) | replace "." "-" -}}
 {{- end -}}
+{{- if regexMatch "^[0-9]" $full -}}
+{{- $full = printf "%s-%s" .Chart.Name $full -}}
+{{- end -}}
+{{- $full | trunc 45 | trimAll "-" -}}
 {{- end -}}
 
 {{/* What selectors use: never a version, since selectors cannot be changed. */}}
 {{- define "forebay.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "forebay.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "forebay.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end -}}
 
@@ -181,7 +186,7 @@ resources:
 {{- $_ := set $settings "tls-key" "/etc/forebay-tls/tls.key" -}}
 {{- end -}}
 {{- $lines := list -}}
-{{- range $key, $value := merge (deepCopy .Values.config) $settings -}}
+{{- range $key, $value := merge (deepCopy (.Values.config | default dict)) $settings -}}
 {{- $lines = append $lines (printf "%s = %s" $key (toJson $value)) -}}
 {{- end -}}
 {{ join "\n" $lines }}

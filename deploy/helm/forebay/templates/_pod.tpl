@@ -3,15 +3,15 @@
 {{- $type := include "forebay.storageType" . -}}
 metadata:
   labels:
-    {{- toYaml (merge (include "forebay.selectorLabels" . | fromYaml) .Values.podLabels) | nindent 4 }}
+    {{- toYaml (merge (include "forebay.selectorLabels" . | fromYaml) (.Values.podLabels | default dict)) | nindent 4 }}
   annotations:
     # A server reads its settings when it starts.
     checksum/config: {{ include "forebay.config" . | sha256sum }}
-    {{- with .Values.podAnnotations }}
+    {{- with omit (.Values.podAnnotations | default dict) "checksum/config" }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "forebay.serviceAccountName" . }}
+  serviceAccountName: {{ include "forebay.serviceAccountName" . | quote }}
   automountServiceAccountToken: {{ .Values.serviceAccount.automountToken }}
   enableServiceLinks: false # variables such as FOREBAY_PORT that nobody set
   terminationGracePeriodSeconds: {{ include "forebay.gracePeriod" . }}
@@ -20,7 +20,7 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with include "forebay.priorityClassName" . }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
@@ -79,7 +79,7 @@ spec:
         - name: FOREBAY_NODE # executors on the same node use this server first
           valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
         {{- end }}
-        {{- if not (or (has "FOREBAY_ZONE" $own) (hasKey .Values.config "zone")) }}
+        {{- if not (or (has "FOREBAY_ZONE" $own) (hasKey (.Values.config | default dict) "zone")) }}
         - name: FOREBAY_ZONE # and those in the same zone; empty before Kubernetes 1.35, which gives pods this label
           valueFrom: {fieldRef: {fieldPath: "metadata.labels['topology.kubernetes.io/zone']"}}
         {{- end }}
@@ -105,9 +105,9 @@ spec:
       resources:
         {{- $memory := trimSuffix "B" .Values.memory }}
         requests:
-          {{- toYaml (merge (dict "memory" $memory) (.Values.resources.requests | default dict)) | nindent 10 }}
+          {{- toYaml (merge (dict "memory" $memory) ((.Values.resources | default dict).requests | default dict)) | nindent 10 }}
         limits:
-          {{- toYaml (merge (dict "memory" $memory) (.Values.resources.limits | default dict)) | nindent 10 }}
+          {{- toYaml (merge (dict "memory" $memory) ((.Values.resources | default dict).limits | default dict)) | nindent 10 }}
       securityContext:
         {{- toYaml .Values.securityContext | nindent 8 }}
       volumeMounts:
@@ -131,7 +131,7 @@ spec:
   volumes:
     - name: config
       configMap:
-        name: {{ include "forebay.fullname" . }}
+        name: {{ include "forebay.fullname" . | quote }}
     {{- if eq $type "hostPath" }}
     {{- range $i, $path := include "forebay.mountedPaths" . | fromJsonArray }}
     - name: {{ printf "data-%d" $i }}
@@ -159,7 +159,7 @@ spec:
     {{- if .Values.tls.enabled }}
     - name: tls
       secret:
-        secretName: {{ include "forebay.tlsSecretName" . }}
+        secretName: {{ include "forebay.tlsSecretName" . | quote }}
     {{- end }}
     {{- with .Values.extraVolumes }}
     {{- toYaml . | nindent 4 }}

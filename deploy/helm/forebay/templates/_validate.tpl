@@ -19,7 +19,12 @@ believes in it.
 {{- if not (has (int $storage.disks) (list 1 (len $paths))) -}}
 {{- fail (printf "storage.disks is %d and storage.paths has %d entries: with hostPath the disks are the paths; leave disks out" (int $storage.disks) (len $paths)) -}}
 {{- end -}}
+{{- $seen := dict -}}
 {{- range $paths -}}
+{{- if hasKey $seen (trimSuffix "/" .) -}}
+{{- fail (printf "storage.paths has %s twice: a directory is one volume" (trimSuffix "/" .)) -}}
+{{- end -}}
+{{- $_ := set $seen (trimSuffix "/" .) true -}}
 {{- if eq (include "forebay.mounted" .) "/" -}}
 {{- fail (printf "storage.paths has %s: begin with a directory that has no pattern, such as /mnt/*/forebay, since that directory is mounted whole" .) -}}
 {{- end -}}
@@ -30,15 +35,33 @@ believes in it.
 {{- fail (printf "memory is %s: give at least 640Mi; the server needs 512Mi beside its buffers" .Values.memory) -}}
 {{- end -}}
 {{- range $place := list "requests" "limits" -}}
-{{- if hasKey (index $.Values.resources $place | default dict) "memory" -}}
+{{- if hasKey (index ($.Values.resources | default dict) $place | default dict) "memory" -}}
 {{- fail (printf "resources.%s.memory is set: set memory, from which requests, limits and the server's buffers follow" $place) -}}
 {{- end -}}
 {{- end -}}
-{{- $own := dict "memory" "memory" "remote" "remote" "drain-timeout" "drain.timeout" "data-dir" "storage" "node" "nothing: the pod's node is told by FOREBAY_NODE" -}}
+{{- $own := dict "memory" "memory" "remote" "remote" "drain-timeout" "drain.timeout" "data-dir" "storage" -}}
 {{- range $key, $value := $own -}}
-{{- if hasKey $.Values.config $key -}}
+{{- if hasKey ($.Values.config | default dict) $key -}}
 {{- fail (printf "config.%s is set: set %s, from which the pod's own fields follow too" $key $value) -}}
 {{- end -}}
+{{- $variable := printf "FOREBAY_%s" ($key | upper | replace "-" "_") -}}
+{{- range $.Values.extraEnv -}}
+{{- if eq .name $variable -}}
+{{- fail (printf "extraEnv has %s, which wins over the settings that the chart writes: set %s, from which the pod's own fields follow too" $variable $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if hasKey (.Values.config | default dict) "node" -}}
+{{- fail "config.node is set: leave it out; each pod is told its own node by FOREBAY_NODE" -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name (list "FOREBAY_LISTEN" "FOREBAY_ADMIN_LISTEN") -}}
+{{- fail (printf "extraEnv has %s: leave it out; Service and probes ask ports 7400 and 7401" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- $drain := include "forebay.seconds" .Values.drain.timeout | int -}}
+{{- if gt $drain 86400 -}}
+{{- fail (printf "drain.timeout is %v: give 24h at most" .Values.drain.timeout) -}}
 {{- end -}}
 {{- if ne .Values.auth "open" -}}
 {{- fail (printf "auth is %s: the server of this version asks nobody who they are; leave it open, and let networkPolicy and spark.io.encryption.enabled do what they can" .Values.auth) -}}
