@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tonic::transport::Channel;
 
 use crate::{
+    arena::{self, Arena},
     budget::Budget,
     channel::{Connections, Failure},
     crypt::Secret,
@@ -38,6 +39,7 @@ struct Inner {
     batches: Arc<BufferPool>,
     blocks: Arc<BufferPool>,
     budget: Budget,
+    arenas: Arc<arena::Pool>,
     near: Near,
 }
 
@@ -96,6 +98,7 @@ impl Client {
                 batches,
                 blocks,
                 budget,
+                arenas: arena::Pool::new(),
                 near: Near::default(),
             }),
         })
@@ -201,6 +204,17 @@ impl Client {
 
     pub(crate) fn handle(&self) -> &Handle {
         &self.inner.handle
+    }
+
+    /// An arena of exactly this size, a multiple of 8 from 4 KiB to 4 GiB; recycled if possible. The
+    /// content is undefined.
+    pub fn take_arena(&self, bytes: u64) -> Result<Arena, Error> {
+        Arena::take(
+            &self.inner.arenas,
+            bytes,
+            &self.inner.budget,
+            &self.inner.handle,
+        )
     }
 
     /// The account of writers' and readers' memory.

@@ -126,6 +126,11 @@ impl Nearby {
     /// goes to the nearest.
     pub(crate) fn order(&self, servers: &mut [String], copy: usize) {
         servers.sort_by_key(|server| self.distance(server));
+        self.apart(servers, copy);
+    }
+
+    /// Puts those first that are right for this copy, and not on the machine of the first copy.
+    pub(crate) fn apart(&self, servers: &mut [String], copy: usize) {
         let others = copy % servers.len().max(1);
         if others == 0 {
             return;

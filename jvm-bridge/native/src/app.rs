@@ -15,14 +15,14 @@ use std::{
 use parking_lot::Mutex;
 use shuffle_client::{
     AppHandle, AppId, Caller, Client, Description, Error, Kind, Secret, Settings, ShuffleId,
-    VolumeState,
+    VolumeState, arena::AMPLE,
 };
 use tokio::{
     sync::{RwLock, watch},
     task::{AbortHandle, JoinHandle},
 };
 
-use crate::{arena::AMPLE, error::invalid, handle::exclusive, runtime};
+use crate::{error::invalid, handle::exclusive, runtime};
 
 /// Time limit for all servers' answers after a server has lost something: Spark runs maps again
 /// meanwhile.

@@ -22,7 +22,7 @@ use crate::{
     error::{Failure, Throw, invalid},
     handle::Table,
     log,
-    reader::{Next, OutputColumns, Reader, unsigned},
+    reader::{Next, OutputColumns, Reader, location_of, unsigned},
     settings,
     writer::Writer,
 };
@@ -217,6 +217,7 @@ exports! {
 
     fn Java_io_forebay_core_Native_writerBlock(
         env, writer: jlong, partition: jint, bytes: JByteArray<'l>, offset: jint, length: jint, records: jint,
+        packed: jboolean,
     ) -> jboolean {
         let partition = PartitionId(unsigned("partition", partition)?);
         let records = unsigned("records", records)?;
@@ -226,12 +227,18 @@ exports! {
         if size("offset", offset.into())?.checked_add(wanted).is_none_or(|end| end > available) {
             return Err(invalid(format!("offset is {offset}, length {length}: the array has {available} bytes")).into());
         }
-        WRITERS.get(writer)?.block(partition, wanted, records, |target| {
+        let copy = |target: &mut [u8]| {
             // SAFETY: i8 and u8 have the same size, alignment and valid values; the region is
             // target's own.
             let target = unsafe { std::slice::from_raw_parts_mut(target.as_mut_ptr().cast(), target.len()) };
             Ok::<(), Failure>(bytes.get_region(env, offset, target)?)
-        })
+        };
+        let writer = WRITERS.get(writer)?;
+        if packed {
+            writer.frame(partition, wanted, records, copy)
+        } else {
+            writer.block(partition, wanted, records, copy)
+        }
     }
 
     fn Java_io_forebay_core_Native_writerDrain(_env, writer: jlong, timeout_millis: jint) -> jboolean {
@@ -240,13 +247,13 @@ exports! {
 
     fn Java_io_forebay_core_Native_writerCommit(env, writer: jlong, timeout_millis: jint) -> JObject<'l> {
         match WRITERS.get(writer)?.commit(timeout(timeout_millis)?)? {
-            Some(lengths) => longs(env, &lengths),
+            Some(receipt) => longs(env, &receipt.commit.partition_lengths),
             None => Ok(JObject::null()),
         }
     }
 
     fn Java_io_forebay_core_Native_writerLocation(env, writer: jlong) -> JObject<'l> {
-        let location = WRITERS.get(writer)?.location()?;
+        let location = location_of(&WRITERS.get(writer)?.receipt()?.commit);
         Ok(JString::from_str(env, location)?.into())
     }
 
@@ -293,7 +300,7 @@ exports! {
             window: (window > 0).then_some(window),
         };
         let client = CLIENTS.get(client)?;
-        Ok(READERS.insert(Reader::open(client.client(), spec)?)?)
+        Ok(READERS.insert(Reader::open(client.client(), spec))?)
     }
 
     fn Java_io_forebay_core_Native_readerNext(env, reader: jlong, timeout_millis: jint, block: JLongArray<'l>) -> jint {

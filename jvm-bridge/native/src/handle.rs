@@ -11,9 +11,10 @@
 //! (invariant: ids-never-addresses). A look-up hands out an `Arc`: `close` from another thread
 //! takes the entry out of the table, and the memory goes with the return of the call inside.
 
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, TryLockError};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
+pub(crate) use shuffle_client::blocking::exclusive;
 use shuffle_client::{Error, Kind};
 
 use crate::error::invalid;
@@ -160,23 +161,6 @@ impl<T> Table<T> {
             self.name
         ))
     }
-}
-
-/// State of an entry, for one thread at a time. A second thread inside is a bug of the caller, and
-/// gets an error instead of a wait. After a panic inside, the state is not used again.
-pub(crate) fn exclusive<'a, T>(
-    state: &'a StdMutex<T>,
-    name: &str,
-) -> Result<MutexGuard<'a, T>, Error> {
-    state.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => invalid(format!(
-            "the {name} is in use by another thread: let one thread at a time use it"
-        )),
-        TryLockError::Poisoned(_) => Error::new(
-            Kind::Internal,
-            format!("the {name} cannot be used after a panic: close it"),
-        ),
-    })
 }
 
 #[cfg(test)]

@@ -3,35 +3,25 @@
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use shuffle_client::{
-    AttemptId, Buffer, Client, Commit, Error, Location, MapIndex, Output, ReadSpec,
-    Reader as Input, ReaderStats, Tally, VolumeId,
+    AttemptId, Buffer, Client, Commit, Error, Location, MapIndex, Output, ReadSpec, ReaderStats,
+    Tally, VolumeId,
+    blocking::{self, Reader as Input},
 };
 
-use crate::{error::invalid, handle::exclusive, runtime};
+use crate::{error::invalid, handle::exclusive};
 
 const NAME: &str = "reader";
 
 /// The input of one reduce task.
 pub(crate) struct Reader {
-    state: Mutex<State>,
-    /// Beside the state: a task that ends may ask while another thread is still inside.
-    tally: Tally,
+    input: Input,
+    lending: Mutex<Lending>,
 }
 
-struct State {
-    input: Progress,
-    /// Counters at the end.
-    stats: ReaderStats,
+struct Lending {
     /// Memory in Java's hands: a buffer does not move until it is taken out.
     lent: HashMap<i64, Buffer>,
     next_id: i64,
-}
-
-/// A finished reader keeps only its end or failure: a task may have thousands of readers.
-enum Progress {
-    Reading(Box<Input>),
-    Ended,
-    Failed(Box<Error>),
 }
 
 /// A lent block, as Java gets it.
@@ -57,46 +47,30 @@ pub(crate) enum Next {
 
 impl Reader {
     /// Starts to read; connects in the background.
-    pub(crate) fn open(client: &Client, spec: ReadSpec) -> Result<Self, Error> {
-        let _context = runtime::get()?.enter();
-        let input = client.open_reader(spec);
-        Ok(Self {
-            tally: input.tally(),
-            state: Mutex::new(State {
-                input: Progress::Reading(Box::new(input)),
-                stats: ReaderStats::default(),
+    pub(crate) fn open(client: &Client, spec: ReadSpec) -> Self {
+        Self {
+            input: Input::open(client, spec),
+            lending: Mutex::new(Lending {
                 lent: HashMap::new(),
                 next_id: 1,
             }),
-        })
+        }
     }
 
     /// What each server did so far.
     pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
+        self.input.tally()
     }
 
     /// The next block, lent until it is released.
     pub(crate) fn next(&self, timeout: Duration) -> Result<Next, Error> {
-        let mut state = exclusive(&self.state, NAME)?;
-        let state = &mut *state;
-        let input = match &mut state.input {
-            Progress::Reading(input) => input,
-            Progress::Ended => return Ok(Next::End),
-            Progress::Failed(error) => return Err((**error).clone()),
-        };
-        let Some(answer) = runtime::wait(timeout, input.next())? else {
-            return Ok(Next::NotYet);
-        };
-        let block = match answer {
-            Ok(Some(block)) => block,
-            Ok(None) => {
-                state.end(Progress::Ended);
+        let mut lending = exclusive(&self.lending, NAME)?;
+        let block = match self.input.next(timeout)? {
+            blocking::Next::Block(block) => block,
+            blocking::Next::NotYet => return Ok(Next::NotYet),
+            blocking::Next::End => {
+                lending.lent.shrink_to_fit();
                 return Ok(Next::End);
-            }
-            Err(error) => {
-                state.end(Progress::Failed(Box::new(error.clone())));
-                return Err(error);
             }
         };
         let lent = Lent {
@@ -106,18 +80,18 @@ impl Reader {
             partition: block.partition.0,
             map_index: block.map_index.0,
             attempt: block.attempt.0,
-            id: state.next_id,
+            id: lending.next_id,
             stored_bytes: block.stored_bytes,
         };
-        state.next_id += 1;
-        state.lent.insert(lent.id, block.data);
+        lending.next_id += 1;
+        lending.lent.insert(lent.id, block.data);
         Ok(Next::Block(lent))
     }
 
     /// Frees a block that was lent. Releasing twice is a bug of the caller: the address may be
     /// another block's by now.
     pub(crate) fn release(&self, id: i64) -> Result<(), Error> {
-        let buffer = exclusive(&self.state, NAME)?.lent.remove(&id);
+        let buffer = exclusive(&self.lending, NAME)?.lent.remove(&id);
         match buffer {
             Some(_) => Ok(()),
             None => Err(invalid(format!(
@@ -128,32 +102,12 @@ impl Reader {
 
     /// Frees everything but what is lent.
     pub(crate) fn cut(&self) -> Result<(), Error> {
-        let mut state = exclusive(&self.state, NAME)?;
-        if matches!(state.input, Progress::Reading(_)) {
-            let cut = invalid("the reader was cut: open another one to read on");
-            state.end(Progress::Failed(Box::new(cut)));
-        }
-        Ok(())
+        self.input.cut()
     }
 
     /// Counters so far.
     pub(crate) fn stats(&self) -> Result<ReaderStats, Error> {
-        Ok(exclusive(&self.state, NAME)?.stats())
-    }
-}
-
-impl State {
-    fn stats(&self) -> ReaderStats {
-        match &self.input {
-            Progress::Reading(input) => input.stats(),
-            Progress::Ended | Progress::Failed(_) => self.stats,
-        }
-    }
-
-    fn end(&mut self, end: Progress) {
-        self.stats = self.stats();
-        self.input = end;
-        self.lent.shrink_to_fit();
+        self.input.stats()
     }
 }
 

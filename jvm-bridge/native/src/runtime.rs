@@ -4,15 +4,9 @@
 //! threads are unknown to the JVM, so they keep no JVM from exiting, and the last user is unknown.
 //! The threads never call Java.
 
-use std::{
-    future::Future,
-    pin::pin,
-    sync::OnceLock,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::{future::Future, sync::OnceLock, time::Duration};
 
-use shuffle_client::{Error, Kind};
+use shuffle_client::{Error, Kind, blocking};
 use tokio::runtime::{Builder, Runtime};
 
 /// Fewest and most threads. Two let a slow decode go on beside the sockets; more than eight have
@@ -67,23 +61,9 @@ fn start() -> std::io::Result<Runtime> {
         .build()
 }
 
-/// Waits for the future within the time-out; `None` = not yet. The future is dropped then, so it
-/// must be resumable by a new one, as all of the client's are.
+/// Waits for the future within the time-out; `None` = not yet.
 pub(crate) fn wait<F: Future>(timeout: Duration, future: F) -> Result<Option<F::Output>, Error> {
-    let runtime = get()?;
-    let _context = runtime.enter();
-    let mut future = pin!(future);
-    // Most waits are for what is there already, and need no timer.
-    if let Poll::Ready(output) = future
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()))
-    {
-        return Ok(Some(output));
-    }
-    if timeout.is_zero() {
-        return Ok(None);
-    }
-    Ok(runtime.block_on(async { tokio::time::timeout(timeout, future).await.ok() }))
+    Ok(blocking::wait(get()?.handle(), timeout, future))
 }
 
 #[cfg(test)]

@@ -48,6 +48,17 @@ impl std::ops::Deref for Buffer {
     }
 }
 
+/// Without a copy: recycled memory goes back when the last clone is dropped.
+impl From<Buffer> for Bytes {
+    fn from(buffer: Buffer) -> Self {
+        match buffer.0 {
+            Storage::Pooled(bytes) => Self::from_owner(bytes),
+            Storage::Received(bytes) => bytes,
+            Storage::Joined(bytes) => Self::from(bytes),
+        }
+    }
+}
+
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
         self

@@ -27,14 +27,17 @@ mod verify;
 use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures_util::Stream;
 use parking_lot::Mutex;
 use shuffle_proto::{
     block::{BlockHeader, Codec},
@@ -78,6 +81,10 @@ pub struct Reader {
     /// A block between decryption and decoding.
     plain: Vec<u8>,
     stats: ReaderStats,
+    /// Nanoseconds of waits.
+    waited: Arc<AtomicU64>,
+    /// Since when a stream waits.
+    pending: Option<Instant>,
 }
 
 /// State shared by a reader and its streams.
@@ -206,24 +213,45 @@ impl Reader {
             decryptor,
             plain: Vec::new(),
             stats: ReaderStats::default(),
+            waited: Arc::default(),
+            pending: None,
         }
     }
 
     /// The next block; `None` after everything expected was released and compared with the commits.
     /// May be dropped while it waits and called again. An error is repeated for ever.
     pub async fn next(&mut self) -> Result<Option<Block>, Error> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
+        // A wait that is given up ends its time.
+        let waited = self.waited.clone();
+        let mut timer = None;
+        std::future::poll_fn(|cx| {
+            let polled = self.poll_fallible(cx);
+            if polled.is_pending() {
+                timer.get_or_insert_with(|| Timer {
+                    started: Instant::now(),
+                    sum: &waited,
+                });
+            }
+            polled
+        })
+        .await
+    }
+
+    /// For streams: as [`next`](Self::next).
+    pub(crate) fn poll_block(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Block>, Error>> {
+        let polled = self.poll_fallible(cx);
+        if polled.is_pending() {
+            self.pending.get_or_insert_with(Instant::now);
+        } else if let Some(started) = self.pending.take() {
+            drop(Timer {
+                started,
+                sum: &self.waited,
+            });
         }
-        let result = self.try_next().await;
-        if let Err(error) = &result {
-            self.failed = Some(error.clone());
-            self.tasks.clear();
-            self.blocks.clear();
-            self.open.clear();
-            self._permit = None;
-        }
-        result
+        polled
     }
 
     /// Counters so far.
@@ -233,6 +261,7 @@ impl Reader {
                 .shared
                 .resumes
                 .load(std::sync::atomic::Ordering::Relaxed),
+            waited: Duration::from_nanos(self.waited.load(Ordering::Relaxed)),
             ..self.stats
         }
     }
@@ -242,14 +271,29 @@ impl Reader {
         self.shared.tally.clone()
     }
 
-    async fn try_next(&mut self) -> Result<Option<Block>, Error> {
+    fn poll_fallible(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Block>, Error>> {
+        if let Some(error) = &self.failed {
+            return Poll::Ready(Err(error.clone()));
+        }
+        let result = ready!(self.try_poll(cx));
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+            self.tasks.clear();
+            self.blocks.clear();
+            self.open.clear();
+            self._permit = None;
+        }
+        Poll::Ready(result)
+    }
+
+    fn try_poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Block>, Error>> {
         while !self.finished {
             if let Some(error) = &*self.shared.failed.lock() {
-                return Err(error.clone());
+                return Poll::Ready(Err(error.clone()));
             }
             while let Some((header, bytes)) = self.blocks.pop_front() {
                 if let Some(block) = self.release(&header, bytes)? {
-                    return Ok(Some(block));
+                    return Poll::Ready(Ok(Some(block)));
                 }
             }
             self._permit = None;
@@ -257,17 +301,7 @@ impl Reader {
                 self.finish()?;
                 break;
             }
-            let event = match self.queue.try_recv() {
-                Ok(event) => Some(event),
-                Err(_) => {
-                    let _timer = Timer {
-                        started: Instant::now(),
-                        sum: &mut self.stats.waited,
-                    };
-                    self.queue.recv().await
-                }
-            };
-            match event {
+            match ready!(self.queue.poll_recv(cx)) {
                 Some(Event::Blocks(blocks, permit)) => {
                     self.blocks = blocks;
                     self._permit = Some(permit);
@@ -279,11 +313,11 @@ impl Reader {
                         "the runtime of the client was shut down while {} was read",
                         self.shared.name()
                     );
-                    return Err(Error::new(Kind::Unavailable, message));
+                    return Poll::Ready(Err(Error::new(Kind::Unavailable, message)));
                 }
             }
         }
-        Ok(None)
+        Poll::Ready(Ok(None))
     }
 
     /// Every stream has ended and agrees with its servers' summaries.
@@ -428,7 +462,14 @@ impl Reader {
     }
 }
 
-// === impl Output ===
+impl Stream for Reader {
+    type Item = Result<Block, Error>;
+
+    /// As [`Reader::next`]; an error is repeated for ever.
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_block(cx).map(Result::transpose)
+    }
+}
 
 // === impl Shared ===
 
@@ -489,12 +530,13 @@ impl Drop for Hold {
 /// Adds its lifetime to a sum, even if the future around it is dropped.
 struct Timer<'a> {
     started: Instant,
-    sum: &'a mut Duration,
+    sum: &'a AtomicU64,
 }
 
 impl Drop for Timer<'_> {
     fn drop(&mut self) {
-        *self.sum += self.started.elapsed();
+        let nanos = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.sum.fetch_add(nanos, Ordering::Relaxed);
     }
 }
 

@@ -41,6 +41,9 @@ use crate::{
 /// back.
 const AHEAD: usize = 4;
 
+/// `num_maps` of an engine that starts map tasks as it goes. As many as that may come.
+pub const UNKNOWN_MAPS: u32 = wire::MAX_TASKS;
+
 /// Parameters of a write.
 #[derive(Clone, Debug)]
 pub struct WriteSpec {
@@ -48,7 +51,7 @@ pub struct WriteSpec {
     pub caller: Caller,
     /// The shuffle.
     pub shuffle: ShuffleId,
-    /// Map tasks of the shuffle.
+    /// Map tasks of the shuffle; [`UNKNOWN_MAPS`] while nobody knows, the same in all of them.
     pub num_maps: u32,
     /// Reduce partitions of the shuffle.
     pub num_partitions: u32,
@@ -323,6 +326,11 @@ impl MapWriter {
         Ok((place, mirror, durability))
     }
 
+    /// The output's name in its shuffle.
+    pub fn name(&self) -> (MapIndex, AttemptId) {
+        (self.spec.map_index, self.spec.attempt)
+    }
+
     /// Drops the output, telling the server why.
     pub fn abort(self, reason: &str) {
         self.copies.abort(reason);
@@ -342,6 +350,11 @@ impl MapWriter {
     /// Work of each server: bytes of those with the commit, failures of all.
     pub fn tally(&self) -> Tally {
         self.copies.tally().clone()
+    }
+
+    /// Whether something for this partition could still be added.
+    pub(crate) fn check_room(&self, partition: PartitionId, raw_len: usize) -> Result<(), Error> {
+        self.check_block(partition, raw_len.max(1), MAX_LONG)
     }
 
     fn check_block(

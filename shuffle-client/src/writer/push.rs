@@ -32,7 +32,7 @@ use shuffle_proto::{
 };
 
 use super::{
-    WriteSpec,
+    UNKNOWN_MAPS, WriteSpec,
     copies::Claim,
     route::{self, Next, Outcome, Route, Tried, Verdict},
     state::{Receipt, Shared},
@@ -124,8 +124,14 @@ impl Push {
                 .cloned()
                 .collect();
         let nearby = self.client.nearby(&candidates).await;
-        nearby.order(&mut candidates, self.claim.copy());
-        if nearby.bounded {
+        // Without a number of maps a near server has no share of them, and might get all.
+        let shares = self.spec.num_maps != UNKNOWN_MAPS;
+        if shares {
+            nearby.order(&mut candidates, self.claim.copy());
+        } else {
+            nearby.apart(&mut candidates, self.claim.copy());
+        }
+        if shares && nearby.bounded {
             let copies = 1 + u32::from(self.spec.durability == Durability::Mirror);
             self.share = placement::share(self.spec.num_maps, copies, candidates.len());
         }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod direct;
+mod engine;
 mod flipped;
 mod mirrors;
 mod near;

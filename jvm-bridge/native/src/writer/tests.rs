@@ -1,15 +1,21 @@
 //! Writer and reader against a server in memory, used as Java uses them: a thread that polls.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use proptest::{collection::vec, prelude::*};
 use shuffle_client::{
-    AppId, AttemptId, Caller, Compression, Durability, MapIndex, Output, ReadSpec, Settings,
-    ShuffleId, fake::Fake,
+    AppId, AttemptId, Caller, Client, Compression, Durability, Error, Kind, MapIndex, Output,
+    PartitionId, ReadSpec, Settings, ShuffleId, WriteSpec, fake::Fake,
 };
 
 use super::*;
-use crate::reader::{Next, OutputColumns, Reader};
+use crate::{
+    reader::{Next, OutputColumns, Reader, location_of},
+    runtime,
+};
 
 const PARTITIONS: u32 = 5;
 const ARENA: u64 = 1 << 16;
@@ -57,7 +63,7 @@ impl Rig {
             outputs,
             window: None,
         };
-        Reader::open(&self.client, spec).expect("a runtime")
+        Reader::open(&self.client, spec)
     }
 }
 
@@ -115,8 +121,8 @@ fn block(writer: &Writer, partition: u32, bytes: &[u8]) {
 
 fn commit(writer: &Writer) -> Vec<u64> {
     loop {
-        if let Some(lengths) = writer.commit(SLICE).expect("committed") {
-            return lengths;
+        if let Some(receipt) = writer.commit(SLICE).expect("committed") {
+            return receipt.commit.partition_lengths;
         }
     }
 }
@@ -129,7 +135,7 @@ fn output(writer: &Writer, attempt: i64, lengths: &[u64]) -> Vec<Output> {
         .map(|(partition, _)| partition)
         .collect();
     let columns = OutputColumns {
-        locations: vec![writer.location().expect("committed")],
+        locations: vec![location_of(&writer.receipt().expect("committed").commit)],
         location: vec![0],
         map_index: vec![0],
         attempt: vec![attempt],

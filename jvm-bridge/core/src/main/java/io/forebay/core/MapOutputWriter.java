@@ -68,7 +68,21 @@ public final class MapOutputWriter implements AutoCloseable {
      * @param records records in it
      */
     public void block(int partition, byte[] bytes, int offset, int length, int records) {
-        if (!Native.writerBlock(id, partition, bytes, offset, length, records)) {
+        if (!Native.writerBlock(id, partition, bytes, offset, length, records, false)) {
+            drain();
+        }
+    }
+
+    /**
+     * Adds a frame of another engine: bytes that say by themselves where they end, and are not
+     * worth compressing. Packed into blocks with others of its partition; a reader gets whole
+     * frames, those of one output and partition in the order of this call. Waits for back-pressure
+     * of the servers; on return the bytes may be changed.
+     *
+     * @param records rows in it
+     */
+    public void frame(int partition, byte[] bytes, int offset, int length, int records) {
+        if (!Native.writerBlock(id, partition, bytes, offset, length, records, true)) {
             drain();
         }
     }

@@ -171,9 +171,12 @@ final class Native {
      * Sends a byte string in one piece: a closed serialisation stream, or a record longer than the
      * arena. The bytes are taken before the return, even if the return value is false.
      *
+     * @param packed whether it may share a block with others of its partition, and waits for them;
+     *     such bytes must say by themselves where they end
      * @return true when the next call may follow, false to wait with {@link #writerDrain} first
      */
-    static native boolean writerBlock(long writer, int partition, byte[] bytes, int offset, int length, int records);
+    static native boolean writerBlock(
+            long writer, int partition, byte[] bytes, int offset, int length, int records, boolean packed);
 
     /** Waits until the connection has room for more. */
     static native boolean writerDrain(long writer, int timeoutMillis);

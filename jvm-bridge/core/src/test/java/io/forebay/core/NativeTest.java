@@ -89,11 +89,14 @@ class NativeTest {
             assertInvalid("records", () -> Native.writerFlush(writer, Integer.MAX_VALUE, 0, 0));
             assertInvalid("dataBytes", () -> Native.writerFlush(writer, 1, ARENA, 0));
             assertInvalid("dataBytes", () -> Native.writerFlush(writer, 1, -1, 0));
-            assertInvalid("partition", () -> Native.writerBlock(writer, 4, new byte[1], 0, 1, 1));
-            for (int[] region : new int[][] {{0, 5}, {4, 1}, {-1, 1}, {0, -1}, {Integer.MAX_VALUE, Integer.MAX_VALUE}}) {
-                assertInvalid("", () -> Native.writerBlock(writer, 0, new byte[4], region[0], region[1], 1));
+            for (boolean packed : new boolean[] {false, true}) {
+                assertInvalid("partition", () -> Native.writerBlock(writer, 4, new byte[1], 0, 1, 1, packed));
+                for (int[] region : new int[][] {{0, 5}, {4, 1}, {-1, 1}, {0, -1}, {Integer.MAX_VALUE, Integer.MAX_VALUE}}) {
+                    assertInvalid("", () -> Native.writerBlock(writer, 0, new byte[4], region[0], region[1], 1, packed));
+                }
+                assertThrows(ForebayException.class, () -> Native.writerBlock(writer, 0, null, 0, 1, 1, packed));
+                assertInvalid("length", () -> Native.writerBlock(writer, 0, new byte[1], 0, 0, 1, packed));
             }
-            assertThrows(ForebayException.class, () -> Native.writerBlock(writer, 0, null, 0, 1, 1));
             assertInvalid("location", () -> Native.writerLocation(writer));
             assertInvalid("colour", () -> Native.clientOpen("{\"servers\":[\"a:1\"],\"colour\":1}", null));
             assertInvalid("settings", () -> Native.clientOpen(null, null));

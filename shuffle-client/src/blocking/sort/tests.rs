@@ -1,9 +1,9 @@
 use proptest::prelude::*;
-use shuffle_client::Kind;
 
 use super::*;
+use crate::error::Kind;
 
-/// An arena as Java writes it.
+/// An arena as an engine writes it.
 struct Arena {
     bytes: Vec<u8>,
     /// In memory order.
@@ -37,12 +37,12 @@ fn blocks(
     target: usize,
 ) -> Result<Vec<(Block, Vec<u8>, usize)>, Error> {
     let mut sorted = Sorted::default();
-    sorted.sort(
-        &arena.entries,
-        arena.bytes.len(),
-        arena.data_bytes,
-        partitions,
-    )?;
+    let entries: Vec<_> = arena
+        .entries
+        .iter()
+        .map(|entry| entry.to_ne_bytes())
+        .collect();
+    sorted.sort(&entries, arena.bytes.len(), arena.data_bytes, partitions)?;
     let (mut cursor, mut pieces, mut blocks) = (Cursor::default(), Vec::new(), Vec::new());
     while let Some(block) = sorted.next_block(&mut cursor, target, &mut pieces) {
         let bytes = pieces
@@ -89,7 +89,7 @@ fn an_empty_arena_has_no_blocks() {
 }
 
 #[test]
-fn what_java_must_not_write_is_refused_with_its_name() {
+fn what_an_engine_must_not_write_is_refused_with_its_name() {
     let good = || arena(&[(0, vec![1; 4]), (2, vec![2; 4]), (1, vec![3; 4])]);
     let refused = |spoil: &dyn Fn(&mut Arena), partitions: u32, word: &str| {
         let mut arena = good();

@@ -6,9 +6,10 @@
 
 use std::ops::Range;
 
-use shuffle_client::{Error, PartitionId};
+use shuffle_proto::ids::PartitionId;
 
-use crate::error::invalid;
+use super::invalid;
+use crate::error::Error;
 
 /// A record's place in the arena.
 #[derive(Clone, Copy, Default)]
@@ -44,12 +45,12 @@ pub(crate) struct Block {
 impl Sorted {
     /// Sorts anew. `entries` in memory order: the entry of record `i` is `entries[n - 1 - i]`.
     ///
-    /// Checks everything from Java: partitions in range, records back to back from 0, none empty,
+    /// Checks everything: partitions in range, records back to back from 0, none empty,
     /// all below `data_bytes`, which in turn ends before the entries. A concurrent change of an
     /// entry can make the result wrong, but no span leaves the data.
     pub(crate) fn sort(
         &mut self,
-        entries: &[u64],
+        entries: &[[u8; 8]],
         arena_bytes: usize,
         data_bytes: u64,
         num_partitions: u32,
@@ -64,7 +65,7 @@ impl Sorted {
         self.ends.resize(num_partitions as usize, 0);
         // First pass, last record first, because where a record ends is where the next one begins.
         let mut end = data_bytes;
-        for (i, &entry) in entries.iter().enumerate() {
+        for (i, entry) in entries.iter().enumerate() {
             let (partition, offset) = (partition_of(entry), offset_of(entry));
             let record = entries.len() - 1 - i;
             if offset >= end {
@@ -102,7 +103,7 @@ impl Sorted {
             end = if i == 0 {
                 data_bytes
             } else {
-                offset_of(entries[i - 1])
+                offset_of(&entries[i - 1])
             };
             // These can only fail if the arena was written to since the first pass.
             let length = end
@@ -111,7 +112,7 @@ impl Sorted {
                 .ok_or_else(changed)?;
             let slot = self
                 .ends
-                .get_mut(partition_of(entries[i]))
+                .get_mut(partition_of(&entries[i]))
                 .ok_or_else(changed)?;
             *self.spans.get_mut(*slot as usize).ok_or_else(changed)? = Span { offset, length };
             *slot += 1;
@@ -167,12 +168,12 @@ impl Cursor {
     }
 }
 
-fn partition_of(entry: u64) -> usize {
-    usize::try_from(entry >> 32).expect("a 64-bit platform")
+fn partition_of(entry: &[u8; 8]) -> usize {
+    usize::try_from(u64::from_ne_bytes(*entry) >> 32).expect("a 64-bit platform")
 }
 
-fn offset_of(entry: u64) -> u32 {
-    (entry & u64::from(u32::MAX)) as u32
+fn offset_of(entry: &[u8; 8]) -> u32 {
+    (u64::from_ne_bytes(*entry) & u64::from(u32::MAX)) as u32
 }
 
 /// How many spans make a block: at least one.
