@@ -110,7 +110,7 @@ async fn a_directory_with_other_files_is_not_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spoilt_volume_file_is_refused_clearly() {
+async fn a_spoilt_volume_file_costs_nothing_and_without_a_copy_is_refused_clearly() {
     let mut server = Server::start().await;
     let peer = server.peer().await;
     let (app, mut oracle) = (App::new("app-1"), Oracle::default());
@@ -118,34 +118,48 @@ async fn a_spoilt_volume_file_is_refused_clearly() {
         .push(&peer, &Attempt::generate(&app, 0, SHAPE, 0, 1))
         .await;
     server.stop().await;
-    let path = server.dirs()[0].join("volume");
+    let [path, copy] = ["volume", "volume.copy"].map(|name| server.dirs()[0].join(name));
     let good = fs::read(&path).unwrap();
     let mut other = good.clone();
     other[0] ^= 0x40;
     for spoilt in [
         vec![],
         b"hello".to_vec(),
-        good[..good.len() / 2].to_vec(),
+        good[..good.len() / 4].to_vec(),
         vec![0xff; good.len()],
-        other,
     ] {
         fs::write(&path, &spoilt).unwrap();
+        server.restart().await;
+        oracle.check(&server.peer().await, &app, 0).await;
+        server.stop().await;
+        assert_eq!(fs::read(&path).unwrap(), good, "it is put right");
+        for path in [&path, &copy] {
+            fs::write(path, &spoilt).unwrap();
+        }
         let said = server.refused().await;
         assert!(
             said.contains("volume"),
             "the file is not named for {spoilt:?}: {said}"
         );
+        fs::write(&copy, &good).unwrap();
     }
+    for path in [&path, &copy] {
+        fs::write(path, &other).unwrap();
+    }
+    server.restart().await;
+    oracle.check(&server.peer().await, &app, 0).await;
+    server.stop().await;
     // Without its name the data is somebody's, not nobody's: it must not be swept away under a new
     // id.
-    fs::remove_file(&path).unwrap();
-    if server.try_start().await.is_ok() {
-        server.kill();
-        assert!(
-            server.data_bytes() >= oracle.bytes(&app, 0),
-            "data of a volume without its name was removed"
-        );
+    for path in [&path, &copy] {
+        fs::remove_file(path).unwrap();
     }
+    let said = server.refused().await;
+    assert!(said.contains("is not a volume and holds"), "{said}");
+    assert!(
+        server.data_bytes() >= oracle.bytes(&app, 0),
+        "data of a volume without its name was removed"
+    );
     fs::write(&path, &good).unwrap();
     server.restart().await;
     oracle.check(&server.peer().await, &app, 0).await;

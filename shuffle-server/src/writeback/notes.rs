@@ -1,6 +1,8 @@
 //! Notes on the lives of apps' names, kept across a crash: one small JSON file per app in each data
-//! directory, `lives/<app>.json`, with `version` 1, `change` (rises with every write),
-//! `token-sha256`, `born` (see [`Lease`](shuffle_remote::lease::Lease)), `state`.
+//! directory, `lives/<app>.json`, of three equal lines, so that a flipped bit forgets nothing: with
+//! `version` 2, `change` (rises with every write), `token-sha256`, `born` (see
+//! [`Lease`](shuffle_remote::lease::Lease)), `state`, `checksum` (CRC-32 of the other values with a
+//! space between).
 //!
 //! Without a note, a server that dies between an app's deletion and its tombstone in the store
 //! would take the next app of the same name and token for the deleted one, and the store's data for
@@ -21,7 +23,9 @@ use uuid::Uuid;
 
 use crate::staging::Volume;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Equal lines of a note.
+const LINES: usize = 3;
 
 /// State of the life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +55,8 @@ struct Text {
     token_sha256: String,
     born: String,
     state: State,
+    /// So that a flipped bit is no other life.
+    checksum: u32,
 }
 
 /// See the module.
@@ -104,14 +110,18 @@ impl Notes {
     pub(super) fn put(&self, app: &AppId, note: Note) -> Result<(), String> {
         let mut last = self.last.lock();
         *last += 1;
-        let text = Text {
+        let mut text = Text {
             version: VERSION,
             change: *last,
             token_sha256: note.token.iter().map(|b| format!("{b:02x}")).collect(),
             born: note.born.to_string(),
             state: note.state,
+            checksum: 0,
         };
-        let text = serde_json::to_vec(&text).map_err(|error| error.to_string())?;
+        text.checksum = text.computed();
+        let mut line = serde_json::to_vec(&text).map_err(|error| error.to_string())?;
+        line.push(b'\n');
+        let text = line.repeat(LINES);
         let results = self.each(app, move |path| write(path, &text));
         match results.iter().any(Result::is_ok) {
             true => Ok(()),
@@ -163,19 +173,48 @@ fn path_of(dir: &Path, app: &AppId) -> PathBuf {
     lives(dir).join(format!("{app}.json"))
 }
 
+/// The first undamaged line.
 fn read(path: &Path) -> Result<(u64, Note), String> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let text: Text = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let lines = bytes.split(|byte| *byte == b'\n');
+    let mut why = "it is empty".to_owned();
+    for line in lines.filter(|line| !line.is_empty()) {
+        match decode(line) {
+            Ok(found) => return Ok(found),
+            Err(error) => why = error,
+        }
+    }
+    Err(why)
+}
+
+fn decode(line: &[u8]) -> Result<(u64, Note), String> {
+    let text: Text = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     let hex = &text.token_sha256;
     let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2).unwrap_or_default(), 16);
     let token: Result<Vec<u8>, _> = (0..32).map(|at| byte(2 * at)).collect();
     let token = token.ok().and_then(|token| token.try_into().ok());
+    let good = text.version == VERSION && text.checksum == text.computed();
     match (token, Uuid::parse_str(&text.born)) {
-        (Some(token), Ok(born)) if text.version == VERSION => {
+        (Some(token), Ok(born)) if good => {
             let state = text.state;
             Ok((text.change, Note { token, born, state }))
         }
         _ => Err(format!("it is no note of version {VERSION}")),
+    }
+}
+
+impl Text {
+    fn computed(&self) -> u32 {
+        let Self {
+            version,
+            change,
+            token_sha256,
+            born,
+            state,
+            checksum: _,
+        } = self;
+        let text = format!("{version} {change} {token_sha256} {born} {state:?}");
+        crc32fast::hash(text.as_bytes())
     }
 }
 
@@ -214,7 +253,7 @@ mod tests {
         let paths: Vec<_> = paths.collect();
         for (gone, kept) in [(0, 1), (1, 0)] {
             let text = fs::read(&paths[gone]).expect("there");
-            for broken in [None, Some(""), Some("{\"version\":2}")] {
+            for broken in [None, Some(""), Some("{\"version\":3}")] {
                 fs::remove_file(&paths[gone]).expect("removed");
                 if let Some(broken) = broken {
                     fs::write(&paths[gone], broken).expect("broken");
@@ -237,5 +276,25 @@ mod tests {
         assert_eq!(notes.load()[&app()], note(2, State::Live));
         notes.remove(&app(), Uuid::from_u128(2));
         assert!(notes.load().is_empty());
+    }
+
+    #[test]
+    fn no_bit_of_a_note_makes_it_another_or_none() {
+        let bench = Bench::new();
+        let notes = Notes::new(vec![bench.open()]);
+        let note = Note {
+            token: [7; 32],
+            born: Uuid::from_u128(1),
+            state: State::Gone,
+        };
+        notes.put(&app(), note).expect("written");
+        let path = path_of(notes.volumes[0].dir(), &app());
+        let whole = fs::read(&path).expect("there");
+        for at in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            fs::write(&path, flipped).expect("written");
+            assert_eq!(notes.load().get(&app()), Some(&note), "bit {at}");
+        }
     }
 }

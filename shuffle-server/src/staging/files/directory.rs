@@ -8,7 +8,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -17,8 +17,13 @@ use shuffle_proto::ids::VolumeId;
 
 use crate::staging::error::Error;
 
-/// First line of the file `volume`.
-pub(crate) const FORMAT_LINE: &str = "forebay-volume 2";
+/// What each line of the file `volume` begins with.
+pub(crate) const FORMAT: &str = "forebay-volume 3";
+/// The file with the volume's id, and its copy: all that a volume has is lost without its id, so
+/// that neither a bit of it nor a sector may be what it hangs on (invariant: one-bit-one-map).
+const FILES: [&str; 2] = ["volume", "volume.copy"];
+/// Equal lines of each.
+const LINES: usize = 3;
 const NOTE: &str = "# Forebay volumes on what is mounted here. While it is not, a server begins no new ones in their place.\n\
                     # Remove this file if they are gone for good.\n";
 
@@ -56,58 +61,125 @@ pub(crate) fn lock(dir: &Path) -> Result<File, Error> {
     }
 }
 
-/// The volume's id, and whether it was made just now.
+/// The volume's id, and whether it was made just now. What is damaged of its files is put right
+/// from what is not, unless the disk takes no writes.
 pub(crate) fn identity(dir: &Path) -> Result<(VolumeId, bool), Error> {
-    let path = dir.join("volume");
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let mut lines = text.lines();
-            match (lines.next(), lines.next().and_then(VolumeId::parse)) {
-                (Some(FORMAT_LINE), Some(id)) => Ok((id, false)),
-                (Some(line), _) if line.starts_with("forebay-volume ") && line != FORMAT_LINE => Err(refuse(dir, format!(
-                    "its file `volume` says {line:?}, this server reads {FORMAT_LINE:?}: run the server that wrote it, or empty it"
-                ))),
-                _ => Err(refuse(dir, "its file `volume` is not what Forebay writes: bring back the file, or empty the directory".into())),
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let listing = fs::read_dir(dir);
-            let listing =
-                listing.map_err(|error| refuse(dir, format!("cannot be listed: {error}")))?;
-            for entry in listing.flatten() {
-                let name = entry.file_name();
-                if name != "LOCK" && name != "volume.new" && name != "lost+found" {
-                    return Err(refuse(
-                        dir,
-                        format!("is not a volume and holds {name:?}: give an empty directory"),
-                    ));
-                }
-            }
-            let id = VolumeId::random();
-            create(dir, id).map_err(|source| Error::io("create", path, source))?;
-            tracing::info!(path = %dir.display(), volume = %id, "volume created");
-            Ok((id, true))
-        }
-        Err(error) => Err(refuse(
-            dir,
-            format!("its file `volume` cannot be read: {error}"),
-        )),
+    let found = FILES.map(|name| read(&dir.join(name)));
+    let absent = |found: &io::Result<Vec<u8>>| matches!(found, Err(error) if error.kind() == io::ErrorKind::NotFound);
+    if found.iter().all(absent) {
+        return begin(dir).map(|id| (id, true));
     }
+    let mut ids: Vec<_> = found.iter().flatten().flat_map(|text| ids(text)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let id = match ids[..] {
+        [id] => id,
+        [] => return Err(refuse(dir, unreadable(&found))),
+        [one, other, ..] => {
+            return Err(refuse(
+                dir,
+                format!(
+                    "its files `volume` and `volume.copy` name volume {one} and volume {other}: remove the wrong one"
+                ),
+            ));
+        }
+    };
+    for (name, found) in FILES.iter().zip(&found) {
+        if !matches!(found, Ok(text) if *text == content(id).as_bytes()) {
+            tracing::warn!(path = %dir.display(), file = name, volume = %id, "the file with the volume's id is damaged or gone: it is written anew");
+            if let Err(error) = write(dir, name, id) {
+                tracing::warn!(path = %dir.display(), file = name, %error, "the file with the volume's id stays as it is");
+            }
+        }
+    }
+    Ok((id, false))
+}
+
+/// Why no file says which volume this is.
+fn unreadable(found: &[io::Result<Vec<u8>>]) -> String {
+    let texts = found.iter().flatten();
+    let mut lines =
+        texts.filter_map(|text| str::from_utf8(text.split(|b| *b == b'\n').next()?).ok());
+    // A flipped bit makes no number of it.
+    let version = |line: &str| {
+        let (_, rest) = line.split_once("forebay-volume ")?;
+        let version = rest.split(' ').next()?.parse::<u32>().ok()?;
+        (line.starts_with("forebay-volume ") && !line.starts_with(FORMAT)).then_some(version)
+    };
+    let errors = || found.iter().filter_map(|found| found.as_ref().err());
+    match (lines.find_map(version), errors().find(|it| it.kind() != io::ErrorKind::NotFound)) {
+        (Some(version), _) => format!(
+            "its file `volume` says \"forebay-volume {version}\", this server reads {FORMAT:?}: run the server that wrote it, or empty it"
+        ),
+        (None, Some(error)) => format!("its file `volume` cannot be read: {error}"),
+        (None, None) => "its files `volume` and `volume.copy` are not what Forebay writes: bring back one of them, or empty the directory".into(),
+    }
+}
+
+/// Begins a volume in an empty directory.
+fn begin(dir: &Path) -> Result<VolumeId, Error> {
+    let listing = fs::read_dir(dir);
+    let listing = listing.map_err(|error| refuse(dir, format!("cannot be listed: {error}")))?;
+    for entry in listing.flatten() {
+        let name = entry.file_name();
+        if !["LOCK", "volume.new", "lost+found"]
+            .iter()
+            .any(|it| name == *it)
+        {
+            return Err(refuse(
+                dir,
+                format!("is not a volume and holds {name:?}: give an empty directory"),
+            ));
+        }
+    }
+    let id = VolumeId::random();
+    for name in FILES {
+        write(dir, name, id).map_err(|source| Error::io("create", dir.join(name), source))?;
+    }
+    tracing::info!(path = %dir.display(), volume = %id, "volume created");
+    Ok(id)
 }
 
 /// The id of a volume that cannot be opened, if it can be read.
 pub(crate) fn known_id(dir: &Path) -> Option<VolumeId> {
-    let text = fs::read_to_string(dir.join("volume")).ok()?;
-    VolumeId::parse(text.lines().nth(1)?)
+    let texts = FILES.iter().filter_map(|name| read(&dir.join(name)).ok());
+    texts.flat_map(|text| ids(&text)).next()
 }
 
-/// Writes the file `volume`, whole or not at all.
-fn create(dir: &Path, id: VolumeId) -> io::Result<()> {
+/// Reads a file that is short; of a longer one as much as is enough to see that it is none of ours.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(1 << 12).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// What the undamaged lines say.
+fn ids(text: &[u8]) -> Vec<VolumeId> {
+    let lines = text.split(|byte| *byte == b'\n');
+    let id = |line: &[u8]| {
+        let id = VolumeId::parse(str::from_utf8(line).ok()?.split(' ').nth(2)?)?;
+        (self::line(id).as_bytes() == line).then_some(id)
+    };
+    lines.filter_map(id).collect()
+}
+
+/// Format, id, and the checksum of both.
+fn line(id: VolumeId) -> String {
+    let text = format!("{FORMAT} {id}");
+    format!("{text} {:08x}", crc32fast::hash(text.as_bytes()))
+}
+
+fn content(id: VolumeId) -> String {
+    format!("{}\n", line(id)).repeat(LINES)
+}
+
+/// Writes one of the files, whole or not at all.
+fn write(dir: &Path, name: &str, id: VolumeId) -> io::Result<()> {
     let temporary = dir.join("volume.new");
     let mut file = File::create(&temporary)?;
-    writeln!(file, "{FORMAT_LINE}\n{id}")?;
+    file.write_all(content(id).as_bytes())?;
     file.sync_all()?;
-    fs::rename(&temporary, dir.join("volume"))?;
+    fs::rename(&temporary, dir.join(name))?;
     File::open(dir)?.sync_all()
 }
 
@@ -253,6 +325,49 @@ mod tests {
     }
 
     #[test]
+    fn no_bit_and_no_file_costs_a_volume_its_id() {
+        let scratch = tempfile::tempdir().expect("temporary directory");
+        let dir = scratch.path();
+        let (id, made) = identity(dir).expect("made");
+        assert!(made);
+        fs::write(dir.join("apps"), "all that it has").expect("write");
+        let whole = content(id).into_bytes();
+        let check = |what: &str| {
+            assert_eq!(known_id(dir), Some(id), "{what}");
+            assert_eq!(identity(dir).expect(what), (id, false), "{what}");
+            for name in FILES {
+                assert_eq!(fs::read(dir.join(name)).expect(what), whole, "{what}");
+            }
+        };
+        for at in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            // Also where the copy has the same bit.
+            for name in FILES {
+                fs::write(dir.join(name), &flipped).expect("write");
+            }
+            check(&format!("bit {at}"));
+        }
+        for name in FILES {
+            for damage in [&b""[..], &[0; 4096], b"nonsense", b"forebay-volume 2\n"] {
+                fs::write(dir.join(name), damage).expect("write");
+                check(name);
+            }
+            fs::remove_file(dir.join(name)).expect("remove");
+            check(name);
+        }
+        // Two volumes in one are for a person.
+        write(dir, FILES[1], VolumeId::random()).expect("write");
+        let error = identity(dir).expect_err("which?").to_string();
+        assert!(error.contains("remove the wrong one"), "{error}");
+        for name in FILES {
+            fs::write(dir.join(name), "").expect("write");
+        }
+        let error = identity(dir).expect_err("none").to_string();
+        assert!(error.contains("bring back one of them"), "{error}");
+    }
+
+    #[test]
     fn a_directory_whose_disk_a_note_names_is_not_begun_anew_without_it() {
         let scratch = tempfile::tempdir().expect("temporary directory");
         let root = fs::canonicalize(scratch.path()).expect("there");
@@ -284,7 +399,7 @@ mod tests {
         let ids = dirs.clone().map(|dir| {
             fs::create_dir(&dir).expect("make");
             let id = VolumeId::random();
-            create(&dir, id).expect("write");
+            write(&dir, FILES[0], id).expect("write");
             write_note(&note, &dir, id).expect("write");
             id.to_string()
         });

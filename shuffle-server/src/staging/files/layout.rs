@@ -2,12 +2,13 @@
 //!
 //! | name | content |
 //! |---|---|
-//! | `volume` | two lines of text: `forebay-volume 2` (the format) and the volume's UUID |
+//! | `volume`, `volume.copy` | three equal lines of text: `forebay-volume 3` (the format), the volume's UUID, and the CRC-32 of both |
 //! | `LOCK` | empty; locked by the process that serves the volume |
 //! | `index/` | RocksDB, see [`crate::index`] |
 //! | `apps/<number>.<app>/<shuffle>/<segment>.seg` | segments, see [`super::format`] |
 //! | `trash/` | what is deleted and not gone yet, see `state::trash` |
 //! | `ballast` | space that is kept for the index, see [`super::ballast`] |
+//! | `lives/` | which applications' deletions were seen, see `writeback::notes` |
 //! | `lost/` | after damage to the index: its files as they were, and what it does not name any more; for a person, never read |
 //! | `log/<log>.log` | commit logs, see [`super::format`] |
 

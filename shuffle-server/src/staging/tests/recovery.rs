@@ -329,7 +329,7 @@ fn a_directory_that_is_no_volume_is_refused_and_untouched() {
     fs::write(bench.dir.path().join("volume"), "forebay-volume 9\n").expect("write");
     let error = bench.try_open().expect_err("another version").to_string();
     assert!(
-        error.contains("forebay-volume 9") && error.contains("forebay-volume 2"),
+        error.contains("forebay-volume 9") && error.contains("forebay-volume 3"),
         "{error}"
     );
     fs::write(bench.dir.path().join("volume"), "hello").expect("write");
