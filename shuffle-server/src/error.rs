@@ -51,23 +51,31 @@ pub enum Error {
     #[error("{0}")]
     Process(String),
     /// The server has ended, and not everything that it held is where it was to be.
-    #[error("{}", unsaved(*timeout, *left, *unkept))]
+    #[error("{}", unsaved(*timeout, *left, *lost, *unkept))]
     Unsaved {
         /// As configured.
         timeout: Duration,
         /// Bytes that are on the disks only.
         left: u64,
+        /// Map outputs that could not be read any more.
+        lost: u64,
         /// Bytes that only memory had.
         unkept: u64,
     },
 }
 
-fn unsaved(timeout: Duration, left: u64, unkept: u64) -> String {
+fn unsaved(timeout: Duration, left: u64, lost: u64, unkept: u64) -> String {
     let mut parts = vec!["the server has ended and could not save everything".to_owned()];
     if left > 0 {
         parts.push(format!(
             "{left} bytes are not in the object store, and only a server on the same disks serves them; drain-timeout is \
              {timeout:?}: give a drain more time, or see what the log says of the store"
+        ));
+    }
+    if lost > 0 {
+        parts.push(format!(
+            "{lost} map outputs cannot be read any more and are in no object store: their maps run again, and the log says what is the \
+             matter with the disks"
         ));
     }
     if unkept > 0 {

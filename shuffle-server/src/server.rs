@@ -347,10 +347,13 @@ impl Server {
         if let Some(failed) = failed {
             return Err(Error::Process(failed));
         }
-        if left > 0 || unkept > 0 {
+        let tier = core.remote.as_ref();
+        let lost = tier.map_or(0, |tier| tier.writeback.given_up());
+        if left > 0 || unkept > 0 || lost > 0 {
             return Err(Error::Unsaved {
                 timeout: config.drain_timeout,
                 left,
+                lost,
                 unkept,
             });
         }

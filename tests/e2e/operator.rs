@@ -4,7 +4,8 @@
 use shuffle_tests::{
     App, Attempt, Bucket, Kind, Oracle, STEP, Server, Setup, Shape,
     attempt::Random,
-    disk, eventually,
+    disk::{self, Tmpfs, walk},
+    eventually,
     peer::{assert_refused, fetch_first},
     raw, server, step, v1,
 };

@@ -6,6 +6,7 @@
 //! later. A request without an answer ends after 30 s, or after `AWS_TIMEOUT`, `AZURE_TIMEOUT` or
 //! `GOOGLE_TIMEOUT`.
 
+mod ground;
 mod named;
 mod replace;
 mod unfinished;
@@ -38,6 +39,7 @@ use super::{
     meter::Meter,
     secrets::{redacted, shown_url},
 };
+use ground::Ground;
 pub(super) use named::Named;
 pub use named::check_url;
 use named::{directory, parse};
@@ -61,6 +63,8 @@ pub struct Store {
     prefix: Path,
     /// The directory of a `file://` store.
     directory: Option<PathBuf>,
+    /// What that directory lies on.
+    ground: Option<Ground>,
     /// The URL without secrets.
     url: String,
     cloud: Cloud,
@@ -137,10 +141,12 @@ impl Store {
             }
             _ => return Err("its scheme is not supported".into()),
         };
+        let directory = local.then(|| directory(&url)).transpose()?;
         Ok(Self {
             inner,
             prefix,
-            directory: local.then(|| directory(&url)).transpose()?,
+            ground: directory.as_deref().and_then(Ground::of),
+            directory,
             url: shown_url(text),
             cloud,
             costs: Costs::default(),
@@ -177,6 +183,7 @@ impl Store {
             inner,
             prefix: Path::from("prefix"),
             directory: None,
+            ground: None,
             url: "memory:///prefix".into(),
             cloud: Cloud::Directory,
             costs: Costs::default(),
@@ -402,6 +409,12 @@ impl Store {
         use object_store::Error as E;
         self.costs.count(verb, key);
         let key = || self.path(key).to_string();
+        // What was written then is under the mount point, and what was not found says nothing.
+        if let Some(message) = self.ground.as_ref().and_then(Ground::why_gone) {
+            self.meter.request(verb, "failed");
+            let key = key();
+            return Err(Error::Store { verb, key, message });
+        }
         let (outcome, result) = match result {
             Ok(value) => ("ok", Ok(value)),
             Err(E::AlreadyExists { .. } | E::Precondition { .. }) => {

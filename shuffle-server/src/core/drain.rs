@@ -46,6 +46,8 @@ pub(crate) struct Progress {
     pub(crate) fetches: i64,
     /// Committed bytes that are to be in the object store and are not; `None` without one.
     pub(crate) bytes_left: Option<u64>,
+    /// Committed map outputs that were to be in the object store and cannot be read any more.
+    pub(crate) outputs_lost: u64,
     /// What write-back has sent to the object store since the drain began.
     pub(crate) bytes_sent: Option<u64>,
     /// How long write-back still takes at the rate so far; `None` while nothing can be said.
@@ -151,6 +153,7 @@ impl Core {
             pushes: self.metrics.streams("push"),
             fetches: self.metrics.streams("fetch"),
             bytes_left,
+            outputs_lost: tier.map_or(0, |tier| tier.writeback.given_up()),
             bytes_sent: pace.map(|pace| pace.sent),
             needs_ms: bytes_left.and_then(|left| pace?.needs(left)).map(millis),
             time_left_ms,

@@ -4,10 +4,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use shuffle_proto::{
     PROTOCOL,
+    ids::AppId,
     kind::Kind,
     v1,
     wire::{self, Invalid, MAX_TOKEN},
 };
+use shuffle_remote::keys;
 
 use crate::{
     core::PROTOCOL_MIN,
@@ -25,6 +27,10 @@ pub(super) fn check(message: Option<&v1::Caller>) -> Result<Caller, Refusal> {
         message.ok_or_else(|| Invalid::new("caller", "absent", "send protocol, app and token"))?;
     version("caller.protocol", caller.protocol)?;
     let app = wire::app("caller.app", &caller.app)?;
+    if is_no_app(&app) {
+        let remedy = "send another: the object store has a file of this name";
+        return Err(Invalid::new("caller.app", app, remedy).into());
+    }
     if caller.token.is_empty() {
         let remedy = "send the token with which the app was, or is to be, registered";
         return Err(Refusal::new(
@@ -47,6 +53,11 @@ pub(super) fn check(message: Option<&v1::Caller>) -> Result<Caller, Refusal> {
         peer: None,
         task: false,
     })
+}
+
+/// Whether the app's directory in the store would be where the store's marker is.
+fn is_no_app(app: &AppId) -> bool {
+    keys::app(app) == keys::marker()
 }
 
 fn policy(value: i32) -> Result<Option<Policy>, Invalid> {
@@ -73,4 +84,28 @@ pub(super) fn version(field: &'static str, theirs: u32) -> Result<u32, Refusal> 
         return Err(Invalid::new(field, theirs, remedy).into());
     }
     Ok(theirs.min(PROTOCOL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_app_has_the_name_of_the_stores_marker() {
+        let caller = |app: &str| v1::Caller {
+            protocol: PROTOCOL,
+            app: app.into(),
+            token: "token".into(),
+            ..v1::Caller::default()
+        };
+        let key = keys::marker();
+        let marker = key.rsplit('/').next().expect("a name");
+        let refused = check(Some(&caller(marker)));
+        let refused = refused.err().expect("it is a file there");
+        assert!(
+            refused.message.contains("caller.app is .forebay-marker"),
+            "{refused:?}"
+        );
+        assert!(check(Some(&caller(&format!("{marker}2")))).is_ok());
+    }
 }

@@ -163,7 +163,16 @@ async fn delete(core: &Core, caller: &Caller) -> Result<u64, Refusal> {
         && gone
     {
         let token = caller.token.0;
-        remote.writeback.app_deleted(&caller.app, token).await;
+        let told = remote.writeback.app_deleted(&caller.app, token).await;
+        told.map_err(|error| {
+            let message = format!(
+                "{} bytes of app {} were freed here, but nothing that outlives this server knows yet that it was deleted: no data directory \
+                 takes the note, and {error}: this server tries again; ask again to see that it is done",
+                bytes.unwrap_or(0),
+                caller.app,
+            );
+            Refusal::new(Kind::Unavailable, message)
+        })?;
     }
     Ok(bytes.unwrap_or(0))
 }

@@ -35,6 +35,8 @@ struct Progress {
     pushes: i64,
     fetches: i64,
     bytes_left: Option<u64>,
+    #[serde(default)]
+    outputs_lost: u64,
     bytes_sent: Option<u64>,
     needs_ms: Option<u64>,
     time_left_ms: Option<u64>,
@@ -360,6 +362,11 @@ async fn until_over(admin: &Admin<'_>) -> Result<(), String> {
              there again and give it more time",
             admin.server,
             size(left)
+        )),
+        Some(_) if last.outputs_lost > 0 => Err(format!(
+            "server {}: drained, but {} map outputs could not be read any more and are in no object store: their maps run again, and \
+             its log says what is the matter with its disks",
+            admin.server, last.outputs_lost
         )),
         Some(_) => {
             say(format!(

@@ -205,15 +205,20 @@ impl Collector {
     }
 
     /// Notes the deletion of an app without data here, and puts the tombstone into the store if
-    /// that is quick: the next call may register the name at another server.
-    pub(super) async fn tell(&self, app: &AppId) {
+    /// that is quick: the next call may register the name at another server. An error if neither
+    /// was possible: a process that ends now forgets the deletion, so nobody may be told of it.
+    pub(super) async fn tell(&self, app: &AppId) -> Result<(), Error> {
         self.records.note_gone(app).await;
-        match tokio::time::timeout(TOLD, self.records.entomb(app)).await {
-            Ok(Ok(())) => {}
-            // The burial tries again.
-            told => {
-                tracing::info!(%app, ?told, "the store does not know yet that the app was deleted")
-            }
+        let why = match tokio::time::timeout(TOLD, self.records.entomb(app)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => self.records.not_yet(app),
+        };
+        // The burial tries again.
+        tracing::info!(%app, %why, "the store does not know yet that the app was deleted");
+        match self.records.is_in_no_note(app) {
+            true => Err(why),
+            false => Ok(()),
         }
     }
 

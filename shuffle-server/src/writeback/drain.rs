@@ -3,7 +3,10 @@
 //! A round is bounded ([`super::planner`]), so a drain that runs out of time has saved all finished
 //! rounds, instead of one unfinished manifest for everything.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use super::{WriteBack, planner};
 use crate::{
@@ -124,6 +127,11 @@ impl WriteBack {
 
     pub(super) fn is_draining(&self) -> bool {
         self.begun.lock().is_some()
+    }
+
+    /// Committed attempts that the drain was to save, and that cannot be read any more.
+    pub fn given_up(&self) -> u64 {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// Committed bytes that a drain would write back.

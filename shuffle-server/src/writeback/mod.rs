@@ -47,7 +47,7 @@ mod uploader;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -128,6 +128,8 @@ pub struct WriteBack {
     awaited: Awaited,
     /// Set when the drain begins.
     begun: Mutex<Option<Begun>>,
+    /// Attempts that a drain could not read any more.
+    given_up: AtomicU64,
     wake: Notify,
 }
 
@@ -167,6 +169,7 @@ impl WriteBack {
             turns: Mutex::default(),
             awaited: Awaited::default(),
             begun: Mutex::default(),
+            given_up: AtomicU64::default(),
             wake: Notify::new(),
         }
     }
@@ -221,11 +224,16 @@ impl WriteBack {
     }
 
     /// Buries an app that the owner of this token deleted here. The tombstone is in the store on
-    /// return, unless the store is slow.
-    pub async fn app_deleted(&self, app: &AppId, token: [u8; 32]) {
+    /// return, unless the store is slow and a data directory has a note of the deletion. An error:
+    /// neither has, and the next process would not know; the burial goes on by itself.
+    pub async fn app_deleted(
+        &self,
+        app: &AppId,
+        token: [u8; 32],
+    ) -> Result<(), shuffle_remote::Error> {
         self.remote.forget(app, None);
         self.collector.dead(app, None, token);
-        self.collector.tell(app).await;
+        self.collector.tell(app).await
     }
 
     /// Watches the records of other servers' apps, until the future is dropped.

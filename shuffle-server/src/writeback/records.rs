@@ -204,7 +204,17 @@ impl Records {
                 done => return done,
             }
         }
-        Ok(())
+        Err(self.not_yet(app))
+    }
+
+    /// Whether the app was deleted here, and no data directory has a note of it: the next process
+    /// would not know.
+    pub(super) fn is_in_no_note(&self, app: &AppId) -> bool {
+        let lives = self.lives.lock();
+        let Some((ended, noted)) = lives.get(app).and_then(|it| Some((it.ended?, it.noted))) else {
+            return false;
+        };
+        noted.is_none_or(|note| note.born != ended || note.state == State::Live)
     }
 
     /// Lives deleted here and not yet removed.

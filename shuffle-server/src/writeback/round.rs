@@ -1,7 +1,10 @@
 //! One shuffle's round: a generation is sealed, uploaded and recorded; failures are paused or
 //! reported.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use shuffle_remote::{Owner, Place, keys};
 
@@ -91,6 +94,10 @@ impl WriteBack {
             }
             Err(Error::Attempts { owners, reason }) => {
                 // The next round begins at once, without these attempts.
+                if self.is_draining() {
+                    self.given_up
+                        .fetch_add(owners.len() as u64, Ordering::Relaxed);
+                }
                 tracing::warn!(%app, %shuffle, volume = %volume.id(), attempts = owners.len(), %reason, "attempts are left out of write-back");
             }
             Err(error) => {

@@ -114,6 +114,66 @@ async fn a_drain_that_leaves_something_is_told_as_a_failure() {
     oracle.check(&server.peer().await, &app, 0).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_can_not_read_what_it_is_to_save_is_told_as_a_failure() {
+    let bucket = Bucket::new();
+    let setup = bucket.setup("lazy").flag("--write-back-delay", "1h");
+    let mut server = Server::with(setup).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    oracle.push_maps(&server, &app, 0, SHAPE, 0..3).await;
+    // What was pushed is in no memory any more.
+    server.kill();
+    server.restart().await;
+    server.peer().await.renew(&app).await.unwrap();
+    for dir in server.dirs() {
+        for file in [walk(&dir.join("apps")), walk(&dir.join("log"))].concat() {
+            let file = fs::File::options().write(true).open(file).unwrap();
+            file.set_len(0).unwrap();
+        }
+    }
+    let admin = server.admin().to_string();
+    let said = forebay(["drain", "--wait", "--server", &admin]).await;
+    said.bad(1, &["3 map outputs could not be read any more"]);
+    assert_eq!(server.ended().await.code(), Some(3), "{}", server.log());
+    let log = server.log();
+    assert!(
+        log.contains("3 map outputs cannot be read any more"),
+        "{log}"
+    );
+    server.allow_errors("");
+}
+
+/// The directory of the store is another one when its share was unmounted: what is written there is
+/// saved nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_unmounted_gets_nothing_and_all_when_it_is_back() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mount = || Tmpfs::mount(scratch.path().join("store"), 64 << 10);
+    let Some(store) = mount() else {
+        return;
+    };
+    let url = format!("file://{}/pool", store.path().display());
+    let setup = Setup::new().flag("--remote", &url);
+    let mut server = Server::with(setup.flag("--drain-timeout", "30s")).await;
+    let (app, mut oracle) = (App::new("app-1"), Oracle::default());
+    oracle.push_maps(&server, &app, 0, SHAPE, 0..3).await;
+    drop(store);
+    server.terminate();
+    eventually(STEP, || async {
+        let log = server.log();
+        let told = log.contains("write-back failed") && log.contains("mount that again");
+        told.then_some(()).ok_or(log)
+    })
+    .await;
+    assert!(server.running(), "{}", server.log());
+    let store = mount().unwrap();
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+    server.destroy();
+    let other = Server::with(Setup::new().flag("--remote", &url)).await;
+    oracle.check(&other.peer().await, &app, 0).await;
+    drop((other, store));
+}
+
 /// Staged data go to the store from the first moment, beside running pushes, which are sent
 /// elsewhere in time.
 #[tokio::test(flavor = "multi_thread")]

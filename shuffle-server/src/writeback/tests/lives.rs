@@ -170,3 +170,42 @@ async fn who_waits_for_a_burial_goes_on_with_it_when_its_server_has_stopped() {
     let ensured = one.collector.ensure(&app, TOKEN, LEASE).await;
     assert!(ensured.expect("its name is free"));
 }
+
+#[tokio::test]
+async fn a_deletion_that_neither_a_disk_nor_the_store_knows_of_is_not_told_as_done() {
+    let steps = Steps::endless();
+    let clock = ManualClock::new();
+    let time: Now = {
+        let clock = clock.clone();
+        Arc::new(move || clock.now())
+    };
+    let store = Store::on(Arc::new(Mortal::new(steps.clone())));
+    let shelf = Shelf {
+        remote: Arc::new(Remote::new(store, time)),
+        clock,
+    };
+    let bench = Bench::new();
+    let (app, volume) = (named("app-1"), bench.open());
+    let one = process(&shelf, &volume);
+    let bound = one.records.bind(&app, TOKEN, LEASE).await;
+    assert_eq!(bound.expect("bound"), Claim::Yours);
+    // The disk takes no more notes, and the store does not answer.
+    let lives = volume.dir().join("lives");
+    std::fs::rename(&lives, lives.with_extension("away")).expect("renamed");
+    std::fs::write(&lives, "").expect("in its place");
+    steps.set(0);
+    one.collector.dead(&app, None, TOKEN);
+    let pool: &dyn Pool = &*one.records;
+    pool.deleting(&app, false);
+    pool.deleting(&app, true);
+    one.collector.tell(&app).await.expect_err("it is forgotten");
+    // Either of them is enough, also when it is asked again.
+    std::fs::remove_file(&lives).expect("removed");
+    std::fs::rename(lives.with_extension("away"), &lives).expect("back");
+    one.collector.tell(&app).await.expect("the disk knows");
+    std::fs::remove_dir_all(&lives).expect("removed");
+    steps.set(i64::MAX);
+    one.collector.tell(&app).await.expect("the store knows");
+    let claim = process(&shelf, &volume).records.ask(&app, TOKEN).await;
+    assert_eq!(claim.expect("asked"), Claim::Deleted);
+}
