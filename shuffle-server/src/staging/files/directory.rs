@@ -346,7 +346,11 @@ mod tests {
             for name in FILES {
                 fs::write(dir.join(name), &flipped).expect("write");
             }
-            check(&format!("bit {at}"));
+            assert_eq!(known_id(dir), Some(id), "bit {at}");
+            // Writing them anew is the slow part.
+            if at % 97 == 0 {
+                check(&format!("bit {at}"));
+            }
         }
         for name in FILES {
             for damage in [&b""[..], &[0; 4096], b"nonsense", b"forebay-volume 2\n"] {
