@@ -50,6 +50,7 @@ cluster-test: build ## a real Kubernetes of two nodes on this machine, the chart
 conformance: build ## hours: all of TPC-H and TPC-DS on every Spark line, and Spark's own test suites (ARGS=--record keeps the results)
 	@./setup.sh $(addprefix --spark ,3.5.9 4.0.5 4.1.4 4.2.1 4.3.0) -- python tests/conformance/tpc.py $(ARGS)
 	@$(IN) python tests/conformance/spark_suites.py $(ARGS)
+	@./setup.sh --spark 4.1.4 --comet -- pytest tests/spark/test_comet.py -m long
 
 spark-long: build ## what takes minutes: giant records, 20 000 tasks, many kills, and on 3.5.9 what the newest line had in make test
 	@./setup.sh --spark 3.5.9 --spark 4.3.0 --java 11 --java 21 -- pytest tests/spark -m long

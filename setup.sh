@@ -12,6 +12,7 @@
 #   ./setup.sh --charts                         and Helm with the schemas of Kubernetes, for the tests of deploy/ (360 MB)
 #   ./setup.sh --prometheus                     and what checks the metrics: promtool, and the reference parser of OpenMetrics (100 MB)
 #   ./setup.sh --java 11                        and that Java runtime, 11 or 21, beside the one that builds (60 MB)
+#   ./setup.sh --comet                          and Apache DataFusion Comet for Spark 4.1, for the tests of it (100 MB)
 #   ./setup.sh --cluster                        and a Kubernetes for tests (as root; built from Go modules and Debian's containerd:
 #                                               10 minutes of two free cores, 700 MB)
 #   ./setup.sh [needs…] -- COMMAND…             the same, then COMMAND with the environment set
@@ -33,6 +34,9 @@ connect_tools=(grpcio==1.85.3 grpcio-status==1.85.3 googleapis-common-protos==1.
 versitygw=v1.8.0
 azurite=3.35.0
 moto=('moto[s3,server]==5.2.5')
+# Apache DataFusion Comet, as jvm-bridge/comet/pom.xml has it.
+comet_version=1.2.0
+comet_sum=5055c43dca9e8cce83c33b1ff25646d1436c94698ca48beb3475bf60843b8d37
 prometheus_client=prometheus-client==0.26.0
 # Java runtimes for tests, by PyPI. Java 8 cannot be had there, and all lack a module that Spark 4 asks for: they are for 3.5.
 declare -A javas=([11]=11.0.13.1 [21]=21.0.8.2)
@@ -50,6 +54,7 @@ disks=false
 charts=false
 cluster=false
 prometheus=false
+comet=false
 env_only=false
 command=()
 while [ $# -gt 0 ]; do
@@ -65,6 +70,7 @@ while [ $# -gt 0 ]; do
     --charts) charts=true ;;
     --cluster) cluster=true ;;
     --prometheus) prometheus=true ;;
+    --comet) comet=true ;;
     --env) env_only=true ;;
     --) shift; command=("$@"); break ;;
     -h | --help) sed -n '2,/^set /{s/^#$//p;s/^# //p}' "$0"; exit 0 ;;
@@ -172,6 +178,22 @@ install_stores() {
   venv "$dir/moto" "${moto[@]}" || say "no moto (s3://): pip failed"
 }
 
+# By Maven, whose copy of it is compared with what was tested.
+install_comet() {
+  local jar=comet-spark-spark4.1_2.13-$comet_version.jar
+  [ -e "$cache/comet/$jar" ] && return
+  say "Comet $comet_version from Maven Central (100 MB)"
+  mkdir -p "$cache/comet"
+  mvn --batch-mode --no-transfer-progress --quiet dependency:copy -Dartifact="org.apache.datafusion:comet-spark-spark4.1_2.13:$comet_version" \
+    -DoutputDirectory="$cache/comet/new" >&2 8>&- || { say "no Comet: Maven failed"; return; }
+  if ! echo "$comet_sum  $cache/comet/new/$jar" | sha256sum --check --quiet >&2; then
+    rm -rf "$cache/comet/new"
+    say "no Comet: what Maven Central gave is not the file that was tested (SHA-256 $comet_sum)"
+    return
+  fi
+  mv "$cache/comet/new/$jar" "$cache/comet/$jar"
+}
+
 # Not needed: one line where it cannot be had, and tests that want a disk that fails say so again and are skipped.
 install_disks() {
   command -v nbdkit >/dev/null && command -v nbdfuse >/dev/null && command -v mkfs.ext4 >/dev/null && command -v qemu-x86_64 >/dev/null && return
@@ -265,6 +287,7 @@ prepare() {
   fi
   if $cluster; then install_cluster; fi
   if $prometheus; then install_prometheus; fi
+  if $comet; then install_comet; fi
   local line
   for line in "${lines[@]}"; do
     [ -d "$cache/pyspark-$line/lib" ] || say "Spark $line from PyPI (300 to 450 MB, then one to two minutes to unpack)"

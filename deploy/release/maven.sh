@@ -34,8 +34,9 @@ cat >"$work/forebay-spark.pom" <<POM
 </project>
 POM
 sources=("$root/jvm-bridge/core/src/main/java" "$root/jvm-bridge/spark/src/main/java")
-jar --create --file "$work/sources.jar" $(printf -- '-C %s . ' "${sources[@]}") -C "$root" LICENSE -C "$root" NOTICE
-"${mvn[@]}" -f "$root/jvm-bridge/pom.xml" compile dependency:build-classpath "-Dmdep.outputFile=$work/classpath" -Dmdep.regenerateFile=true
+# The module for Comet is in the jar of sources; its documentation would need another Scala.
+jar --create --file "$work/sources.jar" $(printf -- '-C %s . ' "${sources[@]}" "$root/jvm-bridge/comet/src/main/java") -C "$root" LICENSE -C "$root" NOTICE
+"${mvn[@]}" -f "$root/jvm-bridge/pom.xml" -pl core,spark compile dependency:build-classpath "-Dmdep.outputFile=$work/classpath" -Dmdep.regenerateFile=true
 # Only what a reader of the documentation needs: whatever a comment lacks is not this step's to judge.
 find "${sources[@]}" -name '*.java' >"$work/files"
 javadoc -quiet --release 8 -Xdoclint:none -notimestamp -public -d "$work/javadoc" -cp "$(cat "$work/classpath")" @"$work/files" >"$work/javadoc.log" 2>&1 ||

@@ -57,3 +57,11 @@ class SparkLine:
         subprocess.run(["jar", "--create", "--file", fresh, "-C", classes, "."], check=True)
         fresh.rename(jar)
         return jar
+
+
+def comet_jar() -> Path:
+    """Apache DataFusion Comet, of the version and for the line that Forebay is tested with."""
+    found = sorted((CACHE / "comet").glob("comet-spark-spark4.1_2.13-*.jar"))
+    if not found:
+        raise Missing("Comet is not in the cache: run ./setup.sh --comet")
+    return found[-1]

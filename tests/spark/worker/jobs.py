@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +56,17 @@ def tpch(spark, query):
     seconds = time.monotonic() - start
     lines = sorted("|".join(str(value) for value in row) for row in rows)
     return {"rows": len(rows), "hash": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16], "seconds": seconds}
+
+
+def exchanges(spark, query, conf=None):
+    """A query's answer as `tpch` gives it, or that of a statement, and how many exchanges of each kind its final plan has."""
+    with _settings(spark, conf):
+        frame = spark.sql(TPCH.get(query, query))
+        lines = sorted("|".join(str(value) for value in row) for row in frame.collect())
+        plan = frame._jdf.queryExecution().executedPlan().toString().split("== Initial Plan ==")[0]
+    kinds = Counter(re.findall(r"\b(CometExchange|CometColumnarExchange|Exchange|ReusedExchange)\b", plan))
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return {"rows": len(lines), "hash": digest, "exchanges": dict(sorted(kinds.items()))}
 
 
 def measured(spark, query=None, view=None, conf=None):

@@ -36,6 +36,9 @@ public final class ForebayPlugin implements SparkPlugin {
         }
     }
 
+    /** Ours for applications with Comet. By name: without Comet the class cannot be loaded. */
+    private static final String COMET_MANAGER = "io.forebay.spark.ForebayCometShuffleManager";
+
     /**
      * Sets the manager in the driver's live conf; an {@link IllegalArgumentException} says why that
      * cannot be.
@@ -43,7 +46,7 @@ public final class ForebayPlugin implements SparkPlugin {
     static void activate(SparkConf conf, String sparkVersion) {
         String ours = ForebayShuffleManager.class.getName();
         String manager = conf.get(MANAGER, "sort");
-        if (manager.equals(ours)) {
+        if (manager.equals(ours) || manager.equals(COMET_MANAGER)) {
             return;
         }
         if (sparkVersion.startsWith("3.")) {

@@ -27,7 +27,7 @@ public final class ForebayShuffleDataIO extends LocalDiskShuffleDataIO {
         @Override
         public Map<String, String> initializeApplication() {
             ShuffleManager manager = SparkEnv.get().shuffleManager();
-            if (!(manager instanceof ForebayShuffleManager)) {
+            if (ForebayShuffleManager.of(manager) == null) {
                 if (manager.getClass().getName().equals(ForebayShuffleManager.class.getName())) {
                     throw new IllegalArgumentException(
                             "Forebay's jar was loaded twice on the driver, by " + manager.getClass().getClassLoader() + " and by "
@@ -71,7 +71,8 @@ public final class ForebayShuffleDataIO extends LocalDiskShuffleDataIO {
         private static DriverApp app() {
             SparkEnv env = SparkEnv.get();
             ShuffleManager manager = env == null ? null : env.shuffleManager();
-            return manager instanceof ForebayShuffleManager ? ((ForebayShuffleManager) manager).app() : null;
+            ForebayShuffleManager ours = ForebayShuffleManager.of(manager);
+            return ours == null ? null : ours.app();
         }
     }
 }

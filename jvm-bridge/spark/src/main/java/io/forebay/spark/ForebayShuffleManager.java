@@ -6,6 +6,7 @@ import org.apache.spark.SparkConf;
 import org.apache.spark.SparkEnv;
 import org.apache.spark.TaskContext;
 import org.apache.spark.shuffle.ShuffleHandle;
+import org.apache.spark.shuffle.ShuffleManager;
 import org.apache.spark.shuffle.ShuffleReadMetricsReporter;
 import org.apache.spark.shuffle.ShuffleReader;
 import org.apache.spark.shuffle.ShuffleWriteMetricsReporter;
@@ -43,6 +44,23 @@ public final class ForebayShuffleManager extends SortShuffleManager {
         } else {
             app = null;
         }
+    }
+
+    /** The Forebay behind this application's manager; null if there is none. */
+    static ForebayShuffleManager of(ShuffleManager manager) {
+        if (manager instanceof Engine) {
+            return ((Engine) manager).forebay();
+        }
+        return manager instanceof ForebayShuffleManager ? (ForebayShuffleManager) manager : null;
+    }
+
+    /** A manager for another engine inside of Spark, which leaves to ours all that is not its own. */
+    interface Engine {
+        ForebayShuffleManager forebay();
+    }
+
+    ForebayConf conf() {
+        return settings.get();
     }
 
     /** The app, on the driver; null on an executor. */
@@ -89,7 +107,8 @@ public final class ForebayShuffleManager extends SortShuffleManager {
         return new ForebayShuffleReader<>(task(ours, context), range, metrics, settings.get().windowBytes());
     }
 
-    private <K, V, C> ShuffleTask<K, V, C> task(ForebayShuffleHandle<K, V, C> handle, TaskContext context) {
+    /** What a task needs at a shuffle of ours. */
+    <K, V, C> ShuffleTask<K, V, C> task(ForebayShuffleHandle<K, V, C> handle, TaskContext context) {
         return new ShuffleTask<>(handle, context, client, new Traffic(handle, context, source()));
     }
 

@@ -69,6 +69,24 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
     }
 
     private Iterator<Product2<K, C>> records() {
+        BlockSource source = source();
+        if (source == null) {
+            return new Nothing<>();
+        }
+        InterruptCheck interrupt = Interrupts.ofTask(context);
+        TaskReaders readers = TaskReaders.of(context);
+        Serializer serializer = handle.dependency().serializer();
+        if (ForebayShuffleWriter.writesRows(handle.dependency())) {
+            int fields = (Integer) Shim.unsafeRowField(serializer, "numFields");
+            RowIterator<K, C> rows = new RowIterator<>(source, fields, TaskReaders.taskThread(context), interrupt, readers::ended);
+            source.onHalfWay(rows::count);
+            return rows;
+        }
+        return new RecordIterator<>(source, serializer.newInstance(), serializer.supportsRelocationOfSerializedObjects(), readers::ended);
+    }
+
+    /** The verified blocks; null if no map has data: then no server is asked. */
+    BlockSource source() {
         int shuffle = handle.shuffleId();
         MapOutputs outputs =
                 new MapOutputs(
@@ -79,7 +97,7 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
                                 .mapOutputTracker()
                                 .getMapSizesByExecutorId(shuffle, range.mapStart, range.mapEnd, range.partitionStart, range.partitionEnd));
         if (outputs.isEmpty()) {
-            return new Nothing<>();
+            return null;
         }
         InterruptCheck interrupt = Interrupts.ofTask(context);
         TaskReaders readers = TaskReaders.of(context);
@@ -87,14 +105,7 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
         Traffic.Sum sum = readers.sum(shuffle, traffic);
         BlockSource source = new BlockSource(input(reader, sum), outputs, interrupt, metrics, readers);
         readers.add(source);
-        Serializer serializer = handle.dependency().serializer();
-        if (ForebayShuffleWriter.writesRows(handle.dependency())) {
-            int fields = (Integer) Shim.unsafeRowField(serializer, "numFields");
-            RowIterator<K, C> rows = new RowIterator<>(source, fields, TaskReaders.taskThread(context), interrupt, readers::ended);
-            source.onHalfWay(rows::count);
-            return rows;
-        }
-        return new RecordIterator<>(source, serializer.newInstance(), serializer.supportsRelocationOfSerializedObjects(), readers::ended);
+        return source;
     }
 
     private static int attempts() {

@@ -29,7 +29,8 @@ public final class ForebayStatus {
     public static Optional<ForebayStatus> current() {
         SparkEnv env = SparkEnv.get();
         ShuffleManager manager = env == null ? null : env.shuffleManager();
-        DriverApp app = manager instanceof ForebayShuffleManager ? ((ForebayShuffleManager) manager).app() : null;
+        ForebayShuffleManager ours = ForebayShuffleManager.of(manager);
+        DriverApp app = ours == null ? null : ours.app();
         return app == null ? Optional.empty() : Optional.of(app.status());
     }
 
