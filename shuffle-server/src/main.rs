@@ -33,8 +33,14 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     if loaded.config.print_config {
-        print!("{}", loaded.effective);
-        return ExitCode::SUCCESS;
+        let mut stdout = std::io::stdout().lock();
+        let written = stdout
+            .write_all(loaded.effective.as_bytes())
+            .and_then(|()| stdout.flush());
+        return match written.context("print the settings") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
     }
     match run(loaded.config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,7 +49,8 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    // Not eprintln!, which panics where nobody can be told: the exit code still says it.
+    drop(writeln!(std::io::stderr(), "error: {error:#}"));
     match error.downcast_ref() {
         Some(Error::Unsaved { .. }) => ExitCode::from(UNSAVED),
         _ => ExitCode::FAILURE,
@@ -123,6 +130,8 @@ fn log(filter: Option<&str>, format: LogFormat) -> anyhow::Result<()> {
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Where the log's disk is full or its reader gone, it would complain on stderr, and panic there.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.with_ansi(colours).init(),

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,39 @@ def test_a_program_that_cannot_start_a_server_says_why(venv, own, tmp_path):
     assert done.returncode == 1
     assert "memory" in done.stderr
     until_gone(tmp_path)
+
+
+def test_a_server_whose_log_has_no_room_serves_and_ends_as_always(venv, own, tmp_path):
+    """Its exit code says then what its words would: panics, whatever they are of, do not."""
+    server = [venv / "bin/forebay-server", "--data-dir", tmp_path / "data", "--allow-root-device", "--listen", "127.0.0.1:0"]
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        with typed([*server, "--admin-listen", "127.0.0.1:0"], text=True, stderr=full, env=own) as running:
+            ready = running.stdout.readline()
+            assert ready.startswith("ready data=127.0.0.1:")
+            admin = ready.split("admin=")[1].split()[0]
+            assert urllib.request.urlopen(f"http://{admin}/readyz").status == 200
+            running.terminate()
+            assert running.wait(60) == 0
+        assert subprocess.run([*server, "--memory", "1B"], stderr=full, check=False, env=own).returncode == 1
+        assert subprocess.run([*server, "--print-config"], stdout=full, check=False, env=own).returncode == 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a file system that is full")
+def test_a_dev_server_without_room_says_so(venv, own, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", full], check=True)
+    try:
+        with suppress(OSError), open(full / "what others left", "wb") as file:
+            while file.write(b"x" * 4096):
+                file.flush()
+        command = [venv / "bin/forebay", "dev", "--port", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**own, "TMPDIR": str(full)})
+        assert done.returncode == 1
+        assert f"{full} seems full" in done.stderr and "TMPDIR" in done.stderr
+        assert [path.name for path in full.iterdir()] == ["what others left"]
+    finally:
+        subprocess.run(["umount", full], check=True)
 
 
 def test_spark_answers_over_the_dev_server(venv, own, tmp_path):

@@ -210,6 +210,14 @@ fn log_of(folder: &Path) -> String {
     let log = fs::read_to_string(folder.join("server.log")).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     let last = lines[lines.len().saturating_sub(LINES_OF_LOG)..].join("\n");
+    if last.is_empty() {
+        // The server's own words have no room there either.
+        let parent = folder.parent().unwrap_or(folder).display();
+        return format!(
+            "the server ended by itself and could not even say why: {parent} seems full: make room, \
+             or set TMPDIR to a directory that has some"
+        );
+    }
     format!("the server ended by itself; its log ends with\n{last}")
 }
 
