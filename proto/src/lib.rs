@@ -10,9 +10,11 @@
 //!   the answer to a fetch.
 //! - [`frame`]: gRPC messages with a bulk payload, framed by hand so that the payload is never
 //!   copied.
+//! - [`credential`]: how a driver proves that it belongs to a pool, and what a server gives it.
 //! - [`kind`]: the few kinds of failure and what a caller does about each.
 
 pub mod block;
+pub mod credential;
 pub mod frame;
 pub mod ids;
 pub mod kind;

@@ -14,7 +14,14 @@ mod identity;
 mod known;
 mod look;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
@@ -35,6 +42,7 @@ use crate::{
     client::Client,
     error::{Error, Kind},
     placement,
+    proof::Proof,
     types::{Caller, Description, WriteBack},
 };
 
@@ -68,10 +76,15 @@ pub struct AppHandle {
 /// State shared by the tasks.
 struct Members {
     client: Client,
+    /// With the driver's own token.
     caller: Caller,
+    /// What the app's calls have: the newest token that a server has made, or the driver's own.
+    token: Mutex<Arc<str>>,
     pool: Mutex<Pool>,
     /// Told when `pool` has changed.
     news: watch::Sender<()>,
+    /// Whether it was told that a server asks for no proof.
+    unasked: AtomicBool,
     probes: Semaphore,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -94,9 +107,11 @@ impl AppHandle {
         let stop = CancellationToken::new();
         let members = Arc::new(Members {
             client,
+            token: Mutex::new(caller.token.clone()),
             caller,
             pool: Mutex::default(),
             news: watch::Sender::new(()),
+            unasked: AtomicBool::new(false),
             probes: Semaphore::new(PROBES),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
@@ -132,6 +147,13 @@ impl AppHandle {
         )
     }
 
+    /// What the app's tasks call the servers with: the newest token that a server has made for it,
+    /// or the driver's own where servers ask nobody who they are. Tasks that run for longer than a
+    /// day need no newer one, as long as the driver renews the lease.
+    pub fn token(&self) -> Arc<str> {
+        self.members.token.lock().clone()
+    }
+
     /// Descriptions by the servers that answered last time.
     pub fn servers(&self) -> Vec<Description> {
         let pool = self.members.pool.lock();
@@ -145,7 +167,7 @@ impl AppHandle {
     /// the others. Fails only when no server answered.
     pub async fn delete_shuffle(&self, shuffle: ShuffleId) -> Result<(), Error> {
         let request = v1::DeleteShuffleRequest {
-            caller: Some(self.members.caller.message()),
+            caller: Some(self.members.message()),
             shuffle: shuffle.0,
         };
         let what = format!("delete shuffle {shuffle}");
@@ -169,7 +191,7 @@ impl AppHandle {
         members.tasks.close();
         members.tasks.wait().await;
         let request = v1::DeleteAppRequest {
-            caller: Some(members.caller.message()),
+            caller: Some(members.message()),
         };
         members
             .everywhere("delete the app", |client, address| {
@@ -333,7 +355,8 @@ impl Members {
         if !back && !due {
             return Ok(());
         }
-        let (lease, anew) = client.within(address, limit, self.renew(address)).await?;
+        let (lease, anew, token) = client.within(address, limit, self.renew(address)).await?;
+        self.got(address, token);
         if anew && !restarted && before.leased.is_some() {
             tracing::warn!(app = %self.caller.app, server = address, "the lease of the app had run out: what the server had of it is lost; it is registered there again");
         }
@@ -341,16 +364,40 @@ impl Members {
         Ok(())
     }
 
-    async fn renew(&self, address: &str) -> Result<(Duration, bool), Failure> {
+    /// The caller for calls other than registration and renewal.
+    fn message(&self) -> v1::Caller {
+        v1::Caller {
+            token: self.token.lock().to_string(),
+            ..self.caller.message()
+        }
+    }
+
+    /// Takes up the token that a server has made.
+    fn got(&self, address: &str, token: String) {
+        let proves = self.client.settings().proof != Proof::None;
+        match token.is_empty() {
+            false => *self.token.lock() = token.into(),
+            true if proves && !self.unasked.swap(true, Ordering::Relaxed) => {
+                tracing::warn!(app = %self.caller.app, server = address, "this driver proves who it is, and the server asks nobody: set auth = secret or kubernetes at all servers");
+            }
+            true => {}
+        }
+    }
+
+    async fn renew(&self, address: &str) -> Result<(Duration, bool, String), Failure> {
         let write_back = self.client.settings().write_back;
         let write_back = write_back.map_or(v1::WriteBack::Unspecified, WriteBack::message);
         let caller = v1::Caller {
             write_back: write_back.into(),
             ..self.caller.message()
         };
+        let settings = self.client.settings();
+        let (app, name) = (&self.caller.app, settings.name("auth_file"));
+        let shown = settings.proof.credential(app, &self.caller.token, name);
         let request = v1::RenewLeaseRequest {
             caller: Some(caller),
             task: false,
+            credential: shown.map_err(|error| Failure::new(error.kind, error.message))?,
         };
         self.client.renew_lease(address, request).await
     }

@@ -166,16 +166,17 @@ impl Client {
         })
     }
 
-    /// Registers the app at one server, or renews its lease: returns the granted lease, and whether
-    /// the server did not know the app.
+    /// Registers the app at one server, or renews its lease: returns the granted lease, whether the
+    /// server did not know the app, and the token that it has made for it, or nothing.
     pub(crate) async fn renew_lease(
         &self,
         address: &str,
         request: v1::RenewLeaseRequest,
-    ) -> Result<(Duration, bool), Failure> {
+    ) -> Result<(Duration, bool, String), Failure> {
         let mut control = self.connections().control(address)?;
         let answer = control.renew_lease(request).await?.into_inner();
-        Ok((Duration::from_millis(answer.lease_ms), answer.anew))
+        let lease = Duration::from_millis(answer.lease_ms);
+        Ok((lease, answer.anew, answer.app_token))
     }
 
     /// Notes a living server.

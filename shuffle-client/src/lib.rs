@@ -34,6 +34,7 @@ pub mod frames;
 mod near;
 pub mod placement;
 mod pool;
+mod proof;
 mod reader;
 mod receipt;
 mod settings;
@@ -53,6 +54,7 @@ pub use crate::{
     codec::Compression,
     crypt::Secret,
     error::{Error, LostOutput},
+    proof::Proof,
     reader::{Block, Buffer, Output, ReadSpec, Reader, ReaderStats},
     receipt::Receipt,
     settings::Settings,

@@ -9,6 +9,7 @@ use shuffle_remote::shown_url;
 use crate::{
     budget::Share,
     error::{Error, Kind},
+    proof::Proof,
     types::WriteBack,
 };
 
@@ -75,6 +76,9 @@ pub struct Settings {
     /// Name of the failure domain of this machine (the servers' setting `zone`): shuffles go to
     /// servers of the same first, and to others where there are too few. Default: none.
     pub zone: Option<String>,
+    /// How the driver proves to the servers that it belongs to their pool. Default: not at all.
+    /// Tasks need none.
+    pub proof: Proof,
     /// When the output of apps that are opened with this client is written back to the servers'
     /// object store. Default: as the servers are set.
     pub write_back: Option<WriteBack>,
@@ -104,6 +108,7 @@ impl Default for Settings {
             remote: None,
             node: None,
             zone: None,
+            proof: Proof::None,
             write_back: None,
         }
     }

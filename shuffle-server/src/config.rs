@@ -17,7 +17,7 @@ pub use sources::Error;
 pub use units::ByteSize;
 
 use crate::{
-    auth::{self, AdminAuth},
+    auth::{self, AdminAuth, DriverAuth},
     registry::Policy,
     staging::{DirectIo, Options},
     writeback,
@@ -85,6 +85,23 @@ pub struct Config {
     /// deletions are taken from this machine only (127.0.0.1, ::1), wherever the port listens.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7401")]
     pub admin_listen: String,
+
+    /// What a driver has to prove before its application is taken: open, secret or kubernetes.
+    ///
+    /// `open`: nothing; the first registration of an application binds its token. `secret`: that it
+    /// has a line of pool-secret-file. `kubernetes`: who it is, by the token of its service account,
+    /// made for `audience`; the tenant is its namespace. With the last two, servers sign a token for
+    /// the application, by which all servers of the pool know its tasks.
+    #[arg(long, value_name = "HOW", default_value = "open")]
+    pub auth: DriverAuth,
+
+    /// File with the pool's secret, the same at all servers. It is read again when it changes.
+    ///
+    /// Several lines while one takes the place of another: all are known, and the first one signs.
+    /// Add the new one last everywhere, then put it first everywhere, then take the old one out
+    /// after a day. [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub pool_secret_file: Option<PathBuf>,
 
     /// Who may look and who may change something at the admin port: local, token or kubernetes.
     ///
@@ -342,8 +359,10 @@ impl Config {
     }
 
     /// Who may do what.
-    pub(crate) fn auth(&self) -> auth::Options {
+    pub(crate) fn auth_options(&self) -> auth::Options {
         auth::Options {
+            drivers: self.auth,
+            pool_secrets: self.pool_secret_file.clone(),
             admins: self.admin_auth,
             admin_tokens: self.admin_token_file.clone(),
             viewer_tokens: self.viewer_token_file.clone(),
@@ -411,6 +430,13 @@ impl Config {
                 );
                 return refuse(key, file.display().to_string(), remedy);
             }
+        }
+        if self.auth != DriverAuth::Open && self.pool_secret_file.is_none() {
+            let remedy = format!(
+                "auth is {}, and servers sign what they give to drivers: name a file with a secret (`openssl rand -hex 32`), the same at all servers",
+                self.auth
+            );
+            return refuse("pool-secret-file", "not set".into(), remedy);
         }
         if self.admin_auth == AdminAuth::Token && self.admin_token_file.is_none() {
             let remedy = "name a file with a token of 16 characters or more to a line, or set admin-auth = local";

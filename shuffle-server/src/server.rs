@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{Front, Port},
-    auth::Auth,
+    auth::{Auth, DriverAuth},
     budget::Budget,
     clock::{Clock, SystemClock},
     config::{self, Config},
@@ -105,14 +105,17 @@ impl Builder {
                 _ => {}
             }
         }
-        let auth =
-            Auth::open(&config.auth()).map_err(|why| Error::Config(config::Error::Setting(why)))?;
+        let auth = Auth::open(&config.auth_options())
+            .map_err(|why| Error::Config(config::Error::Setting(why)))?;
         let (data, data_addr) = listen("listen", &config.listen).await?;
+        if config.auth == DriverAuth::Open && !data_addr.ip().to_canonical().is_loopback() {
+            tracing::warn!(listen = %data_addr, "auth is open: whoever reaches this address may register an application and fill the disks; set auth = secret and pool-secret-file, or let the network say who reaches it");
+        }
         let (admin, admin_addr) = listen("admin-listen", &config.admin_listen).await?;
         check_grounds(&config).await?;
 
         let metrics = Arc::new(Metrics::default());
-        let front = Front::new(metrics.clone(), auth);
+        let front = Front::new(metrics.clone(), auth.clone());
         let admin = admin
             .into_std()
             .and_then(|admin| Port::open(admin, front.clone()))
@@ -173,6 +176,7 @@ impl Builder {
         let mut core = Core::new(
             volumes,
             registry,
+            auth,
             budget,
             metrics,
             tier,

@@ -55,6 +55,8 @@ SETS: dict[str, dict] = {
     },
     "certificate": {"tls": {"certManager": {"enabled": True, "issuerRef": {"name": "ca", "kind": "ClusterIssuer"}}, "secretName": "mine"}},
     "tls": {"tls": {"enabled": True, "certManager": {"enabled": True, "issuerRef": {"name": "ca"}}}},
+    "asked for a secret": {"auth": "secret", "poolSecret": {"secretName": "mine"}},
+    "asked by the cluster": {"auth": "kubernetes", "config": {"admin-auth": "kubernetes", "log-format": "json"}},
     "two families": {"service": {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"], "annotations": {"a": "b"}}},
     "named": {
         "nameOverride": "shuffle",

@@ -12,6 +12,7 @@ mod deleted;
 mod disks;
 mod durability;
 mod hostile;
+mod identities;
 mod imports;
 mod leases;
 mod lifecycle;

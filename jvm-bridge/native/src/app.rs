@@ -145,6 +145,13 @@ impl ClientEntry {
             .place(shuffle, maps, partitions))
     }
 
+    /// What an app's tasks call the servers with.
+    pub(crate) fn token(&self, app: &str) -> Result<Arc<str>, Error> {
+        let shared = self.app(app)?;
+        let handle = shared.try_read().map_err(|_| closing(app))?;
+        Ok(handle.as_ref().ok_or_else(|| closing(app))?.token())
+    }
+
     /// Descriptions of an app's servers from their last answers: a [`line`] each.
     pub(crate) fn servers(&self, app: &str) -> Result<Vec<String>, Error> {
         let shared = self.app(app)?;

@@ -141,6 +141,12 @@ exports! {
         strings(env, &servers)
     }
 
+    fn Java_io_forebay_core_Native_appToken(env, client: jlong, app: JString<'l>) -> JObject<'l> {
+        let app = text(env, "app", &app)?;
+        let token = CLIENTS.get(client)?.token(&app)?;
+        Ok(JString::from_str(env, &*token)?.into())
+    }
+
     fn Java_io_forebay_core_Native_appServers(env, client: jlong, app: JString<'l>) -> JObject<'l> {
         let app = text(env, "app", &app)?;
         let servers = CLIENTS.get(client)?.servers(&app)?;

@@ -1,15 +1,15 @@
 //! The JSON of a client's settings. What is left out has the client's default; an unknown field is
 //! refused.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
-use shuffle_client::{Error, Settings, budget::Share};
+use shuffle_client::{Error, Proof, Settings, budget::Share};
 
 use crate::error::invalid;
 
 /// As `io.forebay.core.ClientSettings` writes it. For meaning and default of each see [`Settings`].
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)] // no Debug: a secret may be in it
 #[serde(deny_unknown_fields)]
 struct ClientSettings {
     servers: Vec<String>,
@@ -38,6 +38,10 @@ struct ClientSettings {
     remote: Option<String>,
     node: Option<String>,
     zone: Option<String>,
+    /// `secret` or `kubernetes`.
+    auth: Option<String>,
+    auth_file: Option<PathBuf>,
+    auth_secret: Option<String>,
 }
 
 /// Reads and checks the settings; the error names the bad one.
@@ -94,6 +98,17 @@ pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
     }
     settings.write_back = given.write_back.map(|policy| policy.parse()).transpose()?;
     settings.remote = given.remote;
+    settings.proof = match (given.auth.as_deref(), given.auth_file, given.auth_secret) {
+        (None, None, None) => Proof::None,
+        (Some("secret"), None, Some(secret)) => Proof::Secret(secret.into()),
+        (Some("secret"), Some(file), None) => Proof::SecretFile(file),
+        (Some("kubernetes"), Some(file), None) => Proof::TokenFile(file),
+        _ => {
+            return Err(invalid(
+                "auth is neither secret, with auth_file or auth_secret, nor kubernetes with auth_file",
+            ));
+        }
+    };
     settings.check()?;
     Ok(settings)
 }
@@ -119,7 +134,7 @@ mod tests {
         let settings = parse(
             r#"{"servers":["a:1"],"connect_timeout_ms":1,"call_timeout_ms":2,"retry_deadline_ms":3,"backoff_base_ms":4,
                 "backoff_max_ms":5,"keep_alive_ms":6,"idle_connection_ms":10,"idle_stream_ms":11,"fetch_window_bytes":70000,"fetch_streams":8,"replay_buffer_bytes":9,
-                "block_bytes":2000,"batch_bytes":3000,"memory_bytes":100,"memory_apart":"reads,arenas","stream_window_bytes":65536,"write_back":"eager","remote":"s3://bucket/prefix","node":"n","zone":"z","names":{"keep_alive":"my.keepAlive"}}"#,
+                "block_bytes":2000,"batch_bytes":3000,"memory_bytes":100,"memory_apart":"reads,arenas","stream_window_bytes":65536,"write_back":"eager","remote":"s3://bucket/prefix","node":"n","zone":"z","auth":"secret","auth_file":"/a","names":{"keep_alive":"my.keepAlive"}}"#,
         )
         .expect("valid");
         let expected = Settings {
@@ -145,8 +160,20 @@ mod tests {
             remote: Some("s3://bucket/prefix".into()),
             node: Some("n".into()),
             zone: Some("z".into()),
+            proof: Proof::SecretFile("/a".into()),
         };
         assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn a_secret_is_kept_and_never_printed() {
+        let json = r#"{"servers":["a:1"],"auth":"secret","auth_secret":"planted-secret-0001"}"#;
+        let settings = parse(json).expect("valid");
+        assert_eq!(settings.proof, Proof::Secret("planted-secret-0001".into()));
+        assert!(!format!("{settings:?}").contains("planted"), "{settings:?}");
+        let twice = json.replace("\"secret\"", "\"kubernetes\"");
+        let refused = parse(&twice).expect_err("a secret of no use");
+        assert!(!refused.message.contains("planted"), "{refused}");
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl v1::control_server::Control for Inner {
         Ok(tonic::Response::new(v1::RenewLeaseResponse {
             lease_ms,
             anew,
+            ..Default::default()
         }))
     }
 

@@ -258,10 +258,11 @@ impl Push {
         let request = v1::RenewLeaseRequest {
             caller: Some(self.spec.caller.message()),
             task: true,
+            ..Default::default()
         };
         let call = client.renew_lease(address, request);
         match client.within(address, limit, call).await {
-            Ok((_, anew)) => {
+            Ok((_, anew, _)) => {
                 if anew {
                     tracing::warn!(app = %self.spec.caller.app, server = address, "the lease of the app had run out: what the server had of it is lost; it is registered there again");
                 }

@@ -5,9 +5,9 @@
 //! |---|---|
 //! | `action` | `register`, `free-app`, `free-shuffle`, `drain`, `look`, `change`, `call`, `reload` |
 //! | `outcome` | `done`, `failed`, `refused` |
-//! | `who` | who it is, as far as that is known: `app`, `local`, `nobody`, or how a name was proven: `token:admin`, `certificate:SUBJECT`, `kubernetes:USER` |
+//! | `who` | who it is, as far as that is known: `app`, `secret` (the pool's), `local`, `nobody`, or how a name was proven: `token:admin`, `certificate:SUBJECT`, `kubernetes:USER` |
 //! | `peer` | from where |
-//! | `app`, `shuffle`, `bytes`, `path`, `why` | of what, and why not |
+//! | `app`, `tenant`, `shuffle`, `bytes`, `path`, `why` | of what, and why not |
 //!
 //! Refusals are bounded: whoever is refused in a loop must not fill the log. Those over the bound
 //! are counted, and the count is told.
@@ -15,6 +15,7 @@
 use std::{
     fmt::Display,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -33,10 +34,28 @@ struct Window {
     untold: u32,
 }
 
+/// Who registers an app, by what is proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct By {
+    /// `app`, `secret` or `kubernetes:USER`.
+    pub who: Arc<str>,
+    /// The tenant that the proof names, or nothing.
+    pub tenant: Arc<str>,
+}
+
+impl Default for By {
+    fn default() -> Self {
+        Self {
+            who: "app".into(),
+            tenant: "".into(),
+        }
+    }
+}
+
 /// Tells that an app was registered.
-pub(crate) fn registered(app: &AppId, peer: Option<IpAddr>, again: bool) {
+pub(crate) fn registered(app: &AppId, by: &By, peer: Option<IpAddr>, again: bool) {
     let peer = peer.map(tracing::field::display);
-    tracing::info!(target: "audit", action = "register", outcome = "done", who = "app", peer, %app, again);
+    tracing::info!(target: "audit", action = "register", outcome = "done", who = %by.who, peer, %app, tenant = %by.tenant, again);
 }
 
 /// Tells that an app's driver freed all that it had here.

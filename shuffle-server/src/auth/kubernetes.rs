@@ -71,6 +71,14 @@ pub(crate) struct Cluster {
     allowed: Mutex<HashMap<Key, (Instant, bool)>>,
 }
 
+impl User {
+    /// The namespace, of a service account.
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        let rest = self.username.strip_prefix("system:serviceaccount:")?;
+        rest.split_once(':').map(|(namespace, _)| namespace)
+    }
+}
+
 impl Cluster {
     /// The API server of the pod that this runs in, for the setting `key`.
     pub(super) fn open(key: &str, options: &Options) -> Result<Self, String> {

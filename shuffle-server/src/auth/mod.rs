@@ -10,6 +10,7 @@
 //! do not print, and what is wrong with one is said by its file and line.
 
 pub(crate) mod audit;
+pub(crate) mod drivers;
 mod files;
 mod kubernetes;
 pub(crate) mod roles;
@@ -22,6 +23,9 @@ use std::{
     time::Duration,
 };
 
+pub use audit::By;
+pub use drivers::DriverAuth;
+use drivers::Drivers;
 use roles::Admins;
 
 /// How often files are looked at: what is written takes effect well within the time that Kubernetes
@@ -43,6 +47,10 @@ pub enum AdminAuth {
 /// What a person has set.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// `auth`
+    pub drivers: DriverAuth,
+    /// `pool-secret-file`
+    pub pool_secrets: Option<PathBuf>,
     /// `admin-auth`
     pub admins: AdminAuth,
     /// `admin-token-file`
@@ -58,6 +66,7 @@ pub struct Options {
 /// See the module.
 pub struct Auth {
     pub(crate) admins: Admins,
+    pub(crate) drivers: Drivers,
 }
 
 impl Auth {
@@ -65,6 +74,7 @@ impl Auth {
     pub fn open(options: &Options) -> Result<Arc<Self>, String> {
         let auth = Arc::new(Self {
             admins: Admins::open(options)?,
+            drivers: Drivers::open(options)?,
         });
         let weak = Arc::downgrade(&auth);
         let thread = std::thread::Builder::new().name("forebay-auth".into());
@@ -80,6 +90,7 @@ fn follow(auth: &Weak<Auth>) {
         std::thread::sleep(LOOK);
         let Some(auth) = auth.upgrade() else { return };
         auth.admins.refresh();
+        auth.drivers.refresh();
     }
 }
 

@@ -20,6 +20,7 @@ use shuffle_remote::Remote;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    auth::Auth,
     budget::Budget,
     core::{
         drain::Drain, pace::Pace, peers::Bounds, reports::Reports, share::Shares, volumes::Volumes,
@@ -36,6 +37,7 @@ pub(crate) const PROTOCOL_MIN: u32 = 1;
 pub(crate) struct Core {
     pub(crate) volumes: Volumes,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) budget: Budget,
     pub(crate) metrics: Arc<Metrics>,
     /// If there is an object store.
@@ -70,9 +72,11 @@ pub(crate) struct ObjectTier {
 }
 
 impl Core {
+    #[allow(clippy::too_many_arguments)] // one call, which names each
     pub(crate) fn new(
         volumes: Volumes,
         registry: Arc<Registry>,
+        auth: Arc<Auth>,
         budget: Budget,
         metrics: Arc<Metrics>,
         remote: Option<ObjectTier>,
@@ -83,6 +87,7 @@ impl Core {
         Self {
             volumes,
             registry,
+            auth,
             budget,
             metrics,
             remote,

@@ -83,6 +83,8 @@ pub struct App {
     /// Write-back policy of the app: 0 if unsaid, else an index into [`POLICIES`] from 1.
     policy: AtomicU8,
     streams: AtomicUsize,
+    /// Until when the driver has proven itself here, in seconds since 1970.
+    pub(super) vouched: AtomicU64,
     pub(super) refusals: LogLimit,
 }
 
@@ -108,6 +110,7 @@ impl App {
             heard: AtomicBool::new(false),
             policy: AtomicU8::new(0),
             streams: AtomicUsize::new(0),
+            vouched: AtomicU64::new(0),
             refusals: LogLimit::default(),
         }
     }

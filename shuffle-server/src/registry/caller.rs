@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use shuffle_proto::ids::AppId;
 
 use super::Policy;
+use crate::auth::By;
 
 /// SHA-256 of an app's token; the token itself is nowhere kept.
 #[derive(Clone, Copy)]
@@ -41,6 +42,8 @@ pub struct Caller {
     pub write_back: Option<Policy>,
     /// The caller's address, if known.
     pub peer: Option<IpAddr>,
+    /// Who registers the app, for the audit.
+    pub by: By,
     /// Whether a task calls, which does not bring back a deleted app.
     pub task: bool,
 }

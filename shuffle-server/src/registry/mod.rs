@@ -163,7 +163,7 @@ impl Registry {
                 self.delete_leftovers(&app).await?;
                 self.rebind(&app, !caller.task).await?;
                 app.revive(self.now());
-                audit::registered(&app.id, caller.peer, true);
+                audit::registered(&app.id, &caller.by, caller.peer, true);
                 anew = true;
             }
             self.write_down(&app).await?;
@@ -172,6 +172,22 @@ impl Registry {
                 anew,
             });
         }
+    }
+
+    /// Notes that the app's driver has proven itself here: tokens of the app are good until then,
+    /// whatever their own age (seconds since 1970).
+    pub fn vouch(&self, caller: &Caller, until: u64) {
+        let found = self.apps.lock().get(&caller.app).cloned();
+        if let Some(app) = found.filter(|app| caller.token.opens(app.token)) {
+            app.vouched.fetch_max(until, Ordering::AcqRel);
+        }
+    }
+
+    /// Until when the driver of this app, by a token of this hash, has proven itself here.
+    pub fn vouched(&self, app: &AppId, token: TokenHash) -> u64 {
+        let found = self.apps.lock().get(app).cloned();
+        let alive = found.filter(|app| token.opens(app.token) && !app.is_gone());
+        alive.map_or(0, |app| app.vouched.load(Ordering::Acquire))
     }
 
     /// Whether this call would change the lease of an app known here, which volumes then write
@@ -328,7 +344,7 @@ impl Registry {
         app.wants(caller.write_back);
         apps.insert(id.clone(), app.clone());
         tracing::info!(app = %app.id, lease = ?app.lease(), ?bond, "app registered");
-        audit::registered(&app.id, caller.peer, false);
+        audit::registered(&app.id, &caller.by, caller.peer, false);
         Ok((app, true))
     }
 

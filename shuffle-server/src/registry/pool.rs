@@ -9,9 +9,6 @@
 //! provisionally too, until the deleted app's objects are gone.
 //!
 //! invariant: token-is-the-pools.
-//!
-//! Tokens signed by the pool will make the question unnecessary: their check belongs before
-//! [`Registry::enter`].
 
 use std::{
     sync::{Arc, atomic::Ordering},

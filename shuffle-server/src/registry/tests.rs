@@ -107,6 +107,7 @@ fn caller_with(name: &str, token: &str, lease: Option<u64>) -> Caller {
         lease: lease.map(Duration::from_secs),
         write_back: None,
         peer: None,
+        by: crate::auth::By::default(),
         task: false,
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use shuffle_proto::{
-    PROTOCOL,
+    PROTOCOL, credential,
     ids::AppId,
     kind::Kind,
     v1,
@@ -12,7 +12,8 @@ use shuffle_proto::{
 use shuffle_remote::keys;
 
 use crate::{
-    core::PROTOCOL_MIN,
+    auth::{By, drivers::Unproven},
+    core::{Core, PROTOCOL_MIN},
     error::Refusal,
     registry::{Caller, Policy, TokenHash},
 };
@@ -21,8 +22,56 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// Checks what can be checked without knowing the app.
-pub(super) fn check(message: Option<&v1::Caller>) -> Result<Caller, Refusal> {
+/// Checks what can be checked without the table of apps, and that the token may be this app's.
+pub(super) fn check(core: &Core, message: Option<&v1::Caller>) -> Result<Caller, Refusal> {
+    let (mut caller, token) = read(message)?;
+    let opened = core.auth.drivers.whose(&caller.app, token);
+    let opened = opened.map_err(|why| Refusal::new(Kind::Denied, why))?;
+    caller.token = TokenHash(opened.hash);
+    let Some(expires) = opened.expires else {
+        return Ok(caller);
+    };
+    // A driver that goes on proving itself vouches for what its tasks have, however old that is.
+    let now = credential::now();
+    let until = expires.max(core.registry.vouched(&caller.app, caller.token));
+    if until.saturating_add(credential::SKEW.as_secs()) < now {
+        let app = &caller.app;
+        let message = format!(
+            "caller.token of app {app} expired {} s ago, and its driver has not renewed it here since: see that the driver reaches this \
+             server, and that clocks are right",
+            now - until
+        );
+        return Err(Refusal::new(Kind::Denied, message));
+    }
+    Ok(caller)
+}
+
+/// Checks a driver that registers an app or renews its lease; what it and its tasks call with from
+/// now on, if that is another token, and until when it is good.
+pub(super) async fn prove(
+    core: &Core,
+    request: &v1::RenewLeaseRequest,
+) -> Result<(Caller, Option<(String, u64)>), Refusal> {
+    let (mut caller, token) = read(request.caller.as_ref())?;
+    let proven = core
+        .auth
+        .drivers
+        .prove(&caller.app, token, &request.credential)
+        .await
+        .map_err(|no| match no {
+            Unproven::Denied(why) => Refusal::new(Kind::Denied, why),
+            Unproven::Unavailable(why) => Refusal::new(Kind::Unavailable, why),
+        })?;
+    caller.token = TokenHash(proven.hash);
+    caller.by = By {
+        who: proven.who.into(),
+        tenant: proven.tenant.into(),
+    };
+    Ok((caller, proven.token))
+}
+
+/// The caller, but for whose its token is.
+fn read(message: Option<&v1::Caller>) -> Result<(Caller, &str), Refusal> {
     let caller =
         message.ok_or_else(|| Invalid::new("caller", "absent", "send protocol, app and token"))?;
     version("caller.protocol", caller.protocol)?;
@@ -45,14 +94,16 @@ pub(super) fn check(message: Option<&v1::Caller>) -> Result<Caller, Refusal> {
         );
     }
     let lease = (caller.lease_ms != 0).then(|| Duration::from_millis(caller.lease_ms));
-    Ok(Caller {
+    let read = Caller {
         app,
         token: TokenHash::of(&caller.token),
         lease,
         write_back: policy(caller.write_back)?,
         peer: None,
+        by: By::default(),
         task: false,
-    })
+    };
+    Ok((read, &caller.token))
 }
 
 /// Whether the app's directory in the store would be where the store's marker is.
@@ -100,12 +151,13 @@ mod tests {
         };
         let key = keys::marker();
         let marker = key.rsplit('/').next().expect("a name");
-        let refused = check(Some(&caller(marker)));
-        let refused = refused.err().expect("it is a file there");
+        let refused = read(Some(&caller(marker)))
+            .err()
+            .expect("it is a file there");
         assert!(
             refused.message.contains("caller.app is .forebay-marker"),
             "{refused:?}"
         );
-        assert!(check(Some(&caller(&format!("{marker}2")))).is_ok());
+        assert!(read(Some(&caller(&format!("{marker}2")))).is_ok());
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use shuffle_proto::{
-    PROTOCOL,
+    PROTOCOL, credential,
     ids::{AppId, ShuffleId},
     kind::Kind,
     v1, wire,
@@ -57,7 +57,11 @@ impl Control {
         peer: Option<Peer>,
         request: &v1::RenewLeaseRequest,
     ) -> Result<v1::RenewLeaseResponse, Refusal> {
-        let mut caller = caller::check(request.caller.as_ref())?;
+        // A driver may be told apart from its tasks, which prove nothing, only by what it proves.
+        let (mut caller, app_token) = match request.task {
+            true => (caller::check(&self.core, request.caller.as_ref())?, None),
+            false => caller::prove(&self.core, request).await?,
+        };
         (caller.peer, caller.task) = (peer.map(|peer| peer.0.ip()), request.task);
         if request.task && self.core.registry.standing(&caller.app) == Standing::Deleted {
             return Err(Refusal::new(
@@ -70,9 +74,16 @@ impl Control {
             self.pace(leases, &caller.app, peer, "asks for another lease")?;
         }
         let renewed = self.core.registry.renew(&caller).await?;
+        let (app_token, until) = app_token.unwrap_or_default();
+        if until > 0 {
+            self.core.registry.vouch(&caller, until);
+        }
+        let left = until.saturating_sub(credential::now());
         Ok(v1::RenewLeaseResponse {
             lease_ms: u64::try_from(renewed.lease.as_millis()).unwrap_or(u64::MAX),
             anew: renewed.anew,
+            app_token,
+            app_token_ms: left.saturating_mul(1000),
         })
     }
 
@@ -82,7 +93,7 @@ impl Control {
         peer: Option<Peer>,
         request: &v1::DeleteShuffleRequest,
     ) -> Result<v1::DeleteShuffleResponse, Refusal> {
-        let caller = caller::check(request.caller.as_ref())?;
+        let caller = caller::check(&self.core, request.caller.as_ref())?;
         let app = self.core.registry.write(&caller).await?;
         let shuffle = wire::shuffle(request.shuffle);
         let mut volumes = self.core.volumes.iter();
@@ -105,7 +116,7 @@ impl Control {
         peer: Option<Peer>,
         request: &v1::DeleteAppRequest,
     ) -> Result<v1::DeleteAppResponse, Refusal> {
-        let caller = caller::check(request.caller.as_ref())?;
+        let caller = caller::check(&self.core, request.caller.as_ref())?;
         let core = self.core.clone();
         let id = caller.app.clone();
         // To its end, also if who asked for it does not wait for the answer.
@@ -126,7 +137,7 @@ impl Control {
         let app = self
             .core
             .registry
-            .read(&caller::check(request.caller.as_ref())?)
+            .read(&caller::check(&self.core, request.caller.as_ref())?)
             .await?;
         let (core, id, shuffle) = (
             self.core.clone(),

@@ -101,7 +101,7 @@ async fn start(
         .caller
         .as_ref()
         .and_then(|caller| AppId::try_new(&caller.app));
-    let caller = caller::check(request.caller.as_ref())?;
+    let caller = caller::check(core, request.caller.as_ref())?;
     let partitions = wire::range(
         "partition_start",
         request.partition_start,

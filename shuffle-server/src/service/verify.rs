@@ -60,7 +60,7 @@ pub(super) async fn verify(
     core: &Arc<Core>,
     request: &v1::VerifyRequest,
 ) -> Result<v1::VerifyResponse, Refusal> {
-    let caller = caller::check(request.caller.as_ref())?;
+    let caller = caller::check(core, request.caller.as_ref())?;
     let app = core.registry.read(&caller).await?;
     let id = wire::volume("volume", &request.volume)?;
     let key = AttemptKey {

@@ -64,6 +64,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.tls.secretName | default (printf "%s-tls" (include "forebay.fullname" .)) -}}
 {{- end -}}
 
+{{- define "forebay.poolSecretName" -}}
+{{- .Values.poolSecret.secretName | default (printf "%s-pool" (include "forebay.fullname" .)) -}}
+{{- end -}}
+
+{{/* Whether the server asks the cluster's API server who somebody is. */}}
+{{- define "forebay.asksCluster" -}}
+{{- if or (eq .Values.auth "kubernetes") (eq (get (.Values.config | default dict) "admin-auth" | default "local") "kubernetes") -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* Quantities. A time in seconds: 90, "90s", "15min", "1h". */}}
 {{- define "forebay.seconds" -}}
 {{- $text := toString . -}}
@@ -184,6 +195,10 @@ resources:
 {{- if .Values.tls.enabled -}}
 {{- $_ := set $settings "tls-cert" "/etc/forebay-tls/tls.crt" -}}
 {{- $_ := set $settings "tls-key" "/etc/forebay-tls/tls.key" -}}
+{{- end -}}
+{{- if ne .Values.auth "open" -}}
+{{- $_ := set $settings "auth" .Values.auth -}}
+{{- $_ := set $settings "pool-secret-file" "/etc/forebay-pool/pool-secret" -}}
 {{- end -}}
 {{- $lines := list -}}
 {{- range $key, $value := merge (deepCopy (.Values.config | default dict)) $settings -}}

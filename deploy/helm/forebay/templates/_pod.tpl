@@ -12,7 +12,7 @@ metadata:
     {{- end }}
 spec:
   serviceAccountName: {{ include "forebay.serviceAccountName" . | quote }}
-  automountServiceAccountToken: {{ .Values.serviceAccount.automountToken }}
+  automountServiceAccountToken: {{ or .Values.serviceAccount.automountToken (eq (include "forebay.asksCluster" .) "true") }}
   enableServiceLinks: false # variables such as FOREBAY_PORT that nobody set
   terminationGracePeriodSeconds: {{ include "forebay.gracePeriod" . }}
   {{- with .Values.imagePullSecrets }}
@@ -125,6 +125,9 @@ spec:
         {{- if .Values.tls.enabled }}
         - {name: tls, mountPath: /etc/forebay-tls, readOnly: true}
         {{- end }}
+        {{- if ne .Values.auth "open" }}
+        - {name: pool-secret, mountPath: /etc/forebay-pool, readOnly: true}
+        {{- end }}
         {{- with .Values.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -160,6 +163,11 @@ spec:
     - name: tls
       secret:
         secretName: {{ include "forebay.tlsSecretName" . | quote }}
+    {{- end }}
+    {{- if ne .Values.auth "open" }}
+    - name: pool-secret
+      secret:
+        secretName: {{ include "forebay.poolSecretName" . | quote }}
     {{- end }}
     {{- with .Values.extraVolumes }}
     {{- toYaml . | nindent 4 }}

@@ -39,7 +39,7 @@ believes in it.
 {{- fail (printf "resources.%s.memory is set: set memory, from which requests, limits and the server's buffers follow" $place) -}}
 {{- end -}}
 {{- end -}}
-{{- $own := dict "memory" "memory" "remote" "remote" "drain-timeout" "drain.timeout" "data-dir" "storage" -}}
+{{- $own := dict "memory" "memory" "remote" "remote" "drain-timeout" "drain.timeout" "auth" "auth" "pool-secret-file" "poolSecret.secretName" "data-dir" "storage" -}}
 {{- range $key, $value := $own -}}
 {{- if hasKey ($.Values.config | default dict) $key -}}
 {{- fail (printf "config.%s is set: set %s, from which the pod's own fields follow too" $key $value) -}}
@@ -63,8 +63,8 @@ believes in it.
 {{- if gt $drain 86400 -}}
 {{- fail (printf "drain.timeout is %v: give 24h at most" .Values.drain.timeout) -}}
 {{- end -}}
-{{- if ne .Values.auth "open" -}}
-{{- fail (printf "auth is %s: the server of this version asks nobody who they are; leave it open, and let networkPolicy and spark.io.encryption.enabled do what they can" .Values.auth) -}}
+{{- if and .Values.poolSecret.secretName (eq .Values.auth "open") -}}
+{{- fail (printf "poolSecret.secretName is %s and auth is open: set auth to secret or kubernetes, or leave the name out" .Values.poolSecret.secretName) -}}
 {{- end -}}
 {{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.certManager.enabled is true and tls.certManager.issuerRef has no name: name the Issuer or ClusterIssuer (kind)" -}}

@@ -353,6 +353,7 @@ async fn thousands_who_only_register_keep_nobody_out() {
     );
     let from = |name: &str, last: u8| Caller {
         peer: Some(Ipv4Addr::new(10, 0, 0, last).into()),
+        by: crate::auth::By::default(),
         ..caller_with(name, "secret", Some(3600))
     };
     let early = from("early", 1);

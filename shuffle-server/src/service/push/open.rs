@@ -39,7 +39,7 @@ impl Push {
             .caller
             .as_ref()
             .and_then(|caller| AppId::try_new(&caller.app));
-        let mut caller = caller::check(open.caller.as_ref())?;
+        let mut caller = caller::check(&self.core, open.caller.as_ref())?;
         caller.peer = Some(self.peer.ip());
         let num_maps = wire::count("open.num_maps", open.num_maps)?;
         let num_partitions = wire::count("open.num_partitions", open.num_partitions)?;

@@ -12,6 +12,7 @@ public final class ClientSettings {
     private final Map<String, String> fields = new LinkedHashMap<>();
     private final Map<String, String> names = new LinkedHashMap<>();
     private byte[] key;
+    private String poolSecret;
 
     /**
      * @param servers {@code host:port} or {@code dns://name:port}
@@ -50,6 +51,15 @@ public final class ClientSettings {
         return this;
     }
 
+    /**
+     * Proves to the servers, by the pool's secret, that this driver belongs to their pool; instead
+     * of a file with the secret ({@code auth_file}).
+     */
+    public ClientSettings poolSecret(String secret) {
+        this.poolSecret = secret;
+        return this;
+    }
+
     /** Null if blocks are not encrypted. In no other text of this object. */
     byte[] encryptionKey() {
         return key;
@@ -63,8 +73,18 @@ public final class ClientSettings {
         return this;
     }
 
+    /** For the native side alone: a secret may be in it. */
     String json() {
         Map<String, String> all = new LinkedHashMap<>(fields);
+        if (poolSecret != null) {
+            StringBuilder quoted = new StringBuilder();
+            quote(quoted, poolSecret);
+            all.put("auth_secret", quoted.toString());
+        }
+        return withNames(all);
+    }
+
+    private String withNames(Map<String, String> all) {
         if (!names.isEmpty()) {
             all.put("names", object(names));
         }
@@ -98,6 +118,6 @@ public final class ClientSettings {
 
     @Override
     public String toString() {
-        return json();
+        return withNames(new LinkedHashMap<>(fields));
     }
 }

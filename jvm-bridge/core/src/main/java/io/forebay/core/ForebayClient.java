@@ -37,6 +37,15 @@ public final class ForebayClient implements AutoCloseable {
     }
 
     /**
+     * The token with which tasks of an open app call the servers: the newest that the servers have
+     * made for its driver, or, at servers that ask nobody who they are, the driver's own. Asks no
+     * server.
+     */
+    public String appToken(String app) {
+        return Native.appToken(id, app);
+    }
+
+    /**
      * Chooses the candidate servers of a shuffle of an open app, in the order in which map indexes
      * go over them. Asks no server.
      */

@@ -73,6 +73,12 @@ final class Native {
     static native long appOpen(long client, String app, String token, long leaseMillis);
 
     /**
+     * The token with which tasks of an open app call the servers now: the newest that the servers
+     * have made for its driver, or the driver's own.
+     */
+    static native String appToken(long client, String app);
+
+    /**
      * Chooses the candidate servers of a shuffle, in the order of map indexes. Asks no server: the
      * lease keeps their descriptions fresh.
      *

@@ -47,7 +47,11 @@ final class ClientHolder {
         NativeLibrary.spareDirectories(localDirectories());
         SparkEnv env = SparkEnv.get();
         // None yet: Spark's driver is being made.
-        conf.boundMemory(settings, env == null || env.executorId().equals("driver"));
+        boolean driver = env == null || env.executorId().equals("driver");
+        conf.boundMemory(settings, driver);
+        if (driver) {
+            conf.prove(settings);
+        }
         if (conf.encrypts()) {
             settings.encrypt(encryptionKey());
         }

@@ -117,7 +117,7 @@ final class DriverApp {
         observer.registered(event);
         outputs.register(shuffle, dependency);
         ShuffleLayout layout = new ShuffleLayout(maps, partitions, candidates, conf.durability(), compression);
-        return new ForebayShuffleHandle<>(shuffle, numbers.register(shuffle), dependency, caller, layout, observer.reports());
+        return new ForebayShuffleHandle<>(shuffle, numbers.register(shuffle), dependency, caller, this::token, layout, observer.reports());
     }
 
     /**
@@ -191,6 +191,18 @@ final class DriverApp {
 
     private IllegalStateException stopped(ForebayException cause) {
         return new IllegalStateException("the SparkContext is being stopped: app " + identity + " is not registered any more", cause);
+    }
+
+    /** What tasks call with that are sent now. */
+    private String token() {
+        Caller caller = caller();
+        try {
+            return client.get().appToken(caller.app());
+        } catch (ForebayException | IllegalStateException e) {
+            // The application ends, and so do its tasks.
+            LOG.debug("no token of app {}: {}", caller.app(), e.getMessage());
+            return caller.token();
+        }
     }
 
     private synchronized Caller caller() {

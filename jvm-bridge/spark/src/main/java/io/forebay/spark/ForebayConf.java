@@ -39,6 +39,9 @@ public final class ForebayConf {
      */
     static final String STATUS = PREFIX + "status";
 
+    /** Where deployments mount the token of the driver's service account for the servers. */
+    private static final String PROJECTED = "/var/run/secrets/forebay/token";
+
     static final String ENCRYPTION = "spark.io.encryption.enabled";
     private static final String WINDOW = "spark.reducer.maxSizeInFlight";
     private static final long SMALLEST_WINDOW = 64 << 10;
@@ -83,6 +86,19 @@ public final class ForebayConf {
                 "File on the driver with the secret that opens this application's data on the servers. Executors get it with "
                         + "their tasks. Set it if something else is to read or delete the data; what the servers call the application is in the tab and in the "
                         + "driver's log. It may be the same for several applications, and for one that is started again."),
+        AUTH(
+                "auth",
+                "open",
+                "How the driver proves to the servers that it belongs to their pool, as their `auth` asks for. `open`: not at all. `secret`: by a "
+                        + "line of their `pool-secret-file`, in `spark.forebay.auth.file`. `spark`: by `spark.authenticate.secret` (or its file), where "
+                        + "that is such a line. `kubernetes`: by the token of its service account in `spark.forebay.auth.file`. The secret itself is "
+                        + "not sent, and executors never have it: the servers make a token for the application, which tasks get with their work and "
+                        + "which is renewed while the application runs."),
+        AUTH_FILE(
+                "auth.file",
+                "`kubernetes`: `/var/run/secrets/forebay/token`",
+                "File on the driver for `spark.forebay.auth=secret` (its first line is the pool's secret) or `kubernetes` (a projected "
+                        + "serviceAccountToken for the servers' `audience`). Read again for every renewal, so it may change while the application runs."),
         EXECUTOR_MEMORY(
                 "executorMemory",
                 "what `memoryOverhead` leaves",
@@ -171,6 +187,7 @@ public final class ForebayConf {
     private final long callMillis;
     private final boolean fallback;
     private final boolean encrypts;
+    private final String auth;
 
     /** Every key with its value or default, for the UI. Without secrets. */
     Map<String, String> shown() {
@@ -203,6 +220,10 @@ public final class ForebayConf {
         writeBack = readWriteBack();
         fallback = flag(Key.FALLBACK);
         encrypts = conf.getBoolean(ENCRYPTION, false);
+        auth = readAuth();
+        if (isDriver && auth.equals("spark")) {
+            sparkSecret();
+        }
         leaseMillis = duration(Key.LEASE, 1000);
         long arena = size(Key.WRITE_ARENA, SMALLEST_ARENA);
         if (arena > LARGEST_ARENA) {
@@ -326,6 +347,60 @@ public final class ForebayConf {
         writeBack.ifPresent(policy -> settings.set("write_back", policy));
         text(Key.REMOTE).ifPresent(url -> settings.set("remote", url).name("remote", Key.REMOTE.key));
         return settings;
+    }
+
+    /**
+     * Tells the native client how this driver proves that it belongs to the pool. Not for
+     * executors: they have no secret.
+     */
+    void prove(ClientSettings settings) {
+        if (auth.equals("open")) {
+            return;
+        }
+        settings.set("auth", auth.equals("kubernetes") ? "kubernetes" : "secret").name("auth_file", Key.AUTH_FILE.key);
+        if (auth.equals("spark")) {
+            settings.poolSecret(sparkSecret());
+        } else {
+            settings.set("auth_file", text(Key.AUTH_FILE).orElse(PROJECTED));
+        }
+    }
+
+    /** Spark's own secret, as a person has set it: one that Spark makes up no pool knows. */
+    private String sparkSecret() {
+        if (!conf.getBoolean("spark.authenticate", false)) {
+            throw bad(Key.AUTH, "spark.authenticate is not true: set it, with spark.authenticate.secret, or choose another proof");
+        }
+        String file = conf.get("spark.authenticate.secret.driver.file", conf.get("spark.authenticate.secret.file", ""));
+        String secret = conf.get("spark.authenticate.secret", "");
+        if (secret.isEmpty() && !file.isEmpty()) {
+            try {
+                secret = new String(Files.readAllBytes(Paths.get(file)), StandardCharsets.UTF_8).trim();
+            } catch (IOException e) {
+                throw bad(Key.AUTH, "the file of spark.authenticate.secret cannot be read on the driver (" + e + ")");
+            }
+        }
+        if (secret.isEmpty()) {
+            throw bad(
+                    Key.AUTH,
+                    "neither spark.authenticate.secret nor spark.authenticate.secret.file is set, and the servers cannot know a secret that "
+                            + "Spark makes up: set one of them to a line of the servers' pool-secret-file");
+        }
+        return secret;
+    }
+
+    private String readAuth() {
+        String auth = text(Key.AUTH).orElse(Key.AUTH.standard);
+        if (!Arrays.asList("open", "secret", "spark", "kubernetes").contains(auth)) {
+            throw bad(Key.AUTH, "it is none of open, secret, spark, kubernetes");
+        }
+        boolean file = text(Key.AUTH_FILE).isPresent();
+        if (auth.equals("secret") && !file) {
+            throw bad(Key.AUTH, Key.AUTH_FILE.key + " is not set: name a file on the driver with a line of the servers' pool-secret-file");
+        }
+        if (file && (auth.equals("open") || auth.equals("spark"))) {
+            throw bad(Key.AUTH_FILE, "nothing reads it while " + Key.AUTH.key + " is " + auth + ": set that to secret or kubernetes, or leave it out");
+        }
+        return auth;
     }
 
     /** A variable that Kubernetes finds nothing for is empty. */

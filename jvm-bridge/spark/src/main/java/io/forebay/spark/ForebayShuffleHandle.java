@@ -5,6 +5,7 @@ import io.forebay.core.ShuffleLayout;
 import io.forebay.spark.ui.TaskReports;
 import java.io.IOException;
 import java.io.ObjectOutputStream;
+import java.util.function.Supplier;
 import org.apache.spark.ShuffleDependency;
 import org.apache.spark.rdd.RDD;
 import org.apache.spark.shuffle.BaseShuffleHandle;
@@ -18,8 +19,12 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
 
     // ForeignHandle knows the names of these fields.
     private final String app;
-    private final String token;
+    private String token;
     private final long leaseMillis;
+
+    /** On the driver: the app's token of this moment. Null in a handle that was sent. */
+    private final transient Supplier<String> newest;
+
     private final ShuffleNumbers.Current number;
     private final String[] candidates;
     private final String durability;
@@ -42,12 +47,14 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
             ShuffleNumbers.Current number,
             ShuffleDependency<K, V, C> dependency,
             Caller caller,
+            Supplier<String> newest,
             ShuffleLayout layout,
             TaskReports reports) {
         super(shuffleId, dependency);
         this.number = number;
         this.app = caller.app();
         this.token = caller.token();
+        this.newest = newest;
         this.leaseMillis = caller.leaseMillis();
         this.candidates = layout.candidates();
         this.durability = layout.durability();
@@ -68,12 +75,16 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
 
     /**
      * As late as here: the RDD may be checkpointed between registration and the first task, and
-     * Spark looks once.
+     * Spark looks once. Spark sends a handle with each attempt at a stage, so tasks have the app's
+     * token of that moment.
      */
     private void writeObject(ObjectOutputStream out) throws IOException {
         RDD<?> maps = dependency().rdd();
         if (maps != null) {
             mapsRunAlone = !TrackedOutputs.rowsMayDiffer(maps) && !maps.isBarrier();
+        }
+        if (newest != null) {
+            token = newest.get();
         }
         out.defaultWriteObject();
     }

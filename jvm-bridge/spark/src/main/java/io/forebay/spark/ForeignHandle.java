@@ -57,6 +57,8 @@ final class ForeignHandle {
                             ShuffleNumbers.Current.of((Integer) field(number, "value")),
                             base.dependency(),
                             caller,
+                            // The other's is out of reach, and newer with the next stage.
+                            null,
                             layout,
                             // What tasks tell is of another class too.
                             null);

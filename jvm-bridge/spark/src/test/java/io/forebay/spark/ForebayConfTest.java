@@ -1,9 +1,11 @@
 package io.forebay.spark;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import io.forebay.core.ClientSettings;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -41,6 +43,38 @@ class ForebayConfTest {
                         + "\"replay_buffer_bytes\":67108864,\"fetch_window_bytes\":50331648,\"fetch_streams\":8"
                         + ",\"names\":{\"servers\":\"spark.forebay.servers\",\"retry_deadline\":\"spark.forebay.retryDeadline\",\"replay_buffer\":\"spark.forebay.replayBuffer\"}}",
                 conf.clientSettings().toString());
+    }
+
+    private static ClientSettings proven(String... keysAndValues) {
+        ClientSettings settings = new ClientSettings(Arrays.asList("a:7400"));
+        new ForebayConf(conf(keysAndValues)).prove(settings);
+        return settings;
+    }
+
+    @Test
+    void theDriverProvesItselfAsItIsTold() {
+        assertEquals("{\"servers\":[\"a:7400\"]}", proven().toString());
+        String names = ",\"names\":{\"auth_file\":\"spark.forebay.auth.file\"}}";
+        assertEquals(
+                "{\"servers\":[\"a:7400\"],\"auth\":\"secret\",\"auth_file\":\"/a\"" + names,
+                proven("spark.forebay.auth", "secret", "spark.forebay.auth.file", "/a").toString());
+        assertEquals(
+                "{\"servers\":[\"a:7400\"],\"auth\":\"kubernetes\",\"auth_file\":\"/var/run/secrets/forebay/token\"" + names,
+                proven("spark.forebay.auth", "kubernetes").toString());
+        // Spark's secret is for the native side alone.
+        String[] spark = {"spark.forebay.auth", "spark", "spark.authenticate", "true", "spark.authenticate.secret", "planted-0001"};
+        assertEquals("{\"servers\":[\"a:7400\"],\"auth\":\"secret\"" + names, proven(spark).toString());
+        assertFalse(new ForebayConf(conf(spark)).shown().toString().contains("planted"));
+    }
+
+    @Test
+    void aProofThatCannotBeIsRefusedWithTheRemedy() {
+        assertTrue(refused("spark.forebay.auth", "everybody").contains("none of open, secret, spark, kubernetes"));
+        assertTrue(refused("spark.forebay.auth", "secret").contains("spark.forebay.auth.file is not set"));
+        assertTrue(refused("spark.forebay.auth.file", "/a").contains("spark.forebay.auth is open"));
+        assertTrue(refused("spark.forebay.auth.file", "/a", "spark.forebay.auth", "spark").contains("spark.forebay.auth is spark"));
+        assertTrue(refused("spark.forebay.auth", "spark").contains("spark.authenticate is not true"));
+        assertTrue(refused("spark.forebay.auth", "spark", "spark.authenticate", "true").contains("cannot know a secret"));
     }
 
     @Test
