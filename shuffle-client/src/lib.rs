@@ -55,7 +55,7 @@ pub use crate::{
     crypt::Secret,
     error::{Error, LostOutput},
     proof::Proof,
-    reader::{Block, Buffer, Output, ReadSpec, Reader, ReaderStats},
+    reader::{Block, Buffer, Output, Part, ReadSpec, Reader, ReaderStats},
     receipt::Receipt,
     settings::Settings,
     tally::{ServerStats, Tally},

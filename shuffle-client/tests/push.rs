@@ -6,7 +6,9 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use shuffle_client::{AttemptId, Durability, Kind, MapWriter, PartitionId, VolumeId, fake::Fake};
+use shuffle_client::{
+    AttemptId, Durability, Error, Kind, MapWriter, Part, PartitionId, VolumeId, fake::Fake,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_committed_output_reads_back_byte_for_byte() {
@@ -207,6 +209,80 @@ async fn a_long_byte_string_comes_back_in_one_piece() {
         pieces.push((block.data.to_vec(), block.records));
     }
     assert!(pieces == [(b"before".to_vec(), 1), (long, 1), (b"short".to_vec(), 2)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_byte_string_may_come_and_go_in_parts() {
+    let server = Fake::start().await;
+    let client = client(&[&server]);
+    for part in [1 << 20, 100_000, 65_536, 1] {
+        let mut writer = client.open_writer(write_spec(&[&server], 0, part as u64));
+        let long = raw(0, 1, 0, if part == 1 { 3 } else { 2_300_001 });
+        writer.add_block(PartitionId(1), &[b"before"], 1).unwrap();
+        let count = long.len().div_ceil(part);
+        for (number, bytes) in long.chunks(part).enumerate() {
+            let more = number + 1 < count;
+            writer
+                .add_part(PartitionId(1), bytes, u32::from(!more), more)
+                .unwrap();
+            writer.ready().await.unwrap();
+        }
+        writer.add_block(PartitionId(1), &[b"after"], 2).unwrap();
+        let commit = writer.commit().await.unwrap();
+        assert_eq!(commit.records, 4);
+        let outputs = vec![output(&commit, 0, part as u64)];
+
+        let mut whole = Vec::new();
+        let mut reader = client.open_reader(read_spec(outputs.clone()));
+        while let Some(block) = reader.next().await.unwrap() {
+            assert_eq!(block.part, Part::default());
+            whole.push((block.data.to_vec(), block.records));
+        }
+        assert!(
+            whole
+                == [
+                    (b"before".to_vec(), 1),
+                    (long.clone(), 1),
+                    (b"after".to_vec(), 2)
+                ]
+        );
+
+        let mut reader = client.open_reader(read_spec(outputs)).in_parts();
+        let (mut joined, mut inside) = (Vec::new(), false);
+        while let Some(block) = reader.next().await.unwrap() {
+            assert_eq!(block.part.continues, inside);
+            assert!(block.data.len() <= 65_536, "{}", block.data.len());
+            if !block.part.continues {
+                joined.push((Vec::new(), 0));
+            }
+            let (bytes, records) = joined.last_mut().unwrap();
+            bytes.extend_from_slice(&block.data);
+            *records += block.records;
+            inside = block.part.continued;
+        }
+        assert!(!inside && joined == whole);
+    }
+}
+
+#[tokio::test]
+async fn nothing_comes_between_the_parts_of_a_byte_string() {
+    let server = Fake::start().await;
+    let client = client(&[&server]);
+    let mut writer = client.open_writer(write_spec(&[&server], 0, 1));
+    writer.add_part(PartitionId(1), b"one", 0, true).unwrap();
+    let unfinished = |error: Error| {
+        assert_eq!(error.kind, Kind::Invalid);
+        let named = "byte string of partition 1 has not ended";
+        assert!(error.message.contains(named), "{error}");
+    };
+    unfinished(writer.add_part(PartitionId(2), b"x", 1, false).unwrap_err());
+    unfinished(writer.add_block(PartitionId(1), &[b"x"], 1).unwrap_err());
+    unfinished(writer.add_long(PartitionId(1), b"x", 1).unwrap_err());
+    unfinished(writer.commit().await.unwrap_err());
+    writer.add_part(PartitionId(1), b"two", 1, false).unwrap();
+    let commit = writer.commit().await.unwrap();
+    let mut reader = client.open_reader(read_spec(vec![output(&commit, 0, 1)]));
+    assert_eq!(&reader.next().await.unwrap().unwrap().data[..], b"onetwo");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from harness.application import Application
+from harness.application import Application, CallFailed
 from harness.run import wait_until
 from harness.server import Server
 
@@ -79,6 +79,26 @@ def test_application_whose_servers_are_all_gone_stops_in_seconds(run, line, serv
     app.stop()
     if how == "hang":
         server.resume()
+
+
+class Exiting(Application):
+    """As drivers are started that had rather be started again."""
+
+    jvm = "-XX:TieredStopAtLevel=1 -XX:+ExitOnOutOfMemoryError"
+
+
+@pytest.mark.long
+def test_driver_that_ends_when_it_is_out_of_memory_leaves_nothing(run, line, server):
+    """Nothing of it says goodbye. One that went on would be stopped by Spark, or not, by which of its threads was refused memory."""
+    conf = {"spark.driver.memory": "512m", "spark.forebay.lease": "5s"}
+    app = Exiting(run, line, f"exhausted-{line.version}", [server], conf)
+    app.call("run_maps", name="exhausted", kind="count", maps=8)
+    assert server.shuffle_files()
+    with pytest.raises(CallFailed):
+        app.call("exhaust")
+    wait_until(lambda: app.executor_pids() == {}, 60, "the driver's JVM goes on")
+    app.kill_driver()
+    wait_until(lambda: server.metric("forebay_apps") == 0 and not server.shuffle_files(), 60, "something was left")
 
 
 @pytest.mark.long

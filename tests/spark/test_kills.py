@@ -104,6 +104,21 @@ def test_executor_killed_while_its_task_waits_for_a_silent_server(app, pool, han
     assert job.result() == answers(kind)
 
 
+def test_executor_killed_while_a_stage_with_tasks_on_it_is_cancelled(app, pool, hanging, answers):
+    """The other job has tasks on it, too. Spark hears of both at once."""
+    cancelled, goes_on = start(app, "rows", group="cancelled"), start(app, "objects", group="goes on")
+    where = app.call("find", method="Native.writerDrain")
+    assert where, "no task was seen"
+    cancel = app.start_call("cancel_group", group="cancelled")
+    os.kill(app.executor_pids()[where[0]], signal.SIGKILL)
+    cancel.result()
+    with pytest.raises(CallFailed, match="(?i)cancel"):
+        cancelled.result()
+    for server in pool:
+        server.resume()
+    assert goes_on.result() == answers("objects")
+
+
 def test_kills_at_random_moments_of_short_jobs(app, pool, answers, line):
     hit_at_random(app, pool, answers, f"{line.version} short", rounds=10)
 
@@ -115,7 +130,7 @@ def test_kills_at_random_moments_of_many_jobs(app, pool, answers, line):
 def hit_at_random(app, pool, answers, seed, rounds):
     dice = random.Random(seed)
     print(f"seed {seed!r}")
-    hits = dict.fromkeys(["interrupt", "cancel", "executor", "silence"], 0)
+    hits = dict.fromkeys(["interrupt", "cancel", "executor", "cancel and executor", "silence"], 0)
     for number in range(rounds):
         kinds = dice.sample(KINDS, 2)
         running = {kind: start(app, kind, group=f"{kind}-{number}") for kind in kinds}
@@ -128,6 +143,12 @@ def hit_at_random(app, pool, answers, seed, rounds):
             case "cancel":
                 cancelled.add(kinds[0])
                 app.call("cancel_group", group=f"{kinds[0]}-{number}")
+            case "cancel and executor":
+                cancelled.add(kinds[0])
+                cancel, pids = app.start_call("cancel_group", group=f"{kinds[0]}-{number}"), app.executor_pids()
+                if pids:
+                    os.kill(dice.choice(sorted(pids.values())), signal.SIGKILL)
+                cancel.result()
             case "executor":
                 pids = app.executor_pids()
                 if pids:

@@ -227,24 +227,27 @@ exports! {
     ) -> jboolean {
         let partition = PartitionId(unsigned("partition", partition)?);
         let records = unsigned("records", records)?;
-        let wanted = size("length", length.into())?;
         // Before memory is taken for them.
-        let available = bytes.len(env)?;
-        if size("offset", offset.into())?.checked_add(wanted).is_none_or(|end| end > available) {
-            return Err(invalid(format!("offset is {offset}, length {length}: the array has {available} bytes")).into());
-        }
-        let copy = |target: &mut [u8]| {
-            // SAFETY: i8 and u8 have the same size, alignment and valid values; the region is
-            // target's own.
-            let target = unsafe { std::slice::from_raw_parts_mut(target.as_mut_ptr().cast(), target.len()) };
-            Ok::<(), Failure>(bytes.get_region(env, offset, target)?)
-        };
+        let wanted = region(bytes.len(env)?, offset, length)?;
+        let copy = |target: &mut [u8]| Ok::<(), Failure>(bytes.get_region(env, offset, signed_bytes(target))?);
         let writer = WRITERS.get(writer)?;
         if packed {
             writer.frame(partition, wanted, records, copy)
         } else {
             writer.block(partition, wanted, records, copy)
         }
+    }
+
+    fn Java_io_forebay_core_Native_writerPart(
+        env, writer: jlong, partition: jint, bytes: JByteArray<'l>, offset: jint, length: jint, records: jint,
+        more: jboolean,
+    ) -> jboolean {
+        let partition = PartitionId(unsigned("partition", partition)?);
+        let records = unsigned("records", records)?;
+        let wanted = region(bytes.len(env)?, offset, length)?;
+        WRITERS.get(writer)?.part(partition, wanted, (records, more), |target| {
+            Ok::<(), Failure>(bytes.get_region(env, offset, signed_bytes(target))?)
+        })
     }
 
     fn Java_io_forebay_core_Native_writerDrain(_env, writer: jlong, timeout_millis: jint) -> jboolean {
@@ -310,7 +313,7 @@ exports! {
     }
 
     fn Java_io_forebay_core_Native_readerNext(env, reader: jlong, timeout_millis: jint, block: JLongArray<'l>) -> jint {
-        const FIELDS: usize = 8;
+        const FIELDS: usize = 9;
         let timeout = timeout(timeout_millis)?;
         // Before a block is taken that could not be told of.
         let room = block.len(env)?;
@@ -331,11 +334,23 @@ exports! {
                     lent.attempt.cast_signed(),
                     lent.id,
                     signed(lent.stored_bytes)?,
+                    jlong::from(lent.part.continues) | jlong::from(lent.part.continued) << 1,
                 ];
                 block.set_region(env, 0, &fields)?;
                 1
             }
         })
+    }
+
+    fn Java_io_forebay_core_Native_readerTake(
+        env, reader: jlong, block: jlong, target: JByteArray<'l>, offset: jint,
+    ) -> () {
+        let data = READERS.get(reader)?.take(block)?;
+        let length = jint::try_from(data.len()).map_err(|_| invalid(format!("block {block} is longer than an array")))?;
+        region(target.len(env)?, offset, length)?;
+        // SAFETY: i8 and u8 have the same size, alignment and valid values.
+        let bytes = unsafe { std::slice::from_raw_parts(data.as_ptr().cast::<i8>(), data.len()) };
+        Ok(target.set_region(env, offset, bytes)?)
     }
 
     fn Java_io_forebay_core_Native_readerRelease(_env, reader: jlong, block: jlong) -> () {
@@ -427,6 +442,22 @@ fn positive(name: &str, value: jint) -> Result<u32, Error> {
 
 fn size(name: &str, value: jlong) -> Result<usize, Error> {
     usize::try_from(value).map_err(|_| invalid(format!("{name} is {value}: give 0 or more")))
+}
+
+/// Length of a region of a Java array.
+fn region(available: usize, offset: jint, length: jint) -> Result<usize, Error> {
+    let wanted = size("length", length.into())?;
+    match size("offset", offset.into())?.checked_add(wanted) {
+        Some(end) if end <= available => Ok(wanted),
+        _ => Err(invalid(format!(
+            "offset is {offset}, length {length}: the array has {available} bytes"
+        ))),
+    }
+}
+
+fn signed_bytes(bytes: &mut [u8]) -> &mut [i8] {
+    // SAFETY: i8 and u8 have the same size, alignment and valid values; the borrow goes over.
+    unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len()) }
 }
 
 fn timeout(millis: jint) -> Result<Duration, Error> {

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use shuffle_client::{
-    AttemptId, Buffer, Client, Commit, Error, Location, MapIndex, Output, ReadSpec, ReaderStats,
-    Tally, VolumeId,
+    AttemptId, Buffer, Client, Commit, Error, Location, MapIndex, Output, Part, ReadSpec,
+    ReaderStats, Tally, VolumeId,
     blocking::{self, Reader as Input},
 };
 
@@ -35,6 +35,7 @@ pub(crate) struct Lent {
     pub(crate) attempt: u64,
     pub(crate) id: i64,
     pub(crate) stored_bytes: u64,
+    pub(crate) part: Part,
 }
 
 /// What `next` answers.
@@ -49,7 +50,7 @@ impl Reader {
     /// Starts to read; connects in the background.
     pub(crate) fn open(client: &Client, spec: ReadSpec) -> Self {
         Self {
-            input: Input::open(client, spec),
+            input: Input::open_in_parts(client, spec),
             lending: Mutex::new(Lending {
                 lent: HashMap::new(),
                 next_id: 1,
@@ -82,10 +83,17 @@ impl Reader {
             attempt: block.attempt.0,
             id: lending.next_id,
             stored_bytes: block.stored_bytes,
+            part: block.part,
         };
         lending.next_id += 1;
         lending.lent.insert(lent.id, block.data);
         Ok(Next::Block(lent))
+    }
+
+    /// Takes back a block that was lent, with its bytes.
+    pub(crate) fn take(&self, id: i64) -> Result<Buffer, Error> {
+        let buffer = exclusive(&self.lending, NAME)?.lent.remove(&id);
+        buffer.ok_or_else(|| invalid(format!("block {id} is not lent: take a block once")))
     }
 
     /// Frees a block that was lent. Releasing twice is a bug of the caller: the address may be

@@ -49,11 +49,18 @@ pub enum Next {
 impl Reader {
     /// Starts to read; connects in the background.
     pub fn open(client: &Client, spec: ReadSpec) -> Self {
+        let _context = client.handle().enter();
+        Self::new(client, client.open_reader(spec))
+    }
+
+    /// The same, and long records come in parts (see [`Block::part`]).
+    pub fn open_in_parts(client: &Client, spec: ReadSpec) -> Self {
+        let _context = client.handle().enter();
+        Self::new(client, client.open_reader(spec).in_parts())
+    }
+
+    fn new(client: &Client, input: Input) -> Self {
         let handle = client.handle().clone();
-        let input = {
-            let _context = handle.enter();
-            client.open_reader(spec)
-        };
         Self {
             handle,
             tally: input.tally(),

@@ -152,6 +152,32 @@ impl Writer {
         Ok(state.keep_failure(ready)?)
     }
 
+    /// Adds a part of a byte string, filled in by `copy`: the next call, if there is `more`, is for
+    /// the next part. So no memory is taken for all of it. False = drain before the next call.
+    pub fn part<E: From<Error>>(
+        &self,
+        partition: PartitionId,
+        length: usize,
+        (records, more): (u32, bool),
+        copy: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let mut state = exclusive(&self.state, NAME)?;
+        let state = &mut *state;
+        state.check_open()?;
+        state.copied.resize(length, 0);
+        copy(&mut state.copied)?;
+        let copied = std::mem::take(&mut state.copied);
+        let added = state
+            .writer()
+            .and_then(|writer| writer.add_part(partition, &copied, records, more));
+        if copied.capacity() <= state.batch_bytes {
+            state.copied = copied;
+        }
+        state.unasked = state.unasked.saturating_add(length);
+        let ready = added.and_then(|()| state.ready(Duration::ZERO));
+        Ok(state.keep_failure(ready)?)
+    }
+
     /// Adds a frame, filled in by `copy`: packed with others of its partition into blocks, which are
     /// not compressed ([`frames`](crate::frames); the spec of the writer must say so). The engine's
     /// frames delimit themselves. False = drain before the next one.

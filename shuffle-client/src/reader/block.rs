@@ -5,7 +5,7 @@ use shuffle_proto::ids::{AttemptId, MapIndex, PartitionId};
 
 use crate::pool::Pooled;
 
-/// Verified bytes of one output and partition: whole records, decoded.
+/// Verified, decoded bytes of one output and partition: whole records, but for [`Part`].
 #[derive(Debug)]
 pub struct Block {
     /// Reduce partition.
@@ -20,6 +20,17 @@ pub struct Block {
     pub stored_bytes: u64,
     /// The records, back to back, as they were given to the writer.
     pub data: Buffer,
+    /// Not whole records, where the reader was asked for parts.
+    pub part: Part,
+}
+
+/// Where a block lies in a byte string that is longer than a block. Both false: it is whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The bytes go on from the last block of this output and partition.
+    pub continues: bool,
+    /// The bytes go on in the next block of this output and partition.
+    pub continued: bool,
 }
 
 /// Contiguous bytes at a fixed address until dropped.

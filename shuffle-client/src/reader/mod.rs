@@ -57,7 +57,7 @@ use crate::{
     types::MAX_LONG,
 };
 use block::Storage;
-pub use block::{Block, Buffer};
+pub use block::{Block, Buffer, Part};
 use losses::Losses;
 pub use spec::{Output, ReadSpec, ReaderStats};
 
@@ -75,6 +75,8 @@ pub struct Reader {
     _permit: Option<Room>,
     /// Unfinished records: at most one per attempt and partition.
     open: HashMap<(AttemptId, PartitionId), Record>,
+    /// Parts of long records are given out as they come.
+    in_parts: bool,
     pool: Arc<BufferPool>,
     decoder: Decoder,
     decryptor: Option<Decryptor>,
@@ -139,8 +141,10 @@ struct Room {
 /// A record being put together.
 struct Record {
     next_seq: u32,
+    length: usize,
     records: u32,
     stored_bytes: u64,
+    /// Empty where its parts are given out.
     data: Vec<u8>,
 }
 
@@ -208,6 +212,7 @@ impl Reader {
             blocks: VecDeque::new(),
             _permit: None,
             open: HashMap::new(),
+            in_parts: false,
             pool,
             decoder: Decoder::default(),
             decryptor,
@@ -216,6 +221,13 @@ impl Reader {
             waited: Arc::default(),
             pending: None,
         }
+    }
+
+    /// Gives long records out in their parts, see [`Block::part`], instead of putting them together:
+    /// for an engine that has better memory for them. To be called before the first block.
+    pub fn in_parts(mut self) -> Self {
+        self.in_parts = true;
+        self
     }
 
     /// The next block; `None` after everything expected was released and compared with the commits.
@@ -337,31 +349,19 @@ impl Reader {
     fn release(&mut self, header: &BlockHeader, bytes: Bytes) -> Result<Option<Block>, Error> {
         self.stats.blocks += 1;
         self.stats.bytes += u64::from(header.length);
-        let flags = header.flags;
-        if !flags.continues() && !flags.continued() {
-            let data = if flags.codec() == Codec::None
-                && self.decryptor.is_none()
-                && !flags.is_encrypted()
-            {
-                Storage::Received(bytes)
-            } else {
-                let mut buffer = self.pool.take(header.raw_length as usize);
-                self.decode(header, &bytes, buffer.as_mut())?;
-                Storage::Pooled(buffer)
-            };
-            return Ok(Some(Block {
-                partition: header.partition,
-                map_index: header.map_index,
-                attempt: header.attempt,
-                records: header.records,
-                stored_bytes: u64::from(header.length),
-                data: Buffer(data),
-            }));
+        let part = Part {
+            continues: header.flags.continues(),
+            continued: header.flags.continued(),
+        };
+        if part == Part::default() {
+            let data = self.whole(header, bytes)?;
+            return Ok(Some(block_of(header, part, data)));
         }
         let key = (header.attempt, header.partition);
-        let mut record = match (flags.continues(), self.open.remove(&key)) {
+        let mut record = match (part.continues, self.open.remove(&key)) {
             (false, None) => Record {
                 next_seq: header.seq,
+                length: 0,
                 records: 0,
                 stored_bytes: 0,
                 data: Vec::new(),
@@ -373,17 +373,18 @@ impl Reader {
                     |record| format!("one up to block {}", record.next_seq),
                 );
                 let message = format!(
-                    "block {} of attempt {} says {flags:?}, and the record before it is {before}: {}",
+                    "block {} of attempt {} says {:?}, and the record before it is {before}: {}",
                     header.seq,
                     header.attempt,
+                    header.flags,
                     self.shared.name()
                 );
                 return Err(self.broken(header.attempt, message));
             }
         };
-        let start = record.data.len();
-        let end = start + header.raw_length as usize;
-        if end > MAX_LONG {
+        let start = record.length;
+        record.length += header.raw_length as usize;
+        if record.length > MAX_LONG {
             let message = format!(
                 "record of attempt {} is longer than {MAX_LONG} bytes: {}",
                 header.attempt,
@@ -391,23 +392,38 @@ impl Reader {
             );
             return Err(self.broken(header.attempt, message));
         }
-        record.data.resize(end, 0);
-        self.decode(header, &bytes, &mut record.data[start..])?;
         record.next_seq = header.seq.wrapping_add(1);
         record.records += header.records;
         record.stored_bytes += u64::from(header.length);
-        if flags.continued() {
+        if self.in_parts {
+            let data = self.whole(header, bytes)?;
+            if part.continued {
+                self.open.insert(key, record);
+            }
+            return Ok(Some(block_of(header, part, data)));
+        }
+        record.data.resize(record.length, 0);
+        self.decode(header, &bytes, &mut record.data[start..])?;
+        if part.continued {
             self.open.insert(key, record);
             return Ok(None);
         }
         Ok(Some(Block {
-            partition: header.partition,
-            map_index: header.map_index,
-            attempt: header.attempt,
             records: record.records,
             stored_bytes: record.stored_bytes,
-            data: Buffer(Storage::Joined(record.data)),
+            ..block_of(header, Part::default(), Storage::Joined(record.data))
         }))
+    }
+
+    /// The bytes of one block, decoded.
+    fn whole(&mut self, header: &BlockHeader, bytes: Bytes) -> Result<Storage, Error> {
+        let flags = header.flags;
+        if flags.codec() == Codec::None && self.decryptor.is_none() && !flags.is_encrypted() {
+            return Ok(Storage::Received(bytes));
+        }
+        let mut buffer = self.pool.take(header.raw_length as usize);
+        self.decode(header, &bytes, buffer.as_mut())?;
+        Ok(Storage::Pooled(buffer))
     }
 
     /// Decrypts and decodes. The checksum was right, so what cannot be decoded was written so: no
@@ -468,6 +484,18 @@ impl Stream for Reader {
     /// As [`Reader::next`]; an error is repeated for ever.
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_block(cx).map(Result::transpose)
+    }
+}
+
+fn block_of(header: &BlockHeader, part: Part, data: Storage) -> Block {
+    Block {
+        partition: header.partition,
+        map_index: header.map_index,
+        attempt: header.attempt,
+        records: header.records,
+        stored_bytes: u64::from(header.length),
+        data: Buffer(data),
+        part,
     }
 }
 

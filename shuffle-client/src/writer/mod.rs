@@ -108,6 +108,8 @@ pub struct MapWriter {
     ahead_bytes: usize,
     budget: Budget,
     waited: Duration,
+    /// A byte string whose end is still to come, and its bytes so far.
+    unfinished: Option<(PartitionId, usize)>,
     committing: bool,
     committed: Option<Commit>,
 }
@@ -163,6 +165,7 @@ impl MapWriter {
             ahead_bytes,
             budget,
             waited: Duration::ZERO,
+            unfinished: None,
             committing: false,
             committed: None,
         }
@@ -184,6 +187,7 @@ impl MapWriter {
     ) -> Result<(), Error> {
         let raw_len = raw.iter().map(|piece| piece.len()).sum();
         self.check_block(partition, raw_len, self.longest_block())?;
+        self.check_ended()?;
         let finished = self
             .builder
             .add(partition, raw, raw_len, records, (false, false));
@@ -210,20 +214,40 @@ impl MapWriter {
         raw: &[u8],
         records: u32,
     ) -> Result<(), Error> {
-        self.check_block(partition, raw.len(), MAX_LONG)?;
+        self.check_ended()?;
+        self.add_part(partition, raw, records, false)
+    }
+
+    /// Adds a byte string as [`add_long`](Self::add_long) does, a part of it at a time, so that it
+    /// is nowhere in one piece: `more` with every part but the last, which has the `records`. Call
+    /// [`ready`](Self::ready) in between.
+    pub fn add_part(
+        &mut self,
+        partition: PartitionId,
+        raw: &[u8],
+        records: u32,
+        more: bool,
+    ) -> Result<(), Error> {
+        let before = match self.unfinished {
+            Some((inside, _)) if inside != partition => return self.check_ended(),
+            Some((_, length)) => length,
+            None => 0,
+        };
+        self.check_block(partition, raw.len(), MAX_LONG - before)?;
+        let continues = self.unfinished.is_some();
         let count = raw.len().div_ceil(self.builder.block_bytes());
         for (position, piece) in raw.chunks(self.builder.block_bytes()).enumerate() {
-            let last = position + 1 == count;
-            let records = if last { records } else { 0 };
+            let last = position + 1 == count && !more;
             let finished = self.builder.add(
                 partition,
                 &[piece],
                 piece.len(),
-                records,
-                (position > 0, !last),
+                if last { records } else { 0 },
+                (continues || position > 0, !last),
             );
             self.hand_over(finished);
         }
+        self.unfinished = more.then_some((partition, before + raw.len()));
         Ok(())
     }
 
@@ -255,6 +279,7 @@ impl MapWriter {
             return Ok(commit.clone());
         }
         self.copies.check()?;
+        self.check_ended()?;
         if !self.committing {
             let finished = self.builder.finish();
             self.hand_over(finished);
@@ -379,6 +404,17 @@ impl MapWriter {
             Kind::Invalid,
             format!("{}: {what}", push::name(&self.spec)),
         ))
+    }
+
+    fn check_ended(&self) -> Result<(), Error> {
+        let Some((partition, _)) = self.unfinished else {
+            return Ok(());
+        };
+        let name = push::name(&self.spec);
+        let message = format!(
+            "{name}: a byte string of partition {partition} has not ended: add its last part first"
+        );
+        Err(Error::new(Kind::Invalid, message))
     }
 
     fn hand_over(&self, message: Option<Message>) {

@@ -59,6 +59,9 @@ pub(crate) enum Failure {
 
 type Key = [u8; 32];
 
+/// Who a token belongs to, or why to nobody.
+type Answer = Result<Arc<User>, String>;
+
 /// See the module.
 pub(crate) struct Cluster {
     url: String,
@@ -67,7 +70,7 @@ pub(crate) struct Cluster {
     /// The client, and the certificates it was made with.
     client: RwLock<(Client, Vec<u8>)>,
     slots: Semaphore,
-    users: Mutex<HashMap<Key, (Instant, Result<Arc<User>, String>)>>,
+    users: Mutex<HashMap<Key, (Instant, Answer)>>,
     allowed: Mutex<HashMap<Key, (Instant, bool)>>,
 }
 

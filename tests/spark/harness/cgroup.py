@@ -14,6 +14,7 @@ class Cgroup:
     """Needs root. Version 1 or 2, whichever has the memory controller."""
 
     def __init__(self, folder: Path, limit_mib: int):
+        self.limit_mib = limit_mib
         self.first_version = (MOUNTED / "memory").is_dir()
         base = MOUNTED / "memory" if self.first_version else MOUNTED
         self.path = base / f"forebay-{uuid.uuid4().hex[:12]}"

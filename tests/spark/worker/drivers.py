@@ -36,6 +36,10 @@ def refusals(spark, settings):
     return list(_drivers(spark).refusals(spark.sparkContext._jsc, settings))
 
 
+def exhaust(spark):
+    _drivers(spark).exhaust()
+
+
 def left_behind(spark):
     """Threads of ours on the Java side, open files, and threads of the process."""
     return [int(word) for word in _drivers(spark).leftBehind().split()]

@@ -8,6 +8,8 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+from pyspark import StorageLevel
+
 from worker.queries import TPCH
 
 _held = {}  # between the two halves of a job
@@ -154,6 +156,28 @@ def reshuffled(spark, rows, maps, reduces=8, join=False):
     sums = ["count(*)", f"bit_xor(xxhash64(id, {', '.join(columns)}))"]
     with _settings(spark, {"spark.sql.shuffle.partitions": reduces}):
         return {"own": list(own.selectExpr(*sums).collect()[0]), "shuffled": list(first.selectExpr(*sums).collect()[0])}
+
+
+def heavy(spark, kind):
+    """What takes memory beside a shuffle: the sum over rows as they are, and over those that it gave."""
+    columns = [f"c{column}" for column in range(9)]
+    own = spark.range(0, 4_000_000, 1, 8).selectExpr("id", *(f"xxhash64(id, {column}) AS c{column}" for column in range(9)))
+    match kind:
+        case "sorted":
+            made = own.orderBy("c0").selectExpr("id + 0 AS id", *columns).repartition(4, "c1").sortWithinPartitions("c2")
+        case "cached":
+            own = own.where("id % 2 = 0")
+            kept = own.repartition(8, "c0").persist(StorageLevel.OFF_HEAP)
+            kept.count()
+            made = kept.repartition(8, "c1")
+        case "python":
+            made = own.repartition(8, "c0").mapInArrow(lambda batches: batches, own.schema).repartition(8, "c1")
+        case "wide" | "giant":
+            columns, length = ["body"], 50_000_000 if kind == "wide" else 100 << 20
+            own = spark.range(0, 16, 1, 8).selectExpr("id", f"repeat(string(id), cast({length} / length(string(id)) AS int)) AS body")
+            made = own.repartition(8, "id")
+    sums = ["count(*)", f"bit_xor(xxhash64(id, {', '.join(columns)}))"]
+    return {"own": list(own.selectExpr(*sums).collect()[0]), "shuffled": list(made.selectExpr(*sums).collect()[0])}
 
 
 def partitions(spark, number, rows, maps):

@@ -98,6 +98,14 @@ public final class Drivers {
     return said;
   }
 
+  /** Fills the heap. */
+  public static void exhaust() {
+    List<byte[]> held = new ArrayList<>();
+    while (true) {
+      held.add(new byte[1 << 20]);
+    }
+  }
+
   /**
    * Threads of ours on the Java side, but for the one of the log, of which a JVM has one; open
    * files, and threads of the process.

@@ -9,14 +9,17 @@ import java.util.List;
  * For one thread at a time.
  *
  * <p>The memory of a block is native and lives until {@link #release} or {@link #close}, whichever
- * comes first.
+ * comes first; but a record longer than a block is on the heap ({@link Block#heap}), where the
+ * executor has room for long records.
  */
 public final class BlockReader implements AutoCloseable {
-    private static final int FIELDS = 8;
+    private static final int FIELDS = 9;
+    private static final long CONTINUED = 2;
 
     private final long id;
     private final InterruptCheck interrupt;
     private final long[] fields = new long[FIELDS];
+    private final LongRecords longRecords = new LongRecords();
     private boolean closed;
     private long[] lastStats = new long[4];
     private List<ServerStats> lastServers = Collections.emptyList();
@@ -39,20 +42,36 @@ public final class BlockReader implements AutoCloseable {
 
     /** The same with another check while it waits. */
     public boolean next(Block block, InterruptCheck interrupt) {
-        int answer;
-        while ((answer = Native.readerNext(id, Wait.SLICE_MILLIS, fields)) == 0) {
-            interrupt.check();
+        while (true) {
+            int answer;
+            while ((answer = Native.readerNext(id, Wait.SLICE_MILLIS, fields)) == 0) {
+                interrupt.check();
+            }
+            if (answer < 0) {
+                return false;
+            }
+            block.fill(fields);
+            long part = fields[8];
+            if (part == 0 || longRecords.add(block, (part & CONTINUED) != 0, id)) {
+                return true;
+            }
         }
-        if (answer < 0) {
-            return false;
-        }
-        block.fill(fields);
-        return true;
+    }
+
+    /**
+     * Tells that a record begins with its length, in bytes that follow, as an int in the machine's
+     * order: so much is taken for a long one at once.
+     */
+    public BlockReader recordsHaveLengths() {
+        longRecords.haveLengths();
+        return this;
     }
 
     /** Frees the memory of a block. It must not be touched any more. */
     public void release(Block block) {
-        Native.readerRelease(id, block.id);
+        if (block.id != 0) {
+            Native.readerRelease(id, block.id);
+        }
         block.clear();
     }
 
@@ -108,8 +127,10 @@ public final class BlockReader implements AutoCloseable {
         private long attempt;
         private long id;
         private long storedBytes;
+        private byte[] heap;
 
         void fill(long[] fields) {
+            heap = null;
             address = fields[0];
             length = fields[1];
             records = (int) fields[2];
@@ -125,9 +146,33 @@ public final class BlockReader implements AutoCloseable {
             length = 0;
             records = 0;
             id = 0;
+            heap = null;
         }
 
-        /** Where its bytes are; 0 once released. */
+        /** Its bytes are on the heap from now on. */
+        void fill(byte[] bytes, int count, long stored) {
+            heap = bytes;
+            address = 0;
+            length = count;
+            id = 0;
+            storedBytes = stored;
+        }
+
+        long id() {
+            return id;
+        }
+
+        /** Whether it was filled and not released. */
+        public boolean isHeld() {
+            return address != 0 || heap != null;
+        }
+
+        /** Its bytes, in the first {@link #length} of these; null if they are native memory. */
+        public byte[] heap() {
+            return heap;
+        }
+
+        /** Where its bytes are; 0 once released, and if they are on the heap. */
         public long address() {
             return address;
         }

@@ -13,6 +13,9 @@ import java.util.List;
  * records and entries would meet, it calls {@link #flush} and starts again.
  */
 public final class MapOutputWriter implements AutoCloseable {
+    /** Length of a part of a long byte string: many blocks, and little beside an arena. */
+    public static final int PART = 1 << 20;
+
     private final long id;
     private final long address;
     private final long bytes;
@@ -68,7 +71,25 @@ public final class MapOutputWriter implements AutoCloseable {
      * @param records records in it
      */
     public void block(int partition, byte[] bytes, int offset, int length, int records) {
-        if (!Native.writerBlock(id, partition, bytes, offset, length, records, false)) {
+        // A long one goes to the native side in parts, which has no memory for all of it.
+        int sent = 0;
+        while (length - sent > PART) {
+            part(partition, bytes, offset + sent, PART, records, true);
+            sent += PART;
+        }
+        if (sent > 0) {
+            part(partition, bytes, offset + sent, length - sent, records, false);
+        } else if (!Native.writerBlock(id, partition, bytes, offset, length, records, false)) {
+            drain();
+        }
+    }
+
+    /**
+     * Sends a byte string as {@link #block} does, a part of it at a time: {@code more} with every
+     * part but the last, which has the {@code records}.
+     */
+    public void part(int partition, byte[] bytes, int offset, int length, int records, boolean more) {
+        if (!Native.writerPart(id, partition, bytes, offset, length, records, more)) {
             drain();
         }
     }

@@ -15,7 +15,7 @@ package io.forebay.core;
  * <p><b>Memory.</b> The arena of a writer and the blocks of a reader belong to the native side.
  * Java may touch an arena from {@link #writerOpen} until {@link #writerClose}, except while
  * {@link #writerFlush} has not returned true, and a block from {@link #readerNext} until
- * {@link #readerRelease} or {@link #readerClose}.
+ * {@link #readerRelease}, {@link #readerTake} or {@link #readerClose}.
  *
  * <p><b>Errors</b> are {@link ForebayException}, which carries the kind and, where there is one,
  * the lost output.
@@ -184,6 +184,16 @@ final class Native {
     static native boolean writerBlock(
             long writer, int partition, byte[] bytes, int offset, int length, int records, boolean packed);
 
+    /**
+     * Sends a part of a byte string, so that the native side never has it in one piece: the next
+     * call, if there is {@code more}, is for the next part.
+     *
+     * @param records records in the whole string, with its last part
+     * @return as {@link #writerBlock}
+     */
+    static native boolean writerPart(
+            long writer, int partition, byte[] bytes, int offset, int length, int records, boolean more);
+
     /** Waits until the connection has room for more. */
     static native boolean writerDrain(long writer, int timeoutMillis);
 
@@ -262,11 +272,15 @@ final class Native {
      * The next verified and decoded block.
      *
      * @param block filled with: 0 address, 1 length, 2 records, 3 partition, 4 map index, 5
-     *     attempt, 6 id for {@link #readerRelease}, 7 stored bytes
+     *     attempt, 6 id for {@link #readerRelease}, 7 stored bytes, 8 part: 0 whole records, + 1 the
+     *     bytes go on from the last block of this output and partition, + 2 they go on in the next
      * @return 1 with a block, 0 to be called again, -1 when everything that was asked for has been
      *     delivered and verified
      */
     static native int readerNext(long reader, int timeoutMillis, long[] block);
+
+    /** Copies a block to the heap and releases it. */
+    static native void readerTake(long reader, long block, byte[] target, int offset);
 
     static native void readerRelease(long reader, long block);
 

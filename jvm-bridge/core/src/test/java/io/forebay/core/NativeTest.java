@@ -70,7 +70,8 @@ class NativeTest {
         for (long id : new long[] {client, 0, 1, -1, Long.MIN_VALUE, Long.MAX_VALUE}) {
             assertInvalid("writer", () -> Native.writerArena(id));
             assertInvalid("writer", () -> Native.writerClose(id));
-            assertInvalid("reader", () -> Native.readerNext(id, 0, new long[8]));
+            assertInvalid("reader", () -> Native.readerNext(id, 0, new long[9]));
+            assertInvalid("reader", () -> Native.readerTake(id, 1, new byte[1], 0));
         }
     }
 
@@ -97,6 +98,10 @@ class NativeTest {
                 assertThrows(ForebayException.class, () -> Native.writerBlock(writer, 0, null, 0, 1, 1, packed));
                 assertInvalid("length", () -> Native.writerBlock(writer, 0, new byte[1], 0, 0, 1, packed));
             }
+            for (int[] region : new int[][] {{0, 5}, {4, 1}, {-1, 1}, {0, -1}}) {
+                assertInvalid("", () -> Native.writerPart(writer, 0, new byte[4], region[0], region[1], 1, true));
+            }
+            assertThrows(ForebayException.class, () -> Native.writerPart(writer, 0, null, 0, 1, 1, true));
             assertInvalid("location", () -> Native.writerLocation(writer));
             assertInvalid("colour", () -> Native.clientOpen("{\"servers\":[\"a:1\"],\"colour\":1}", null));
             assertInvalid("settings", () -> Native.clientOpen(null, null));

@@ -14,6 +14,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Random;
@@ -107,6 +108,7 @@ class ServerTest {
         // Partition 3 is never written to.
         long[] read = new long[PARTITIONS];
         ByteArrayOutputStream[] second = new ByteArrayOutputStream[PARTITIONS];
+        int joined = 0;
         try (BlockReader reader = client.openReader(CALLER, 5, plan, 0, InterruptCheck.THREAD)) {
             BlockReader.Block block = new BlockReader.Block();
             while (reader.next(block)) {
@@ -115,11 +117,14 @@ class ServerTest {
                 if (block.mapIndex() == 1) {
                     ByteArrayOutputStream bytes = second[block.partition()];
                     second[block.partition()] = bytes == null ? new ByteArrayOutputStream() : bytes;
-                    second[block.partition()].write(Memory.get(block.address(), block.length()));
+                    byte[] lent = block.heap() == null ? Memory.get(block.address(), block.length()) : null;
+                    second[block.partition()].write(lent == null ? Arrays.copyOf(block.heap(), (int) block.length()) : lent);
+                    joined += lent == null ? 1 : 0;
                 }
                 reader.release(block);
-                assertEquals(0, block.address());
+                assertFalse(block.isHeld());
             }
+            assertEquals(1, joined, "the long byte string, and nothing else, comes on the heap");
             assertFalse(reader.next(block));
             assertTrue(reader.stats().blocks() > 0 && reader.stats().bytes() > 0);
             ServerStats server = reader.servers().get(0);

@@ -1,5 +1,6 @@
 package io.forebay.spark;
 
+import io.forebay.core.MapOutputWriter;
 import org.apache.spark.unsafe.Platform;
 
 /**
@@ -21,6 +22,8 @@ final class Arena {
     static final int LENGTH = 4;
 
     private static final int ENTRY = 8;
+
+    private static final int PART = MapOutputWriter.PART;
     private static final int STEPS = 8;
 
     /** Longest step: what a task takes however little there is. */
@@ -36,6 +39,9 @@ final class Arena {
          * all the same.
          */
         boolean grow(long bytes, boolean must);
+
+        /** Pushes the first bytes of an array as a part of one byte string. */
+        void part(int partition, byte[] bytes, int length, int records, boolean more);
 
         /** Pushes one byte string, whole. */
         void block(int partition, byte[] bytes, int offset, int length, int records);
@@ -82,15 +88,29 @@ final class Arena {
     void row(int partition, Object object, long offset, int length) {
         long need = (long) LENGTH + length + ENTRY;
         if (need > room && !makeRoom(need)) {
-            byte[] giant = new byte[LENGTH + length];
-            Platform.putInt(giant, Platform.BYTE_ARRAY_OFFSET, length);
-            Platform.copyMemory(object, offset, giant, Platform.BYTE_ARRAY_OFFSET + LENGTH, length);
-            output.block(partition, giant, 0, giant.length, 1);
+            giant(partition, object, offset, length);
             return;
         }
         Platform.putInt(null, data, length);
         Platform.copyMemory(object, offset, null, data + LENGTH, length);
         add(partition, LENGTH + length, need);
+    }
+
+    /** Pushes a row past the arena, without a second copy of all of it. */
+    private void giant(int partition, Object object, long offset, int length) {
+        byte[] part = new byte[(int) Math.min(PART, (long) LENGTH + length)];
+        Platform.putInt(part, Platform.BYTE_ARRAY_OFFSET, length);
+        int filled = LENGTH;
+        int done = 0;
+        boolean more;
+        do {
+            int n = Math.min(part.length - filled, length - done);
+            Platform.copyMemory(object, offset + done, part, Platform.BYTE_ARRAY_OFFSET + filled, n);
+            done += n;
+            more = done < length;
+            output.part(partition, part, filled + n, more ? 0 : 1, more);
+            filled = 0;
+        } while (more);
     }
 
     /** Copies a serialised record. */

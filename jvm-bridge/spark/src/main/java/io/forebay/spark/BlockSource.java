@@ -72,7 +72,7 @@ final class BlockSource implements Blocks {
 
     private long blocks;
 
-    /** Lent blocks, and their bytes. */
+    /** Lent blocks, and their bytes; not those on the heap. */
     private int lent;
 
     private long lentBytes;
@@ -115,8 +115,10 @@ final class BlockSource implements Blocks {
             } catch (ForebayException e) {
                 throw Sneaky.rethrow(fail(translate(e)));
             }
-            lent++;
-            lentBytes += block.length();
+            if (block.address() != 0) {
+                lent++;
+                lentBytes += block.length();
+            }
             blocks++;
             if (blocks < expectedBlocks) {
                 metrics.incRemoteBlocksFetched(1);
@@ -232,9 +234,11 @@ final class BlockSource implements Blocks {
 
     @Override
     public synchronized void release(Block block) {
-        if (input != null && block.address() != 0) {
-            lent--;
-            lentBytes -= block.length();
+        if (input != null && block.isHeld()) {
+            if (block.address() != 0) {
+                lent--;
+                lentBytes -= block.length();
+            }
             input.release(block);
             if (lent == 0 && (ended || failure != null)) {
                 owner.finished(this, false);

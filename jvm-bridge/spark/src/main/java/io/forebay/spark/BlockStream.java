@@ -19,6 +19,9 @@ final class BlockStream extends InputStream {
     /** The current piece, and its rest. */
     private byte[] piece = new byte[0];
 
+    /** The piece is a record on the heap. */
+    private boolean whole;
+
     private int position;
     private int end;
 
@@ -40,9 +43,20 @@ final class BlockStream extends InputStream {
     }
 
     private void begin() {
+        records += block.records();
+        if (block.heap() != null) {
+            whole = true;
+            piece = block.heap();
+            position = 0;
+            end = (int) block.length();
+            return;
+        }
+        if (whole) {
+            whole = false;
+            piece = new byte[0]; // a long record is not kept for short ones
+        }
         next = block.address();
         blockEnd = next + block.length();
-        records += block.records();
     }
 
     /** Records in the blocks so far. */
@@ -85,6 +99,9 @@ final class BlockStream extends InputStream {
                 return false;
             }
             begin();
+            if (position < end) {
+                return true;
+            }
         }
         int n = (int) Math.min(PIECE, blockEnd - next);
         if (piece.length < n) {
@@ -102,7 +119,7 @@ final class BlockStream extends InputStream {
 
     /** Frees the current block, whether it has been read or not. */
     void finish() {
-        if (block.address() != 0) {
+        if (block.isHeld()) {
             source.release(block);
         }
         next = 0;

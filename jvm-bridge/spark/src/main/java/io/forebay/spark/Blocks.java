@@ -30,7 +30,7 @@ interface Blocks {
      */
     void copy(long address, byte[] target, int offset, int length);
 
-    /** Copies the bytes from {@code address} up to the end of the block, and frees it. */
+    /** Copies the bytes of a native block from {@code address} up to the end of the block, and frees it. */
     default byte[] take(Block block, long address) {
         byte[] bytes = new byte[Math.toIntExact(block.address() + block.length() - address)];
         copy(address, bytes, 0, bytes.length);

@@ -69,24 +69,29 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
     }
 
     private Iterator<Product2<K, C>> records() {
-        BlockSource source = source();
+        boolean rows = ForebayShuffleWriter.writesRows(handle.dependency());
+        BlockSource source = source(rows);
         if (source == null) {
             return new Nothing<>();
         }
         InterruptCheck interrupt = Interrupts.ofTask(context);
         TaskReaders readers = TaskReaders.of(context);
         Serializer serializer = handle.dependency().serializer();
-        if (ForebayShuffleWriter.writesRows(handle.dependency())) {
+        if (rows) {
             int fields = (Integer) Shim.unsafeRowField(serializer, "numFields");
-            RowIterator<K, C> rows = new RowIterator<>(source, fields, TaskReaders.taskThread(context), interrupt, readers::ended);
-            source.onHalfWay(rows::count);
-            return rows;
+            RowIterator<K, C> read = new RowIterator<>(source, fields, TaskReaders.taskThread(context), interrupt, readers::ended);
+            source.onHalfWay(read::count);
+            return read;
         }
         return new RecordIterator<>(source, serializer.newInstance(), serializer.supportsRelocationOfSerializedObjects(), readers::ended);
     }
 
     /** The verified blocks; null if no map has data: then no server is asked. */
     BlockSource source() {
+        return source(false);
+    }
+
+    private BlockSource source(boolean rows) {
         int shuffle = handle.shuffleId();
         MapOutputs outputs =
                 new MapOutputs(
@@ -102,6 +107,9 @@ final class ForebayShuffleReader<K, C> implements ShuffleReader<K, C> {
         InterruptCheck interrupt = Interrupts.ofTask(context);
         TaskReaders readers = TaskReaders.of(context);
         BlockReader reader = client.get().openReader(handle.caller(), handle.number(), outputs.plan(), windowBytes, interrupt);
+        if (rows) {
+            reader.recordsHaveLengths();
+        }
         Traffic.Sum sum = readers.sum(shuffle, traffic);
         BlockSource source = new BlockSource(input(reader, sum), outputs, interrupt, metrics, readers);
         readers.add(source);

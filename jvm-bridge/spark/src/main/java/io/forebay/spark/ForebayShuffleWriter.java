@@ -185,6 +185,13 @@ final class ForebayShuffleWriter<K, V, C> extends ShuffleWriter<K, V> {
         }
 
         @Override
+        public void part(int partition, byte[] bytes, int length, int records, boolean more) {
+            long start = System.nanoTime();
+            output.part(partition, bytes, 0, length, records, more);
+            done(records, start);
+        }
+
+        @Override
         public void block(int partition, byte[] bytes, int offset, int length, int records) {
             long start = System.nanoTime();
             output.block(partition, bytes, offset, length, records);

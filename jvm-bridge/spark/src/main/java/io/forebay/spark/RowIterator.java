@@ -152,17 +152,17 @@ final class RowIterator<K, C> extends AbstractIterator<Product2<K, C>> {
 
     private void advance() {
         Block done = current;
-        if (done.address() != 0) {
+        if (done.isHeld()) {
             source.release(done);
         }
         current = upcoming;
         upcoming = done;
         hasUpcoming = false;
-        heap = null;
+        heap = current.heap();
         records = current.records();
         counted = 0;
         left = records;
-        position = current.address();
+        position = heap == null ? current.address() : Platform.BYTE_ARRAY_OFFSET;
         end = position + current.length();
         interrupt.check();
     }

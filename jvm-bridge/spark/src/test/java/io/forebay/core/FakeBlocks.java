@@ -1,6 +1,7 @@
 package io.forebay.core;
 
 import java.util.ArrayDeque;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.Queue;
@@ -14,6 +15,7 @@ public final class FakeBlocks implements AutoCloseable {
     private final Queue<long[]> waiting = new ArrayDeque<>();
     private final Map<Long, Long> lent = new HashMap<>();
     private final Map<Long, Long> lengths = new HashMap<>();
+    private final Map<Long, byte[]> onHeap = new HashMap<>();
     private long ids;
     private RuntimeException failure;
     private boolean cut;
@@ -24,6 +26,13 @@ public final class FakeBlocks implements AutoCloseable {
         long address = Platform.allocateMemory(Math.max(1, bytes.length));
         Platform.copyMemory(bytes, Platform.BYTE_ARRAY_OFFSET, null, address, bytes.length);
         waiting.add(new long[] {address, bytes.length, records, 0, 5, 55, ++ids, bytes.length});
+        return this;
+    }
+
+    /** Adds a record that is longer than a block: on the heap, in an array that is longer still. */
+    public FakeBlocks addLong(int records, byte[] bytes) {
+        waiting.add(new long[] {0, bytes.length, records, 0, 5, 55, ++ids, bytes.length});
+        onHeap.put(ids, Arrays.copyOf(bytes, bytes.length + 7));
         return this;
     }
 
@@ -44,13 +53,21 @@ public final class FakeBlocks implements AutoCloseable {
         if (fields == null) {
             return false;
         }
+        block.fill(fields);
+        if (fields[0] == 0) {
+            block.fill(onHeap.remove(fields[6]), (int) fields[1], fields[7]);
+            return true;
+        }
         lent.put(fields[0], fields[6]);
         lengths.put(fields[0], fields[1]);
-        block.fill(fields);
         return true;
     }
 
     public void release(BlockReader.Block block) {
+        if (block.heap() != null) {
+            block.clear();
+            return;
+        }
         if (closed || lent.remove(block.address()) == null) {
             throw new AssertionError("released twice, or after everything was freed");
         }
@@ -91,7 +108,7 @@ public final class FakeBlocks implements AutoCloseable {
         closed = true;
         lent.keySet().forEach(this::free);
         lent.clear();
-        waiting.forEach(fields -> Platform.freeMemory(fields[0]));
+        waiting.forEach(fields -> Platform.freeMemory(fields[0])); // nothing where it is 0
         waiting.clear();
     }
 }

@@ -4,9 +4,13 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.io.ByteArrayOutputStream;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Random;
 import java.util.Random;
 import org.apache.spark.unsafe.Platform;
 import org.junit.jupiter.api.AfterEach;
@@ -23,6 +27,9 @@ class ArenaTest {
     private long claimed;
     private long most = Long.MAX_VALUE;
     private long room = Long.MAX_VALUE;
+
+    private final ByteArrayOutputStream part = new ByteArrayOutputStream();
+    private int parts;
 
     private final Arena.Output output =
             new Arena.Output() {
@@ -42,6 +49,18 @@ class ArenaTest {
                 @Override
                 public boolean grow(long bytes, boolean must) {
                     return must || bytes <= room;
+                }
+
+                @Override
+                public void part(int partition, byte[] bytes, int length, int records, boolean more) {
+                    assertEquals(more ? 0 : 1, records);
+                    assertTrue(!more || length == bytes.length, "only the last part is short");
+                    part.write(bytes, 0, length);
+                    parts++;
+                    if (!more) {
+                        pushed.add(partition + ":" + Arrays.toString(part.toByteArray()));
+                        part.reset();
+                    }
                 }
 
                 @Override
@@ -145,6 +164,20 @@ class ArenaTest {
         expected[1] = 0x20; // 8192
         expected[BYTES + 3] = 9;
         assertEquals(Arrays.asList(record(1, expected)), pushed);
+    }
+
+    @Test
+    void longRowIsPushedInPartsThatAreItsBytesInOrder() {
+        for (int length : new int[] {(1 << 20) - 4, (1 << 20) - 3, (3 << 20) - 4, (2 << 20) + 17}) {
+            byte[] row = new byte[length];
+            new Random(length).nextBytes(row);
+            byte[] expected = ByteBuffer.allocate(length + 4).order(ByteOrder.nativeOrder()).putInt(length).put(row).array();
+            pushed.clear();
+            parts = 0;
+            arena().row(2, row, Platform.BYTE_ARRAY_OFFSET, length);
+            assertEquals(Arrays.asList(record(2, expected)), pushed);
+            assertEquals((expected.length + (1 << 20) - 1) >> 20, parts);
+        }
     }
 
     @Test

@@ -93,7 +93,7 @@ class BlockSourceTest {
                                     }
                                 });
                 new Thread(reading).start();
-                for (int spin = 0; spin < round * 40; spin++) {
+                for (long end = System.nanoTime() + round * 10_000L; System.nanoTime() < end; ) {
                     Thread.yield();
                 }
                 some.source.close();

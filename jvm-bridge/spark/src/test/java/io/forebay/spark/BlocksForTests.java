@@ -25,12 +25,22 @@ final class BlocksForTests implements Blocks, BlockSource.Owner, AutoCloseable {
 
     /** Adds a block of rows, each with one long in it. */
     BlocksForTests rows(long... values) {
+        blocks.add(values.length, bytes(values));
+        return this;
+    }
+
+    /** Adds a row as one that is longer than a block comes. */
+    BlocksForTests longRow(long value) {
+        blocks.addLong(1, bytes(value));
+        return this;
+    }
+
+    private static byte[] bytes(long... values) {
         ByteBuffer bytes = ByteBuffer.allocate(values.length * 20).order(ByteOrder.nativeOrder());
         for (long value : values) {
             bytes.putInt(16).putLong(0).putLong(value);
         }
-        blocks.add(values.length, bytes.array());
-        return this;
+        return bytes.array();
     }
 
     long counted() {

@@ -8,6 +8,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.forebay.core.BlockReader.Block;
 import java.io.ByteArrayOutputStream;
+import java.util.Random;
 import org.apache.spark.SparkConf;
 import org.apache.spark.serializer.JavaSerializer;
 import org.apache.spark.serializer.SerializationStream;
@@ -56,6 +57,47 @@ class RecordIteratorTest {
         assertEquals(6, blocks.counted());
         assertEquals(0, blocks.blocks.lent());
         assertEquals(1, ended);
+    }
+
+    @Test
+    void longStreamsComeFromTheHeapBetweenOthers() {
+        blocks.blocks.addLong(3, chunk(0, 3)).add(1, chunk(3, 4)).addLong(1, chunk(4, 5)).addLong(1, chunk(5, 6)).add(2, chunk(6, 8));
+        RecordIterator<Object, Object> records = iterator();
+        for (int i = 0; i < 8; i++) {
+            assertEquals("v" + i, records.next()._2());
+        }
+        assertEquals(false, records.hasNext());
+        assertEquals(8, blocks.counted());
+        assertEquals(0, blocks.blocks.lent());
+        assertEquals(1, ended);
+    }
+
+    @Test
+    void oneStreamGoesOnOverLongRecords() throws Exception {
+        ByteArrayOutputStream expected = new ByteArrayOutputStream();
+        for (int length : new int[] {5, 100_000, -200_000, -3, 7, -90_000}) {
+            byte[] bytes = new byte[Math.abs(length)];
+            new Random(length).nextBytes(bytes);
+            expected.write(bytes);
+            if (length < 0) {
+                blocks.blocks.addLong(1, bytes);
+            } else {
+                blocks.blocks.add(1, bytes);
+            }
+        }
+        Block block = new Block();
+        assertTrue(blocks.next(block));
+        ByteArrayOutputStream read = new ByteArrayOutputStream();
+        byte[] some = new byte[33_333];
+        try (BlockStream stream = new BlockStream(blocks, block, true)) {
+            read.write(stream.read());
+            for (int n = stream.read(some); n >= 0; n = stream.read(some)) {
+                read.write(some, 0, n);
+            }
+            assertEquals(6, stream.records());
+        }
+        assertArrayEquals(expected.toByteArray(), read.toByteArray());
+        assertEquals(0, blocks.blocks.lent());
     }
 
     @Test

@@ -45,6 +45,22 @@ class RowIteratorTest {
     }
 
     @Test
+    void longRowsComeFromTheHeapBetweenThoseOfBlocks() {
+        blocks.longRow(1).rows(2, 3).longRow(4).longRow(5).rows(6).longRow(7);
+        for (long value = 1; value <= 7; value++) {
+            assertTrue(rows.hasNext());
+            UnsafeRow row = (UnsafeRow) rows.next()._2();
+            assertEquals(value, row.getLong(0));
+            rows.hasNext();
+            assertEquals(value, row.getLong(0));
+        }
+        assertFalse(rows.hasNext());
+        assertEquals(0, blocks.blocks.lent());
+        assertTrue(blocks.blocks.isClosed());
+        assertEquals(7, blocks.counted());
+    }
+
+    @Test
     void nextWorksWithoutHasNext() {
         blocks.rows(1).rows(2);
         assertEquals(1, next());
