@@ -224,22 +224,33 @@ proptest! {
 }
 
 #[test]
-fn a_record_longer_than_a_batch_arrives_in_one_piece() {
+fn a_record_longer_than_a_batch_arrives_in_parts_that_follow_each_other() {
     let rig = Rig::new();
     let writer = rig.writer(1);
     let records = vec![(1, vec![1; 10]), (1, vec![2; 50_000]), (1, vec![3; 10])];
     flush(&writer, &records);
     let lengths = commit(&writer);
     let reader = rig.reader(output(&writer, 1, &lengths));
-    let mut longest = 0;
+    let (mut whole, mut inside) = (Vec::new(), false);
     loop {
         match reader.next(SLICE).expect("read") {
             Next::NotYet => {}
             Next::End => break,
-            Next::Block(lent) => longest = longest.max(lent.length),
+            Next::Block(lent) => {
+                assert_eq!(lent.part.continues, inside);
+                inside = lent.part.continued;
+                let bytes = reader.take(lent.id).expect("lent");
+                assert_eq!(bytes.len(), lent.length);
+                assert!(reader.release(lent.id).is_err(), "it was taken");
+                if !lent.part.continues {
+                    whole.push(Vec::new());
+                }
+                whole.last_mut().expect("begun").extend_from_slice(&bytes);
+            }
         }
     }
-    assert!(longest >= 50_000);
+    let long = whole.iter().find(|bytes| bytes.len() >= 50_000);
+    assert!(!inside && long.is_some_and(|bytes| bytes.starts_with(&records[1].1)));
     assert_eq!(
         read(&rig.reader(output(&writer, 1, &lengths))).expect("read"),
         expected(&records)
