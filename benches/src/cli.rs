@@ -107,6 +107,23 @@ pub(crate) struct Load {
     #[arg(long, value_delimiter = ',')]
     pub(crate) admin: Vec<String>,
 
+    /// Speak TLS with the servers: PEM file with the authority of their tls-cert. A server of
+    /// --spawn gets its own by --server-setting.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+
+    /// Name that the servers' certificates have, where --servers has addresses.
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    pub(crate) tls_server_name: Option<String>,
+
+    /// PEM file with a certificate for servers that ask for one (their tls-client-ca).
+    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of --tls-cert.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+
     /// Process ids of servers on this machine, more exact than --admin.
     #[arg(long, value_delimiter = ',', conflicts_with_all = ["admin", "spawn"])]
     pub(crate) server_pid: Vec<u32>,

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use shuffle_client::{
-    AppHandle, AppId, Caller, Client, Compression, Durability, Settings, ShuffleId,
+    AppHandle, AppId, Caller, Client, Compression, Durability, Settings, ShuffleId, Tls,
 };
 use tokio::time::timeout;
 
@@ -116,7 +116,7 @@ impl Session {
             load.timeout(),
             load.warms_pages(),
         );
-        let client = Client::new(Settings::of(servers.clone()))?;
+        let client = Client::new(settings(&load, servers.clone())?)?;
         let name = format!("forebay-bench-{:016x}", rand::random::<u64>());
         let caller = Caller {
             app: AppId::try_new(&name).context("make an application id")?,
@@ -318,7 +318,7 @@ impl Session {
         let store = left.remote.clone().context("the server has no store")?;
         let writer = Spawned::start(&self.load, Remote::Of(store))?;
         let (caller, payload) = (&self.caller, &self.bench.payload);
-        let client = Client::new(Settings::of(vec![writer.data.clone()]))?;
+        let client = Client::new(settings(&self.load, vec![writer.data.clone()])?)?;
         let app = client.open_app(caller.clone()).await?;
         let mut pushed = push(
             &client, caller, &app, payload, &self.load, level, shape, shuffle,
@@ -394,6 +394,32 @@ impl Kind {
     clippy::too_many_arguments,
     reason = "parts of one session, borrowed apart"
 )]
+/// The client's settings, with what the flags say of TLS.
+fn settings(load: &Load, servers: Vec<String>) -> Result<Settings> {
+    let read = |path: &std::path::PathBuf| {
+        std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+    };
+    let mut settings = Settings::of(servers);
+    for (field, flag) in [
+        ("tls_ca", "--tls-ca"),
+        ("tls_server_name", "--tls-server-name"),
+        ("tls_cert", "--tls-cert"),
+        ("tls_key", "--tls-key"),
+    ] {
+        settings.names.insert(field.into(), flag.into());
+    }
+    settings.tls = match &load.tls_ca {
+        None => None,
+        Some(ca) => Some(Tls {
+            ca: read(ca)?,
+            server_name: load.tls_server_name.clone(),
+            cert: load.tls_cert.as_ref().map(read).transpose()?,
+            key: load.tls_key.as_ref().map(read).transpose()?,
+        }),
+    };
+    Ok(settings)
+}
+
 fn push(
     client: &Client,
     caller: &Caller,

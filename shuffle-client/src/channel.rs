@@ -52,7 +52,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::settings::Settings;
+use crate::{
+    settings::Settings,
+    tls::{Connector, Failed, Io},
+};
 
 pub(crate) use failure::Failure;
 use failure::describe;
@@ -78,6 +81,8 @@ pub(crate) enum Bulk {
 pub(crate) struct Connections {
     settings: Settings,
     handle: Handle,
+    /// Makes connections secure, if the settings say so.
+    tls: Option<Arc<Connector>>,
     table: Arc<Table>,
     /// Last addresses of names: a failing name service does not make servers disappear.
     resolved: Mutex<HashMap<String, Vec<String>>>,
@@ -150,6 +155,7 @@ struct Line {
 pub(crate) struct Lane {
     sender: Sender,
     address: String,
+    scheme: &'static str,
     call: Bulk,
     line: Arc<Line>,
 }
@@ -157,10 +163,17 @@ pub(crate) struct Lane {
 // === impl Connections ===
 
 impl Connections {
+    /// Of settings that were checked.
     pub(crate) fn new(settings: Settings, handle: Handle) -> Self {
+        let name = |field: &str| settings.name(field).to_owned();
+        let tls = settings.tls.as_ref().map(|tls| {
+            let connector = tls.connector(&settings.servers, name);
+            Arc::new(connector.expect("the settings were checked"))
+        });
         Self {
             settings,
             handle,
+            tls,
             table: Arc::default(),
             resolved: Mutex::default(),
             sweeping: Once::new(),
@@ -294,7 +307,7 @@ impl Connections {
     }
 
     fn channel(&self, address: &str) -> Result<Channel, Failure> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        let endpoint = Endpoint::from_shared(format!("{}://{address}", self.scheme()))
             .map_err(|_| {
                 Failure::new(
                     Kind::Invalid,
@@ -305,10 +318,24 @@ impl Connections {
             .timeout(self.settings.call_timeout)
             .http2_keep_alive_interval(self.settings.keep_alive)
             .keep_alive_timeout(self.settings.keep_alive.saturating_mul(2))
-            .keep_alive_while_idle(true)
-            .tcp_nodelay(true);
+            .keep_alive_while_idle(true);
         let _runtime = self.handle.enter();
-        Ok(endpoint.connect_lazy())
+        let (tls, address) = (self.tls.clone(), address.to_owned());
+        let connector = tower::service_fn(move |_| {
+            let (tls, address) = (tls.clone(), address.clone());
+            async move {
+                let connected = reach(&address, tls.as_deref()).await;
+                connected.map(TokioIo::new)
+            }
+        });
+        Ok(endpoint.connect_with_connector_lazy(connector))
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// Room for one more stream to this server, on a live connection.
@@ -350,6 +377,7 @@ impl Connections {
         Ok(Lane {
             sender: connection.sender.clone(),
             address: address.to_string(),
+            scheme: self.scheme(),
             call,
             line: connection.line.clone(),
         })
@@ -366,11 +394,8 @@ impl Connections {
     async fn connect(&self, address: &str) -> Result<Connection, Failure> {
         let settings = &self.settings;
         let connect = async {
-            let stream = TcpStream::connect(address)
+            let stream = reach(address, self.tls.as_deref())
                 .await
-                .map_err(|error| error.to_string())?;
-            stream
-                .set_nodelay(true)
                 .map_err(|error| error.to_string())?;
             Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -411,6 +436,16 @@ impl Connections {
                 used: Mutex::new(Instant::now()),
             }),
         })
+    }
+}
+
+/// Connects to this address, and makes the connection secure.
+async fn reach(address: &str, tls: Option<&Connector>) -> Result<Io, Failed> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    match tls {
+        Some(tls) => tls.secure(address, stream).await,
+        None => Ok(Io::Plain(stream)),
     }
 }
 
@@ -472,17 +507,19 @@ impl Lane {
             Bulk::Push => "Push",
             Bulk::Fetch => "Fetch",
         };
-        let request =
-            http::Request::post(format!("http://{}/forebay.v1.Data/{method}", self.address))
-                .header(http::header::CONTENT_TYPE, "application/grpc")
-                .header(http::header::TE, "trailers")
-                .body(RopeBody::request(body))
-                .map_err(|_| {
-                    Failure::new(
-                        Kind::Invalid,
-                        format!("server address is {:?}: write host:port", self.address),
-                    )
-                })?;
+        let request = http::Request::post(format!(
+            "{}://{}/forebay.v1.Data/{method}",
+            self.scheme, self.address
+        ))
+        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .header(http::header::TE, "trailers")
+        .body(RopeBody::request(body))
+        .map_err(|_| {
+            Failure::new(
+                Kind::Invalid,
+                format!("server address is {:?}: write host:port", self.address),
+            )
+        })?;
         if let Err(error) = self.sender.ready().await {
             return Err(broken(&self.address, &self.line, error).await);
         }

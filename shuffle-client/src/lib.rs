@@ -40,6 +40,7 @@ mod receipt;
 mod settings;
 mod store;
 mod tally;
+mod tls;
 mod types;
 mod writer;
 
@@ -59,6 +60,7 @@ pub use crate::{
     receipt::Receipt,
     settings::Settings,
     tally::{ServerStats, Tally},
+    tls::Tls,
     types::{Caller, Description, Durability, Location, VolumeState, WriteBack},
     writer::{Commit, MapWriter, UNKNOWN_MAPS, WriteSpec, WriterStats},
 };

@@ -10,6 +10,7 @@ use crate::{
     budget::Share,
     error::{Error, Kind},
     proof::Proof,
+    tls::Tls,
     types::WriteBack,
 };
 
@@ -79,6 +80,9 @@ pub struct Settings {
     /// How the driver proves to the servers that it belongs to their pool. Default: not at all.
     /// Tasks need none.
     pub proof: Proof,
+    /// Speaks TLS with the servers. Default: none, and everything goes in the clear; set it where
+    /// the servers have `tls-cert`.
+    pub tls: Option<Tls>,
     /// When the output of apps that are opened with this client is written back to the servers'
     /// object store. Default: as the servers are set.
     pub write_back: Option<WriteBack>,
@@ -109,6 +113,7 @@ impl Default for Settings {
             node: None,
             zone: None,
             proof: Proof::None,
+            tls: None,
             write_back: None,
         }
     }
@@ -152,6 +157,11 @@ impl Settings {
                     "write host:port or dns://name:port",
                 );
             }
+        }
+        if let Some(tls) = &self.tls
+            && let Err((field, value, remedy)) = tls.check(&self.servers)
+        {
+            return refuse(field, value, remedy);
         }
         if let Some(url) = &self.remote
             && let Err(why) = shuffle_remote::check_url(url)

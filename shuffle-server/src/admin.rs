@@ -42,11 +42,16 @@ use shuffle_proto::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth::roles::Who, error::Refusal, metrics::text::Format, release};
+use crate::{auth::roles::Who, error::Refusal, metrics::text::Format, release, tls::Opener};
 pub(crate) use front::{Front, Port};
 
 /// Answers until `shutdown`.
-async fn serve(listener: TcpListener, front: Arc<Front>, shutdown: CancellationToken) {
+async fn serve(
+    listener: TcpListener,
+    opener: Opener,
+    front: Arc<Front>,
+    shutdown: CancellationToken,
+) {
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -62,7 +67,7 @@ async fn serve(listener: TcpListener, front: Arc<Front>, shutdown: CancellationT
         )
         .with_state(front.clone())
         .layer(middleware::from_fn_with_state(front.clone(), guard::guard));
-    port::serve(listener, router, front, shutdown).await;
+    port::serve(listener, opener, router, front, shutdown).await;
 }
 
 async fn ready(State(front): State<Arc<Front>>) -> impl IntoResponse {

@@ -86,6 +86,26 @@ pub struct Config {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7401")]
     pub admin_listen: String,
 
+    /// File with the server's certificate and what is between it and its authority (PEM): both
+    /// ports take TLS 1.2 and 1.3 then, and nothing else.
+    ///
+    /// Clients (spark.forebay.tls.ca) know a server by the host of spark.forebay.servers, so that
+    /// name must be in it; addresses need not be. It is read again within seconds of a change, and
+    /// used for connections from then on; one that cannot be used changes nothing, is told of in
+    /// the log and by forebay_tls_reload_failing. [default: none, everything goes in the clear]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// File with the private key of tls-cert (PEM, not encrypted).
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// File with the authority of clients' certificates (PEM): nobody without one is served at the
+    /// data port (mutual TLS). At the admin port one may be shown, and need not be. Only with
+    /// tls-cert. [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+
     /// What a driver has to prove before its application is taken: open, secret or kubernetes.
     ///
     /// `open`: nothing; the first registration of an application binds its token. `secret`: that it
@@ -410,6 +430,26 @@ impl Config {
         {
             let remedy = "name a file, or leave it out".into();
             return refuse("notice-file", "empty".into(), remedy);
+        }
+        let tls = [
+            ("tls-cert", &self.tls_cert),
+            ("tls-key", &self.tls_key),
+            ("tls-client-ca", &self.tls_client_ca),
+        ];
+        for (key, path) in tls {
+            if path
+                .as_ref()
+                .is_some_and(|path| path.as_os_str().is_empty())
+            {
+                let remedy = "name a PEM file, or leave it out".into();
+                return refuse(key, "empty".into(), remedy);
+            }
+        }
+        for (key, other) in [(0, 1), (1, 0), (2, 0)] {
+            if let ((set, Some(path)), (other, None)) = (tls[key], tls[other]) {
+                let remedy = format!("name the file of {other}, too, or leave {set} out");
+                return refuse(set, format!("{}, without {other}", path.display()), remedy);
+            }
         }
         if let Some(url) = &self.remote
             && let Err(remedy) = shuffle_remote::check_url(url)

@@ -20,5 +20,6 @@ pub mod release;
 pub mod server;
 mod service;
 pub mod staging;
+mod tls;
 pub mod tool;
 pub mod writeback;

@@ -8,6 +8,7 @@
 pub(crate) mod process;
 mod remote;
 pub(crate) mod text;
+mod tls;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use prometheus_client::{
 use shuffle_proto::kind::Kind;
 
 pub use remote::RemoteMetrics;
+pub use tls::TlsMetrics;
 
 use crate::staging::Observer;
 
@@ -128,6 +130,8 @@ pub struct Metrics {
     pub leases_expired: Counter,
     /// Metrics of the object store.
     pub remote: RemoteMetrics,
+    /// Metrics of certificates.
+    pub tls: TlsMetrics,
 }
 
 impl Default for Metrics {
@@ -233,6 +237,7 @@ impl Default for Metrics {
                 Counter::default(),
             ),
             remote: RemoteMetrics::new(r),
+            tls: TlsMetrics::new(r),
             registry,
         };
         // All labels are there from the start, so that a rate over them is right from the first

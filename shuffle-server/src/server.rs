@@ -26,7 +26,10 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use crate::{
     admin::{Front, Port},
@@ -40,6 +43,7 @@ use crate::{
     registry::{Limits, Pool, Registry},
     service::{End, Listener, generated, not_serving},
     staging::{Components, Faults, Volume},
+    tls::{self, Opener, Tls},
     writeback::WriteBack,
 };
 use ending::{close_volumes, end_pushes, notice, write_back};
@@ -59,6 +63,9 @@ pub struct Server {
     core: Arc<Core>,
     data: TcpListener,
     admin: Port,
+    tls: Option<Arc<Tls>>,
+    /// Looks for new certificates.
+    watch: Option<AbortOnDropHandle<()>>,
     data_addr: SocketAddr,
     admin_addr: SocketAddr,
 }
@@ -105,6 +112,9 @@ impl Builder {
                 _ => {}
             }
         }
+        let metrics = Arc::new(Metrics::default());
+        let tls = Tls::open(&config, metrics.clone())?;
+        let watch = tls.as_ref().map(Tls::watch);
         let auth = Auth::open(&config.auth_options())
             .map_err(|why| Error::Config(config::Error::Setting(why)))?;
         let (data, data_addr) = listen("listen", &config.listen).await?;
@@ -114,11 +124,13 @@ impl Builder {
         let (admin, admin_addr) = listen("admin-listen", &config.admin_listen).await?;
         check_grounds(&config).await?;
 
-        let metrics = Arc::new(Metrics::default());
         let front = Front::new(metrics.clone(), auth.clone());
         let admin = admin
             .into_std()
-            .and_then(|admin| Port::open(admin, front.clone()))
+            .and_then(|admin| {
+                let opener = Opener::new(tls.clone(), tls::Port::Admin);
+                Port::open(admin, opener, front.clone())
+            })
             .map_err(|error| Error::Process(format!("start the admin port: {error}")))?;
         let remote = match open_store(&config, &metrics)? {
             Some(store) => Some(open_remote(store, clock.clone()).await?),
@@ -194,6 +206,8 @@ impl Builder {
             core,
             data,
             admin,
+            tls,
+            watch,
             data_addr,
             admin_addr,
         })
@@ -263,6 +277,8 @@ impl Server {
             core,
             data,
             admin,
+            tls,
+            watch: _watch,
             ..
         } = self;
         let (routes, health) = generated(core.clone()).await;
@@ -279,6 +295,7 @@ impl Server {
         parts.spawn(admin.ended());
         let listener = Listener {
             core: core.clone(),
+            opener: Opener::new(tls, tls::Port::Data),
             routes,
             max_connections: config.max_connections,
             max_connections_per_peer: config.max_connections_per_peer,

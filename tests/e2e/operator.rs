@@ -24,6 +24,7 @@ mod freed;
 mod looked_into;
 mod metrics;
 mod probes;
+mod secured;
 mod stores;
 
 const SHAPE: Shape = Shape {

@@ -15,6 +15,7 @@
 //!   flips a bit.
 //! - [`bucket`], [`stores`], [`gateway`]: object stores in a directory and as child processes, and
 //!   an HTTP proxy that makes trouble in front of them.
+//! - [`tls`]: certificates, and who shows which.
 //! - [`quota`]: a part of one processor.
 //! - [`raw`]: bytes on a socket or in an HTTP/2 stream that no client would send.
 
@@ -34,6 +35,7 @@ pub mod setup;
 pub mod shaky;
 pub mod stage;
 pub mod stores;
+pub mod tls;
 
 pub use attempt::{App, Attempt, Block, Shape, random_bytes};
 pub use bucket::Bucket;
@@ -48,6 +50,7 @@ pub use shaky::Shaky;
 pub use shuffle_proto::{kind::Kind, v1};
 pub use stage::Stage;
 pub use stores::Endpoint;
+pub use tls::Authority;
 
 use std::{
     future::Future,

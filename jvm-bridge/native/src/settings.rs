@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
-use shuffle_client::{Error, Proof, Settings, budget::Share};
+use shuffle_client::{Error, Proof, Settings, Tls, budget::Share};
 
 use crate::error::invalid;
 
@@ -42,6 +42,10 @@ struct ClientSettings {
     auth: Option<String>,
     auth_file: Option<PathBuf>,
     auth_secret: Option<String>,
+    tls_ca: Option<String>,
+    tls_server_name: Option<String>,
+    tls_cert: Option<String>,
+    tls_key: Option<String>,
 }
 
 /// Reads and checks the settings; the error names the bad one.
@@ -79,6 +83,12 @@ pub(crate) fn parse(json: &str) -> Result<Settings, Error> {
     }
     settings.node = given.node;
     settings.zone = given.zone;
+    settings.tls = given.tls_ca.map(|ca| Tls {
+        ca,
+        server_name: given.tls_server_name,
+        cert: given.tls_cert,
+        key: given.tls_key,
+    });
     settings.memory = given.memory_bytes;
     settings.memory_apart = given
         .memory_apart
@@ -161,6 +171,7 @@ mod tests {
             node: Some("n".into()),
             zone: Some("z".into()),
             proof: Proof::SecretFile("/a".into()),
+            tls: None,
         };
         assert_eq!(settings, expected);
     }

@@ -90,7 +90,8 @@ impl Pool {
         if failure.as_ref().is_some_and(|failure| !failure.answered) {
             server.description = None;
         }
-        let refuses = |failure: &Failure| failure.answered && !failure.kind.retryable();
+        let refuses =
+            |failure: &Failure| (failure.answered || failure.insecure) && !failure.kind.retryable();
         let before = std::mem::replace(&mut server.failure, failure);
         let refusal = server.failure.as_ref().filter(|failure| refuses(failure))?;
         let told = before.is_some_and(|before| refuses(&before));

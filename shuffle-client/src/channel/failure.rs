@@ -8,6 +8,8 @@ use shuffle_proto::{
 };
 use tonic::Status;
 
+use crate::tls::why_insecure;
+
 /// Failure of a call or a stream, before any decision.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
@@ -18,6 +20,8 @@ pub(crate) struct Failure {
     pub(crate) answered: bool,
     /// The server is well, and has its share of a shuffle.
     pub(crate) elsewhere: bool,
+    /// Settings of TLS do not fit together, here and at the server.
+    pub(crate) insecure: bool,
 }
 
 impl Failure {
@@ -28,12 +32,19 @@ impl Failure {
             retry_after: None,
             answered: false,
             elsewhere: false,
+            insecure: false,
         }
     }
 }
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
+        if let Some(why) = std::error::Error::source(&status).and_then(why_insecure) {
+            return Self {
+                insecure: true,
+                ..Self::new(Kind::Denied, why)
+            };
+        }
         let mut message = status.message().to_string();
         let mut source = std::error::Error::source(&status);
         while let Some(cause) = source {
@@ -51,6 +62,7 @@ impl From<Status> for Failure {
             // A connection that is closed because there are enough is an answer too.
             answered: kind == Kind::Busy || status.metadata().contains_key(KIND_TRAILER),
             elsewhere: false,
+            insecure: false,
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     core::Core,
     error::Refusal,
     metrics::{Limit, Metrics},
+    tls::Opener,
 };
 
 /// Threads for what has to look at all of the server.
@@ -147,7 +148,11 @@ impl Drop for Waiting {
 
 impl Port {
     /// Answers on this listener from now on.
-    pub(crate) fn open(listener: TcpListener, front: Arc<Front>) -> io::Result<Self> {
+    pub(crate) fn open(
+        listener: TcpListener,
+        opener: Opener,
+        front: Arc<Front>,
+    ) -> io::Result<Self> {
         let shutdown = CancellationToken::new();
         let (end, ended) = oneshot::channel();
         let (begin, begun) = mpsc::channel();
@@ -171,7 +176,7 @@ impl Port {
                 Err(error) => drop(begin.send(Err(error))),
                 Ok((runtime, listener)) => {
                     drop(begin.send(Ok(())));
-                    runtime.block_on(super::serve(listener, front, until));
+                    runtime.block_on(super::serve(listener, opener, front, until));
                     runtime.shutdown_timeout(LAST_LOOKS);
                 }
             }

@@ -20,13 +20,17 @@ use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::front::Front;
 
-use crate::core::peers::Peers;
+use crate::{
+    auth::roles::Certificate,
+    core::peers::Peers,
+    tls::{self, Io, Opener, PeerIdentity},
+};
 
 /// Connections from other machines, and those of one of them. Probes and Prometheus need a handful.
 const NETWORK: (usize, usize) = (256, 64);
@@ -47,6 +51,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Answers until `shutdown`, and then what is being answered.
 pub(super) async fn serve(
     listener: TcpListener,
+    opener: Opener,
     router: Router,
     front: Arc<Front>,
     shutdown: CancellationToken,
@@ -74,8 +79,28 @@ pub(super) async fn serve(
         match of.take(peer.ip()) {
             Ok(share) => {
                 let (router, shutdown) = (router.clone(), shutdown.clone());
+                let (opener, front) = (opener.clone(), front.clone());
                 tasks.spawn(async move {
-                    connection(stream, peer, router, shutdown).await;
+                    let opened = tokio::time::timeout(HEAD, opener.open(stream));
+                    let opened = tokio::select! {
+                        opened = opened => opened,
+                        () = shutdown.cancelled() => return,
+                    };
+                    match opened {
+                        Ok(Ok((io, identity))) => {
+                            connection(io, peer, identity, router, shutdown).await;
+                        }
+                        Ok(Err(why)) => {
+                            let may = || {
+                                let core = front.core();
+                                core.is_none_or(|core| core.registry.may_log(None))
+                            };
+                            why.tell(tls::Port::Admin, peer, &front.metrics, may);
+                        }
+                        Err(_) => {
+                            tracing::debug!(%peer, "a connection to the admin port said nothing")
+                        }
+                    }
                     drop(share);
                 });
             }
@@ -114,8 +139,9 @@ impl Drop for Answering {
 }
 
 async fn connection(
-    stream: TcpStream,
+    io: Io,
     peer: SocketAddr,
+    identity: PeerIdentity,
     router: Router,
     shutdown: CancellationToken,
 ) {
@@ -126,6 +152,10 @@ async fn connection(
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(subject) = &identity.certificate_subject {
+            let certificate = Certificate(subject.clone());
+            request.extensions_mut().insert(certificate);
+        }
         let (router, answering) = (router.clone(), activity.begin());
         async move {
             let answer = router.oneshot(request).await;
@@ -137,7 +167,7 @@ async fn connection(
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(MAX_HEAD);
-    let connection = http.serve_connection(TokioIo::new(stream), service);
+    let connection = http.serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
     let mut leaving = false;
     loop {

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     core::{Core, peers::Over},
     metrics::{Limit, Running},
+    tls::{Io, Opener, PeerIdentity, Port, Unopened},
 };
 
 /// What every client of HTTP/2 sends first.
@@ -63,6 +64,7 @@ pub(crate) struct End {
 /// Takes connections.
 pub(crate) struct Listener {
     pub(crate) core: Arc<Core>,
+    pub(crate) opener: Opener,
     pub(crate) routes: Routes,
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_peer: usize,
@@ -145,7 +147,14 @@ impl Listener {
             }
         }
         let why = self.refused(over, peer);
-        let _ = tokio::time::timeout(MOMENT, farewell(stream, &why)).await;
+        let goodbye = async {
+            let mut io = match self.opener.is_secure() {
+                true => self.opener.open(stream).await?.0,
+                false => Io::plain(stream),
+            };
+            Ok::<_, Unopened>(farewell(&mut io, &why).await?)
+        };
+        let _ = tokio::time::timeout(MOMENT, goodbye).await;
     }
 
     /// Counts and tells of a connection over a bound; answers what its peer should do.
@@ -164,10 +173,13 @@ impl Listener {
 
     async fn serve(&self, stream: TcpStream, peer: SocketAddr, open: Arc<Connection>) {
         let _running = Running::new(self.core.metrics.connections.clone());
-        if let Err(error) = self.prepare(&stream).await {
-            tracing::debug!(%peer, %error, "connection ended before its first call");
-            return;
-        }
+        let (io, identity) = match self.prepare(stream, peer).await {
+            Ok(prepared) => prepared,
+            Err(why) => {
+                let (registry, metrics) = (&self.core.registry, &self.core.metrics);
+                return why.tell(Port::Data, peer, metrics, || registry.may_log(None));
+            }
+        };
         let mut http = http2::Builder::new(Tracked(self.tasks.clone()));
         http.timer(TokioTimer::new())
             .max_frame_size(settings::MAX_FRAME)
@@ -178,8 +190,9 @@ impl Listener {
             .max_header_list_size(MAX_HEADERS)
             .keep_alive_interval(self.keep_alive)
             .keep_alive_timeout(self.keep_alive);
-        let router = Router::new(self.core.clone(), self.routes.clone(), peer, open.clone());
-        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), router));
+        let (core, routes) = (self.core.clone(), self.routes.clone());
+        let router = Router::new(core, routes, peer, identity, open.clone());
+        let mut connection = pin!(http.serve_connection(TokioIo::new(io), router));
         let mut leaving = false;
         let result = loop {
             tokio::select! {
@@ -203,38 +216,33 @@ impl Listener {
         }
     }
 
-    async fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
+    /// Opens the connection and waits for the preface: hyper has no time limit for it.
+    async fn prepare(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<(Io, PeerIdentity), Unopened> {
         stream.set_nodelay(true)?;
-        let preface = tokio::time::timeout(self.core.pace.opening, preface(stream));
+        let opening = async {
+            let (mut io, identity) = self.opener.open(stream).await?;
+            io.begins(PREFACE).await?;
+            Ok((io, identity))
+        };
         tokio::select! {
-            came = preface => match came {
-                Ok(result) => result,
-                Err(_) => {
-                    self.core.limit(Limit::Slow, stream.peer_addr().ok());
-                    Err(io::Error::other("silent"))
-                }
-            },
-            () = self.end.graceful.cancelled() => Err(io::Error::other("the server ends")),
-        }
-    }
-}
-
-/// Waits for the preface and leaves it where it is: hyper has no time limit for it.
-async fn preface(stream: &TcpStream) -> io::Result<()> {
-    let mut bytes = [0; PREFACE.len()];
-    loop {
-        match stream.peek(&mut bytes).await? {
-            0 => return Err(io::Error::other("closed")),
-            // The rest is hyper's to judge.
-            count if count == bytes.len() || bytes[..count] != PREFACE[..count] => return Ok(()),
-            _ => tokio::time::sleep(POLL_INTERVAL).await,
+            opened = tokio::time::timeout(self.core.pace.opening, opening) => {
+                opened.unwrap_or_else(|_| {
+                    self.core.limit(Limit::Slow, Some(peer));
+                    Err(io::Error::other("silent").into())
+                })
+            }
+            () = self.end.graceful.cancelled() => Err(io::Error::other("the server ends").into()),
         }
     }
 }
 
 /// Says in HTTP/2's words why a connection is not served, and waits for the peer to close it: a
 /// socket that is closed with unread bytes takes its last words with it.
-async fn farewell(mut stream: TcpStream, why: &str) -> io::Result<()> {
+async fn farewell(stream: &mut Io, why: &str) -> io::Result<()> {
     let text = &why.as_bytes()[..why.len().min(200)];
     // SETTINGS without any, then GOAWAY: no stream was looked at, ENHANCE_YOUR_CALM.
     let mut bytes = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];

@@ -41,6 +41,7 @@ use crate::{
         peers::{Share, group},
     },
     metrics::Limit,
+    tls::PeerIdentity,
 };
 
 /// Bodies of all answers.
@@ -87,6 +88,7 @@ pub(super) struct Router {
     core: Arc<Core>,
     routes: Routes,
     peer: SocketAddr,
+    identity: PeerIdentity,
     connection: Arc<Connection>,
 }
 
@@ -95,12 +97,14 @@ impl Router {
         core: Arc<Core>,
         routes: Routes,
         peer: SocketAddr,
+        identity: PeerIdentity,
         connection: Arc<Connection>,
     ) -> Self {
         Self {
             core,
             routes,
             peer,
+            identity,
             connection,
         }
     }
@@ -171,6 +175,7 @@ impl Router {
             }
             _ => {
                 request.extensions_mut().insert(Peer(self.peer));
+                request.extensions_mut().insert(self.identity.clone());
                 // A stream of questions may stay open.
                 let patience = match request.uri().path().starts_with("/grpc.reflection.") {
                     true => Duration::from_secs(600),

@@ -23,6 +23,9 @@ use std::{
     thread,
 };
 
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +36,8 @@ use crate::release;
 
 const DATA_PORT: u16 = 7400;
 const ADMIN_PORT: u16 = 7401;
+/// File of the authority's certificate in the folder.
+const AUTHORITY: &str = "ca.pem";
 /// Lines of the server's log shown after a failed start.
 const LINES_OF_LOG: usize = 20;
 
@@ -48,6 +53,9 @@ pub(super) struct Dev {
     /// Prints the settings for Spark as one line of JSON instead of text.
     #[arg(long)]
     json: bool,
+    /// Serves with TLS: certificates of an authority of its own, which goes with it.
+    #[arg(long)]
+    tls: bool,
     /// Only for itself: keep a server in this folder until stdin ends.
     #[arg(long, hide = true, value_name = "FOLDER")]
     keep: Option<PathBuf>,
@@ -155,6 +163,9 @@ impl Keeper {
         let mut command = Command::new(&program);
         command.args(["dev", "--memory", &dev.memory, "--keep"]);
         command.arg(folder);
+        if dev.tls {
+            command.arg("--tls");
+        }
         if let Some(port) = dev.port {
             command.args(["--port", &port.to_string()]);
         }
@@ -237,6 +248,10 @@ fn state(ready: &str, folder: &Path) -> Value {
         "spark.shuffle.manager": "io.forebay.spark.ForebayShuffleManager",
         "spark.forebay.servers": word("data="),
     });
+    let authority = folder.join(AUTHORITY);
+    if authority.exists() {
+        conf["spark.forebay.tls.ca"] = json!(authority);
+    }
     if let Some(jar) = &jar {
         // Not spark.jars: Spark 3.5 makes the shuffle manager before it fetches those.
         conf["spark.driver.extraClassPath"] = json!(jar);
@@ -388,6 +403,14 @@ fn start_server(dev: &Dev, folder: &Path) -> Result<Child, String> {
             "--admin-listen=127.0.0.1:{}",
             port(dev.port.map(|_| 0), ADMIN_PORT)
         ));
+    if dev.tls {
+        let (cert, key) = certify(folder)?;
+        command
+            .arg("--tls-cert")
+            .arg(cert)
+            .arg("--tls-key")
+            .arg(key);
+    }
     // A temporary directory is often on the root device, on purpose here.
     command.arg("--allow-root-device");
     let stderr = log
@@ -403,6 +426,35 @@ fn start_server(dev: &Dev, folder: &Path) -> Result<Child, String> {
                 program.display()
             )
         })
+}
+
+/// Makes an authority and a certificate for this machine, in the folder: files of certificate and
+/// key.
+fn certify(folder: &Path) -> Result<(PathBuf, PathBuf), String> {
+    let failed = |error: rcgen::Error| format!("make a certificate: {error}");
+    let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, "forebay dev");
+    params.distinguished_name = name;
+    let key = KeyPair::generate().map_err(failed)?;
+    let authority = CertifiedIssuer::self_signed(params, key).map_err(failed)?;
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+    let params = CertificateParams::new(names).map_err(failed)?;
+    let key = KeyPair::generate().map_err(failed)?;
+    let cert = params.signed_by(&key, &authority).map_err(failed)?;
+    let put = |name: &str, text: String| {
+        let path = folder.join(name);
+        match fs::write(&path, text) {
+            Ok(()) => Ok(path),
+            Err(error) => Err(format!("write {}: {error}", path.display())),
+        }
+    };
+    put(AUTHORITY, authority.pem())?;
+    Ok((
+        put("tls.crt", cert.pem())?,
+        put("tls.key", key.serialize_pem())?,
+    ))
 }
 
 /// The program beside this one, or else on the PATH.

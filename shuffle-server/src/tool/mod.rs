@@ -8,12 +8,13 @@
 //! | [`segments`] | looks into segments and commit logs |
 //! | [`objects`] | looks into files of an object store |
 //! | [`store`] | prints what `shuffle_remote::doctor` finds, and `shuffle_remote::lifecycle` makes |
-//! | [`server`] | calls of the admin port |
+//! | [`server`], [`admin`] | calls of the admin port, and the way there |
 //! | [`report`] | facts and tables, printed |
 //!
 //! Owns words and exit codes; formats, checks and calls are elsewhere. Reports go to stdout, whole;
 //! what is wrong goes to stderr.
 
+mod admin;
 mod demo;
 mod dev;
 mod inspect;
@@ -30,6 +31,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::units;
 
+/// Time limit of a call that reads.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Rows of a table that are printed unless all are asked for.
 const ROWS: usize = 50;
 
@@ -184,9 +187,10 @@ struct Servers {
     /// Admin addresses of servers. Repeat it, or separate with commas, for several. Without
     /// admin-auth, what changes something is taken on a server's own machine only: 127.0.0.1:7401
     /// there (`kubectl exec POD -- forebay …`).
+    /// https://HOST:PORT for servers with tls-cert.
     #[arg(
         long = "server",
-        value_name = "HOST:PORT",
+        value_name = "[https://]HOST:PORT",
         value_delimiter = ',',
         required = true
     )]
@@ -196,6 +200,18 @@ struct Servers {
     /// [env: FOREBAY_TOKEN_FILE]
     #[arg(long, value_name = "FILE", env = "FOREBAY_TOKEN_FILE", hide_env = true)]
     token_file: Option<PathBuf>,
+    /// PEM file with the authority of the servers' tls-cert. Implies https://.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// PEM file with a certificate of one's own, which tls-client-ca of the servers has signed.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// PEM file with the private key of --cert.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Name that the servers' certificates have, where HOST is none of them: 127.0.0.1, say.
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
 }
 
 /// How a command ended.

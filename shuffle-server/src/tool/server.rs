@@ -1,30 +1,20 @@
 //! `forebay status`, `drain`, `delete-app`, `delete-shuffle`: calls of the admin port, see
 //! `crate::admin`.
 
-use std::{fmt::Write, path::Path, time::Duration};
+use std::{fmt::Write, time::Duration};
 
-use reqwest::{Client, Method};
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{End, Servers, bad, complain, say};
+use super::{End, PATIENCE, Servers, admin::Admin, bad, complain, say};
 
 use crate::tool::report::{Table, size};
 
-/// Time limit of a reading call.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Time limit of a deletion: a large app is many objects.
 const LONG: Duration = Duration::from_secs(600);
 /// How often progress is told.
 const TELL: Duration = Duration::from_secs(2);
-
-/// A server's admin port.
-struct Admin<'a> {
-    server: &'a str,
-    client: Client,
-    token: Option<SecretString>,
-}
 
 /// The server's word on its drain; see `core::drain`.
 #[derive(Debug, Deserialize)]
@@ -42,58 +32,7 @@ struct Progress {
     time_left_ms: Option<u64>,
 }
 
-impl<'a> Admin<'a> {
-    fn of(server: &'a str, token_file: Option<&Path>) -> Result<Self, String> {
-        // The client demands a provider, even without encryption.
-        shuffle_remote::provide_tls();
-        // Servers are near: no proxy of the environment is used. Nor a certificate: an image may
-        // have none, and a client with the machine's own could not be made there.
-        let client = Client::builder()
-            .no_proxy()
-            .tls_certs_only(std::iter::empty())
-            .connect_timeout(PATIENCE)
-            .build();
-        let client = client.map_err(|error| format!("make an HTTP client: {error}"))?;
-        Ok(Self {
-            server,
-            client,
-            token: token_file.map(token).transpose()?,
-        })
-    }
-
-    /// The answer, or why there is none, with the remedy.
-    async fn call(&self, method: Method, path: &str, patience: Duration) -> Result<Value, String> {
-        let Self {
-            server,
-            client,
-            token,
-        } = self;
-        let remedy = "name the HOST:PORT of its admin-listen, and see that it runs";
-        let url = url::Url::parse(&format!("http://{server}/"))
-            .and_then(|base| base.join(path))
-            .map_err(|error| format!("server is {server:?}: {error}: {remedy}"))?;
-        let mut request = client.request(method, url).timeout(patience);
-        if let Some(token) = token {
-            request = request.bearer_auth(token.expose_secret());
-        }
-        let sent = request.send().await;
-        let answer =
-            sent.map_err(|error| format!("server is {server}: {}: {remedy}", causes(&error)))?;
-        let status = answer.status();
-        let text = answer
-            .text()
-            .await
-            .map_err(|error| format!("server is {server}: {}: {remedy}", causes(&error)))?;
-        let value: Value = serde_json::from_str(&text).unwrap_or_default();
-        match value.get("error").and_then(Value::as_str) {
-            Some(error) => Err(format!("server {server} refuses: {error}")),
-            None if status.is_success() && value.is_object() => Ok(value),
-            None => Err(format!(
-                "server is {server}: it answers {status} to {path}: {remedy}"
-            )),
-        }
-    }
-
+impl Admin<'_> {
     async fn progress(
         &self,
         method: Method,
@@ -110,38 +49,18 @@ impl<'a> Admin<'a> {
     }
 }
 
-/// The first token in a file; the others are those that it takes the place of.
-fn token(file: &Path) -> Result<SecretString, String> {
-    let place = file.display();
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        format!("token-file is {place}: {error}: name a readable file with a token")
-    })?;
-    let mut lines = text.lines().map(str::trim);
-    let token = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
-    token.map(SecretString::from).ok_or_else(|| {
-        format!("token-file is {place}: no token is in it: name a file with one of the server's admin-token-file")
-    })
-}
-
-/// An error with its causes: the client says only "error sending request" at the top.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
-}
-
 /// Calls all servers, even after a failure of one.
 async fn each(
     servers: &Servers,
     mut one: impl AsyncFnMut(&Admin<'_>) -> Result<(), String>,
 ) -> End {
+    let files = match servers.files() {
+        Ok(files) => files,
+        Err(error) => return bad(error),
+    };
     let mut end = End::Good;
     for server in &servers.servers {
-        let done = match Admin::of(server, servers.token_file.as_deref()) {
+        let done = match Admin::of(server, servers, &files).await {
             Ok(admin) => one(&admin).await,
             Err(error) => Err(error),
         };

@@ -10,6 +10,7 @@ mod flipped;
 mod mirrors;
 mod near;
 mod readers;
+mod secured;
 mod writers;
 mod written_back;
 
