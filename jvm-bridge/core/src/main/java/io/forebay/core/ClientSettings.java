@@ -11,6 +11,7 @@ import java.util.Map;
 public final class ClientSettings {
     private final Map<String, String> fields = new LinkedHashMap<>();
     private final Map<String, String> names = new LinkedHashMap<>();
+    private final Map<String, String> secrets = new LinkedHashMap<>();
     private byte[] key;
     private String poolSecret;
 
@@ -65,6 +66,30 @@ public final class ClientSettings {
         return key;
     }
 
+    /**
+     * Speaks TLS with the servers.
+     *
+     * @param ca certificates of the authorities to trust, as PEM
+     * @param serverName name that servers' certificates must have; null for their hosts
+     * @param cert the client's own certificate as PEM, or null
+     * @param key its private key as PEM, or null
+     */
+    public ClientSettings tls(String ca, String serverName, String cert, String key) {
+        secret("tls_ca", ca);
+        secret("tls_server_name", serverName);
+        secret("tls_cert", cert);
+        secret("tls_key", key);
+        return this;
+    }
+
+    private void secret(String name, String value) {
+        if (value != null) {
+            StringBuilder quoted = new StringBuilder();
+            quote(quoted, value);
+            secrets.put(name, quoted.toString());
+        }
+    }
+
     /** Sets a word. */
     public ClientSettings set(String name, String value) {
         StringBuilder quoted = new StringBuilder();
@@ -81,6 +106,7 @@ public final class ClientSettings {
             quote(quoted, poolSecret);
             all.put("auth_secret", quoted.toString());
         }
+        all.putAll(secrets);
         return withNames(all);
     }
 

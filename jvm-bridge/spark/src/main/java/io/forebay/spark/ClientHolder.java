@@ -15,11 +15,27 @@ import scala.Option;
  */
 final class ClientHolder {
     private final ForebayConf conf;
+    private String[] tls;
     private ForebayClient client;
     private boolean closed;
 
     ClientHolder(ForebayConf conf) {
         this.conf = conf;
+    }
+
+    /**
+     * Says how to speak TLS, as {@link TlsFiles} has it; null for in the clear. On an executor the
+     * first task knows.
+     */
+    synchronized void speak(String[] tls) {
+        if (client == null) {
+            this.tls = tls;
+        }
+    }
+
+    /** What {@link #speak} was told. */
+    synchronized String[] tls() {
+        return tls;
     }
 
     synchronized ForebayClient get() {
@@ -55,6 +71,7 @@ final class ClientHolder {
         if (conf.encrypts()) {
             settings.encrypt(encryptionKey());
         }
+        TlsFiles.apply(tls(), settings);
         NativeLog.start(new NativeLogger());
         return ForebayClient.open(settings);
     }

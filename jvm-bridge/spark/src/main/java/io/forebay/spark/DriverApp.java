@@ -117,7 +117,7 @@ final class DriverApp {
         observer.registered(event);
         outputs.register(shuffle, dependency);
         ShuffleLayout layout = new ShuffleLayout(maps, partitions, candidates, conf.durability(), compression);
-        return new ForebayShuffleHandle<>(shuffle, numbers.register(shuffle), dependency, caller, this::token, layout, observer.reports());
+        return new ForebayShuffleHandle<>(shuffle, numbers.register(shuffle), dependency, caller, this::token, layout, client.tls(), observer.reports());
     }
 
     /**

@@ -99,6 +99,22 @@ public final class ForebayConf {
                 "`kubernetes`: `/var/run/secrets/forebay/token`",
                 "File on the driver for `spark.forebay.auth=secret` (its first line is the pool's secret) or `kubernetes` (a projected "
                         + "serviceAccountToken for the servers' `audience`). Read again for every renewal, so it may change while the application runs."),
+        TLS_CA(
+                "tls.ca",
+                "none: everything goes in the clear",
+                "File on the driver (PEM) with the authority that signed the servers' `tls-cert`: speaks TLS with them, and trusts no other "
+                        + "authority. Executors get it with their tasks and need no file. A server is known by the host that `servers` names, also "
+                        + "where it is reached by another address. Set it if the servers have `tls-cert`."),
+        TLS_SERVER_NAME(
+                "tls.serverName",
+                "the hosts of `servers`",
+                "Name that the certificate of every server must have. Set it if `servers` has addresses, or names that are not in the certificates."),
+        TLS_CERT(
+                "tls.cert",
+                "none: no certificate is shown",
+                "File on the driver (PEM) with the application's own certificate, for servers that ask for one (`tls-client-ca`). Executors get "
+                        + "it with their tasks, and its key. Needs `tls.key`."),
+        TLS_KEY("tls.key", "none: goes with `tls.cert`", "File on the driver (PEM, not encrypted) with the private key of `tls.cert`."),
         EXECUTOR_MEMORY(
                 "executorMemory",
                 "what `memoryOverhead` leaves",

@@ -32,6 +32,8 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
     final int numPartitions;
     /** As {@link BlockCodec} has it. */
     private final String compression;
+    /** As {@link TlsFiles} has it: a secret, and the only way to executors, as the token. */
+    private final String[] tls;
 
     /**
      * False if unknown, as in a handle taken over by {@link ForeignHandle}: then more maps run
@@ -49,6 +51,7 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
             Caller caller,
             Supplier<String> newest,
             ShuffleLayout layout,
+            String[] tls,
             TaskReports reports) {
         super(shuffleId, dependency);
         this.number = number;
@@ -61,6 +64,7 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
         this.numMaps = layout.numMaps();
         this.numPartitions = layout.numPartitions();
         this.compression = layout.compression();
+        this.tls = tls;
         this.reports = reports;
     }
 
@@ -92,6 +96,11 @@ final class ForebayShuffleHandle<K, V, C> extends BaseShuffleHandle<K, V, C> {
     /** Under which number the servers know the shuffle. */
     int number() {
         return number.value();
+    }
+
+    /** How to speak TLS with the servers; null for in the clear. */
+    String[] tls() {
+        return tls;
     }
 
     Caller caller() {

@@ -39,6 +39,7 @@ public final class ForebayShuffleManager extends SortShuffleManager {
         client = new ClientHolder(settings.orNull());
         if (isDriver) {
             ExecutorClassPath.check(sparkConf);
+            client.speak(TlsFiles.read(sparkConf));
             ExecutorMemory.warn(sparkConf, settings.get());
             app = new DriverApp(sparkConf, settings.get(), client, DriverSettings.prepare(sparkConf));
         } else {

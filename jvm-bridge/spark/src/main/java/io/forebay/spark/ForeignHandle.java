@@ -60,6 +60,7 @@ final class ForeignHandle {
                             // The other's is out of reach, and newer with the next stage.
                             null,
                             layout,
+                            (String[]) field(foreign, "tls"),
                             // What tasks tell is of another class too.
                             null);
             warn(foreign);

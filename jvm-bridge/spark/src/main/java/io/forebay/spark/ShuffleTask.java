@@ -14,5 +14,7 @@ final class ShuffleTask<K, V, C> {
         this.context = context;
         this.client = client;
         this.traffic = traffic;
+        // Before anybody asks for the client.
+        client.speak(handle.tls());
     }
 }

@@ -80,6 +80,7 @@ class ForeignHandleTest {
         set(handle, "numMaps", 3);
         set(handle, "numPartitions", 7);
         set(handle, "compression", "lz4");
+        set(handle, "tls", new String[] {"ca", "name", null, null});
         return (ShuffleHandle) handle;
     }
 
@@ -98,6 +99,7 @@ class ForeignHandleTest {
         assertEquals(3, handle.layout().numMaps());
         assertEquals(7, handle.numPartitions);
         assertEquals("lz4", handle.layout().compression());
+        assertArrayEquals(new String[] {"ca", "name", null, null}, handle.tls());
         assertSame(((BaseShuffleHandle<?, ?, ?>) foreign).dependency(), handle.dependency());
     }
 
