@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,9 +12,27 @@ from chart import ROOT, settings
 BIN = ROOT / "target" / "release"
 
 
+def certificates(place):
+    """What the Secret of tls.secretName has, for 127.0.0.1."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl: apt-get install openssl")
+
+    def openssl(*words):
+        done = subprocess.run(["openssl", *words], cwd=place, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=an authority of a test")
+    openssl("req", *key, "-keyout", "tls.key", "-out", "tls.csr", "-subj", "/CN=forebay")
+    (place / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl("x509", "-req", "-in", "tls.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names", "-out", "tls.crt")
+
+
 class Running:
-    def __init__(self, place: Path):
+    def __init__(self, place: Path, certificates: Path | None = None):
+        """With TLS where there is a folder with what the chart's Secret has."""
         self.place = place
+        self.certificates = certificates
 
     def __enter__(self):
         if not (BIN / "forebay-server").exists():
@@ -23,6 +42,9 @@ class Running:
         known = subprocess.run([BIN / "forebay-server", "--print-config"], env={}, capture_output=True, text=True, check=True).stdout
         if "allow-root-device" in known:
             own["allow-root-device"] = True  # the data of this test lie where the machine's own do
+        if self.certificates:
+            values["tls"] = {"enabled": True}
+            own |= {"tls-cert": str(self.certificates / "tls.crt"), "tls-key": str(self.certificates / "tls.key")}
         config = self.place / "forebay.toml"
         config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in (settings(values) | own).items()))
         with (self.place / "log").open("w") as log:

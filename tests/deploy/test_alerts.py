@@ -5,13 +5,14 @@ server has.
 import json
 import os
 import re
+import ssl
 import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
 from chart import CHART, NAME, NAMESPACE, ROOT, one, yaml
-from running import Running
+from running import Running, certificates
 
 CACHE = Path(os.environ.get("FOREBAY_CACHE") or Path.home() / ".cache" / "forebay")
 PROMTOOL = CACHE / "prometheus" / "usr" / "bin" / "promtool"
@@ -51,6 +52,8 @@ COMES = {
     ),
     "ForebayServersFull": ({f"forebay_permit_wait_seconds_sum{{{POD}}}": "0+90x60"}, "30m", "14m"),
     "ForebayDeniesCalls": ({f'forebay_refusals_total{{{POD},kind="denied"}}': "0x3 1x30"}, "5m", "2m"),
+    "ForebayCertificateEnds": ({f'forebay_tls_certificate_expiry_seconds{{{POD},setting="tls-cert"}}': "604000x120"}, "80m", "50m"),
+    "ForebayCertificateRejected": ({f"forebay_tls_reload_failing{{{POD}}}": "1x60"}, "6m", "4m"),
     "ForebayDrainHangs": ({f"forebay_draining{{{POD}}}": "1x60"}, "4m", "2m"),
 }
 # What goes on in a pool that is well, or in somebody else's.
@@ -58,6 +61,8 @@ WELL = {
     f"up{{{POD}}}": "1x60",
     'up{namespace="other",pod="forebay-0"}': "0x60",
     f'up{{namespace="{NAMESPACE}",pod="forebayer"}}': "0x60",
+    f'forebay_tls_certificate_expiry_seconds{{{POD},setting="tls-cert"}}': "700000x60",
+    f"forebay_tls_reload_failing{{{POD}}}": "0x60",
     f'forebay_volume_state{{{POD},disk="/data/0",state="ok"}}': "1x60",
     f'forebay_volume_state{{{POD},disk="/data/0",state="failed"}}': "0x60",
     f'forebay_volume_state{{{POD},disk="/data/0",state="full"}}': "0 1 1 0x60",
@@ -92,7 +97,9 @@ def _case(series: dict, cases: list) -> dict:
 
 
 def test_every_metric_is_one_that_the_server_has(tmp_path):
-    with Running(tmp_path) as server, urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=60) as answer:
+    certificates(tmp_path)  # without TLS there is nothing that could end
+    trusting = ssl.create_default_context(cafile=tmp_path / "ca.crt")
+    with Running(tmp_path, tmp_path) as server, urllib.request.urlopen(f"https://{server.admin}/metrics", timeout=60, context=trusting) as answer:
         text = answer.read().decode()
     names = set(re.findall(r"^([a-z_]+)(?:\{| )", text, re.MULTILINE)) | set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
     states = set(re.findall(r'forebay_volume_state\{.*state="([a-z-]+)"', text))

@@ -157,6 +157,22 @@ def test_probes_ask_the_admin_port_and_wait_longer_than_a_second():
     assert settings({})["admin-listen"] == "[::]:7401", "of every address, in either family"
 
 
+def test_with_tls_probes_and_prometheus_speak_it_and_the_server_has_its_files():
+    values = {"tls": {"enabled": True, "secretName": "mine"}, "podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}
+    container = pod(values)["containers"][0]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS", probe
+    assert settings(values)["tls-cert"] == "/etc/forebay-tls/tls.crt" and settings(values)["tls-key"] == "/etc/forebay-tls/tls.key"
+    assert {"name": "tls", "mountPath": "/etc/forebay-tls", "readOnly": True} in container["volumeMounts"]
+    assert {"name": "tls", "secret": {"secretName": "mine"}} in pod(values)["volumes"]
+    for kind, field in (("PodMonitor", "podMetricsEndpoints"), ("ServiceMonitor", "endpoints")):
+        (endpoint,) = one(values, kind)["spec"][field]
+        assert endpoint["scheme"] == "https", kind
+        # Pods are reached by address, and known by a name that the Certificate of the chart has.
+        assert endpoint["tlsConfig"]["serverName"] == f"{NAME}.{NAMESPACE}.svc"
+        assert endpoint["tlsConfig"]["ca"] == {"secret": {"name": "mine", "key": "ca.crt"}}
+
+
 def test_a_server_is_told_its_node_and_zone_and_the_user_has_the_last_word():
     def told(values):
         names = [variable["name"] for variable in server(values)["env"]]

@@ -75,6 +75,17 @@ true
 {{- end -}}
 {{- end -}}
 
+{{/* Kubelet compares no certificate with anything, and shows none. */}}
+{{- define "forebay.probeScheme" -}}
+{{- if .Values.tls.enabled }}, scheme: HTTPS{{ end -}}
+{{- end -}}
+
+{{/* Prometheus reaches pods by address, and knows them by the Service's name. */}}
+{{- define "forebay.scrapeTls" -}}
+serverName: {{ printf "%s.%s.svc" (include "forebay.fullname" .) .Release.Namespace | quote }}
+ca: {secret: {name: {{ include "forebay.tlsSecretName" . | quote }}, key: ca.crt}}
+{{- end -}}
+
 {{/* Quantities. A time in seconds: 90, "90s", "15min", "1h". */}}
 {{- define "forebay.seconds" -}}
 {{- $text := toString . -}}

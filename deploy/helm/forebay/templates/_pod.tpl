@@ -88,17 +88,17 @@ spec:
         {{- end }}
       # Until a server answers: it may have many volumes to recover.
       startupProbe:
-        httpGet: {path: /livez, port: admin}
+        httpGet: {path: /livez, port: admin{{ include "forebay.probeScheme" . }}}
         periodSeconds: 1
         timeoutSeconds: 3
         failureThreshold: 300
       livenessProbe:
-        httpGet: {path: /livez, port: admin}
+        httpGet: {path: /livez, port: admin{{ include "forebay.probeScheme" . }}}
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
       readinessProbe:
-        httpGet: {path: /readyz, port: admin}
+        httpGet: {path: /readyz, port: admin{{ include "forebay.probeScheme" . }}}
         periodSeconds: 5
         timeoutSeconds: 3
         failureThreshold: 2

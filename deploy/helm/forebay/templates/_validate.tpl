@@ -66,6 +66,11 @@ believes in it.
 {{- if and .Values.poolSecret.secretName (eq .Values.auth "open") -}}
 {{- fail (printf "poolSecret.secretName is %s and auth is open: set auth to secret or kubernetes, or leave the name out" .Values.poolSecret.secretName) -}}
 {{- end -}}
+{{- range $key := list "tls-cert" "tls-key" -}}
+{{- if hasKey $.Values.config $key -}}
+{{- fail (printf "config.%s is set: set tls.enabled and tls.secretName, from which the pod's own fields follow too" $key) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.certManager.enabled is true and tls.certManager.issuerRef has no name: name the Issuer or ClusterIssuer (kind)" -}}
 {{- end -}}
