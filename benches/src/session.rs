@@ -390,10 +390,6 @@ impl Kind {
     }
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "parts of one session, borrowed apart"
-)]
 /// The client's settings, with what the flags say of TLS.
 fn settings(load: &Load, servers: Vec<String>) -> Result<Settings> {
     let read = |path: &std::path::PathBuf| {
@@ -420,6 +416,10 @@ fn settings(load: &Load, servers: Vec<String>) -> Result<Settings> {
     Ok(settings)
 }
 
+#[allow(
+    clippy::too_many_arguments,
+    reason = "parts of one session, borrowed apart"
+)]
 fn push(
     client: &Client,
     caller: &Caller,

@@ -17,6 +17,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use parking_lot::Mutex;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage,
     RootCertStore, SignatureScheme,
@@ -56,10 +57,16 @@ pub(crate) struct Connector {
     named: HashMap<String, Target>,
     other: Target,
     words: Words,
+    refusals: Refusals,
 }
 
 /// Names of the settings in this text, and those by which people know them.
 type Words = Arc<[(&'static str, String); 4]>;
+
+/// By address: what a server said of the client's certificate. In TLS 1.3 it says so after the
+/// handshake, to whoever reads from the connection, and that is no call. So the next connection to
+/// it is not made, and tells.
+type Refusals = Arc<Mutex<HashMap<String, Insecure>>>;
 
 /// How a server is known.
 #[derive(Clone)]
@@ -79,7 +86,14 @@ struct ByNames {
 /// A connection, plain or not.
 pub(crate) enum Io {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>, Words),
+    Tls(Box<TlsStream<TcpStream>>, Told),
+}
+
+/// Where the words of a server go that come after the handshake.
+pub(crate) struct Told {
+    address: String,
+    words: Words,
+    refusals: Refusals,
 }
 
 /// Why no secure connection can be made, and nobody need try again: settings are to be mended.
@@ -148,6 +162,7 @@ impl Tls {
                 ("tls.cert", name("tls_cert")),
                 ("tls.key", name("tls_key")),
             ]),
+            refusals: Refusals::default(),
         })
     }
 
@@ -262,10 +277,20 @@ fn hosts(servers: &[String]) -> Vec<&str> {
 impl Connector {
     /// Makes the connection to this address secure.
     pub(crate) async fn secure(&self, address: &str, stream: TcpStream) -> Result<Io, Failed> {
+        if let Some(why) = self.refusals.lock().remove(address) {
+            return Err(why.into());
+        }
         let target = self.named.get(address).unwrap_or(&self.other);
         let connector = TlsConnector::from(target.config.clone());
         match connector.connect(target.name.clone(), stream).await {
-            Ok(stream) => Ok(Io::Tls(Box::new(stream), self.words.clone())),
+            Ok(stream) => {
+                let told = Told {
+                    address: address.to_owned(),
+                    words: self.words.clone(),
+                    refusals: self.refusals.clone(),
+                };
+                Ok(Io::Tls(Box::new(stream), told))
+            }
             Err(error) => match insecure(&error, &self.words) {
                 Some(why) => Err(why.into()),
                 None => Err(error.into()),
@@ -366,14 +391,14 @@ impl AsyncRead for Io {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream, words) => Poll::Ready(
-                // In TLS 1.3 a server says after the handshake that it does not take the client's
-                // certificate.
+            Self::Tls(stream, told) => Poll::Ready(
                 ready!(Pin::new(stream).poll_read(cx, buf)).map_err(|error| {
-                    match insecure(&error, words) {
-                        Some(why) => io::Error::new(io::ErrorKind::PermissionDenied, why),
-                        None => error,
-                    }
+                    let Some(why) = insecure(&error, &told.words) else {
+                        return error;
+                    };
+                    let mut refusals = told.refusals.lock();
+                    refusals.insert(told.address.clone(), why.clone());
+                    io::Error::new(io::ErrorKind::PermissionDenied, why)
                 }),
             ),
         }

@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -22,6 +23,8 @@ use crate::metrics::Metrics;
 
 /// First byte of a TLS handshake.
 const HANDSHAKE: u8 = 0x16;
+/// For telling a peer why it is refused, before it is.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A connection, plain or not.
 pub(crate) struct Io {
@@ -134,11 +137,14 @@ impl Opener {
             )
             .into_bytes(),
         };
-        if stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok() {
+        let said = async {
+            stream.write_all(&bytes).await?;
+            stream.shutdown().await?;
             // A socket that is closed with unread bytes takes its last words with it.
-            let mut unread = tokio::io::sink();
-            let _ = tokio::io::copy(&mut stream, &mut unread).await;
-        }
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+        };
+        // Who does not listen, or stays, is refused all the same.
+        let _ = tokio::time::timeout(LAST_WORDS, said).await;
     }
 }
 

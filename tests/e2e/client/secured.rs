@@ -106,6 +106,33 @@ async fn mutual_tls_serves_who_has_a_certificate() {
     };
     let driver = Driver::with(secured(&[&server], tls)).await;
     step("a round trip", round_trip(&driver, 0)).await.unwrap();
+
+    let none = refused(secured(&[&server], trusting(&ca))).await;
+    assert_eq!(none.kind, Kind::Denied, "{none}");
+    says(
+        &none.message,
+        &["CertificateRequired", "tls_cert", "tls_key"],
+    );
+    let stranger = Authority::new().issue(&["app"]);
+    let tls = Tls {
+        cert: Some(stranger.cert.clone()),
+        key: Some(stranger.key.clone()),
+        ..trusting(&ca)
+    };
+    let stranger = refused(secured(&[&server], tls)).await;
+    assert_eq!(stranger.kind, Kind::Denied, "{stranger}");
+    says(&stranger.message, &["tls_cert", "tls-client-ca"]);
+    let expired = clients.expired(&["app"]);
+    let tls = Tls {
+        cert: Some(expired.cert.clone()),
+        key: Some(expired.key.clone()),
+        ..trusting(&ca)
+    };
+    let expired = refused(secured(&[&server], tls)).await;
+    assert_eq!(expired.kind, Kind::Denied, "{expired}");
+    says(&expired.message, &["tls_cert", "tls-client-ca"]);
+    let words = ["a connection is refused", "tls-client-ca", "port=\"data\""];
+    logged(&server, &words).await;
 }
 
 // === what does not fit ===

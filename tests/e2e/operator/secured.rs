@@ -9,9 +9,15 @@ const NAME: &str = "forebay.test";
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_need_no_certificate_and_the_tool_speaks_tls() {
     let (ca, clients) = (Authority::new(), Authority::new());
+    let tokens = ca.put(
+        "tokens",
+        "0123456789abcdef0123456789abcdef0123456789abcdef\n",
+    );
     let setup = ca
         .serve(&ca.issue(&[NAME]))
-        .flag("--tls-client-ca", clients.ca_file().display());
+        .flag("--tls-client-ca", clients.ca_file().display())
+        .flag("--admin-auth", "token")
+        .flag("--admin-token-file", tokens.display());
     let mut server = Server::with(setup).await;
     let ca_file = ca.ca_file();
     for path in ["/livez", "/readyz", "/metrics", "/version"] {
@@ -36,9 +42,16 @@ async fn probes_need_no_certificate_and_the_tool_speaks_tls() {
     let (admin, ca_path) = (server.admin().to_string(), ca_file.display().to_string());
     let https = format!("https://{admin}");
     let named = ["--ca", &ca_path, "--server-name", NAME];
+    let (cert, key) = (ca.put("own.crt", &own.cert), ca.put("own.key", &own.key));
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let shown = ["--cert", &cert, "--key", &key];
     for server in [&https, &admin] {
-        let status = forebay([&["status", "--server", server], &named[..]].concat()).await;
-        assert!(status.good().contains("it takes new attempts"));
+        let status = ["status", "--server", server];
+        let good = forebay([&status[..], &named[..], &shown[..]].concat()).await;
+        assert!(good.good().contains("it takes new attempts"));
+        // A certificate says who it is; without one this server asks for a token.
+        let bad = forebay([&status[..], &named[..]].concat()).await;
+        bad.bad(1, &["refuses"]);
     }
     let bad = forebay(["status", "--server", &https, "--ca", &ca_path]).await;
     bad.bad(1, &["127.0.0.1", "--server-name"]);
@@ -52,16 +65,20 @@ async fn probes_need_no_certificate_and_the_tool_speaks_tls() {
     let https = format!("https://{}", clear.admin());
     let bad = forebay([&["status", "--server", &https], &named[..]].concat()).await;
     bad.bad(1, &["does not speak TLS", "http://"]);
+    eventually(STEP, || async {
+        let told = "the client speaks TLS, and this port does not";
+        let has = clear.log().contains(told);
+        has.then_some(()).ok_or_else(|| "not logged".to_owned())
+    })
+    .await;
 
-    // What changes something, on this machine.
-    let (cert, key) = (ca.put("own.crt", &own.cert), ca.put("own.key", &own.key));
-    let (cert, key) = (cert.display().to_string(), key.display().to_string());
-    let own = [
-        "drain", "--wait", "--server", &admin, "--cert", &cert, "--key", &key,
-    ];
-    let drained = forebay([&own[..], &named[..]].concat());
+    // A certificate is one way to be an admin.
+    let drain = ["drain", "--wait", "--server", &admin];
+    let drained = forebay([&drain[..], &named[..], &shown[..]].concat());
     assert!(drained.await.good().contains("drained"));
     assert!(server.ended().await.success());
+    let log = server.log();
+    assert!(log.contains("certificate:CN=operator"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
