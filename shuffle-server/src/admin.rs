@@ -11,7 +11,7 @@
 //! | `/api/v1/status` | JSON: volumes, apps, memory, draining |
 //! | `GET /api/v1/apps` | JSON: the apps that hold something here, their shuffles, attempts, and bytes by the level they have reached |
 //! | `GET /api/v1/drain` | JSON: step, pushes that run, bytes left to write back, bytes sent, time that these need and time left; with `?wait` once a drain that runs is over |
-//! | `POST /api/v1/drain` | starts what SIGTERM starts, and answers the same at once; again and again as the first time |
+//! | `POST /api/v1/drain` | starts what SIGTERM starts, and answers the same at once, with `?wait` once that is over; again and again as the first time |
 //! | `DELETE` or `POST /api/v1/apps/{app}` | frees all of an app; JSON: bytes, objects |
 //! | `DELETE` or `POST /api/v1/apps/{app}/shuffles/{n}` | frees one shuffle |
 //!
@@ -131,30 +131,41 @@ async fn progress(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refused> {
     let core = front.ready()?;
-    match query.as_deref() {
-        None => {}
-        // A drain that nobody asked for is not waited for. One that runs has a deadline, and so has
-        // this.
-        Some("wait") if core.is_draining() => core.drain.over().await,
-        Some("wait") => {}
-        Some(other) => {
-            let message = format!("query is {other:?}: write ?wait, or nothing");
-            return Err(Refusal::new(Kind::Invalid, message).into());
-        }
+    // A drain that nobody asked for is not waited for. One that runs has a deadline, and so has
+    // this.
+    if waits(query.as_deref())? && core.is_draining() {
+        core.drain.over().await;
     }
     let progress = Front::look(move || core.progress()).await?;
     Ok(Json(progress).into_response())
 }
 
+fn waits(query: Option<&str>) -> Result<bool, Refused> {
+    match query {
+        None => Ok(false),
+        Some("wait") => Ok(true),
+        Some(other) => {
+            let message = format!("query is {other:?}: write ?wait, or nothing");
+            Err(Refusal::new(Kind::Invalid, message).into())
+        }
+    }
+}
+
 async fn drain(
     State(front): State<Arc<Front>>,
+    RawQuery(query): RawQuery,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     who: Option<Extension<Who>>,
 ) -> Result<Response, Refused> {
     let core = front.ready()?;
+    let waits = waits(query.as_deref())?;
     let who = guard::who(who.as_deref());
     tracing::info!(target: "audit", action = "drain", outcome = "done", who, %peer, again = core.is_draining());
     core.drain(format!("the admin port, by {}", peer.ip()));
+    // In the same request: a server with nothing to save is gone before another one comes.
+    if waits {
+        core.drain.over().await;
+    }
     let progress = Front::look(move || core.progress()).await?;
     Ok((StatusCode::ACCEPTED, Json(progress)).into_response())
 }

@@ -239,6 +239,9 @@ fn progress_text(progress: &Progress) -> String {
 
 pub(super) async fn drain(servers: &Servers, wait: bool) -> End {
     each(servers, async |admin| {
+        if wait {
+            return until_over(admin).await;
+        }
         let begun = admin.progress(Method::POST, "/api/v1/drain", PATIENCE);
         let begun = begun.await?;
         say(format!(
@@ -246,19 +249,16 @@ pub(super) async fn drain(servers: &Servers, wait: bool) -> End {
             admin.server,
             progress_text(&begun)
         ));
-        match wait {
-            true => until_over(admin).await,
-            false => Ok(()),
-        }
+        Ok(())
     })
     .await
 }
 
-/// Waits for the end of a drain, and prints its progress.
+/// Begins a drain, waits for its end, and prints its progress.
 async fn until_over(admin: &Admin<'_>) -> Result<(), String> {
     // The server bounds the drain by its drain-timeout, unknown here.
     let forever = Duration::from_secs(7 * 86_400);
-    let mut over = std::pin::pin!(admin.progress(Method::GET, "/api/v1/drain?wait", forever));
+    let mut over = std::pin::pin!(admin.progress(Method::POST, "/api/v1/drain?wait", forever));
     let last = loop {
         tokio::select! {
             last = &mut over => break last,

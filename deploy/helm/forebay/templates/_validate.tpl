@@ -67,7 +67,7 @@ believes in it.
 {{- fail (printf "poolSecret.secretName is %s and auth is open: set auth to secret or kubernetes, or leave the name out" .Values.poolSecret.secretName) -}}
 {{- end -}}
 {{- range $key := list "tls-cert" "tls-key" -}}
-{{- if hasKey $.Values.config $key -}}
+{{- if hasKey ($.Values.config | default dict) $key -}}
 {{- fail (printf "config.%s is set: set tls.enabled and tls.secretName, from which the pod's own fields follow too" $key) -}}
 {{- end -}}
 {{- end -}}
