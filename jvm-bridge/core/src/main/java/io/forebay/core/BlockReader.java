@@ -14,18 +14,21 @@ import java.util.List;
  */
 public final class BlockReader implements AutoCloseable {
     private static final int FIELDS = 9;
+    private static final long CONTINUES = 1;
     private static final long CONTINUED = 2;
 
     private final long id;
     private final InterruptCheck interrupt;
     private final long[] fields = new long[FIELDS];
     private final LongRecords longRecords = new LongRecords();
+    private final LongRecords.Source source;
     private boolean closed;
     private long[] lastStats = new long[4];
     private List<ServerStats> lastServers = Collections.emptyList();
 
     BlockReader(long id, InterruptCheck interrupt) {
         this.id = id;
+        this.source = (block, target, offset) -> Native.readerTake(id, block, target, offset);
         this.interrupt = interrupt;
     }
 
@@ -42,6 +45,7 @@ public final class BlockReader implements AutoCloseable {
 
     /** The same with another check while it waits. */
     public boolean next(Block block, InterruptCheck interrupt) {
+        longRecords.check();
         while (true) {
             int answer;
             while ((answer = Native.readerNext(id, Wait.SLICE_MILLIS, fields)) == 0) {
@@ -52,7 +56,7 @@ public final class BlockReader implements AutoCloseable {
             }
             block.fill(fields);
             long part = fields[8];
-            if (part == 0 || longRecords.add(block, (part & CONTINUED) != 0, id)) {
+            if (part == 0 || longRecords.add(block, (part & CONTINUES) != 0, (part & CONTINUED) != 0, source)) {
                 return true;
             }
         }
@@ -150,8 +154,9 @@ public final class BlockReader implements AutoCloseable {
         }
 
         /** Its bytes are on the heap from now on. */
-        void fill(byte[] bytes, int count, long stored) {
+        void fill(byte[] bytes, int count, int recordCount, long stored) {
             heap = bytes;
+            records = recordCount;
             address = 0;
             length = count;
             id = 0;

@@ -17,27 +17,52 @@ final class LongRecords {
 
     private final Map<Key, Open> open = new HashMap<>();
     private boolean lengths;
+    private boolean broken;
 
     void haveLengths() {
         lengths = true;
     }
 
+    /** Where the bytes of a part are. */
+    interface Source {
+        /** Copies a block to the heap and releases it. */
+        void take(long block, byte[] target, int offset);
+    }
+
+    /**
+     * @throws IllegalStateException if a part could not be taken: what comes after it is of a
+     *     record with a hole, or the end of an input without that record
+     */
+    void check() {
+        if (broken) {
+            throw new IllegalStateException("a part of a long record could not be taken before (too little heap?): read the input again");
+        }
+    }
+
     /**
      * Takes a part, which is released.
      *
+     * @param continues whether the bytes go on from the last part
+     * @param more whether they go on in the next
      * @return whether it was the last: the block is the record now
      */
-    boolean add(Block block, boolean more, long reader) {
+    boolean add(Block block, boolean continues, boolean more, Source source) {
+        check();
+        broken = true; // until it is in
         Key key = new Key(block.attempt(), block.partition());
         Open record = open.remove(key);
+        if (continues != (record != null)) {
+            throw new IllegalStateException("a part of a long record does not follow the one before it");
+        }
         if (record == null) {
             record = new Open();
         }
         int length = (int) block.length();
         boolean first = record.length == 0;
         record.room(length);
-        Native.readerTake(reader, block.id(), record.bytes, record.length);
+        source.take(block.id(), record.bytes, record.length);
         record.length += length;
+        record.records += block.records();
         record.stored += block.storedBytes();
         if (first && lengths && length >= Integer.BYTES) {
             long all = Integer.BYTES + (long) ByteBuffer.wrap(record.bytes).order(ByteOrder.nativeOrder()).getInt();
@@ -47,15 +72,17 @@ final class LongRecords {
         }
         if (more) {
             open.put(key, record);
-            return false;
+        } else {
+            block.fill(record.bytes, record.length, record.records, record.stored);
         }
-        block.fill(record.bytes, record.length, record.stored);
-        return true;
+        broken = false;
+        return !more;
     }
 
     private static final class Open {
         private byte[] bytes = new byte[0];
         private int length;
+        private int records;
         private long stored;
 
         void room(int more) {

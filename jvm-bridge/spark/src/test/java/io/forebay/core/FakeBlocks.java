@@ -55,7 +55,7 @@ public final class FakeBlocks implements AutoCloseable {
         }
         block.fill(fields);
         if (fields[0] == 0) {
-            block.fill(onHeap.remove(fields[6]), (int) fields[1], fields[7]);
+            block.fill(onHeap.remove(fields[6]), (int) fields[1], (int) fields[2], fields[7]);
             return true;
         }
         lent.put(fields[0], fields[6]);
