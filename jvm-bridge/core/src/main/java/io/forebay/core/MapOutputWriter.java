@@ -20,6 +20,7 @@ public final class MapOutputWriter implements AutoCloseable {
     private final long address;
     private final long bytes;
     private final InterruptCheck interrupt;
+    private boolean broken;
     private boolean closed;
     private long[] lastStats = new long[4];
     private List<ServerStats> lastServers = Collections.emptyList();
@@ -71,6 +72,7 @@ public final class MapOutputWriter implements AutoCloseable {
      * @param records records in it
      */
     public void block(int partition, byte[] bytes, int offset, int length, int records) {
+        check();
         // A long one goes to the native side in parts, which has no memory for all of it.
         int sent = 0;
         while (length - sent > PART) {
@@ -89,8 +91,18 @@ public final class MapOutputWriter implements AutoCloseable {
      * part but the last, which has the {@code records}.
      */
     public void part(int partition, byte[] bytes, int offset, int length, int records, boolean more) {
+        check();
+        broken = true; // until the call is through
         if (!Native.writerPart(id, partition, bytes, offset, length, records, more)) {
             drain();
+        }
+        broken = false;
+    }
+
+    /** Who tries a long byte string again would go on in the middle of its first try. */
+    private void check() {
+        if (broken) {
+            throw new IllegalStateException("a part of a long byte string failed before: nothing can be added, write the output again");
         }
     }
 
@@ -115,6 +127,7 @@ public final class MapOutputWriter implements AutoCloseable {
 
     /** Sends what is left, and waits for the commit. The arena must have been flushed. */
     public CommittedOutput commit() {
+        check();
         long[] lengths;
         while ((lengths = Native.writerCommit(id, Wait.SLICE_MILLIS)) == null) {
             interrupt.check();

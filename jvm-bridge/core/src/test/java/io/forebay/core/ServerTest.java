@@ -188,6 +188,20 @@ class ServerTest {
     }
 
     @Test
+    void afterAPartThatFailedNothingCanBeAddedOrCommitted() {
+        String[] candidates = client.placeShuffle("app-1", 8, 1, PARTITIONS);
+        ShuffleLayout layout = new ShuffleLayout(1, PARTITIONS, candidates, "disk", compression);
+        byte[] long1 = new byte[3 << 20];
+        try (MapOutputWriter writer = client.openWriter(CALLER, new MapAttempt(8, 0, 100), layout, ARENA, InterruptCheck.THREAD)) {
+            writer.part(1, long1, 0, 100, 0, true);
+            assertThrows(ForebayException.class, () -> writer.part(2, long1, 0, 100, 1, false));
+            assertThrows(IllegalStateException.class, () -> writer.part(1, long1, 0, 100, 1, false));
+            assertThrows(IllegalStateException.class, () -> writer.block(1, long1, 0, long1.length, 1));
+            assertThrows(IllegalStateException.class, writer::commit);
+        }
+    }
+
+    @Test
     void anotherTokenIsDenied() {
         try (ForebayClient other = ForebayClient.open(new ClientSettings(Collections.singleton(address)))) {
             Caller stranger = new Caller("app-1", "guess", 60_000);
